@@ -1,0 +1,176 @@
+"""Run a task's next step now instead of in the next turn of the loop.
+
+asyncio resumes a task through ``call_soon()``: a started coroutine, or one whose data has arrived, waits for another
+turn of the loop, and each turn costs a system call. The two tools here save that turn. They are the only place of the
+package that goes past asyncio's public names, and each falls back to the ordinary way where it can't do better:
+
+* :func:`start_eagerly` makes a task and runs its first step before it returns. Python 3.12 can do that itself
+  (``eager_start``); on 3.11 the step that the new task hands to ``loop.call_soon()`` is caught and run.
+* :class:`Waiter` is awaited like a future. It follows the protocol of future-like objects (see
+  :func:`asyncio.isfuture`), so a task that awaits it hands over its wake-up call, which :meth:`Waiter.wake` runs directly.
+"""
+
+import asyncio
+import sys
+from asyncio import tasks as _tasks
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+T = TypeVar("T")
+
+__all__ = ("Waiter", "start_eagerly")
+
+
+if sys.version_info >= (3, 12):
+
+    def start_eagerly(
+        coro: "Coroutine[Any, Any, T]",
+        loop: asyncio.AbstractEventLoop,
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> "asyncio.Task[T]":
+        """Make a task of `coro` and run its first step before returning.
+
+        :param coro: the coroutine to run.
+        :param loop: the running loop the task belongs to.
+        :param name: the name of the task; asyncio's own numbering by default.
+        :param context: the context to run in; a copy of the current one by default.
+
+        A loop with a task factory, or one that is not running, gets an ordinary task.
+
+        .. code-block:: python
+
+            task = start_eagerly(handler(), asyncio.get_running_loop())
+            if task.done():
+                ...  # it never had to wait
+        """
+        if loop.get_task_factory() is not None or not loop.is_running():
+            return loop.create_task(coro, name=name, context=context)
+        return asyncio.Task(coro, loop=loop, name=name, context=context, eager_start=True)
+
+else:
+
+    def start_eagerly(
+        coro: "Coroutine[Any, Any, T]",
+        loop: asyncio.AbstractEventLoop,
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> "asyncio.Task[T]":
+        """Make a task of `coro` and run its first step before returning (see the variant for Python 3.12)."""
+        if loop.get_task_factory() is not None or not loop.is_running():
+            return loop.create_task(coro, name=name, context=context)
+
+        if context is None:
+            context = copy_context()
+        caught: list[tuple[Callable[..., Any], tuple[Any, ...], Context | None]] = []
+
+        def catch(callback: "Callable[..., Any]", *args: Any, context: Context | None = None) -> None:
+            caught.append((callback, args, context))
+
+        # An attribute of the instance hides the method, for as long as it takes to make the task.
+        try:
+            loop.call_soon = catch  # type: ignore[assignment, method-assign]
+        except AttributeError:
+            return loop.create_task(coro, name=name, context=context)
+        try:
+            task = asyncio.Task(coro, loop=loop, name=name, context=context)
+        finally:
+            del loop.call_soon
+
+        # The task schedules its step last; anything before it came from a finalizer that the garbage collector ran.
+        step, _, _ = caught.pop()
+        for callback, args, callback_context in caught:
+            loop.call_soon(callback, *args, context=callback_context)
+
+        current = asyncio.current_task(loop)
+        if current is None:
+            context.run(step)
+        else:
+            _tasks._leave_task(loop, current)
+            try:
+                context.run(step)
+            finally:
+                _tasks._enter_task(loop, current)
+        return task
+
+
+class Waiter:
+    """Suspend one task until :meth:`wake`, which runs it at once where that is safe.
+
+    :param loop: the loop of the tasks that will wait.
+
+    A waiter holds one task at a time and can be awaited again and again. Cancelling the task works as with a future.
+
+    .. code-block:: python
+
+        waiter = Waiter(loop)
+        ...
+        await waiter  # in the task
+        ...
+        waiter.wake()  # in a callback of the loop: the task runs now, up to its next ``await``
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_cancel_message", "_context", "_loop", "_wakeup")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asyncio_future_blocking = False
+        self._loop = loop
+        self._wakeup: Callable[[Any], object] | None = None
+        self._context: Context | None = None
+        self._cancel_message: tuple[Any, ...] | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a task is suspended here."""
+        return self._wakeup is not None
+
+    def wake(self) -> None:
+        """Resume the task that waits here; without one, do nothing.
+
+        The task runs before this returns, unless another task is running just now: then it has to wait its turn.
+        """
+        wakeup = self._wakeup
+        if wakeup is None:
+            return
+        self._wakeup = None
+        context = self._context
+        if context is not None and asyncio.current_task(self._loop) is None:
+            context.run(wakeup, self)
+        else:
+            self._loop.call_soon(wakeup, self, context=context)
+
+    def __await__(self) -> "Generator[Any, None, None]":
+        self._asyncio_future_blocking = True
+        yield self
+
+    # What a task asks of the future it waits for.
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(self, wakeup: "Callable[[Any], object]", *, context: Context | None = None) -> None:
+        if self._wakeup is not None:
+            msg = f"{self!r} holds a task already"
+            raise RuntimeError(msg)
+        self._wakeup = wakeup
+        self._context = context
+
+    def result(self) -> None:
+        message = self._cancel_message
+        if message is not None:
+            self._cancel_message = None
+            raise asyncio.CancelledError(*message)
+
+    def cancel(self, msg: Any = None) -> bool:
+        wakeup = self._wakeup
+        if wakeup is None:
+            return False
+        self._wakeup = None
+        self._cancel_message = () if msg is None else (msg,)
+        self._loop.call_soon(wakeup, self, context=self._context)
+        return True

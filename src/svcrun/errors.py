@@ -1,0 +1,156 @@
+"""Every exception class of the package.
+
+Each derives from the built-in exception that says what kind of mistake it is, so that a caller needs to know none of
+them to handle it; each builds its own text and carries what it is about as attributes.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from svcrun.state import ServiceState
+
+
+class ParameterError(ValueError):
+    """A parameter has a value that can't be used.
+
+    :param owner: the object, or its name, that was given the parameter.
+    :param name: the parameter.
+    :param value: what was found.
+    :param accepted: what would have been right.
+    """
+
+    def __init__(self, owner: object, name: str, value: object, accepted: str) -> None:
+        super().__init__(f"{owner}: {name}={value!r} is not usable; give {accepted}")
+        self.owner = owner
+        self.name = name
+        self.value = value
+
+
+class ParameterTypeError(TypeError):
+    """A parameter is of a type that can't be used (parameters as of :class:`ParameterError`)."""
+
+    def __init__(self, owner: object, name: str, value: object, accepted: str) -> None:
+        super().__init__(f"{owner}: {name}={value!r} is not usable; give {accepted}")
+        self.owner = owner
+        self.name = name
+        self.value = value
+
+
+class MissingParameters(AttributeError):
+    """A service was made without parameters that its ``__required__`` names."""
+
+    def __init__(self, owner: str, names: "Iterable[str]") -> None:
+        self.owner = owner
+        self.names = tuple(sorted(names))
+        listed = ", ".join(f"{name}=" for name in self.names)
+        super().__init__(f"{owner} needs {listed} among its keyword arguments")
+
+
+class NotAService(TypeError):
+    """Something that is no service instance was given to an entrypoint."""
+
+    def __init__(self, found: object) -> None:
+        if isinstance(found, type):
+            text = f"{found.__name__} is a class; pass an instance: {found.__name__}(...)"
+        else:
+            text = f"{found!r} is not a svcrun.Service instance"
+        super().__init__(text)
+        self.found = found
+
+
+class IllegalTransition(RuntimeError):
+    """A service was asked for a move that its state does not allow."""
+
+    def __init__(self, owner: object, old: "ServiceState", new: "ServiceState") -> None:
+        super().__init__(f"{owner!r} can't go from {old.name} to {new.name}")
+        self.owner = owner
+        self.old = old
+        self.new = new
+
+
+class ServiceInUse(ValueError):
+    """A service was given to an entrypoint while another one runs it."""
+
+    def __init__(self, service: object) -> None:
+        super().__init__(f"{service!r} is run by another entrypoint; stop it there, or make a second instance")
+        self.service = service
+
+
+class UnknownDependency(ValueError):
+    """A service depends on one that is neither given nor running."""
+
+    def __init__(self, service: object, dependency: object) -> None:
+        name = dependency.__name__ if isinstance(dependency, type) else repr(dependency)
+        super().__init__(f"{service!r} depends on {name}, which is neither passed to the entrypoint nor running in it")
+        self.service = service
+        self.dependency = dependency
+
+
+class DependencyCycle(ValueError):
+    """Services depend on each other in a circle."""
+
+    def __init__(self, circle: "Sequence[object]") -> None:
+        path = " -> ".join(map(repr, circle))
+        super().__init__(f"these services depend on each other, so none can be the first: {path}")
+        self.circle = tuple(circle)
+
+
+class DependencyDown(RuntimeError):
+    """A service can't start because one it depends on does not run."""
+
+    def __init__(self, service: object, dependency: object) -> None:
+        super().__init__(f"{service!r} can't start: it depends on {dependency!r}, which is not running")
+        self.service = service
+        self.dependency = dependency
+
+
+class StartTimeout(TimeoutError):
+    """A service did not start within its ``start_timeout``.
+
+    :param stack: where its ``start()`` was waiting.
+    """
+
+    def __init__(self, service: object, timeout: float, stack: str) -> None:
+        super().__init__(f"{service!r} did not start within {timeout:g} s; it was waiting at\n{stack}")
+        self.service = service
+        self.timeout = timeout
+        self.stack = stack
+
+
+class StopTimeout(TimeoutError):
+    """A service did not stop in time (parameters as of :class:`StartTimeout`)."""
+
+    def __init__(self, service: object, timeout: float, stack: str) -> None:
+        super().__init__(f"{service!r} did not stop within {timeout:g} s; it was waiting at\n{stack}")
+        self.service = service
+        self.timeout = timeout
+        self.stack = stack
+
+
+class StartCancelled(RuntimeError):
+    """``start()`` of a service was cancelled by something other than the entrypoint."""
+
+    def __init__(self, service: object) -> None:
+        super().__init__(f"start() of {service!r} was cancelled from outside")
+        self.service = service
+
+
+class ShuttingDown(RuntimeError):
+    """Services were to be started while the entrypoint shuts down, or after its end."""
+
+    def __init__(self, services: "Iterable[object]") -> None:
+        names = ", ".join(map(repr, services))
+        super().__init__(f"{names} can't be started: the entrypoint is shutting down")
+
+
+class NoEntrypoint(RuntimeError):
+    """There is no running entrypoint here."""
+
+    def __init__(self) -> None:
+        super().__init__("no entrypoint is running here; use this inside `with entrypoint(...)` or its services")
+
+
+class NotEntered(RuntimeError):
+    """An entrypoint was used before it was entered, or entered twice."""

@@ -1,0 +1,78 @@
+"""The policy that restarts a crashed service."""
+
+import random
+from collections import deque
+
+from svcrun.errors import ParameterError, ParameterTypeError
+
+__all__ = ("Restart",)
+
+
+class Restart:
+    """Restart a crashed service, later each time, until it crashes too often.
+
+    :param limit: how many restarts are allowed within `window`; the next crash shuts the entrypoint down.
+    :param window: the length of time that `limit` is counted in, in seconds.
+    :param delay: seconds to wait before the first restart.
+    :param factor: by how much each further wait within `window` is longer.
+    :param max_delay: the longest wait, in seconds.
+    :param jitter: the part of each wait, 0 to 1, that is left to chance, so that many processes do not come back at
+        the same moment.
+
+    :raises ValueError: if a number is out of its range.
+
+    >>> from svcrun import Restart, Service
+    >>> class Consumer(Service):
+    ...     on_crash = Restart(limit=3, window=60, delay=0.5)
+    ...     async def start(self): ...
+    """
+
+    __slots__ = ("delay", "factor", "jitter", "limit", "max_delay", "window")
+
+    def __init__(
+        self,
+        limit: int = 5,
+        window: float = 60.0,
+        *,
+        delay: float = 1.0,
+        factor: float = 2.0,
+        max_delay: float = 30.0,
+        jitter: float = 0.1,
+    ) -> None:
+        for name, value, low, high in (
+            ("limit", limit, 1, float("inf")),
+            ("window", window, 0, float("inf")),
+            ("delay", delay, 0, float("inf")),
+            ("factor", factor, 1, float("inf")),
+            ("max_delay", max_delay, 0, float("inf")),
+            ("jitter", jitter, 0, 1),
+        ):
+            accepted = f"a number of at least {low}" if high == float("inf") else f"a number from {low} to {high}"
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ParameterTypeError("Restart", name, value, accepted)
+            if not low <= value <= high:
+                raise ParameterError("Restart", name, value, accepted)
+        self.limit = limit
+        self.window = window
+        self.delay = delay
+        self.factor = factor
+        self.max_delay = max_delay
+        self.jitter = jitter
+
+    def __repr__(self) -> str:
+        parameters = ", ".join(f"{name}={getattr(self, name):g}" for name in self.__slots__)
+        return f"Restart({parameters})"
+
+    def next_delay(self, crashes: "deque[float]", now: float) -> float | None:
+        """Count a crash at the time `now` and tell how many seconds to wait, or None if it was one too many.
+
+        :param crashes: the times of earlier crashes of the same service; updated.
+        """
+        while crashes and crashes[0] <= now - self.window:
+            crashes.popleft()
+        crashes.append(now)
+        if len(crashes) > self.limit:
+            return None
+        # A large exponent would overflow; by then the longest wait has long been reached.
+        delay = min(self.max_delay, self.delay * self.factor ** min(len(crashes) - 1, 64))
+        return delay * (1 - self.jitter * random.random())  # noqa: S311 - spreading load, no secret

@@ -1,0 +1,279 @@
+"""The base class of all services, its metaclass, and bases that hold tasks."""
+
+import asyncio
+import inspect
+import typing
+from abc import ABCMeta, abstractmethod
+
+from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
+from svcrun.restart import Restart
+from svcrun.state import ServiceState
+from svcrun.tasks import cancel_and_wait
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+    from svcrun.context import Context
+
+T = typing.TypeVar("T")
+Dependency = typing.Union["Service", "type[Service]"]
+
+__all__ = ("Service", "ServiceMeta", "SimpleClient", "SimpleServer", "TaskStoreBase", "parameter")
+
+# What exists only while a service runs, and is left out of its pickle.
+_RUNTIME = frozenset({"_context", "_loop", "_start_event", "_state"})
+
+
+def parameter(*, default: typing.Any = None, kw_only: bool = True) -> typing.Any:
+    """Declare a keyword of a service to type checkers; at run time it is just the default.
+
+    :param default: the value of the class attribute.
+    :param kw_only: whether the parameter can't be given by position.
+    """
+    del kw_only
+    return default
+
+
+class StartEvent(asyncio.Event):
+    """An event that also calls back, so that nobody needs a task to wait for it."""
+
+    callback: "Callable[[], object] | None" = None
+
+    def set(self) -> None:
+        was_set = self.is_set()
+        super().set()
+        if not was_set and self.callback is not None:
+            self.callback()
+
+
+@typing.dataclass_transform(kw_only_default=True, field_specifiers=(parameter,))
+class ServiceMeta(ABCMeta):
+    """Check a service class when it is made.
+
+    :raises TypeError: if a method that ``__async_required__`` names is no coroutine function.
+    """
+
+    __async_required__: frozenset[str]
+    __required__: frozenset[str]
+
+    def __new__(
+        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, typing.Any], **kwargs: typing.Any
+    ) -> "ServiceMeta":
+        cls = super().__new__(mcs, name, bases, namespace, **kwargs)
+        inherited = (getattr(base, "__async_required__", ()) for base in bases)
+        own = _names(namespace.get("__async_required__", ()))
+        cls.__async_required__ = own.union(*inherited)
+        cls.__required__ = _required(cls, bases, namespace)
+
+        wrong = sorted(
+            method
+            for method in cls.__async_required__
+            if not inspect.iscoroutinefunction(getattr(cls, method, None))
+        )
+        if wrong:
+            found = ", ".join(f"{name}.{method}" for method in wrong)
+            msg = f"must be coroutine functions (async def): {found}"
+            raise TypeError(msg)
+        return cls
+
+
+def _names(value: "str | Iterable[str]") -> frozenset[str]:
+    return frozenset((value,) if isinstance(value, str) else value)
+
+
+def _required(cls: type, bases: tuple[type, ...], namespace: dict[str, typing.Any]) -> frozenset[str]:
+    """What must be given to the constructor: as declared here, else as inherited less what `cls` settles itself."""
+    if "__required__" in namespace:
+        return _names(namespace["__required__"])
+    inherited: frozenset[str] = getattr(cls, "__required__", frozenset())
+    return inherited - namespace.keys()
+
+
+class Service(metaclass=ServiceMeta):
+    """Something that is started, runs, and is stopped.
+
+    Every keyword argument becomes an attribute; class attributes are the defaults. Override :meth:`start`, and
+    :meth:`stop` where there is something to put in order, and pass an instance to :class:`svcrun.entrypoint`.
+
+    :param name: tells instances of one class apart, in logs above all.
+    :param depends_on: services (instances or classes) that start before this one and stop after it.
+    :param start_timeout: seconds that :meth:`start` may take until the service is ready; the entrypoint's by default.
+    :param stop_timeout: seconds that :meth:`stop` may take; only the whole shutdown is limited by default.
+    :param on_crash: what follows when :meth:`start` fails after the service was ready: ``"shutdown"`` of the whole
+        entrypoint, ``"ignore"``, or a :class:`svcrun.Restart` policy.
+
+    :raises AttributeError: naming the keywords of ``__required__`` that were not given.
+    :raises ValueError, TypeError: naming a parameter above that has a wrong value.
+
+    >>> from svcrun import Service
+    >>> class Greeter(Service):
+    ...     __required__ = ("who",)
+    ...     greeting: str = "Hello"
+    ...
+    ...     async def start(self):
+    ...         print(self.greeting, self.who)
+    >>> Greeter(who="World", name="first")
+    <Greeter name='first' NEW>
+    """
+
+    __async_required__: typing.ClassVar["frozenset[str] | tuple[str, ...] | str"] = ("start", "stop")
+    __required__: typing.ClassVar["frozenset[str] | tuple[str, ...] | str"] = ()
+
+    name: str | None = None
+    depends_on: "Dependency | Iterable[Dependency]" = ()
+    start_timeout: float | None = None
+    stop_timeout: float | None = None
+    on_crash: typing.Union[typing.Literal["shutdown", "ignore"], Restart] = "shutdown"
+
+    # Set on the instance when there is something to set, so that making a service costs little.
+    _context = None
+    _loop = None
+    _start_event = None
+    _state = ServiceState.NEW
+
+    def __init__(self, **kwargs: typing.Any) -> None:
+        absent = type(self).__required__ - kwargs.keys()
+        if absent:
+            raise MissingParameters(type(self).__qualname__, absent)
+        for name, value in kwargs.items():
+            setattr(self, name, value)
+        if not _CHECKED.isdisjoint(kwargs):
+            check_lifecycle_parameters(self)
+
+    @property
+    def state(self) -> ServiceState:
+        """What the service is doing."""
+        return self._state
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the service runs in.
+
+        :raises RuntimeError: if the service was not started and no loop is running.
+        """
+        return asyncio.get_running_loop() if self._loop is None else self._loop
+
+    @property
+    def start_event(self) -> asyncio.Event:
+        """Set this in a :meth:`start` that runs on, as soon as the service is ready."""
+        event = self._start_event
+        if event is None:
+            event = self._start_event = StartEvent()
+            if self._state is not ServiceState.NEW and self._state is not ServiceState.STARTING:
+                event.set()
+        return event
+
+    @property
+    def context(self) -> "Context":
+        """The values that services of one entrypoint share: ``await self.context["key"]``."""
+        context = self._context
+        if context is None:
+            from svcrun.context import get_context  # noqa: PLC0415 - few services need it
+
+            context = self._context = get_context(self.loop)
+        return context
+
+    def set_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Prepare for a start in `loop`."""
+        self._loop = loop
+        self._start_event = None
+        self._context = None
+
+    @abstractmethod
+    async def start(self) -> typing.Any:
+        """Do what the service is for.
+
+        The service counts as started when this returns, or sets :attr:`start_event` and runs on.
+        """
+        raise NotImplementedError
+
+    async def stop(self, exception: BaseException | None = None) -> typing.Any:
+        """Put things in order; called once, before a :meth:`start` that still runs is cancelled.
+
+        :param exception: what ended the entrypoint's block, if anything did.
+        """
+
+    def __getstate__(self) -> dict[str, typing.Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _RUNTIME}
+
+    def __setstate__(self, state: dict[str, typing.Any]) -> None:
+        self.__dict__.update(state)
+
+    def __repr__(self) -> str:
+        name = "" if self.name is None else f" name={self.name!r}"
+        return f"<{type(self).__qualname__}{name} {self._state.name}>"
+
+
+_CHECKED = frozenset({"depends_on", "on_crash", "start_timeout", "stop_timeout"})
+
+
+def check_lifecycle_parameters(service: Service) -> None:
+    """Refuse values of the parameters that every service has which can't be used.
+
+    :raises ValueError, TypeError: naming the service, the parameter, the value and what is accepted.
+    """
+    for name in ("start_timeout", "stop_timeout"):
+        value = getattr(service, name)
+        if value is None:
+            continue
+        accepted = "a number of seconds above 0, or None for no limit"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ParameterTypeError(service, name, value, accepted)
+        if not value > 0:
+            raise ParameterError(service, name, value, accepted)
+
+    if service.on_crash not in ("shutdown", "ignore") and not isinstance(service.on_crash, Restart):
+        raise ParameterError(service, "on_crash", service.on_crash, "'shutdown', 'ignore' or a svcrun.Restart(...)")
+
+    for dependency in dependencies(service):
+        is_service = issubclass(dependency, Service) if isinstance(dependency, type) else isinstance(dependency, Service)
+        if not is_service:
+            raise ParameterTypeError(service, "depends_on", dependency, "services, as instances or classes")
+
+
+def dependencies(service: Service) -> "tuple[Dependency, ...]":
+    """What `service` depends on, as a tuple whichever way it was written."""
+    value = service.depends_on
+    if isinstance(value, Service | type):
+        return (value,)
+    try:
+        return tuple(value)
+    except TypeError:
+        raise ParameterTypeError(service, "depends_on", value, "services, as instances or classes") from None
+
+
+class TaskStoreBase(Service):
+    """A service that keeps tasks and cancels them when it stops."""
+
+    def __init__(self, **kwargs: typing.Any) -> None:
+        self.tasks: set[asyncio.Task[typing.Any]] = set()
+        super().__init__(**kwargs)
+
+    def create_task(self, coro: "Coroutine[typing.Any, typing.Any, T]") -> "asyncio.Task[T]":
+        """Run `coro` as a task that ends with the service at the latest."""
+        task = self.loop.create_task(coro)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def stop(self, exception: BaseException | None = None) -> None:
+        """Cancel the tasks and wait for their end."""
+        await cancel_and_wait(self.tasks)
+
+
+class SimpleServer(TaskStoreBase):
+    """A service around a listening server."""
+
+    def __init__(self, **kwargs: typing.Any) -> None:
+        self.server: asyncio.AbstractServer | None = None
+        super().__init__(**kwargs)
+
+    async def stop(self, exception: BaseException | None = None) -> None:
+        """Close the server, then cancel the tasks and wait for their end."""
+        if self.server is not None:
+            self.server.close()
+        await super().stop(exception)
+
+
+class SimpleClient(TaskStoreBase):
+    """A service around a connection that it opens."""

@@ -1,0 +1,69 @@
+"""What is done to tasks: tell where they wait, cancel them, wait for them."""
+
+import asyncio
+import linecache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+T = TypeVar("T")
+
+__all__ = ("cancel_and_wait", "format_stack", "join")
+
+
+def format_stack(task: "asyncio.Task[Any]") -> str:
+    """Tell where `task` is waiting, outermost call first, one line for each frame and its source.
+
+    :meth:`asyncio.Task.get_stack` ends at the task's own coroutine; this follows what that one awaits.
+    """
+    lines = []
+    awaited: Any = task.get_coro()
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None) or getattr(awaited, "ag_frame", None)
+        if frame is None:
+            break
+        code = frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {frame.f_lineno}, in {code.co_qualname}')
+        source = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).strip()
+        if source:
+            lines.append(f"    {source}")
+        awaited = (
+            getattr(awaited, "cr_await", None)
+            or getattr(awaited, "gi_yieldfrom", None)
+            or getattr(awaited, "ag_await", None)
+        )
+    return "\n".join(lines) or f"  {task!r}"
+
+
+async def cancel_and_wait(
+    tasks: "Iterable[asyncio.Future[Any]]", timeout: float | None = None
+) -> "Collection[asyncio.Future[Any]]":
+    """Cancel `tasks` and wait for their end, for `timeout` seconds at most (no limit by default).
+
+    The calling task is left out: it can't wait for itself. Returns the tasks that have not ended.
+    """
+    current = asyncio.current_task()
+    pending = {task for task in tasks if task is not current and not task.done()}
+    for task in pending:
+        task.cancel()
+    if pending:
+        _, pending = await asyncio.wait(pending, timeout=timeout)
+    return pending
+
+
+async def join(task: "asyncio.Task[T]") -> T:
+    """Wait for `task` to its end and return its result, however often the caller is cancelled meanwhile.
+
+    A cancellation that came is passed on afterwards, unless `task` failed: then its error comes out.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    result = task.result()
+    if cancelled is not None:
+        raise cancelled
+    return result

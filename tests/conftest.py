@@ -1,0 +1,91 @@
+"""Fixtures that the tests of several modules share; their helpers live in ``tests/support.py``."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import pytest
+import trustme
+
+from tests.support import LoopFactory, Program, loop_factories, nothing_left
+
+# A busy machine is no reason to fail: pytest-timeout bounds a test, hypothesis does not.
+hypothesis.settings.register_profile("project", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("project")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, LoopFactory]:
+    """Run a coroutine test on the loop that svcrun itself would choose: uvloop if installed."""
+    name, factory = list(loop_factories().items())[-1]
+    return {name: factory}
+
+
+@pytest.fixture(params=list(loop_factories().values()), ids=list(loop_factories()))
+def loop_factory(request: pytest.FixtureRequest) -> LoopFactory:
+    """Each kind of event loop in turn, for a test that makes its own loop."""
+    factory: LoopFactory = request.param
+    return factory
+
+
+@pytest.fixture
+def run_program() -> Iterator[Callable[..., Program]]:
+    """Start programs with the arguments of `tests.support.Program`; they end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(Program(*args, **kwargs))
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fail the test if it leaves descriptors, threads, signal or log handlers behind."""
+    with nothing_left():
+        yield
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """PEM files of an authority, of a server and a client that it vouches for, and of a stranger.
+
+    The server's names are ``localhost``, ``127.0.0.1`` and ``::1``.
+    """
+
+    ca: Path
+    server_cert: Path
+    server_key: Path
+    client_cert: Path
+    client_key: Path
+    other_ca: Path
+    """Another authority, which vouches for the stranger alone."""
+    stranger_cert: Path
+    stranger_key: Path
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates that last for the test session; do not change the files."""
+    folder = tmp_path_factory.mktemp("certificates")
+    ca, other_ca = trustme.CA(), trustme.CA()
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    other_ca.cert_pem.write_to_path(folder / "other-ca.pem")
+    for issuer, name, identities in (
+        (ca, "server", ["localhost", "127.0.0.1", "::1"]),
+        (ca, "client", ["client@example.com"]),
+        (other_ca, "stranger", ["localhost", "127.0.0.1", "::1"]),
+    ):
+        issued = issuer.issue_cert(*identities)
+        for blob in issued.cert_chain_pems:
+            blob.write_to_path(folder / f"{name}.pem", append=True)
+        issued.private_key_pem.write_to_path(folder / f"{name}.key")
+    return Certificates(
+        ca=folder / "ca.pem",
+        server_cert=folder / "server.pem",
+        server_key=folder / "server.key",
+        client_cert=folder / "client.pem",
+        client_key=folder / "client.key",
+        other_ca=folder / "other-ca.pem",
+        stranger_cert=folder / "stranger.pem",
+        stranger_key=folder / "stranger.key",
+    )

@@ -1,0 +1,341 @@
+"""What the tests of several modules need: programs in a process of their own, leaks, loops."""
+
+import asyncio
+import contextlib
+import gc
+import importlib.util
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+# How long something that does happen may take on a busy machine. A bound on failure, not a wait.
+PATIENCE: Final = 30.0
+
+# Every warning is an error, asyncio checks itself, and unclosed resources are reported.
+STRICT: Final = ("-X", "dev", "-W", "error")
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def has(*modules: str) -> bool:
+    """Tell whether all of the top-level *modules* can be imported, without importing them."""
+    return all(importlib.util.find_spec(module) is not None for module in modules)
+
+
+def loop_factories() -> dict[str, LoopFactory]:
+    """Return the event loops to test with: the stock loop, and uvloop where it is installed."""
+    factories: dict[str, LoopFactory] = {"asyncio": asyncio.SelectorEventLoop}
+    if has("uvloop"):
+        import uvloop
+
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
+async def eventually(check: Callable[[], object], *, within: float = PATIENCE) -> None:
+    """Return once ``check()`` is true; for what has no event of its own to wait for.
+
+    :param within: seconds until the test fails.
+    """
+    async with asyncio.timeout(within):
+        while not check():  # noqa: ASYNC110 - there is no event to wait for, hence this function
+            await asyncio.sleep(0.005)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended, and all that it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Program:
+    """A Python program in a process of its own, which is gone when the ``with`` block is left.
+
+    The methods block; a test that serves the program from its own event loop calls them through
+    ``asyncio.to_thread``.
+
+    :param source: the text of the program, or the path of its file.
+    :param arguments: its command line.
+    :param env: variables to add to its environment. The ``SVCRUN_*`` variables and what systemd
+        sets are not passed on.
+    :param options: options of the interpreter.
+    :param cwd: its working directory.
+
+    .. code-block:: python
+
+        with Program("import time; print('ready'); time.sleep(60)") as program:
+            program.wait_for_line("ready")
+            program.send_signal(signal.SIGTERM)
+            assert program.wait().returncode == -signal.SIGTERM
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        options: Sequence[str] = STRICT,
+        cwd: Path | None = None,
+    ) -> None:
+        # Source goes through a file: tracebacks show its lines, and ps stays readable.
+        self._folder = tempfile.TemporaryDirectory(prefix="svcrun-test-")
+        if isinstance(source, str):
+            path = Path(self._folder.name, "program.py")
+            path.write_text(source, encoding="utf-8")
+        else:
+            path = source
+        self._process = subprocess.Popen(
+            [sys.executable, *options, str(path), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(env or {}),
+            cwd=cwd or ROOT,
+            encoding="utf-8",
+            errors="backslashreplace",
+            start_new_session=True,  # so that its children can be killed with it
+        )
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._stdout = _Output(self._process.stdout)
+        self._stderr = _Output(self._process.stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        self._folder.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def stdout(self) -> str:
+        """What the program wrote to its standard output so far."""
+        return self._stdout.text()
+
+    @property
+    def stderr(self) -> str:
+        """What the program wrote to its standard error so far."""
+        return self._stderr.text()
+
+    def is_running(self) -> bool:
+        """Tell whether the process has not ended yet."""
+        return self._process.poll() is None
+
+    def wait_for_line(
+        self, pattern: str, *, stream: str = "stdout", within: float = PATIENCE
+    ) -> re.Match[str]:
+        """Wait for a line that contains *pattern*, a regular expression, and return the match.
+
+        A line is found once: the next call looks at the lines after it.
+
+        :param stream: ``"stdout"`` or ``"stderr"``.
+        :param within: seconds until the test fails.
+        """
+        output = {"stdout": self._stdout, "stderr": self._stderr}[stream]
+        match = output.find(re.compile(pattern), within)
+        if match is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.5)  # its pipes close a moment before it ends
+            raise AssertionError(
+                f"no line with {pattern!r} on {stream} within {within:g} s; "
+                f"the program's exit code is {self._process.returncode}"
+                f"\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+            )
+        return match
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process alone, as ``kill`` does."""
+        self._process.send_signal(number)
+
+    def wait(self, *, within: float = PATIENCE) -> Outcome:
+        """Wait for the end of the program.
+
+        :param within: seconds until it is killed and the test fails.
+        """
+        try:
+            returncode = self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(
+                f"the program still ran after {within:g} s"
+                f"\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+            ) from None
+        # A child that holds the pipes open must not hold the test.
+        self._stdout.join(within)
+        self._stderr.join(within)
+        return Outcome(returncode, self.stdout, self.stderr)
+
+    def kill(self) -> None:
+        """Kill the program and its children, and forget its pipes."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for output in (self._stdout, self._stderr):
+            output.join(PATIENCE)
+            output.close()
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    systemd = {"NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC", "WATCHDOG_PID", "INVOCATION_ID"}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SVCRUN_") and name not in systemd
+    }
+    return {**inherited, "PYTHONUNBUFFERED": "1", **extra}
+
+
+class _Output:
+    """The lines of one pipe, read by a thread so that the program never waits for the test."""
+
+    def __init__(self, pipe: IO[str]) -> None:
+        self._pipe = pipe
+        self._lines: list[str] = []
+        self._searched = 0
+        self._ended = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, name="program output", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._pipe:
+            with self._changed:
+                self._lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def find(self, pattern: re.Pattern[str], within: float) -> re.Match[str] | None:
+        deadline = time.monotonic() + within
+        with self._changed:
+            while True:
+                while self._searched < len(self._lines):
+                    match = pattern.search(self._lines[self._searched])
+                    self._searched += 1
+                    if match is not None:
+                        return match
+                left = deadline - time.monotonic()
+                if self._ended or left <= 0:
+                    return None
+                self._changed.wait(left)
+
+    def text(self) -> str:
+        with self._changed:
+            return "".join(self._lines)
+
+    def join(self, within: float) -> None:
+        self._thread.join(within)
+
+    def close(self) -> None:
+        if not self._thread.is_alive():
+            self._pipe.close()
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What this process holds at one moment."""
+
+    descriptors: Counter[str]
+    threads: frozenset[threading.Thread]
+    signal_handlers: Mapping[signal.Signals, object]
+    wakeup_fd: int | None
+    log_handlers: tuple[logging.Handler, ...]
+
+    @classmethod
+    def held(cls) -> Self:
+        """Take stock, after a garbage collection."""
+        gc.collect()
+        return cls(
+            descriptors=_descriptors(),
+            threads=frozenset(threading.enumerate()),
+            signal_handlers={number: signal.getsignal(number) for number in signal.Signals},
+            wakeup_fd=_wakeup_fd(),
+            # pytest puts handlers of its own there, other ones in each phase of a test.
+            log_handlers=tuple(
+                handler
+                for handler in logging.getLogger().handlers
+                if not type(handler).__module__.startswith("_pytest.")
+            ),
+        )
+
+    def differences_from(self, before: "Resources") -> list[str]:
+        """List what is held now and was not held *before*, and handlers that were not restored."""
+        differences = [
+            f"file descriptor {target}"
+            for target in (self.descriptors - before.descriptors).elements()
+        ]
+        differences += [f"thread {thread.name}" for thread in self.threads - before.threads]
+        differences += [
+            f"handler of {number.name}: {handler}, before: {before.signal_handlers[number]}"
+            for number, handler in self.signal_handlers.items()
+            if handler != before.signal_handlers[number]
+        ]
+        if self.wakeup_fd != before.wakeup_fd:
+            differences.append(f"signal wake-up descriptor {self.wakeup_fd}")
+        if self.log_handlers != before.log_handlers:
+            differences.append(f"log handlers {self.log_handlers}, before: {before.log_handlers}")
+        return differences
+
+
+def _descriptors() -> Counter[str]:
+    folder = Path("/proc/self/fd")  # elsewhere than on Linux nothing is counted
+    targets: Counter[str] = Counter()
+    for link in folder.iterdir() if folder.is_dir() else ():
+        # The descriptor that the folder itself is read from may be closed by now.
+        with contextlib.suppress(FileNotFoundError):
+            targets[str(link.readlink())] += 1
+    return targets
+
+
+def _wakeup_fd() -> int | None:
+    """Return the descriptor that signals wake, None outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    fd = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(fd)
+    return fd
+
+
+@contextlib.contextmanager
+def nothing_left(*, within: float = 10.0) -> Iterator[None]:
+    """Fail unless the block leaves this process as it found it.
+
+    Compares file descriptors, threads, signal handlers, and handlers of the root logger.
+
+    :param within: seconds for a thread that is just ending to be gone.
+    """
+    before = Resources.held()
+    yield
+    deadline = time.monotonic() + within
+    while differences := Resources.held().differences_from(before):
+        if time.monotonic() >= deadline:
+            raise AssertionError("left behind:\n" + "\n".join(differences))
+        time.sleep(0.01)

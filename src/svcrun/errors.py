@@ -154,3 +154,20 @@ class NoEntrypoint(RuntimeError):
 
 class NotEntered(RuntimeError):
     """An entrypoint was used before it was entered, or entered twice."""
+
+
+class NoEndpoint(ValueError, RuntimeError):
+    """A server was made without being told where to listen."""
+
+    def __init__(self, owner: object, missing: str) -> None:
+        super().__init__(f"{owner} needs {missing}: give address= and port=, or path=, or sock=")
+        self.owner = owner
+
+
+class NotASocket(TypeError, ValueError):
+    """Something that is no plain socket was given as ``sock=`` (parameters as of :class:`ParameterError`)."""
+
+    def __init__(self, owner: object, value: object) -> None:
+        super().__init__(f"{owner}: sock={value!r} is not usable; give a socket.socket instance")
+        self.owner = owner
+        self.value = value

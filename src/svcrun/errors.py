@@ -4,6 +4,8 @@ Each derives from the built-in exception that says what kind of mistake it is, s
 them to handle it; each builds its own text and carries what it is about as attributes.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class ParameterTypeError(TypeError):
 class MissingParameters(AttributeError):
     """A service was made without parameters that its ``__required__`` names."""
 
-    def __init__(self, owner: str, names: "Iterable[str]") -> None:
+    def __init__(self, owner: str, names: Iterable[str]) -> None:
         self.owner = owner
         self.names = tuple(sorted(names))
         listed = ", ".join(f"{name}=" for name in self.names)
@@ -63,7 +65,7 @@ class NotAService(TypeError):
 class IllegalTransition(RuntimeError):
     """A service was asked for a move that its state does not allow."""
 
-    def __init__(self, owner: object, old: "ServiceState", new: "ServiceState") -> None:
+    def __init__(self, owner: object, old: ServiceState, new: ServiceState) -> None:
         super().__init__(f"{owner!r} can't go from {old.name} to {new.name}")
         self.owner = owner
         self.old = old
@@ -91,7 +93,7 @@ class UnknownDependency(ValueError):
 class DependencyCycle(ValueError):
     """Services depend on each other in a circle."""
 
-    def __init__(self, circle: "Sequence[object]") -> None:
+    def __init__(self, circle: Sequence[object]) -> None:
         path = " -> ".join(map(repr, circle))
         super().__init__(f"these services depend on each other, so none can be the first: {path}")
         self.circle = tuple(circle)
@@ -140,7 +142,7 @@ class StartCancelled(RuntimeError):
 class ShuttingDown(RuntimeError):
     """Services were to be started while the entrypoint shuts down, or after its end."""
 
-    def __init__(self, services: "Iterable[object]") -> None:
+    def __init__(self, services: Iterable[object]) -> None:
         names = ", ".join(map(repr, services))
         super().__init__(f"{names} can't be started: the entrypoint is shutting down")
 
@@ -171,3 +173,70 @@ class NotASocket(TypeError, ValueError):
         super().__init__(f"{owner}: sock={value!r} is not usable; give a socket.socket instance")
         self.owner = owner
         self.value = value
+
+
+def raise_together(message: str, errors: Sequence[BaseException]) -> None:
+    """Raise what is in `errors`: nothing if empty, one as it is, several as a group with `message`."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise BaseExceptionGroup(message, errors)
+
+
+class NotACoroutineFunction(TypeError, RuntimeError):
+    """A callable was given that does not work with ``await``.
+
+    :param role: what the callable was given as.
+    """
+
+    def __init__(self, role: str, found: object) -> None:
+        super().__init__(f"{role} must be a coroutine function (async def), not {found!r}")
+        self.found = found
+
+
+class FrozenSignal(RuntimeError):
+    """A signal was to be changed after it was frozen."""
+
+    def __init__(self, action: str, receiver: str) -> None:
+        super().__init__(
+            f"can't {action} {receiver}: the signal is frozen, as its entrypoint has started; do it before, or on a copy()"
+        )
+
+
+class ContextClosed(RuntimeError):
+    """A value was wanted from, or set in, the context of an entrypoint that has ended."""
+
+    def __init__(self, key: object) -> None:
+        super().__init__(f"the context is closed, its entrypoint has ended: there is no value for {key!r}")
+        self.key = key
+
+
+class NoContext(RuntimeError):
+    """A context was wanted where no entrypoint runs."""
+
+    def __init__(self, loop: object | None) -> None:
+        if loop is None:
+            where = "in this thread; pass its loop: get_context(loop)"
+        else:
+            where = f"on {loop!r}; use get_context() inside `with entrypoint(...)`, its services and tasks"
+        super().__init__(f"no entrypoint runs {where}")
+        self.loop = loop
+
+
+class PoolClosed(RuntimeError):
+    """A thread pool was asked for work after its end, or ended in the middle of it."""
+
+
+class ChannelClosed(RuntimeError):
+    """A channel was used that is closed; reading also tells so when all its items are taken."""
+
+    def __init__(self) -> None:
+        super().__init__("the channel is closed")
+
+
+class ChannelTimeout(TimeoutError):
+    """A channel had no item within the time limit."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(f"the channel had no item for {timeout:g} s")
+        self.timeout = timeout

@@ -1,0 +1,169 @@
+"""Values that the services of one entrypoint share, and wait for.
+
+.. code-block:: python
+
+    import asyncio
+    from svcrun import Service, entrypoint
+
+
+    class Configuration(Service):
+        async def start(self):
+            self.context["interval"] = 5
+
+
+    class Worker(Service):
+        async def start(self):
+            interval = await self.context["interval"]  # waits for Configuration
+            self.start_event.set()
+            while True:
+                await asyncio.sleep(interval)
+
+
+    with entrypoint(Worker(), Configuration()) as loop:
+        ...
+"""
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+from svcrun.errors import ContextClosed, NoContext
+from svcrun.per_loop import PerLoop, running_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+__all__ = ("Context", "get_context")
+
+_contexts: PerLoop["Context"] = PerLoop()
+
+
+class Context:
+    """Values by key that can be awaited before they are set.
+
+    The entrypoint makes one when it starts and closes it at its end; :func:`get_context` and
+    ``service.context`` find it.
+
+    :param loop: the event loop of those who wait.
+
+    >>> loop = asyncio.new_event_loop()
+    >>> context = Context(loop)
+    >>> context["answer"] = 42
+    >>> "answer" in context, loop.run_until_complete(context["answer"])
+    (True, 42)
+    >>> context.close()
+    >>> loop.close()
+    """
+
+    __slots__ = ("_is_closed", "_loop", "_thread_id", "_values", "_waiters")
+
+    # Without this, Python would iterate over context[0], context[1] and so on, without an end.
+    __iter__ = None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread_id = threading.get_ident()
+        self._is_closed = False
+        self._values: dict[Hashable, Any] = {}
+        # A future for each who waits: cancelling one must not touch the others.
+        self._waiters: dict[Hashable, dict[asyncio.Future[Any], None]] = {}
+        _contexts.add(loop, self)
+
+    def __getitem__(self, key: "Hashable") -> "asyncio.Future[Any]":
+        """Return a future of the value; it is done already if the key is set.
+
+        :raises ContextClosed: a :class:`RuntimeError`, after the end of the entrypoint; the future
+            raises it as well if the end comes before the value.
+        """
+        self._check_open(key)
+        future = self._loop.create_future()
+        if key in self._values:
+            future.set_result(self._values[key])
+        else:
+            self._waiters.setdefault(key, {})[future] = None
+            future.add_done_callback(lambda done: self._forget(key, done))
+        return future
+
+    def __setitem__(self, key: "Hashable", value: Any) -> None:
+        """Set the value for everyone who waits, or will wait; replace it if there was one.
+
+        Other threads may do this, too.
+
+        :raises ContextClosed: a :class:`RuntimeError`, after the end of the entrypoint.
+        """
+        self._check_open(key)
+        # Visible from now on. Who asks from here on finds it; who asked before is woken below.
+        self._values[key] = value
+        if running_loop() is self._loop:
+            self._wake(key)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._wake, key)
+        except RuntimeError:  # the loop is closed
+            raise ContextClosed(key) from None
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def close(self) -> None:
+        """Forget all values, and let those who still wait fail; closing again does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        _contexts.discard(self._loop, self)
+        self._values.clear()
+        waiters, self._waiters = self._waiters, {}
+        if self._loop.is_closed():
+            return  # so nobody waits
+        for key, futures in waiters.items():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(ContextClosed(key))
+                    future.exception()  # not worth a log record if nobody looks at it
+
+    def _check_open(self, key: "Hashable") -> None:
+        if self._is_closed:
+            raise ContextClosed(key)
+
+    def _wake(self, key: "Hashable") -> None:
+        if key not in self._values:
+            return  # closed meanwhile
+        for future in self._waiters.pop(key, ()):
+            if not future.done():
+                future.set_result(self._values[key])
+
+    def _forget(self, key: "Hashable", future: "asyncio.Future[Any]") -> None:
+        """Drop one who was cancelled."""
+        futures = self._waiters.get(key)
+        if futures is not None:
+            futures.pop(future, None)
+            if not futures:
+                del self._waiters[key]
+
+    def __repr__(self) -> str:
+        if self._is_closed:
+            return "<Context closed>"
+        return f"<Context keys={list(self._values)} awaited={list(self._waiters)}>"
+
+
+def get_context(loop: asyncio.AbstractEventLoop | None = None) -> Context:
+    """Return the context of the entrypoint that runs on `loop`.
+
+    Of several entrypoints, the one entered last.
+
+    :param loop: the running loop by default; outside of coroutines, the loop of the entrypoint that
+        was entered in this thread.
+
+    :raises NoContext: a :class:`RuntimeError`, if no entrypoint runs there.
+    """
+    if loop is None:
+        loop = running_loop()
+    if loop is not None:
+        context = _contexts.get(loop)
+    else:
+        thread_id = threading.get_ident()
+        mine = [context for context in _contexts if context._thread_id == thread_id]  # noqa: SLF001
+        context = mine[-1] if mine else None
+    if context is None:
+        raise NoContext(loop)
+    return context

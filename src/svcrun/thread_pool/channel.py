@@ -1,0 +1,165 @@
+"""A queue that threads fill and coroutines empty."""
+
+import asyncio
+import collections
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+from svcrun.errors import ChannelClosed, ChannelTimeout, ParameterError, ParameterTypeError
+from svcrun.per_loop import running_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any
+
+T = TypeVar("T")
+
+__all__ = ("FromThreadChannel", "check_size")
+
+
+def check_size(owner: str, name: str, value: object) -> None:
+    """Refuse what is no limit for a number of items."""
+    accepted = "a number of items, or 0 for no limit"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ParameterTypeError(owner, name, value, accepted)
+    if value < 0:
+        raise ParameterError(owner, name, value, accepted)
+
+
+class FromThreadChannel(Generic[T]):
+    """Pass items from threads to coroutines, in order.
+
+    :param maxsize: how many items may wait to be taken; 0 for any number.
+    :param timeout: seconds that :meth:`get` waits for an item; 0 for any time.
+
+    As a context manager, it is closed at the end of the block.
+
+    .. code-block:: python
+
+        channel = FromThreadChannel(maxsize=10)
+
+
+        @threaded
+        def produce():
+            with channel:
+                for number in range(100):
+                    channel.put(number)  # waits while there are 10
+
+
+        async def consume():
+            producer = produce()
+            async for number in channel:
+                print(number)
+            await producer
+    """
+
+    __slots__ = ("_changed", "_is_closed", "_items", "_maxsize", "_timeout", "_waiters")
+
+    def __init__(self, maxsize: int = 0, timeout: float = 0) -> None:
+        check_size(type(self).__name__, "maxsize", maxsize)
+        self._maxsize = maxsize
+        self._timeout = timeout
+        self._items: collections.deque[T] = collections.deque()
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._is_closed = False
+        # Its lock can be taken twice by one thread: a finalizer that closes the channel may run
+        # anywhere, in the methods below as well.
+        self._changed = threading.Condition(threading.RLock())
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no more items are accepted."""
+        return self._is_closed
+
+    def put(self, item: T) -> None:
+        """Add an item, from any thread; wait first while the channel is full.
+
+        :raises ChannelClosed: a :class:`RuntimeError`, if the channel is closed.
+        :raises RuntimeError: if this thread runs an event loop and would have to wait.
+        """
+        with self._changed:
+            while self._maxsize and len(self._items) >= self._maxsize and not self._is_closed:
+                if running_loop() is not None:
+                    raise RuntimeError(
+                        f"the channel is full ({self._maxsize} items), and waiting here would "
+                        "block the event loop; put() from a thread"
+                    )
+                self._changed.wait()
+            if self._is_closed:
+                raise ChannelClosed
+            self._items.append(item)
+            self._wake_waiters()
+
+    def close(self) -> None:
+        """Accept no more items, from any thread; those in the channel can still be taken."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            self._wake_waiters()
+
+    def _wake_waiters(self) -> None:
+        # All of them: one that was woken may be cancelled before it takes its item.
+        waiters, self._waiters = self._waiters, []
+        for loop, waiter in waiters:
+            with contextlib.suppress(RuntimeError):  # a closed loop waits for nothing
+                loop.call_soon_threadsafe(_set, waiter)
+
+    async def get(self, timeout: float | None = None) -> T:
+        """Take an item; wait for one if there is none.
+
+        :param timeout: seconds to wait; 0 for any time, and as the channel has it by default.
+
+        :raises ChannelClosed: a :class:`RuntimeError`, if the channel is closed and empty.
+        :raises ChannelTimeout: a :class:`TimeoutError`, if no item came in time.
+        """
+        limit = self._timeout if timeout is None else timeout
+        if not limit > 0:
+            return await self._get()
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                return await self._get()
+        except TimeoutError:
+            raise ChannelTimeout(limit) from None
+
+    async def _get(self) -> T:
+        loop = asyncio.get_running_loop()
+        while True:
+            with self._changed:
+                if self._items:
+                    item = self._items.popleft()
+                    self._changed.notify()
+                    return item
+                if self._is_closed:
+                    raise ChannelClosed
+                waiter = (loop, loop.create_future())
+                self._waiters.append(waiter)
+            try:
+                await waiter[1]
+            finally:
+                with self._changed, contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
+
+    def __await__(self) -> "Generator[Any, None, T]":
+        return self.get().__await__()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return await self.get()
+        except ChannelClosed:
+            raise StopAsyncIteration from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _set(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

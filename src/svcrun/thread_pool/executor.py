@@ -1,0 +1,274 @@
+"""The thread pool."""
+
+import asyncio
+import concurrent.futures.thread
+import contextlib
+import logging
+import os
+import queue
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from svcrun.errors import ParameterError, ParameterTypeError, PoolClosed
+from svcrun.per_loop import PerLoop
+from svcrun.thread_pool.threads import HungThread, ThreadGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    Job = tuple[
+        "concurrent.futures.Future[Any]",
+        Callable[..., Any],
+        tuple[Any, ...],
+        dict[str, Any],
+    ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+__all__ = ("JobFuture", "ThreadPoolExecutor", "get_pool", "run_job")
+
+log = logging.getLogger(__name__)
+
+
+class JobFuture(concurrent.futures.Future[T]):
+    """The future of a job in the pool, which can be awaited as well."""
+
+    def __await__(self) -> "Generator[Any, None, T]":
+        return asyncio.wrap_future(self).__await__()
+
+
+def run_job(
+    future: "concurrent.futures.Future[T]",
+    function: "Callable[..., T]",
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """Call `function` and settle `future`, whatever happens.
+
+    Somebody else may have settled it before, or may do so meanwhile; then their outcome stays.
+    """
+    try:
+        if future.done() and not future.cancelled():
+            return
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - it belongs to who waits, and not to the thread
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                future.set_exception(error)
+        else:
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                future.set_result(result)
+    except BaseException:
+        log.critical("a callback of %r failed", future, exc_info=True)
+    finally:
+        # The traceback of an error refers to this frame, and the future to the error.
+        del future
+
+
+class _Crew:
+    """The threads of a pool and the jobs they take.
+
+    They know nothing of the pool itself, so a pool that nobody holds can be collected.
+    """
+
+    __slots__ = ("__weakref__", "jobs", "lock", "name", "size", "spare", "threads")
+
+    def __init__(self, size: int, name: str) -> None:
+        self.size = size
+        self.name = name
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin without threads and without jobs."""
+        self.lock = threading.Lock()
+        self.threads = ThreadGroup()
+        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        # Threads that wait for a job, less jobs that wait for a thread.
+        self.spare = 0
+
+    def put(self, job: "Job") -> None:
+        """Queue a job, and start a thread for it unless one is waiting; call it under the lock.
+
+        :raises RuntimeError: if there is no thread and none can be started.
+        """
+        self.spare -= 1
+        if self.spare < 0 and len(self.threads) < self.size:
+            try:
+                self.start_thread()
+            except Exception:
+                if not len(self.threads):
+                    self.spare += 1
+                    raise
+                log.warning("%s can't grow beyond %d threads", self.name, len(self.threads))
+        self.jobs.put(job)
+
+    def start_thread(self) -> None:
+        number = len(self.threads) + 1
+        if number == 1:
+            _crews.add(self)
+        # Daemon threads: the interpreter does not wait for them at exit, so a job that hangs can't
+        # hold the process.
+        self.threads.start(self.work, (), name=f"{self.name}-{number}", daemon=True)
+
+    def work(self) -> None:
+        """Run jobs until dismissed; this is the life of a thread."""
+        while True:
+            with self.lock:
+                self.spare += 1
+            job = self.jobs.get()
+            if job is None:
+                self.jobs.put(None)  # for the next thread
+                return
+            run_job(*job)
+            del job  # or it would live until the next one comes
+
+    def dismiss(self) -> None:
+        """Have the threads end when the jobs are done; safe in a finalizer."""
+        self.jobs.put(None)
+
+    def drain(self) -> "list[concurrent.futures.Future[Any]]":
+        """Take away the jobs that no thread has begun."""
+        futures = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                job = self.jobs.get_nowait()
+                if job is not None:
+                    futures.append(job[0])
+        return futures
+
+
+# Those with threads. A child process has none of its parent's threads, and locks as they were.
+_crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
+
+
+def _reset_crews() -> None:
+    for crew in tuple(_crews):
+        crew.reset()
+    _crews.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_crews)
+
+_pools: PerLoop["ThreadPoolExecutor"] = PerLoop()
+
+
+def get_pool(loop: asyncio.AbstractEventLoop) -> "ThreadPoolExecutor | None":
+    """Return the pool that was attached to `loop` last, None without one."""
+    return _pools.get(loop)
+
+
+class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
+    """A :class:`concurrent.futures.ThreadPoolExecutor` that can't hold up the end of a program.
+
+    Threads are started when there is a job for them, and are used again. They are daemons, so a
+    job that never returns does not keep the process alive, and :meth:`close` tells what it does.
+
+    :param max_workers: the largest number of threads; one for each processor by default, but at
+        least 4 and at most 32.
+    :param thread_name_prefix: threads are called this, ``-`` and a number.
+
+    :raises ValueError: if there would be no thread.
+    :raises TypeError: if a parameter is of another type.
+
+    An entrypoint makes one of its ``pool_size`` for the event loop. By hand:
+
+    .. code-block:: python
+
+        pool = ThreadPoolExecutor(4)
+        asyncio.get_running_loop().set_default_executor(pool)
+        ...
+        for hung in await pool.close(timeout=10):
+            print(hung)
+    """
+
+    DEFAULT_POOL_SIZE = min(max(os.cpu_count() or 1, 4), 32)
+
+    def __init__(
+        self, max_workers: int | None = None, thread_name_prefix: str = "svcrun-pool"
+    ) -> None:
+        # The base class is there for asyncio, which accepts no other; nothing of it is used.
+        if max_workers is None:
+            max_workers = self.DEFAULT_POOL_SIZE
+        if isinstance(max_workers, bool) or not isinstance(max_workers, int):
+            raise ParameterTypeError(
+                type(self).__name__, "max_workers", max_workers, "a number of threads, 1 or more"
+            )
+        if max_workers < 1:
+            raise ParameterError(
+                type(self).__name__, "max_workers", max_workers, "a number of threads, 1 or more"
+            )
+        self._max_workers = max_workers
+        self._shutdown = False
+        self._loops: list[asyncio.AbstractEventLoop] = []
+        self._crew = _Crew(max_workers, thread_name_prefix)
+
+    def submit(self, fn: "Callable[P, T]", /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
+        """Have ``fn(*args, **kwargs)`` called in a thread, and return the future of its result.
+
+        It can be awaited. ``asyncio.wait()`` needs ``loop.run_in_executor()`` instead.
+
+        :raises PoolClosed: a :class:`RuntimeError`, after :meth:`shutdown` or :meth:`close`.
+        :raises RuntimeError: if there is no thread and none can be started.
+        """
+        future: JobFuture[T] = JobFuture()
+        crew = self._crew
+        with crew.lock:
+            if self._shutdown:
+                raise PoolClosed(f"{crew.name} is shut down and takes no more work; got {fn!r}")
+            crew.put((future, fn, args, kwargs))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs, and let the threads end when those at hand are done.
+
+        :param wait: block until the threads have ended.
+        :param cancel_futures: cancel the jobs that no thread has begun.
+        """
+        crew = self._crew
+        with crew.lock:
+            self._shutdown = True
+            dropped = crew.drain() if cancel_futures else []
+            crew.dismiss()
+        while self._loops:
+            _pools.discard(self._loops.pop(), self)
+        # Not under the lock: this runs callbacks.
+        for future in dropped:
+            if future.cancel():
+                future.set_running_or_notify_cancel()
+        if wait:
+            crew.threads.join()
+
+    async def close(self, timeout: float | None = None) -> list[HungThread]:
+        """End the pool without blocking the event loop.
+
+        Jobs that no thread has begun are cancelled, the others are waited for.
+
+        :param timeout: seconds to wait; without limit by default.
+
+        Returns the threads that have not ended by then. They are given up: nothing waits for them
+        any more.
+        """
+        self.shutdown(wait=False, cancel_futures=True)
+        return await self._crew.threads.wait(timeout)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have `threaded` functions that are called on `loop` use this pool until its end.
+
+        The default executor of the loop stays as it is.
+        """
+        self._loops.append(loop)
+        _pools.add(loop, self)
+
+    @property
+    def stops(self) -> "set[Callable[[], object]]":
+        """What to call when the pool is closed, to end what a thread may be blocked in."""
+        return self._crew.threads.stops
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # its construction failed
+            self._crew.dismiss()

@@ -1,0 +1,130 @@
+"""A group of threads that an event loop can wait for without being blocked."""
+
+import asyncio
+import contextlib
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ("HungThread", "ThreadGroup")
+
+# How long a thread may take from its last line of ours until it is gone: some microseconds, but
+# destructors of thread-local values run in it.
+_EXIT_TIME = 1.0
+
+
+class HungThread:
+    """A thread that did not end in time: its name and where it was then.
+
+    :param thread: the thread, which is alive.
+    """
+
+    __slots__ = ("name", "stack")
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self.name = thread.name
+        frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - documented
+        self.stack = "".join(traceback.format_stack(frame)).rstrip() if frame else ""
+
+    def __str__(self) -> str:
+        return f"thread {self.name!r} is at\n{self.stack}"
+
+    def __repr__(self) -> str:
+        return f"<HungThread {self.name!r}>"
+
+
+class ThreadGroup:
+    """Threads that are started and waited for together."""
+
+    __slots__ = ("_lock", "_threads", "_waiters", "stops")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self.stops: set[Callable[[], object]] = set()
+        """Called when the group is waited for: each ends what a thread may be blocked in."""
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def start(
+        self, target: "Callable[..., object]", args: tuple[Any, ...], *, name: str, daemon: bool
+    ) -> None:
+        """Start a thread that belongs to the group until ``target(*args)`` returns.
+
+        :raises RuntimeError: if the system has no more threads to give.
+        """
+        thread = threading.Thread(target=self._run, args=(target, args), name=name, daemon=daemon)
+        with self._lock:
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except Exception:
+            self._leave(thread)
+            raise
+
+    def _run(self, target: "Callable[..., object]", args: tuple[Any, ...]) -> None:
+        try:
+            target(*args)
+        finally:
+            self._leave(threading.current_thread())
+
+    def _leave(self, thread: threading.Thread) -> None:
+        with self._lock:
+            self._threads.discard(thread)
+            if self._threads:
+                return
+            waiters, self._waiters = self._waiters, []
+        for loop, ended in waiters:
+            with contextlib.suppress(RuntimeError):  # a closed loop waits for nothing
+                loop.call_soon_threadsafe(_set, ended)
+
+    def join(self) -> None:
+        """Block until all threads have ended."""
+        for thread in tuple(self._threads):
+            thread.join()
+
+    async def wait(self, timeout: float | None = None) -> list[HungThread]:
+        """Wait for the end of all threads, and give up those that take too long.
+
+        :param timeout: seconds to wait; without limit by default.
+
+        Returns the threads that did not end. The group forgets them.
+        """
+        for stop in tuple(self.stops):
+            stop()
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            threads = tuple(self._threads)
+            if not threads:
+                return []
+            ended = loop.create_future()
+            waiter = (loop, ended)
+            self._waiters.append(waiter)
+        try:
+            await asyncio.wait((ended,), timeout=timeout)
+        finally:
+            with self._lock, contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+
+        with self._lock:
+            hung = self._threads.intersection(threads)
+            self._threads -= hung
+        _join(thread for thread in threads if thread not in hung)
+        return [found for found in map(HungThread, hung) if found.stack]
+
+
+def _set(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _join(threads: "Iterable[threading.Thread]") -> None:
+    """See the last of threads that left their group, so that none still counts as alive."""
+    for thread in threads:
+        thread.join(_EXIT_TIME)

@@ -1,0 +1,107 @@
+"""From a thread back to the event loop: run a coroutine there and wait for its result."""
+
+import asyncio
+import concurrent.futures
+import inspect
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from svcrun.per_loop import running_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+T = TypeVar("T")
+
+__all__ = ("run_in_thread", "sync_await", "sync_wait_coroutine", "wait_coroutine")
+
+_home_loop: ContextVar[asyncio.AbstractEventLoop] = ContextVar("svcrun_home_loop")
+
+# A loop tells nobody that it is closed, so who waits for it looks now and then.
+_POLL_INTERVAL = 1.0
+
+
+def run_in_thread(loop: asyncio.AbstractEventLoop, function: "Callable[[], T]") -> T:
+    """Call `function` in a thread that works for `loop`."""
+    _home_loop.set(loop)
+    try:
+        return function()
+    except StopIteration as error:
+        # No future accepts this one, and who awaits it would wait for ever.
+        raise RuntimeError(f"{function!r} raised StopIteration") from error
+
+
+def wait_coroutine(
+    coro: "Coroutine[Any, Any, T]", loop: asyncio.AbstractEventLoop | None = None
+) -> T:
+    """Run `coro` on the event loop and block this thread until it is done.
+
+    :param coro: the coroutine.
+    :param loop: the loop to run it on; by default the one that called the `threaded` function.
+
+    :raises RuntimeError: if the loop is unknown, is closed, or runs in this very thread.
+
+    .. code-block:: python
+
+        @threaded
+        def work():
+            return wait_coroutine(asyncio.sleep(1, "rested"))
+    """
+    try:
+        loop = _check_loop(loop)
+    except RuntimeError:
+        coro.close()
+        raise
+    try:
+        future = asyncio.run_coroutine_threadsafe(coro, loop)
+    except RuntimeError:
+        coro.close()
+        raise
+    while True:
+        try:
+            return future.result(_POLL_INTERVAL)
+        except concurrent.futures.CancelledError:
+            raise asyncio.CancelledError from None
+        except TimeoutError:
+            if future.done():
+                raise
+            if loop.is_closed():
+                raise RuntimeError(f"{loop!r} was closed before {coro!r} was done") from None
+
+
+def _check_loop(loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop:
+    if loop is None:
+        loop = _home_loop.get(None)
+    if loop is None:
+        raise RuntimeError(
+            "no event loop is known in this thread; pass it: wait_coroutine(coro, loop)"
+        )
+    if loop is running_loop():
+        raise RuntimeError("waiting here would block the event loop itself; use await instead")
+    return loop
+
+
+def sync_wait_coroutine(
+    loop: asyncio.AbstractEventLoop | None,
+    coro_func: "Callable[..., Coroutine[Any, Any, T]]",
+    *args: Any,
+    **kwargs: Any,
+) -> T:
+    """Run ``coro_func(*args, **kwargs)`` on `loop` as :func:`wait_coroutine` does."""
+    return wait_coroutine(coro_func(*args, **kwargs), loop)
+
+
+def sync_await(func: "Callable[..., Awaitable[T]] | Awaitable[T]", *args: Any, **kwargs: Any) -> T:
+    """Call `func` on the event loop, await what it returns, and block this thread until then.
+
+    :param func: a function that returns an awaitable; or an awaitable itself.
+
+    :raises RuntimeError: as :func:`wait_coroutine`.
+    """
+
+    async def wait() -> T:
+        if inspect.isawaitable(func):
+            return await func
+        return await func(*args, **kwargs)
+
+    return wait_coroutine(wait())

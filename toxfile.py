@@ -45,12 +45,14 @@ os.environ["PATH"] = os.pathsep.join(
 
 
 @impl
-def tox_on_install(tox_env: ToxEnv, arguments: object, section: str, of_type: str) -> None:
+def tox_on_install(tox_env: ToxEnv, of_type: str) -> None:
     """Skip an environment whose interpreter was built without what an installation needs."""
     if not isinstance(tox_env, Python) or of_type not in {"deps", "dependency-groups"}:
         return
     python = tox_env.env_python()
-    check = subprocess.run([python, "-c", "import ssl, sqlite3, zlib"], capture_output=True)
+    check = subprocess.run(  # noqa: S603 - the interpreter that tox has chosen
+        [python, "-c", "import ssl, sqlite3, zlib"], check=False, capture_output=True
+    )
     if check.returncode != 0:
         reason = check.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise Skip(f"{tox_env.conf['base_python'][0]} is of no use here: {reason}")
+        raise Skip(f"{python.resolve()} is of no use here: {reason}")

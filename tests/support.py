@@ -174,6 +174,14 @@ class Program:
         """Send a signal to the process alone, as ``kill`` does."""
         self._process.send_signal(number)
 
+    def interrupt(self) -> None:
+        """Send what Ctrl-C at a terminal sends."""
+        self.send_signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        """Send what ``kill`` and process managers send."""
+        self.send_signal(signal.SIGTERM)
+
     def wait(self, *, within: float = PATIENCE) -> Outcome:
         """Wait for the end of the program.
 

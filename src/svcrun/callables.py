@@ -1,5 +1,7 @@
 """What a callable is and what to call it in a message."""
 
+from __future__ import annotations
+
 import asyncio
 import functools
 import inspect
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ("describe", "is_coroutine_function")
 
-_is_marked: "Callable[[object], bool]"
+_is_marked: Callable[[object], bool]
 if sys.version_info >= (3, 12):
     _is_marked = inspect.iscoroutinefunction
 else:

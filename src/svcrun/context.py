@@ -23,7 +23,8 @@
         ...
 """
 
-import asyncio
+from __future__ import annotations
+
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,12 @@ from svcrun.errors import ContextClosed, NoContext
 from svcrun.per_loop import PerLoop, running_loop
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Hashable
 
 __all__ = ("Context", "get_context")
 
-_contexts: PerLoop["Context"] = PerLoop()
+_contexts: PerLoop[Context] = PerLoop()
 
 
 class Context:
@@ -69,7 +71,7 @@ class Context:
         self._waiters: dict[Hashable, dict[asyncio.Future[Any], None]] = {}
         _contexts.add(loop, self)
 
-    def __getitem__(self, key: "Hashable") -> "asyncio.Future[Any]":
+    def __getitem__(self, key: Hashable) -> asyncio.Future[Any]:
         """Return a future of the value; it is done already if the key is set.
 
         :raises ContextClosed: a :class:`RuntimeError`, after the end of the entrypoint; the future
@@ -84,7 +86,7 @@ class Context:
             future.add_done_callback(lambda done: self._forget(key, done))
         return future
 
-    def __setitem__(self, key: "Hashable", value: Any) -> None:
+    def __setitem__(self, key: Hashable, value: Any) -> None:
         """Set the value for everyone who waits, or will wait; replace it if there was one.
 
         Other threads may do this, too.
@@ -121,18 +123,18 @@ class Context:
                     future.set_exception(ContextClosed(key))
                     future.exception()  # not worth a log record if nobody looks at it
 
-    def _check_open(self, key: "Hashable") -> None:
+    def _check_open(self, key: Hashable) -> None:
         if self._is_closed:
             raise ContextClosed(key)
 
-    def _wake(self, key: "Hashable") -> None:
+    def _wake(self, key: Hashable) -> None:
         if key not in self._values:
             return  # closed meanwhile
         for future in self._waiters.pop(key, ()):
             if not future.done():
                 future.set_result(self._values[key])
 
-    def _forget(self, key: "Hashable", future: "asyncio.Future[Any]") -> None:
+    def _forget(self, key: Hashable, future: asyncio.Future[Any]) -> None:
         """Drop one who was cancelled."""
         futures = self._waiters.get(key)
         if futures is not None:

@@ -10,6 +10,8 @@ package that goes past asyncio's public names, and each falls back to the ordina
   :func:`asyncio.isfuture`), so a task that awaits it hands over its wake-up call, which :meth:`Waiter.wake` runs directly.
 """
 
+from __future__ import annotations
+
 import asyncio
 import sys
 from asyncio import tasks as _tasks
@@ -27,12 +29,12 @@ __all__ = ("Waiter", "start_eagerly")
 if sys.version_info >= (3, 12):
 
     def start_eagerly(
-        coro: "Coroutine[Any, Any, T]",
+        coro: Coroutine[Any, Any, T],
         loop: asyncio.AbstractEventLoop,
         *,
         name: str | None = None,
         context: Context | None = None,
-    ) -> "asyncio.Task[T]":
+    ) -> asyncio.Task[T]:
         """Make a task of `coro` and run its first step before returning.
 
         :param coro: the coroutine to run.
@@ -55,12 +57,12 @@ if sys.version_info >= (3, 12):
 else:
 
     def start_eagerly(
-        coro: "Coroutine[Any, Any, T]",
+        coro: Coroutine[Any, Any, T],
         loop: asyncio.AbstractEventLoop,
         *,
         name: str | None = None,
         context: Context | None = None,
-    ) -> "asyncio.Task[T]":
+    ) -> asyncio.Task[T]:
         """Make a task of `coro` and run its first step before returning (see the variant for Python 3.12)."""
         if loop.get_task_factory() is not None or not loop.is_running():
             return loop.create_task(coro, name=name, context=context)
@@ -69,7 +71,7 @@ else:
             context = copy_context()
         caught: list[tuple[Callable[..., Any], tuple[Any, ...], Context | None]] = []
 
-        def catch(callback: "Callable[..., Any]", *args: Any, context: Context | None = None) -> None:
+        def catch(callback: Callable[..., Any], *args: Any, context: Context | None = None) -> None:
             caught.append((callback, args, context))
 
         # An attribute of the instance hides the method, for as long as it takes to make the task.
@@ -144,7 +146,7 @@ class Waiter:
         else:
             self._loop.call_soon(wakeup, self, context=context)
 
-    def __await__(self) -> "Generator[Any, None, None]":
+    def __await__(self) -> Generator[Any, None, None]:
         self._asyncio_future_blocking = True
         yield self
 
@@ -153,7 +155,7 @@ class Waiter:
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
-    def add_done_callback(self, wakeup: "Callable[[Any], object]", *, context: Context | None = None) -> None:
+    def add_done_callback(self, wakeup: Callable[[Any], object], *, context: Context | None = None) -> None:
         if self._wakeup is not None:
             msg = f"{self!r} holds a task already"
             raise RuntimeError(msg)

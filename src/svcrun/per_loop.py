@@ -1,5 +1,7 @@
 """What belongs to an event loop while an entrypoint runs on it."""
 
+from __future__ import annotations
+
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -55,7 +57,7 @@ class PerLoop(Generic[T]):
         values = self._values.get(loop)
         return values[-1] if values else None
 
-    def __iter__(self) -> "Iterator[T]":
+    def __iter__(self) -> Iterator[T]:
         """Go through all values; the newest of a loop comes last."""
         # Copies: entrypoints come and go in other threads.
         for values in list(self._values.values()):

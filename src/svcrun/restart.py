@@ -1,5 +1,7 @@
 """The policy that restarts a crashed service."""
 
+from __future__ import annotations
+
 import random
 from collections import deque
 
@@ -63,7 +65,7 @@ class Restart:
         parameters = ", ".join(f"{name}={getattr(self, name):g}" for name in self.__slots__)
         return f"Restart({parameters})"
 
-    def next_delay(self, crashes: "deque[float]", now: float) -> float | None:
+    def next_delay(self, crashes: deque[float], now: float) -> float | None:
         """Count a crash at the time `now` and tell how many seconds to wait, or None if it was one too many.
 
         :param crashes: the times of earlier crashes of the same service; updated.

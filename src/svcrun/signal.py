@@ -10,6 +10,8 @@
 hello world
 """
 
+from __future__ import annotations
+
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,7 +44,7 @@ class Signal:
         self._receivers: tuple[Receiver, ...] = ()
         self._is_frozen = False
 
-    def connect(self, receiver: "Receiver") -> None:
+    def connect(self, receiver: Receiver) -> None:
         """Have `receiver` called from now on; connecting it again changes nothing.
 
         :param receiver: a coroutine function, or a callable object that works like one.
@@ -62,7 +64,7 @@ class Signal:
         if receiver not in self._receivers:
             self._receivers = (*self._receivers, receiver)
 
-    def disconnect(self, receiver: "Receiver") -> None:
+    def disconnect(self, receiver: Receiver) -> None:
         """Have `receiver` not called any more; nothing happens if it was not connected.
 
         :raises RuntimeError: if the signal is frozen.
@@ -70,7 +72,7 @@ class Signal:
         self._check_not_frozen("disconnect", receiver)
         self._receivers = tuple(other for other in self._receivers if other != receiver)
 
-    def _check_not_frozen(self, action: str, receiver: "Receiver") -> None:
+    def _check_not_frozen(self, action: str, receiver: Receiver) -> None:
         if self._is_frozen:
             raise FrozenSignal(action, describe(receiver))
 
@@ -98,7 +100,7 @@ class Signal:
         if errors:
             raise ExceptionGroup(f"{len(errors)} receivers of a signal failed", errors)
 
-    def copy(self) -> "Signal":
+    def copy(self) -> Signal:
         """Return a signal with the same receivers that is not frozen."""
         clone = Signal()
         clone._receivers = self._receivers
@@ -118,7 +120,7 @@ class Signal:
         return f"<Signal{frozen} receivers=[{', '.join(map(describe, self._receivers))}]>"
 
 
-def receiver(signal: Signal) -> "Callable[[F], F]":
+def receiver(signal: Signal) -> Callable[[F], F]:
     """Connect the decorated coroutine function to `signal`.
 
     :param signal: the signal, such as ``entrypoint.PRE_START``.

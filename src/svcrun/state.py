@@ -1,5 +1,7 @@
 """The states of a service and the moves between them."""
 
+from __future__ import annotations
+
 import enum
 
 from svcrun.errors import IllegalTransition
@@ -36,17 +38,25 @@ class ServiceState(enum.Enum):
     FAILED = "failed"
     """``start()`` or ``stop()`` raised or did not end in time."""
 
+    successors: tuple[ServiceState, ...]
 
-TRANSITIONS = {
-    ServiceState.NEW: frozenset({ServiceState.STARTING}),
-    ServiceState.STARTING: frozenset({ServiceState.RUNNING, ServiceState.STOPPED, ServiceState.FAILED}),
-    ServiceState.RUNNING: frozenset({ServiceState.STOPPING, ServiceState.FAILED}),
-    ServiceState.STOPPING: frozenset({ServiceState.STOPPED, ServiceState.FAILED}),
-    ServiceState.STOPPED: frozenset({ServiceState.STARTING}),
+
+_NEW, _STARTING, _RUNNING, _STOPPING, _STOPPED, _FAILED = ServiceState
+
+TRANSITIONS: dict[ServiceState, tuple[ServiceState, ...]] = {
+    _NEW: (_STARTING,),
+    _STARTING: (_RUNNING, _STOPPED, _FAILED),
+    _RUNNING: (_STOPPING, _FAILED),
+    _STOPPING: (_STOPPED, _FAILED),
+    _STOPPED: (_STARTING,),
     # A service that failed while it ran is still owed its stop().
-    ServiceState.FAILED: frozenset({ServiceState.STARTING, ServiceState.STOPPING}),
+    _FAILED: (_STARTING, _STOPPING),
 }
 """From each state, the states that may follow it."""
+
+# The same on the members: looking a member up in a dict would hash it in Python, at every move of every service.
+for _state, _successors in TRANSITIONS.items():
+    _state.successors = _successors
 
 
 def check_transition(owner: object, old: ServiceState, new: ServiceState) -> None:
@@ -54,5 +64,5 @@ def check_transition(owner: object, old: ServiceState, new: ServiceState) -> Non
 
     :raises IllegalTransition: naming the owner and both states.
     """
-    if new not in TRANSITIONS[old]:
+    if new not in old.successors:
         raise IllegalTransition(owner, old, new)

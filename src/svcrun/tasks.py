@@ -1,5 +1,7 @@
 """What is done to tasks: tell where they wait, cancel them, wait for them."""
 
+from __future__ import annotations
+
 import asyncio
 import linecache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +14,7 @@ T = TypeVar("T")
 __all__ = ("cancel_and_wait", "format_stack", "join")
 
 
-def format_stack(task: "asyncio.Task[Any]") -> str:
+def format_stack(task: asyncio.Task[Any]) -> str:
     """Tell where `task` is waiting, outermost call first, one line for each frame and its source.
 
     :meth:`asyncio.Task.get_stack` ends at the task's own coroutine; this follows what that one awaits.
@@ -37,8 +39,8 @@ def format_stack(task: "asyncio.Task[Any]") -> str:
 
 
 async def cancel_and_wait(
-    tasks: "Iterable[asyncio.Future[Any]]", timeout: float | None = None
-) -> "Collection[asyncio.Future[Any]]":
+    tasks: Iterable[asyncio.Future[Any]], timeout: float | None = None
+) -> Collection[asyncio.Future[Any]]:
     """Cancel `tasks` and wait for their end, for `timeout` seconds at most (no limit by default).
 
     The calling task is left out: it can't wait for itself. Returns the tasks that have not ended.
@@ -52,7 +54,7 @@ async def cancel_and_wait(
     return pending
 
 
-async def join(task: "asyncio.Task[T]") -> T:
+async def join(task: asyncio.Task[T]) -> T:
     """Wait for `task` to its end and return its result, however often the caller is cancelled meanwhile.
 
     A cancellation that came is passed on afterwards, unless `task` failed: then its error comes out.

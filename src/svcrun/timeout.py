@@ -1,5 +1,7 @@
 """A time limit for every call of a coroutine function."""
 
+from __future__ import annotations
+
 import asyncio
 import functools
 import math
@@ -19,7 +21,7 @@ __all__ = ("timeout",)
 
 def timeout(
     seconds: float,
-) -> "Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]":
+) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
     """Limit the time that each call of the decorated coroutine function may take.
 
     A call that takes longer is cancelled and raises a :class:`TimeoutError` that names the
@@ -46,8 +48,8 @@ def timeout(
     limit = None if math.isinf(seconds) else seconds
 
     def decorate(
-        function: "Callable[P, Coroutine[Any, Any, T]]",
-    ) -> "Callable[P, Coroutine[Any, Any, T]]":
+        function: Callable[P, Coroutine[Any, Any, T]],
+    ) -> Callable[P, Coroutine[Any, Any, T]]:
         if not is_coroutine_function(function):
             raise NotACoroutineFunction("what @timeout decorates", function)
 

@@ -1,5 +1,7 @@
 """Small tools around awaitables: wait for the first, cancel many, shield one, and the like."""
 
+from __future__ import annotations
+
 import asyncio
 import functools
 import inspect
@@ -34,7 +36,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def awaitable(function: "Callable[P, Awaitable[T] | T]") -> "Callable[P, Awaitable[T]]":
+def awaitable(function: Callable[P, Awaitable[T] | T]) -> Callable[P, Awaitable[T]]:
     """Make a function that can be awaited, whether or not `function` can.
 
     What `function` returns is passed on if it is awaitable; anything else is what ``await`` gives.
@@ -49,7 +51,7 @@ def awaitable(function: "Callable[P, Awaitable[T] | T]") -> "Callable[P, Awaitab
         return cast("Callable[P, Awaitable[T]]", function)
 
     @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> "Awaitable[T]":
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
         result = function(*args, **kwargs)
         if inspect.isawaitable(result):
             return result
@@ -63,8 +65,8 @@ async def _return(value: T) -> T:
 
 
 def shield(
-    function: "Callable[P, Coroutine[Any, Any, T]]",
-) -> "Callable[P, Coroutine[Any, Any, T]]":
+    function: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
     """Let each call of the decorated coroutine function run to its end.
 
     Cancelling the caller does not touch it. It starts at once, and not when it is awaited. If it
@@ -83,11 +85,11 @@ def shield(
         raise NotACoroutineFunction("what @shield decorates", function)
 
     @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> "Coroutine[Any, Any, T]":
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         task = asyncio.get_running_loop().create_task(function(*args, **kwargs))
         outer = asyncio.shield(task)
 
-        def finished(task: "asyncio.Task[T]") -> None:
+        def finished(task: asyncio.Task[T]) -> None:
             _background.discard(task)
             if outer.cancelled() and not task.cancelled() and task.exception() is not None:
                 log.error("%s failed, shielded", describe(function), exc_info=task.exception())
@@ -99,11 +101,11 @@ def shield(
     return wrapper
 
 
-async def _wait_for(future: "asyncio.Future[T]") -> T:
+async def _wait_for(future: asyncio.Future[T]) -> T:
     return await future
 
 
-def cancel_tasks(tasks: "Iterable[asyncio.Future[Any]]") -> "asyncio.Future[list[Any]]":
+def cancel_tasks(tasks: Iterable[asyncio.Future[Any]]) -> asyncio.Future[list[Any]]:
     """Cancel those of `tasks` that are not done, now, and return a future of their end.
 
     Awaiting that is optional. It gives what the cancelled ones returned or raised.
@@ -171,7 +173,7 @@ class SelectResult:
     def __contains__(self, value: object) -> bool:
         return self.value is value
 
-    def __iter__(self) -> "Iterator[Any]":
+    def __iter__(self) -> Iterator[Any]:
         for index in range(self.length):
             yield self.value if index == self.result_idx else None
 
@@ -180,7 +182,7 @@ class SelectResult:
 
 
 async def select(
-    *awaitables: "Awaitable[Any]",
+    *awaitables: Awaitable[Any],
     return_exceptions: bool = False,
     cancel: bool = True,
     timeout: float | None = None,
@@ -234,7 +236,7 @@ async def select(
 
 
 def _check_select(
-    awaitables: "tuple[Awaitable[Any], ...]", loop: asyncio.AbstractEventLoop | None
+    awaitables: tuple[Awaitable[Any], ...], loop: asyncio.AbstractEventLoop | None
 ) -> None:
     if loop is not None and loop is not asyncio.get_running_loop():
         raise ValueError(f"select(): loop={loop!r} is not the running loop; leave it out")
@@ -245,7 +247,7 @@ def _check_select(
             raise TypeError(f"select() needs awaitables, not {item!r}")
 
 
-def _own(item: "Awaitable[Any]") -> "asyncio.Future[Any]":
+def _own(item: Awaitable[Any]) -> asyncio.Future[Any]:
     """Make a future of `item`; one made here is kept alive and its error is not reported."""
     future = asyncio.ensure_future(item)
     if future is not item:
@@ -254,13 +256,13 @@ def _own(item: "Awaitable[Any]") -> "asyncio.Future[Any]":
     return future
 
 
-def _disown(future: "asyncio.Future[Any]") -> None:
+def _disown(future: asyncio.Future[Any]) -> None:
     _background.discard(future)
     if not future.cancelled():
         future.exception()
 
 
-def _settle(result: SelectResult, first: "tuple[int, asyncio.Future[Any]]") -> None:
+def _settle(result: SelectResult, first: tuple[int, asyncio.Future[Any]]) -> None:
     result.result_idx, future = first
     try:
         result.value = future.result()

@@ -1,5 +1,7 @@
 """The base class of all services, its metaclass, and bases that hold tasks."""
 
+from __future__ import annotations
+
 import asyncio
 import inspect
 import typing
@@ -11,6 +13,7 @@ from svcrun.state import ServiceState
 from svcrun.tasks import cancel_and_wait
 
 if typing.TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Coroutine, Iterable
 
     from svcrun.context import Context
@@ -21,7 +24,7 @@ Dependency = typing.Union["Service", "type[Service]"]
 __all__ = ("Service", "ServiceMeta", "SimpleClient", "SimpleServer", "TaskStoreBase", "parameter")
 
 # What exists only while a service runs, and is left out of its pickle.
-_RUNTIME = frozenset({"_context", "_loop", "_start_event", "_state"})
+_RUNTIME = frozenset({"_context", "_crashes", "_loop", "_start_event", "_state"})
 
 
 def parameter(*, default: typing.Any = None, kw_only: bool = True) -> typing.Any:
@@ -37,7 +40,7 @@ def parameter(*, default: typing.Any = None, kw_only: bool = True) -> typing.Any
 class StartEvent(asyncio.Event):
     """An event that also calls back, so that nobody needs a task to wait for it."""
 
-    callback: "Callable[[], object] | None" = None
+    callback: Callable[[], object] | None = None
 
     def set(self) -> None:
         was_set = self.is_set()
@@ -58,7 +61,7 @@ class ServiceMeta(ABCMeta):
 
     def __new__(
         mcs, name: str, bases: tuple[type, ...], namespace: dict[str, typing.Any], **kwargs: typing.Any
-    ) -> "ServiceMeta":
+    ) -> ServiceMeta:
         cls = super().__new__(mcs, name, bases, namespace, **kwargs)
         inherited = (getattr(base, "__async_required__", ()) for base in bases)
         own = _names(namespace.get("__async_required__", ()))
@@ -77,7 +80,7 @@ class ServiceMeta(ABCMeta):
         return cls
 
 
-def _names(value: "str | Iterable[str]") -> frozenset[str]:
+def _names(value: str | Iterable[str]) -> frozenset[str]:
     return frozenset((value,) if isinstance(value, str) else value)
 
 
@@ -116,20 +119,21 @@ class Service(metaclass=ServiceMeta):
     <Greeter name='first' NEW>
     """
 
-    __async_required__: typing.ClassVar["frozenset[str] | tuple[str, ...] | str"] = ("start", "stop")
-    __required__: typing.ClassVar["frozenset[str] | tuple[str, ...] | str"] = ()
+    __async_required__: typing.ClassVar[frozenset[str] | tuple[str, ...] | str] = ("start", "stop")
+    __required__: typing.ClassVar[frozenset[str] | tuple[str, ...] | str] = ()
 
     name: str | None = None
-    depends_on: "Dependency | Iterable[Dependency]" = ()
+    depends_on: Dependency | Iterable[Dependency] = ()
     start_timeout: float | None = None
     stop_timeout: float | None = None
     on_crash: typing.Union[typing.Literal["shutdown", "ignore"], Restart] = "shutdown"
 
     # Set on the instance when there is something to set, so that making a service costs little.
-    _context = None
-    _loop = None
-    _start_event = None
-    _state = ServiceState.NEW
+    _context: typing.ClassVar[Context | None] = None
+    _crashes: typing.ClassVar[deque[float] | None] = None
+    _loop: typing.ClassVar[asyncio.AbstractEventLoop | None] = None
+    _start_event: typing.ClassVar[StartEvent | None] = None
+    _state: typing.ClassVar[ServiceState] = ServiceState.NEW
 
     def __init__(self, **kwargs: typing.Any) -> None:
         absent = type(self).__required__ - kwargs.keys()
@@ -164,7 +168,7 @@ class Service(metaclass=ServiceMeta):
         return event
 
     @property
-    def context(self) -> "Context":
+    def context(self) -> Context:
         """The values that services of one entrypoint share: ``await self.context["key"]``."""
         context = self._context
         if context is None:
@@ -212,6 +216,14 @@ def check_lifecycle_parameters(service: Service) -> None:
 
     :raises ValueError, TypeError: naming the service, the parameter, the value and what is accepted.
     """
+    if (
+        service.start_timeout is None
+        and service.stop_timeout is None
+        and service.on_crash == "shutdown"
+        and service.depends_on == ()
+    ):
+        return
+
     for name in ("start_timeout", "stop_timeout"):
         value = getattr(service, name)
         if value is None:
@@ -231,7 +243,7 @@ def check_lifecycle_parameters(service: Service) -> None:
             raise ParameterTypeError(service, "depends_on", dependency, "services, as instances or classes")
 
 
-def dependencies(service: Service) -> "tuple[Dependency, ...]":
+def dependencies(service: Service) -> tuple[Dependency, ...]:
     """What `service` depends on, as a tuple whichever way it was written."""
     value = service.depends_on
     if isinstance(value, Service | type):
@@ -249,7 +261,7 @@ class TaskStoreBase(Service):
         self.tasks: set[asyncio.Task[typing.Any]] = set()
         super().__init__(**kwargs)
 
-    def create_task(self, coro: "Coroutine[typing.Any, typing.Any, T]") -> "asyncio.Task[T]":
+    def create_task(self, coro: Coroutine[typing.Any, typing.Any, T]) -> asyncio.Task[T]:
         """Run `coro` as a task that ends with the service at the latest."""
         task = self.loop.create_task(coro)
         self.tasks.add(task)

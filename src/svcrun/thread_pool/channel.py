@@ -1,5 +1,7 @@
 """A queue that threads fill and coroutines empty."""
 
+from __future__ import annotations
+
 import asyncio
 import collections
 import contextlib
@@ -141,7 +143,7 @@ class FromThreadChannel(Generic[T]):
                 with self._changed, contextlib.suppress(ValueError):
                     self._waiters.remove(waiter)
 
-    def __await__(self) -> "Generator[Any, None, T]":
+    def __await__(self) -> Generator[Any, None, T]:
         return self.get().__await__()
 
     def __aiter__(self) -> Self:
@@ -160,6 +162,6 @@ class FromThreadChannel(Generic[T]):
         self.close()
 
 
-def _set(waiter: "asyncio.Future[None]") -> None:
+def _set(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)

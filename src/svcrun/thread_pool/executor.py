@@ -1,5 +1,7 @@
 """The thread pool."""
 
+from __future__ import annotations
+
 import asyncio
 import concurrent.futures.thread
 import contextlib
@@ -35,13 +37,13 @@ log = logging.getLogger(__name__)
 class JobFuture(concurrent.futures.Future[T]):
     """The future of a job in the pool, which can be awaited as well."""
 
-    def __await__(self) -> "Generator[Any, None, T]":
+    def __await__(self) -> Generator[Any, None, T]:
         return asyncio.wrap_future(self).__await__()
 
 
 def run_job(
-    future: "concurrent.futures.Future[T]",
-    function: "Callable[..., T]",
+    future: concurrent.futures.Future[T],
+    function: Callable[..., T],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
@@ -90,7 +92,7 @@ class _Crew:
         # Threads that wait for a job, less jobs that wait for a thread.
         self.spare = 0
 
-    def put(self, job: "Job") -> None:
+    def put(self, job: Job) -> None:
         """Queue a job, and start a thread for it unless one is waiting; call it under the lock.
 
         :raises RuntimeError: if there is no thread and none can be started.
@@ -130,7 +132,7 @@ class _Crew:
         """Have the threads end when the jobs are done; safe in a finalizer."""
         self.jobs.put(None)
 
-    def drain(self) -> "list[concurrent.futures.Future[Any]]":
+    def drain(self) -> list[concurrent.futures.Future[Any]]:
         """Take away the jobs that no thread has begun."""
         futures = []
         with contextlib.suppress(queue.Empty):
@@ -154,10 +156,10 @@ def _reset_crews() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_crews)
 
-_pools: PerLoop["ThreadPoolExecutor"] = PerLoop()
+_pools: PerLoop[ThreadPoolExecutor] = PerLoop()
 
 
-def get_pool(loop: asyncio.AbstractEventLoop) -> "ThreadPoolExecutor | None":
+def get_pool(loop: asyncio.AbstractEventLoop) -> ThreadPoolExecutor | None:
     """Return the pool that was attached to `loop` last, None without one."""
     return _pools.get(loop)
 
@@ -207,7 +209,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         self._loops: list[asyncio.AbstractEventLoop] = []
         self._crew = _Crew(max_workers, thread_name_prefix)
 
-    def submit(self, fn: "Callable[P, T]", /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
         """Have ``fn(*args, **kwargs)`` called in a thread, and return the future of its result.
 
         It can be awaited. ``asyncio.wait()`` needs ``loop.run_in_executor()`` instead.
@@ -265,7 +267,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         _pools.add(loop, self)
 
     @property
-    def stops(self) -> "set[Callable[[], object]]":
+    def stops(self) -> set[Callable[[], object]]:
         """What to call when the pool is closed, to end what a thread may be blocked in."""
         return self._crew.threads.stops
 

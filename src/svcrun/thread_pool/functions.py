@@ -1,5 +1,7 @@
 """Decorators that make functions run in threads."""
 
+from __future__ import annotations
+
 import asyncio
 import contextvars
 import functools
@@ -30,7 +32,7 @@ _GENERATOR_MAX_SIZE = 1024
 class Threaded(ThreadedBase[P, T]):
     """A function whose calls run in the thread pool; made by :func:`threaded`."""
 
-    def async_call(self, *args: P.args, **kwargs: P.kwargs) -> "Awaitable[T]":
+    def async_call(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
         """Begin a call in a thread and return its awaitable result.
 
         Without a running event loop, the call begins when the result is awaited.
@@ -41,12 +43,10 @@ class Threaded(ThreadedBase[P, T]):
 
     __call__ = async_call
 
-    async def _later(self, call: "Callable[[], T]") -> T:
+    async def _later(self, call: Callable[[], T]) -> T:
         return await self._start(asyncio.get_running_loop(), call)
 
-    def _start(
-        self, loop: asyncio.AbstractEventLoop, call: "Callable[[], T]"
-    ) -> "asyncio.Future[T]":
+    def _start(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T]) -> asyncio.Future[T]:
         context = contextvars.copy_context()
         return loop.run_in_executor(get_pool(loop), context.run, run_in_thread, loop, call)
 
@@ -56,8 +56,8 @@ class Threaded(ThreadedBase[P, T]):
         def __get__(self, instance: None, owner: type | None = None) -> Self: ...
         @overload
         def __get__(
-            self: "Threaded[Concatenate[S, Q], T]", instance: S, owner: type | None = None
-        ) -> "Threaded[Q, T]": ...
+            self: Threaded[Concatenate[S, Q], T], instance: S, owner: type | None = None
+        ) -> Threaded[Q, T]: ...
         def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
 
 
@@ -68,13 +68,11 @@ class ThreadedSeparate(Threaded[P, T]):
     :param detach: whether the interpreter may exit while a call runs.
     """
 
-    def __init__(self, func: "Callable[P, T]", detach: bool = True) -> None:
+    def __init__(self, func: Callable[P, T], detach: bool = True) -> None:
         super().__init__(func)
         self.detach = detach
 
-    def _start(
-        self, loop: asyncio.AbstractEventLoop, call: "Callable[[], T]"
-    ) -> "asyncio.Future[T]":
+    def _start(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T]) -> asyncio.Future[T]:
         name = getattr(self, "__name__", type(self.func).__name__)
         return run_in_new_thread(loop, call, name=f"svcrun-{name}", detach=self.detach)
 
@@ -82,11 +80,11 @@ class ThreadedSeparate(Threaded[P, T]):
 # A generator function is a function, too: the more special case comes first and overlaps.
 @overload
 def threaded(  # type: ignore[overload-overlap]
-    func: "Callable[P, Generator[T, None, None]]",
-) -> "ThreadedIterable[P, T]": ...
+    func: Callable[P, Generator[T, None, None]],
+) -> ThreadedIterable[P, T]: ...
 @overload
-def threaded(func: "Callable[P, T]") -> "Threaded[P, T]": ...
-def threaded(func: "Callable[..., Any]") -> Any:
+def threaded(func: Callable[P, T]) -> Threaded[P, T]: ...
+def threaded(func: Callable[..., Any]) -> Any:
     """Run the decorated function in the thread pool, so that it can't block the event loop.
 
     :param func: a function, a method, or a generator function, which becomes what
@@ -114,15 +112,15 @@ def threaded(func: "Callable[..., Any]") -> Any:
 
 @overload
 def threaded_separate(  # type: ignore[overload-overlap]
-    func: "Callable[P, Generator[T, None, None]]", detach: bool = ...
-) -> "ThreadedIterableSeparate[P, T]": ...
+    func: Callable[P, Generator[T, None, None]], detach: bool = ...
+) -> ThreadedIterableSeparate[P, T]: ...
 @overload
-def threaded_separate(func: "Callable[P, T]", detach: bool = ...) -> "ThreadedSeparate[P, T]": ...
+def threaded_separate(func: Callable[P, T], detach: bool = ...) -> ThreadedSeparate[P, T]: ...
 @overload
 def threaded_separate(
     *, detach: bool = ...
-) -> "Callable[[Callable[P, T]], ThreadedSeparate[P, T]]": ...
-def threaded_separate(func: "Callable[..., Any] | None" = None, detach: bool = True) -> Any:
+) -> Callable[[Callable[P, T]], ThreadedSeparate[P, T]]: ...
+def threaded_separate(func: Callable[..., Any] | None = None, detach: bool = True) -> Any:
     """Run each call of the decorated function in a new thread, for work that takes long.
 
     :param func: as with :func:`threaded`.

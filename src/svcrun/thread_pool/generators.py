@@ -1,5 +1,7 @@
 """Generators that run in threads and are iterated over by coroutines."""
 
+from __future__ import annotations
+
 import asyncio
 import contextvars
 import functools
@@ -33,7 +35,7 @@ __all__ = (
 )
 
 
-def _feed(make: "Callable[[], Iterable[T]]", channel: FromThreadChannel[T]) -> bool:
+def _feed(make: Callable[[], Iterable[T]], channel: FromThreadChannel[T]) -> bool:
     """Put items into `channel` until it is closed; tell whether they all went in."""
     items = iter(make())
     try:
@@ -71,10 +73,10 @@ class IteratorWrapper(Generic[T]):
 
     def __init__(
         self,
-        gen_func: "Callable[[], Iterable[T]]",
+        gen_func: Callable[[], Iterable[T]],
         loop: asyncio.AbstractEventLoop | None = None,
         max_size: int = 0,
-        executor: "concurrent.futures.Executor | None" = None,
+        executor: concurrent.futures.Executor | None = None,
     ) -> None:
         check_size(type(self).__name__, "max_size", max_size)
         self._function = gen_func
@@ -107,7 +109,7 @@ class IteratorWrapper(Generic[T]):
             self._settle(job)
         raise StopAsyncIteration
 
-    def _begin(self) -> "asyncio.Future[bool] | None":
+    def _begin(self) -> asyncio.Future[bool] | None:
         """Start the thread unless that was done; there is none for what was closed before."""
         if self._job is None and not self._channel.is_closed:
             loop = self._loop or asyncio.get_running_loop()
@@ -115,7 +117,7 @@ class IteratorWrapper(Generic[T]):
             call = functools.partial(_feed, self._function, channel)
             self._job, stops = self._start(loop, call)
 
-            def ended(_: "asyncio.Future[bool]") -> None:
+            def ended(_: asyncio.Future[bool]) -> None:
                 stops.discard(channel.close)
                 channel.close()
 
@@ -124,30 +126,32 @@ class IteratorWrapper(Generic[T]):
         return self._job
 
     def _start(
-        self, loop: asyncio.AbstractEventLoop, call: "Callable[[], bool]"
-    ) -> "tuple[asyncio.Future[bool], set[Callable[[], object]]]":
+        self, loop: asyncio.AbstractEventLoop, call: Callable[[], bool]
+    ) -> tuple[asyncio.Future[bool], set[Callable[[], object]]]:
         """Begin `call` in a thread; the second item is where to leave what ends it."""
         pool = self._executor or get_pool(loop)
         context = contextvars.copy_context()
         job = loop.run_in_executor(pool, context.run, run_in_thread, loop, call)
         return job, pool.stops if isinstance(pool, ThreadPoolExecutor) else set()
 
-    def _settle(self, job: "asyncio.Future[bool]") -> None:
+    def _settle(self, job: asyncio.Future[bool]) -> None:
         """Raise, once, what kept the generator from its end."""
         if self._is_settled:
             return
         self._is_settled = True
-        if not job.result() and not self._is_cut_off:
+        # The pool cancels what it has not begun, and closes the channel of what it has.
+        came_to_its_end = not job.cancelled() and job.result()
+        if not came_to_its_end and not self._is_cut_off:
             raise PoolClosed(f"{describe(self._function)} did not come to its end: its pool closed")
 
-    def close(self) -> "asyncio.Future[None]":
+    def close(self) -> asyncio.Future[None]:
         """Close the generator, now; awaiting the result waits until that is done.
 
         What it raises meanwhile is raised by the result.
         """
         self._is_cut_off = True
         self._channel.close()
-        return asyncio.ensure_future(self.wait_closed())
+        return asyncio.get_running_loop().create_task(self.wait_closed())
 
     async def wait_closed(self) -> None:
         """Wait until the generator has ended."""
@@ -188,8 +192,8 @@ class IteratorWrapperSeparate(IteratorWrapper[T]):
     """The same as :class:`IteratorWrapper` in a new thread."""
 
     def _start(
-        self, loop: asyncio.AbstractEventLoop, call: "Callable[[], bool]"
-    ) -> "tuple[asyncio.Future[bool], set[Callable[[], object]]]":
+        self, loop: asyncio.AbstractEventLoop, call: Callable[[], bool]
+    ) -> tuple[asyncio.Future[bool], set[Callable[[], object]]]:
         function = self._function
         while isinstance(function, functools.partial):
             function = function.func
@@ -207,7 +211,7 @@ class ThreadedIterable(ThreadedBase[P, Iterator[T]]):
 
     _wrapper: type[IteratorWrapper[Any]] = IteratorWrapper
 
-    def __init__(self, func: "Callable[P, Iterator[T]]", max_size: int = 0) -> None:
+    def __init__(self, func: Callable[P, Iterator[T]], max_size: int = 0) -> None:
         super().__init__(func)
         check_size(type(self).__name__, "max_size", max_size)
         self.max_size = max_size
@@ -225,10 +229,10 @@ class ThreadedIterable(ThreadedBase[P, Iterator[T]]):
         def __get__(self, instance: None, owner: type | None = None) -> Self: ...
         @overload
         def __get__(
-            self: "ThreadedIterable[Concatenate[S, Q], T]",
+            self: ThreadedIterable[Concatenate[S, Q], T],
             instance: S,
             owner: type | None = None,
-        ) -> "ThreadedIterable[Q, T]": ...
+        ) -> ThreadedIterable[Q, T]: ...
         def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
 
 
@@ -240,12 +244,12 @@ class ThreadedIterableSeparate(ThreadedIterable[P, T]):
 
 @overload
 def threaded_iterable(
-    func: "Callable[P, Iterator[T]]", *, max_size: int = ...
+    func: Callable[P, Iterator[T]], *, max_size: int = ...
 ) -> ThreadedIterable[P, T]: ...
 @overload
 def threaded_iterable(
     *, max_size: int = ...
-) -> "Callable[[Callable[P, Iterator[T]]], ThreadedIterable[P, T]]": ...
+) -> Callable[[Callable[P, Iterator[T]]], ThreadedIterable[P, T]]: ...
 def threaded_iterable(func: Any = None, *, max_size: int = 0) -> Any:
     """Let coroutines iterate over what the decorated generator yields in the thread pool.
 
@@ -278,12 +282,12 @@ def threaded_iterable(func: Any = None, *, max_size: int = 0) -> Any:
 
 @overload
 def threaded_iterable_separate(
-    func: "Callable[P, Iterator[T]]", *, max_size: int = ...
+    func: Callable[P, Iterator[T]], *, max_size: int = ...
 ) -> ThreadedIterableSeparate[P, T]: ...
 @overload
 def threaded_iterable_separate(
     *, max_size: int = ...
-) -> "Callable[[Callable[P, Iterator[T]]], ThreadedIterableSeparate[P, T]]": ...
+) -> Callable[[Callable[P, Iterator[T]]], ThreadedIterableSeparate[P, T]]: ...
 def threaded_iterable_separate(func: Any = None, *, max_size: int = 0) -> Any:
     """Do as :func:`threaded_iterable`, each time in a new thread."""
     if func is None:

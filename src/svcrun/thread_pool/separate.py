@@ -1,5 +1,7 @@
 """Threads of their own, outside of the pool."""
 
+from __future__ import annotations
+
 import asyncio
 import contextvars
 import os
@@ -34,8 +36,8 @@ def get_separate_threads(loop: asyncio.AbstractEventLoop) -> ThreadGroup:
 
 
 def run_in_new_thread(
-    loop: asyncio.AbstractEventLoop, function: "Callable[[], T]", *, name: str, detach: bool = True
-) -> "asyncio.Future[T]":
+    loop: asyncio.AbstractEventLoop, function: Callable[[], T], *, name: str, detach: bool = True
+) -> asyncio.Future[T]:
     """Call `function` in a new thread and return a future of its result.
 
     :param loop: the running loop.

@@ -1,5 +1,7 @@
 """A group of threads that an event loop can wait for without being blocked."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import sys
@@ -53,7 +55,7 @@ class ThreadGroup:
         return len(self._threads)
 
     def start(
-        self, target: "Callable[..., object]", args: tuple[Any, ...], *, name: str, daemon: bool
+        self, target: Callable[..., object], args: tuple[Any, ...], *, name: str, daemon: bool
     ) -> None:
         """Start a thread that belongs to the group until ``target(*args)`` returns.
 
@@ -68,7 +70,7 @@ class ThreadGroup:
             self._leave(thread)
             raise
 
-    def _run(self, target: "Callable[..., object]", args: tuple[Any, ...]) -> None:
+    def _run(self, target: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:
             target(*args)
         finally:
@@ -119,12 +121,12 @@ class ThreadGroup:
         return [found for found in map(HungThread, hung) if found.stack]
 
 
-def _set(future: "asyncio.Future[None]") -> None:
+def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
 
 
-def _join(threads: "Iterable[threading.Thread]") -> None:
+def _join(threads: Iterable[threading.Thread]) -> None:
     """See the last of threads that left their group, so that none still counts as alive."""
     for thread in threads:
         thread.join(_EXIT_TIME)

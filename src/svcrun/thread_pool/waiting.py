@@ -1,5 +1,7 @@
 """From a thread back to the event loop: run a coroutine there and wait for its result."""
 
+from __future__ import annotations
+
 import asyncio
 import concurrent.futures
 import inspect
@@ -21,7 +23,7 @@ _home_loop: ContextVar[asyncio.AbstractEventLoop] = ContextVar("svcrun_home_loop
 _POLL_INTERVAL = 1.0
 
 
-def run_in_thread(loop: asyncio.AbstractEventLoop, function: "Callable[[], T]") -> T:
+def run_in_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> T:
     """Call `function` in a thread that works for `loop`."""
     _home_loop.set(loop)
     try:
@@ -32,7 +34,7 @@ def run_in_thread(loop: asyncio.AbstractEventLoop, function: "Callable[[], T]") 
 
 
 def wait_coroutine(
-    coro: "Coroutine[Any, Any, T]", loop: asyncio.AbstractEventLoop | None = None
+    coro: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop | None = None
 ) -> T:
     """Run `coro` on the event loop and block this thread until it is done.
 
@@ -83,7 +85,7 @@ def _check_loop(loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEvent
 
 def sync_wait_coroutine(
     loop: asyncio.AbstractEventLoop | None,
-    coro_func: "Callable[..., Coroutine[Any, Any, T]]",
+    coro_func: Callable[..., Coroutine[Any, Any, T]],
     *args: Any,
     **kwargs: Any,
 ) -> T:
@@ -91,7 +93,7 @@ def sync_wait_coroutine(
     return wait_coroutine(coro_func(*args, **kwargs), loop)
 
 
-def sync_await(func: "Callable[..., Awaitable[T]] | Awaitable[T]", *args: Any, **kwargs: Any) -> T:
+def sync_await(func: Callable[..., Awaitable[T]] | Awaitable[T], *args: Any, **kwargs: Any) -> T:
     """Call `func` on the event loop, await what it returns, and block this thread until then.
 
     :param func: a function that returns an awaitable; or an awaitable itself.

@@ -1,5 +1,7 @@
 """What the decorated functions and generators have in common."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
@@ -17,7 +19,7 @@ S = TypeVar("S")
 __all__ = ("ThreadedBase", "plain_function")
 
 
-def plain_function(decorator: str, function: Any) -> "Callable[..., Any]":
+def plain_function(decorator: str, function: Any) -> Callable[..., Any]:
     """Return the function in `function`, which may be a static or class method.
 
     :raises TypeError: if it can't be called, or has nothing to do in a thread.
@@ -39,7 +41,7 @@ class ThreadedBase(Generic[P, T]):
     :param func: a function, a static or class method, or another callable object.
     """
 
-    def __init__(self, func: "Callable[P, T]") -> None:
+    def __init__(self, func: Callable[P, T]) -> None:
         wrapper: Any = self  # functools expects a function
         functools.update_wrapper(wrapper, plain_function(type(self).__name__, func))
         self.func = func
@@ -54,8 +56,8 @@ class ThreadedBase(Generic[P, T]):
         def __get__(self, instance: None, owner: type | None = None) -> Self: ...
         @overload
         def __get__(
-            self: "ThreadedBase[Concatenate[S, Q], T]", instance: S, owner: type | None = None
-        ) -> "ThreadedBase[Q, T]": ...
+            self: ThreadedBase[Concatenate[S, Q], T], instance: S, owner: type | None = None
+        ) -> ThreadedBase[Q, T]: ...
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if not hasattr(type(self.func), "__get__"):

@@ -1,0 +1,199 @@
+"""What happens to a record in the calling thread: it is made, and made safe to be read later.
+
+Making the record is what a log call spends most of its time on, once formatting and writing are
+gone from it. :func:`make_record` sets the very attributes that ``logging.LogRecord`` sets, and
+remembers what depends on the file name alone instead of working it out for every call.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from asyncio import current_task
+from asyncio.events import _get_running_loop
+from collections.abc import Mapping
+from itertools import islice
+from threading import get_ident
+from time import time
+from types import NoneType
+from typing import Any
+
+__all__ = ("ATOMS", "Unrenderable", "can_make_records", "make_record", "render", "settle_extra")
+
+#: Types whose values can't change between the log call and the writing. The exact types: a
+#: subclass may do anything in its ``__str__``.
+ATOMS = frozenset({str, int, float, complex, bool, bytes, NoneType})
+
+_HAS_TASK_NAME = sys.version_info >= (3, 12)
+
+_new_record = logging.LogRecord.__new__
+
+# (file name, module name) by path: as many as there are source files that log
+_names: dict[str, tuple[str, str]] = {}
+
+
+_plain = logging.LogRecord("", 0, "", 0, "", (), None)
+_EPOCH = _plain.created - _plain.relativeCreated / 1000  # what `relativeCreated` counts from
+_ATTRIBUTES = list(vars(_plain))
+
+
+def _name_file(path: str) -> tuple[str, str]:
+    try:
+        filename = os.path.basename(path)
+        names = filename, os.path.splitext(filename)[0]
+    except (TypeError, ValueError, AttributeError):
+        return path, "Unknown module"
+    _names[path] = names
+    return names
+
+
+def _name_process() -> str:
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is not None:
+        try:
+            return str(multiprocessing.current_process().name)
+        except Exception:  # noqa: BLE001, S110 - half imported: as logging does, the usual name
+            pass
+    return "MainProcess"
+
+
+def _name_task() -> str | None:
+    loop = _get_running_loop()
+    if loop is None:
+        return None
+    task = current_task(loop)
+    return None if task is None else task.get_name()
+
+
+def make_record(
+    name: str,
+    level: int,
+    pathname: str,
+    lineno: int,
+    msg: object,
+    args: Any,
+    exc_info: Any,
+    func: str | None = None,
+    sinfo: str | None = None,
+    **_: Any,
+) -> logging.LogRecord:
+    """Make what ``logging.LogRecord(...)`` makes, in about half the time.
+
+    Takes what ``logging.setLogRecordFactory`` asks of a factory. The result is a plain
+    ``logging.LogRecord``; attributes are set in the order in which its own constructor sets them,
+    so that both share one table of names.
+    """
+    now = time()
+    record = _new_record(logging.LogRecord)
+    record.name = name
+    record.msg = msg  # type: ignore[assignment]  # any object is allowed to be a message
+    if args and len(args) == 1:
+        only = args[0]
+        # the type test spares the slow look into an abstract class
+        if only and type(only) not in ATOMS and isinstance(only, Mapping):
+            args = only
+    record.args = args
+    record.levelname = logging.getLevelName(level)
+    record.levelno = level
+    record.pathname = pathname
+    try:
+        record.filename, record.module = _names[pathname]
+    except (KeyError, TypeError):
+        record.filename, record.module = _name_file(pathname)
+    record.exc_info = exc_info
+    record.exc_text = None
+    record.stack_info = sinfo
+    record.lineno = lineno
+    record.funcName = func
+    record.created = now
+    record.msecs = int((now % 1) * 1000) + 0.0
+    record.relativeCreated = (now - _EPOCH) * 1000
+    if logging.logThreads:
+        record.thread = get_ident()
+        record.threadName = threading.current_thread().name
+    else:
+        record.thread = record.threadName = None
+    record.processName = _name_process() if logging.logMultiprocessing else None
+    record.process = os.getpid() if logging.logProcesses else None
+    if _HAS_TASK_NAME:
+        record.taskName = _name_task() if logging.logAsyncioTasks else None
+    return record
+
+
+def can_make_records() -> bool:
+    """Tell whether :func:`make_record` may stand in for the factory that is in place.
+
+    Only for the plain class, never for a factory of the user's; and only while the plain class has
+    the attributes we know of, which a later Python version may change.
+    """
+    if logging.getLogRecordFactory() is not logging.LogRecord:
+        return False
+    return _COMPLETE
+
+
+_COMPLETE = list(vars(make_record("", 0, "", 0, "", (), None))) == _ATTRIBUTES
+
+
+class Unrenderable:
+    """Stands in a record for a message that can't be turned into text, and says why."""
+
+    __slots__ = ("arguments", "error", "message")
+
+    def __init__(self, record: logging.LogRecord, error: Exception) -> None:
+        self.error = error
+        self.message = _describe(record.msg)
+        self.arguments = _describe(record.args)
+
+    def __str__(self) -> str:
+        return f"unprintable message {self.message}"
+
+
+def _describe(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - code of the user's, it may raise anything
+        return f"<unprintable {type(value).__name__} object>"
+
+
+def render(record: logging.LogRecord) -> None:
+    """Turn the message and its arguments into the text they make at this moment.
+
+    A message that can't be rendered is replaced by an :class:`Unrenderable`.
+    """
+    if type(record.msg) is Unrenderable:  # by another handler of the same record
+        return
+    try:
+        text = str(record.getMessage())
+    except Exception as error:  # noqa: BLE001 - what an argument's __str__ raises must not reach the caller
+        record.msg = Unrenderable(record, error)  # type: ignore[assignment]  # any object will do
+    else:
+        record.msg = text
+    record.args = None
+
+
+def settle_extra(record: logging.LogRecord) -> None:
+    """Copy the lists, dictionaries and sets given as ``extra=``, which may change before the write.
+
+    Other objects are left as they are: handlers look for attributes of theirs on them.
+    """
+    attributes = vars(record)
+    if len(attributes) > len(_ATTRIBUTES):
+        for name, value in list(islice(attributes.items(), len(_ATTRIBUTES), None)):
+            if type(value) not in ATOMS:
+                attributes[name] = _copy(value)
+
+
+def _copy(value: Any, depth: int = 8) -> Any:
+    kind = type(value)
+    if kind is dict:
+        if not depth:
+            return "{...}"
+        # the list first: another thread may be at work on the dictionary
+        return {key: _copy(item, depth - 1) for key, item in list(value.items())}
+    if kind is list or kind is tuple:
+        return kind(_copy(item, depth - 1) for item in value[:]) if depth else "[...]"
+    if kind is set or kind is bytearray:
+        return kind(value)
+    return value

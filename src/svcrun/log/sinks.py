@@ -1,0 +1,260 @@
+"""Where the writer's thread puts records: a plain stream in large pieces, or any other handler.
+
+A sink never raises. What it can't format or write it reports, and counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import sys
+import traceback
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, TextIO
+
+from svcrun.log.records import Unrenderable, make_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ("HandlerSink", "Sink", "StreamSink", "complain", "make_sink", "warn")
+
+# A pipe takes this many bytes in one piece, not mixed with what other processes write to it.
+_PIECE = getattr(select, "PIPE_BUF", 512)
+
+_TICK = 100  # milliseconds between two looks at whether a full pipe is still worth waiting for
+
+
+class Sink:
+    """What takes records, in the writer's thread.
+
+    :ivar handler: the handler that is written to.
+    :ivar done: how many records of the current call of :meth:`write` are through.
+    :ivar abandoned: set when nobody waits for the writing any longer.
+    """
+
+    def __init__(self, handler: logging.Handler) -> None:
+        self.handler = handler
+        self.done = 0
+        self.abandoned = False
+
+    def write(self, records: Sequence[logging.LogRecord]) -> None:
+        """Write records in their order."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Make the handler pass on what it holds back."""
+        raise NotImplementedError
+
+
+class HandlerSink(Sink):
+    """Any handler; it gets one record at a time."""
+
+    def write(self, records: Sequence[logging.LogRecord]) -> None:
+        """Hand over the records that the handler's level lets through."""
+        self.done = 0
+        for record in records:
+            if self.abandoned:
+                return
+            if type(record.msg) is Unrenderable:
+                report(record, record.msg.error)
+            elif record.levelno >= self.handler.level:
+                try:
+                    self.handler.handle(record)
+                except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
+                    report(record, error)
+            self.done += 1
+
+    def flush(self) -> None:
+        """Flush the handler."""
+        try:
+            self.handler.flush()
+        except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
+            complain(f"svcrun.log: {self.handler!r} can't be flushed: {_name_error(error)}\n")
+
+
+class StreamSink(Sink):
+    """A plain ``logging.StreamHandler``: many records are formatted, then written at once.
+
+    The process's own stderr is written through its file descriptor. So nothing is ever left in
+    a buffer that a forked child would write a second time, or that would make the interpreter exit
+    with an error because the disk is full; and nobody waits for the stream's lock when it blocks.
+    """
+
+    handler: logging.StreamHandler[TextIO]
+
+    def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
+        super().__init__(handler)
+        self._lost = 0  # records since the stream failed
+
+    def write(self, records: Sequence[logging.LogRecord]) -> None:
+        """Write the records that the handler's level and filters let through."""
+        self.done = 0
+        stream: TextIO | None = self.handler.stream
+        if stream is not None:  # else there is no stderr
+            encoding = _raw_encoding(stream)
+            if encoding is None:
+                self._attempt(stream, "".join(map(self._format, records)), len(records))
+            else:
+                self._write_pieces(stream, encoding, records)
+        self.done = len(records)
+
+    def flush(self) -> None:
+        """Do nothing: every write is flushed."""
+
+    def _write_pieces(
+        self, stream: TextIO, encoding: str, records: Iterable[logging.LogRecord]
+    ) -> None:
+        """Write pieces that end with a line, as large as can be written in one go."""
+        piece, held = b"", 0
+        for record in records:
+            line = self._format(record).encode(encoding, "backslashreplace")
+            if piece and len(piece) + len(line) > _PIECE:
+                self._attempt(stream, piece, held)
+                piece, held = b"", 0
+            piece += line
+            held += 1
+            if self.abandoned:
+                return
+        self._attempt(stream, piece, held)
+
+    def _format(self, record: logging.LogRecord) -> str:
+        handler = self.handler
+        if type(record.msg) is Unrenderable:
+            report(record, record.msg.error)
+            return ""
+        if record.levelno < handler.level:
+            return ""
+        try:
+            kept: object = handler.filter(record)
+            if not kept:
+                return ""
+            if isinstance(kept, logging.LogRecord):
+                record = kept
+            return handler.format(record) + handler.terminator
+        except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
+            report(record, error)
+            return ""
+
+    def _attempt(self, stream: TextIO, piece: str | bytes, count: int) -> None:
+        """Write a piece that holds so many records; say it when the stream fails and recovers."""
+        if not piece:
+            return
+        try:
+            self._put(stream, piece)
+        except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
+            if not self._lost:
+                name = getattr(stream, "name", stream)
+                complain(
+                    f"svcrun.log: can't write to {name}: {_name_error(error)};"
+                    " log records are lost until it works again\n",
+                    but_not_to=stream,
+                )
+            self._lost += count
+        else:
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                line = self._format(warn("%d log records could not be written", lost))
+                raw = _raw_encoding(stream)
+                self._attempt(stream, line.encode(raw) if raw else line, 1)
+        self.done += count
+
+    def _put(self, stream: TextIO, piece: str | bytes) -> None:
+        if isinstance(piece, bytes):
+            _write_descriptor(stream.fileno(), piece, self)
+            return
+        # The stream may be shared with whoever else uses this handler.
+        self.handler.acquire()
+        try:
+            try:
+                stream.write(piece)
+            except UnicodeEncodeError:
+                encoding = getattr(stream, "encoding", None) or "ascii"
+                stream.write(piece.encode(encoding, "backslashreplace").decode(encoding))
+            if hasattr(stream, "flush"):
+                stream.flush()
+        finally:
+            self.handler.release()
+
+
+def make_sink(handler: logging.Handler) -> Sink:
+    """Choose the way to write to a handler."""
+    # A subclass may do anything in its emit(), so it is called for each record.
+    return StreamSink(handler) if type(handler) is logging.StreamHandler else HandlerSink(handler)
+
+
+def warn(message: str, *args: Any) -> logging.LogRecord:
+    """Make a record of the log's own."""
+    return make_record(__package__, logging.WARNING, __file__, 0, message, args, None)
+
+
+def report(record: logging.LogRecord, error: BaseException) -> None:
+    """Tell stderr that a record could not be written, as ``logging.Handler.handleError`` does."""
+    if not logging.raiseExceptions:
+        return
+    failed = record.msg if type(record.msg) is Unrenderable else Unrenderable(record, error)
+    complain(
+        "--- Logging error ---\n"
+        + "".join(traceback.format_exception(error))
+        + f"Message: {failed.message}\nArguments: {failed.arguments}\n"
+        + f"Logged from {record.pathname}, line {record.lineno}\n",
+        wait=True,
+    )
+
+
+def complain(text: str, *, wait: bool = False, but_not_to: object = None) -> None:
+    """Write to stderr if that is possible.
+
+    :param wait: whether to wait while stderr takes no more; else the text is given up.
+    :param but_not_to: a stream that is known to be stuck or broken.
+    """
+    stream = sys.stderr
+    try:
+        encoding = _raw_encoding(stream)
+        if encoding is not None:
+            if wait or _is_writable(stream.fileno()):
+                _write_descriptor(stream.fileno(), text.encode(encoding, "backslashreplace"))
+        elif stream is not but_not_to:
+            stream.write(text)
+            stream.flush()
+    except Exception:  # noqa: BLE001, S110 - there is nobody left to be told
+        pass
+
+
+def _raw_encoding(stream: TextIO | None) -> str | None:
+    """Tell the encoding for writing to a stream's descriptor, None if that is not the way.
+
+    It is for the stderr that the process began with: that has no newlines to be translated, and
+    next to nothing is ever written to it in another way.
+    """
+    if stream is None or stream is not sys.__stderr__ or type(stream) is not TextIOWrapper:
+        return None
+    encoding = stream.encoding
+    plain = os.linesep == "\n" and "\n".encode(encoding) == b"\n"
+    return encoding if plain else None
+
+
+def _write_descriptor(descriptor: int, data: bytes, sink: Sink | None = None) -> None:
+    """Write all of it, also when the descriptor is set not to block."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:
+            if sink is not None and sink.abandoned:
+                return
+            _is_writable(descriptor, _TICK)
+
+
+def _is_writable(descriptor: int, timeout: int = 0) -> bool:
+    """Tell whether a short text can be written within so many milliseconds."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(timeout))
+
+
+def _name_error(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()

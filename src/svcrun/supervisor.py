@@ -1,0 +1,392 @@
+"""Start, watch, restart and stop a set of services, in their order and within their time limits.
+
+A start in progress is a :class:`Batch`, a stop in progress a :class:`svcrun.sweep.Sweep`, a restart in progress a
+:class:`svcrun.recovery.Recovery`. A service belongs to one of them at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from svcrun.eager import start_eagerly
+from svcrun.errors import (
+    DependencyDown,
+    NotAService,
+    ServiceInUse,
+    ShuttingDown,
+    StartCancelled,
+    StartTimeout,
+    raise_together,
+)
+from svcrun.order import Walk, link, unlink, with_dependants
+from svcrun.recovery import Recovery
+from svcrun.restart import Restart
+from svcrun.service.base import Service, StartEvent, check_lifecycle_parameters
+from svcrun.state import ServiceState
+from svcrun.sweep import Sweep
+from svcrun.tasks import format_stack, join
+from svcrun.unit import Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+log = logging.getLogger(__name__)
+
+__all__ = ("Supervisor",)
+
+STARTING, RUNNING, STOPPING = ServiceState.STARTING, ServiceState.RUNNING, ServiceState.STOPPING
+STOPPED, FAILED = ServiceState.STOPPED, ServiceState.FAILED
+
+
+class Batch:
+    """Services that are being started together, and fail together."""
+
+    __slots__ = ("context", "errors", "units", "walk")
+
+    def __init__(self, units: list[Unit], launch: Callable[[Unit], bool]) -> None:
+        self.units = units
+        self.walk = Walk(units, launch, upwards=True)
+        self.errors: list[BaseException] = []
+        # Every start() runs in the context of the caller, also one that another service's readiness lets loose.
+        self.context = contextvars.copy_context()
+        for unit in units:
+            unit.in_batch = self
+
+    def fail(self, error: BaseException) -> None:
+        """Start nothing more."""
+        self.errors.append(error)
+        self.walk.stop()
+
+
+class Supervisor:
+    """Look after services in `loop`.
+
+    :param start_timeout: seconds that a start may take, for services that do not say it themselves.
+    :param stop_timeout: seconds that a stop may take, of however many services.
+    :param on_fatal: called with the error when a crash is to end everything.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        start_timeout: float | None = None,
+        stop_timeout: float | None = None,
+        on_fatal: Callable[[BaseException], object],
+    ) -> None:
+        self._loop = loop
+        self._start_timeout = start_timeout
+        self._stop_timeout = stop_timeout
+        self._on_fatal = on_fatal
+        self._units: dict[int, Unit] = {}
+        self._batches: set[Batch] = set()
+        self._sweeps: set[Sweep] = set()
+        self._closing = False
+        self._hurried = False
+        self.recoveries: set[Recovery] = set()
+        self.errors: list[BaseException] = []
+        """What ended or hindered the shutdown, in the order it came."""
+        self.hung = False
+        """Whether something did not stop although its time was over."""
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """The services that were started and not stopped since, in the order they were given."""
+        return tuple(unit.service for unit in self._units.values() if unit.state is not STARTING)
+
+    # Starting.
+
+    async def start(self, services: Sequence[Service]) -> None:
+        """Start `services`; if one fails, roll all of them back.
+
+        :raises ValueError, TypeError: before anything is started, if they can't be started as given.
+        :raises ShuttingDown: once :meth:`close` was called.
+        :raises BaseException: what a ``start()`` raised, as it is; several as a group.
+        """
+        for service in services:
+            if not isinstance(service, Service):
+                raise NotAService(service)
+            check_lifecycle_parameters(service)
+        if self._units or self.recoveries:
+            for service in services:
+                await self._settle(service)
+        await self.start_at_rest(services)
+
+    async def _settle(self, service: Service) -> None:
+        """Wait until `service` either runs or is at rest."""
+        for recovery in self.recoveries:
+            recovery.leave_out(service)
+        current = asyncio.current_task()
+        while (unit := self._units.get(id(service))) is not None and current not in (unit.task, unit.stop_task):
+            if unit.in_sweep is not None:
+                await asyncio.shield(unit.in_sweep.ended)
+            elif unit.state is FAILED:
+                await self.stop_units([unit], None)
+            elif unit.state is not RUNNING:
+                await unit.next_move(self._loop)
+            else:
+                return
+
+    async def start_at_rest(self, services: Iterable[Service]) -> None:
+        """Start those of `services` that do not run (see :meth:`start`)."""
+        if self._closing:
+            raise ShuttingDown(services)
+        units = self._admit(services)
+        if not units:
+            return
+        batch = Batch(units, self._launch)
+        self._batches.add(batch)
+        try:
+            # A dependency that another batch is starting has to settle first, one way or the other.
+            for required in {required for unit in units for required in unit.requires}.difference(units):
+                while required.in_batch is not None and required.state is not RUNNING:
+                    await required.next_move(self._loop)
+            batch.walk.go()
+            await batch.walk.wait(self._loop)
+        except asyncio.CancelledError as error:
+            batch.errors.append(error)
+        finally:
+            self._batches.discard(batch)
+        if batch.errors:
+            await self._roll_back(batch)
+        for unit in units:
+            unit.in_batch = None
+
+    def _admit(self, services: Iterable[Service]) -> list[Unit]:
+        units: dict[int, Unit] = {}
+        for service in services:
+            key = id(service)
+            if key in self._units or key in units:
+                continue
+            if service._state in (STARTING, RUNNING, STOPPING):
+                raise ServiceInUse(service)
+            units[key] = Unit(service)
+        link(units.values(), self._units.values())
+        self._units.update(units)
+        return list(units.values())
+
+    def _launch(self, unit: Unit) -> bool:
+        """Start `unit`, and tell whether that is settled already."""
+        service = unit.service
+        for required in unit.requires:
+            if required.state is not RUNNING:
+                unit.in_batch.fail(DependencyDown(service, required.service))
+                return False
+
+        service.set_loop(self._loop)
+        unit.move(STARTING)
+        try:
+            task = start_eagerly(service.start(), self._loop, name=f"start of {type(service).__name__}")
+        except BaseException as error:  # noqa: BLE001 - whatever it is comes out after the rollback
+            return self._start_ended(unit, error)
+        if task.done():
+            return self._start_ended(unit, _outcome(task, service))
+
+        unit.task = task
+        task.add_done_callback(partial(self._on_task_done, unit))
+        event = service.start_event
+        if event.is_set():
+            self._started(unit)
+            return True
+        if isinstance(event, StartEvent):
+            event.callback = partial(self._on_ready, unit)
+        timeout = self._start_timeout if service.start_timeout is None else service.start_timeout
+        if timeout is not None:
+            unit.timer = self._loop.call_later(timeout, self._start_overrun, unit, timeout)
+        return False
+
+    def _started(self, unit: Unit) -> None:
+        unit.end_timer()
+        unit.owes_stop = True
+        unit.move(RUNNING)
+
+    def _start_ended(self, unit: Unit, error: BaseException | None) -> bool:
+        """Take note that the ``start()`` of a service that was not ready yet has ended."""
+        service = unit.service
+        if error is None:
+            self._started(unit)
+            if service._start_event is not None:
+                service._start_event.set()
+            return True
+
+        unit.end_timer()
+        if unit.start_cancelled and isinstance(error, StartCancelled):
+            unit.move(STOPPED)
+        else:
+            unit.move(FAILED)
+            if unit.in_batch in self._batches and not unit.start_cancelled:
+                unit.in_batch.fail(error)
+            else:
+                log.error("%r failed while its start was being called off", service, exc_info=error)
+        self._forget(unit)
+        return False
+
+    def _start_overrun(self, unit: Unit, timeout: float) -> None:
+        unit.timer = None
+        if unit.task is not None and unit.in_sweep is None:
+            unit.in_batch.fail(StartTimeout(unit.service, timeout, format_stack(unit.task)))
+
+    async def _roll_back(self, batch: Batch) -> None:
+        """Stop what `batch` started, and raise what made it fail."""
+        errors = [error for error in batch.errors if not isinstance(error, asyncio.CancelledError)] or batch.errors
+        # Once closing, everything is stopped by close(). Waiting for that here could be waiting for ourselves.
+        if not self._closing:
+            rollback = start_eagerly(self._stop_all_of(batch, errors[0]), self._loop, name="roll-back")
+            try:
+                await join(rollback)
+            except asyncio.CancelledError:
+                log.debug("cancelled during a roll-back, which went on")
+        raise_together("several services failed to start", errors)
+
+    async def _stop_all_of(self, batch: Batch, error: BaseException) -> None:
+        for unit in batch.units:
+            if unit.at_rest:
+                self._forget(unit)
+        units = [unit for unit in batch.units if unit.in_sweep is None and not unit.at_rest]
+        await self._sweep(units, error, self._stop_timeout)
+
+    # Watching.
+
+    def _on_ready(self, unit: Unit) -> None:
+        """React to ``start_event``, which is being set inside the service's own task."""
+        if unit.state is not STARTING:
+            return
+        self._started(unit)
+        if unit.in_sweep is not None:
+            self._loop.call_soon(unit.in_sweep.start_ended, unit, None)
+        else:
+            self._loop.call_soon(unit.in_batch.walk.done, unit, context=unit.in_batch.context)
+
+    def _on_task_done(self, unit: Unit, task: asyncio.Task[Any]) -> None:
+        """React to the end of a ``start()`` that had to wait."""
+        error = _outcome(task, unit.service)
+        if unit.task is not task:
+            return  # it was left alone when it did not end in time
+        unit.task = None
+
+        sweep = unit.in_sweep
+        if unit.state is STARTING:
+            settled = self._start_ended(unit, error)
+            if sweep is not None:
+                sweep.start_ended(unit, None)
+            elif settled:
+                unit.in_batch.walk.done(unit)
+        elif sweep is not None:
+            sweep.start_ended(unit, None if unit.start_cancelled and isinstance(error, StartCancelled) else error)
+        elif error is not None:
+            self._crashed(unit, error)
+
+    def _crashed(self, unit: Unit, error: BaseException) -> None:
+        service = unit.service
+        unit.move(FAILED)
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            return  # the loop has passed it on already
+        log.error("%r crashed", service, exc_info=error)
+        if self._closing:
+            self.errors.append(error)
+        elif isinstance(service.on_crash, Restart):
+            recovery = Recovery(self, unit, service.on_crash, self._loop)
+            self.recoveries.add(recovery)
+            recovery.begin(unit, error)
+        elif service.on_crash != "ignore":
+            self.errors.append(error)
+            self._on_fatal(error)
+
+    def recovered(self, recovery: Recovery) -> None:
+        """Take note that `recovery` has done its work."""
+        self.recoveries.discard(recovery)
+
+    def fatal(self, recovery: Recovery, error: BaseException) -> None:
+        """Take note that `recovery` has given up because of `error`."""
+        self.recoveries.discard(recovery)
+        self.errors.append(error)
+        self._on_fatal(error)
+
+    # Stopping.
+
+    async def stop(self, services: Sequence[Service], exception: BaseException | None) -> None:
+        """Stop `services`, and those that depend on them first.
+
+        :param exception: passed to their ``stop()``.
+        :raises BaseException: what a ``stop()`` raised, as it is; several as a group.
+        """
+        for service in services:
+            for recovery in self.recoveries:
+                recovery.leave_out(service)
+        units = [unit for service in services if (unit := self._units.get(id(service))) is not None]
+        raise_together("several services failed to stop", await self.stop_units(units, exception))
+
+    async def stop_units(self, units: Iterable[Unit], exception: BaseException | None) -> list[BaseException]:
+        """Stop `units` and their dependants, and return what was raised."""
+        units = with_dependants(units)
+        current = asyncio.current_task()
+        for unit in units:
+            # Somebody stops it already. A stop() that asks for its own service's stop does not wait for itself.
+            while unit.in_sweep is not None and unit.stop_task is not current:
+                await asyncio.shield(unit.in_sweep.ended)
+        for unit in units:
+            if unit.in_batch is not None and unit.state is not RUNNING:
+                unit.in_batch.fail(StartCancelled(unit.service))
+        units = [unit for unit in units if unit.in_sweep is None and not unit.at_rest]
+        return await self._sweep(units, exception, self._stop_timeout)
+
+    async def close(self, exception: BaseException | None, limit: float | None) -> None:
+        """Stop everything within `limit` seconds and start nothing more; :attr:`errors` tells what was raised."""
+        self._closing = True
+        deadline = None if limit is None else self._loop.time() + limit
+        for batch in tuple(self._batches):
+            batch.fail(ShuttingDown([unit.service for unit in batch.units]))
+        for recovery in tuple(self.recoveries):
+            await recovery.cancel()
+        self.recoveries.clear()
+        if self._sweeps:
+            await asyncio.wait([sweep.ended for sweep in self._sweeps])
+
+        left = None if deadline is None else max(deadline - self._loop.time(), 0)
+        units = [unit for unit in self._units.values() if unit.in_sweep is None and not unit.at_rest]
+        self.errors += await self._sweep(units, exception, left)
+
+    def hurry(self) -> None:
+        """Cancel all that is being stopped, and wait for it no longer than a moment."""
+        self._hurried = True
+        for sweep in tuple(self._sweeps):
+            sweep.hurry()
+
+    async def _sweep(
+        self, units: list[Unit], exception: BaseException | None, limit: float | None
+    ) -> list[BaseException]:
+        if not units:
+            return []
+        sweep = Sweep(self._loop, units, exception, limit)
+        self._sweeps.add(sweep)
+        if self._hurried:
+            sweep.hurry()
+        # A task of its own: the caller may be one of the tasks that are cancelled in its course.
+        sweep.task = start_eagerly(self._run(sweep, units), self._loop, name="stop of services")
+        if not sweep.task.done():
+            await asyncio.shield(sweep.ended)
+        return sweep.errors
+
+    async def _run(self, sweep: Sweep, units: list[Unit]) -> None:
+        try:
+            await sweep.run()
+        finally:
+            self.hung = self.hung or sweep.hung
+            self._sweeps.discard(sweep)
+            for unit in units:
+                self._forget(unit)
+            sweep.ended.set_result(None)
+
+    def _forget(self, unit: Unit) -> None:
+        if self._units.get(id(unit.service)) is unit:
+            del self._units[id(unit.service)]
+        unlink(unit)
+
+
+def _outcome(task: asyncio.Task[Any], service: Service) -> BaseException | None:
+    """What `task`, which has ended, raised."""
+    return StartCancelled(service) if task.cancelled() else task.exception()

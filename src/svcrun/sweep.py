@@ -1,0 +1,235 @@
+"""Stop a set of services: dependants first, all of them whatever happens, within the time limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from svcrun.eager import start_eagerly
+from svcrun.errors import StopTimeout
+from svcrun.order import Walk
+from svcrun.service.base import Service
+from svcrun.state import ServiceState
+from svcrun.tasks import format_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from svcrun.unit import Unit
+
+log = logging.getLogger(__name__)
+
+__all__ = ("GRACE", "Sweep")
+
+GRACE = 1.0
+"""Seconds that what was cancelled for being late has left to clean up."""
+
+
+class Sweep:
+    """Stop `units`.
+
+    First every ``stop()`` is called, dependants before what they depend on, and only when all have ended, the
+    ``start()`` that still run are cancelled, in the same order. A unit that is still starting is cancelled in place of
+    its ``stop()``.
+
+    :param exception: passed to ``stop()``.
+    :param limit: seconds for all of it.
+
+    Afterwards :attr:`errors` holds what was raised, and :attr:`hung` says whether the limit was overrun.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        units: Collection[Unit],
+        exception: BaseException | None,
+        limit: float | None,
+    ) -> None:
+        self._loop = loop
+        self._units = units
+        self._exception = exception
+        self._limit = limit
+        self._walk: Walk | None = None
+        self._hurried = False
+        self._abandoning = False
+        self._timers: list[asyncio.TimerHandle] = []
+        self.errors: list[BaseException] = []
+        self.hung = False
+        self.task: asyncio.Task[None] | None = None
+        self.ended: asyncio.Future[None] = loop.create_future()
+        for unit in units:
+            unit.in_sweep = self
+
+    async def run(self) -> None:
+        """Stop the units; raise nothing."""
+        if self._limit is not None:
+            self._timers.append(self._loop.call_later(self._limit, self._overrun))
+        try:
+            self._walk = Walk(self._units, self._call_stop, upwards=False)
+            self._walk.go()
+            await self._walk.wait(self._loop)
+
+            running = [unit for unit in self._units if unit.task is not None]
+            if running:
+                self._walk = Walk(running, self._cancel_start, upwards=False)
+                self._walk.go()
+                await self._walk.wait(self._loop)
+        finally:
+            for timer in self._timers:
+                timer.cancel()
+            for unit in self._units:
+                self._end(unit)
+
+    def hurry(self) -> None:
+        """Cancel what runs, and give what is left no time to wait."""
+        if self._hurried:
+            return
+        self._hurried = True
+        for unit in self._busy():
+            log.warning("%r is cut short; it was waiting at\n%s", unit.service, _stack(unit))
+            self._cut(unit)
+        self._timers.append(self._loop.call_later(GRACE, self._abandon))
+
+    # The end of a task of a unit in this sweep.
+
+    def start_ended(self, unit: Unit, error: BaseException | None) -> None:
+        """Take note that ``start()`` of `unit` has ended, with `error` if it failed."""
+        if error is not None:
+            self._failed(unit, error, "start() of %r failed while the service was being stopped")
+        walk = self._walk
+        if walk is None or unit not in walk.busy or unit.stop_task is not None:
+            return
+        # A unit that owes a stop() here was starting, and came through in spite of being cancelled.
+        if not unit.owes_stop or self._call_stop(unit):
+            walk.done(unit)
+
+    def _stop_ended(self, unit: Unit, task: asyncio.Task[Any]) -> None:
+        unit.end_timer()
+        unit.stop_task = None
+        if task.cancelled():
+            if not unit.stop_cancelled:
+                log.warning("stop() of %r ended by cancellation, which did not come from here", unit.service)
+        elif (error := task.exception()) is not None:
+            self._failed(unit, error, "stop() of %r failed")
+
+    def _on_stop_done(self, task: asyncio.Task[Any], unit: Unit) -> None:
+        if unit.stop_task is task:
+            self._stop_ended(unit, task)
+            if self._walk is not None:
+                self._walk.done(unit)
+
+    # What the two walks do with a unit; each tells whether the unit is done.
+
+    def _call_stop(self, unit: Unit) -> bool:
+        if unit.state is ServiceState.STARTING:
+            return self._cancel_start(unit)
+        if not unit.owes_stop:
+            return True
+
+        service = unit.service
+        unit.owes_stop = False
+        unit.move(ServiceState.STOPPING)
+        if type(service).stop is Service.stop:
+            return True
+        try:
+            coro = service.stop(self._exception) if _takes_exception(service) else service.stop()
+            task = start_eagerly(coro, self._loop, name=f"stop of {type(service).__name__}")
+        except BaseException as error:  # noqa: BLE001 - one failing stop() never cuts another short
+            self._failed(unit, error, "stop() of %r failed")
+            return True
+        if task.done():
+            self._stop_ended(unit, task)
+            return True
+
+        unit.stop_task = task
+        task.add_done_callback(lambda task: self._on_stop_done(task, unit))
+        if self._hurried:
+            return self._cut(unit)
+        if service.stop_timeout is not None:
+            unit.timer = self._loop.call_later(service.stop_timeout, self._stop_overrun, unit, service.stop_timeout)
+        return False
+
+    def _cancel_start(self, unit: Unit) -> bool:
+        if unit.task is None or unit.task.done():
+            return unit.task is None
+        return self._cut(unit)
+
+    def _cut(self, unit: Unit) -> bool:
+        """Cancel what `unit` runs, and tell whether it is not to be waited for any more."""
+        if unit.stop_task is not None:
+            unit.stop_cancelled = True
+            unit.stop_task.cancel()
+        elif unit.task is not None:
+            unit.start_cancelled = True
+            unit.task.cancel()
+        if self._abandoning:
+            self._give_up(unit)
+        return self._abandoning
+
+    # The time limits.
+
+    def _stop_overrun(self, unit: Unit, timeout: float) -> None:
+        unit.timer = None
+        self._late(unit, timeout)
+        unit.timer = self._loop.call_later(GRACE, self._abandon_unit, unit)
+
+    def _overrun(self) -> None:
+        assert self._limit is not None  # noqa: S101 - the timer is set with it
+        self.hung = True
+        self._hurried = True
+        for unit in self._busy():
+            self._late(unit, self._limit)
+        self._timers.append(self._loop.call_later(GRACE, self._abandon))
+
+    def _late(self, unit: Unit, timeout: float) -> None:
+        self._failed(unit, StopTimeout(unit.service, timeout, _stack(unit)), "%r hangs and is cancelled")
+        self._cut(unit)
+
+    def _abandon(self) -> None:
+        self._abandoning = True
+        for unit in self._busy():
+            self._abandon_unit(unit)
+
+    def _abandon_unit(self, unit: Unit) -> None:
+        self._give_up(unit)
+        if self._walk is not None:
+            self._walk.done(unit)
+
+    def _give_up(self, unit: Unit) -> None:
+        self.hung = True
+        unit.failed = True
+        log.error("%r does not end although it was cancelled, and is left alone at\n%s", unit.service, _stack(unit))
+        if unit.stop_task is not None:
+            unit.stop_task = None
+        else:
+            unit.task = None
+
+    def _busy(self) -> list[Unit]:
+        return [] if self._walk is None else list(self._walk.busy)
+
+    def _failed(self, unit: Unit, error: BaseException, message: str) -> None:
+        unit.failed = True
+        self.errors.append(error)
+        log.error(message, unit.service, exc_info=error)
+
+    def _end(self, unit: Unit) -> None:
+        unit.end_timer()
+        unit.in_sweep = None
+        unit.task = None
+        if unit.state is ServiceState.STOPPING:
+            unit.move(ServiceState.FAILED if unit.failed else ServiceState.STOPPED)
+        elif unit.state is ServiceState.STARTING:
+            unit.move(ServiceState.FAILED)
+        unit.failed = False
+
+
+def _takes_exception(service: Service) -> bool:
+    """Whether ``stop()`` of `service` has a parameter for the exception; not everybody writes it."""
+    code = getattr(type(service).stop, "__code__", None)
+    return code is None or code.co_argcount > 1 or bool(code.co_flags & 0x04)
+
+
+def _stack(unit: Unit) -> str:
+    task = unit.stop_task or unit.task
+    return "  (nowhere)" if task is None else format_stack(task)

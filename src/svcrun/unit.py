@@ -1,0 +1,97 @@
+"""A service in the hands of its supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from svcrun.state import ServiceState, check_transition
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from svcrun.service.base import Service
+
+log = logging.getLogger(__name__)
+
+__all__ = ("Unit",)
+
+
+class Unit:
+    """What a supervisor knows of one service.
+
+    :attr:`owes_stop` says that the service was started and its ``stop()`` not called since. It alone decides whether
+    ``stop()`` is called, so that no way to the end can forget it or do it twice.
+    """
+
+    __slots__ = (
+        "dependants",
+        "failed",
+        "in_batch",
+        "in_sweep",
+        "moved",
+        "owes_stop",
+        "requires",
+        "service",
+        "start_cancelled",
+        "stop_cancelled",
+        "stop_task",
+        "task",
+        "timer",
+    )
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.requires: Collection[Unit] = ()
+        self.dependants: dict[Unit, None] = {}  # a set that keeps its order
+        self.task: asyncio.Task[Any] | None = None  # runs start(), until that has ended
+        self.stop_task: asyncio.Task[Any] | None = None  # runs stop(), until that has ended
+        self.timer: asyncio.TimerHandle | None = None  # limits the start() or stop() that runs
+        self.in_batch: Any = None  # the Batch that is starting it
+        self.in_sweep: Any = None  # the Sweep that is stopping it
+        self.start_cancelled = False  # whether we have cancelled start()
+        self.stop_cancelled = False  # whether we have cancelled stop()
+        self.failed = False  # whether stop(), or start() meanwhile, raised or hung
+        self.owes_stop = False
+        self.moved: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Unit {self.service!r}>"
+
+    @property
+    def state(self) -> ServiceState:
+        """The state of the service."""
+        return self.service._state
+
+    def move(self, state: ServiceState) -> None:
+        """Move the service to `state`.
+
+        :raises IllegalTransition: if its present state does not allow that.
+        """
+        service = self.service
+        old = service._state
+        check_transition(service, old, state)
+        service._state = state
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%r: was %s", service, old.name)
+        if self.moved is not None:
+            self.moved.set_result(None)
+            self.moved = None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether there is nothing to stop."""
+        return not self.owes_stop and self.service._state is not ServiceState.STARTING
+
+    async def next_move(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for the next move."""
+        if self.moved is None:
+            self.moved = loop.create_future()
+        await asyncio.shield(self.moved)
+
+    def end_timer(self) -> None:
+        """Forget the time limit."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

@@ -183,6 +183,22 @@ def raise_together(message: str, errors: Sequence[BaseException]) -> None:
         raise BaseExceptionGroup(message, errors)
 
 
+class AlreadyRunning(RuntimeError):
+    """A server was started while it runs, or before its stop was done."""
+
+    def __init__(self, server: object) -> None:
+        super().__init__(f"{server!r} is running already; await its stop() before the next start()")
+        self.server = server
+
+
+class NotRunning(RuntimeError):
+    """A server was asked for something that only a running one can do."""
+
+    def __init__(self, server: object, action: str) -> None:
+        super().__init__(f"{action} of {server!r} works only after its start() and before its stop() is done")
+        self.server = server
+
+
 class NotACoroutineFunction(TypeError, RuntimeError):
     """A callable was given that does not work with ``await``.
 

@@ -153,10 +153,8 @@ def test_a_module_without_its_extra_says_how_to_install_it_and_all_others_need_n
     outcome = run_program(IMPORT_ALL, *sorted(libraries())).wait()
     assert (outcome.returncode, outcome.stderr) == (0, "")
     for line in outcome.stdout.splitlines():
-        module, message = line.split("\t")
-        match = re.fullmatch(
-            rf"{re.escape(module)} needs [\w-]+: pip install 'svcrun\[(\w+)\]'", message
-        )
+        _, message = line.split("\t")
+        match = re.fullmatch(r"svcrun\.[^:]+ needs [\w-]+: pip install 'svcrun\[(\w+)\]'", message)
         assert match, line
         assert match[1] in EXTRAS
 

@@ -100,6 +100,10 @@ class Signal:
         if errors:
             raise ExceptionGroup(f"{len(errors)} receivers of a signal failed", errors)
 
+    def __bool__(self) -> bool:
+        """Whether there are receivers."""
+        return bool(self._receivers)
+
     def copy(self) -> Signal:
         """Return a signal with the same receivers that is not frozen."""
         clone = Signal()

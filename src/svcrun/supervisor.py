@@ -235,14 +235,15 @@ class Supervisor:
         errors = [error for error in batch.errors if not isinstance(error, asyncio.CancelledError)] or batch.errors
         # Once closing, everything is stopped by close(). Waiting for that here could be waiting for ourselves.
         if not self._closing:
-            rollback = start_eagerly(self._stop_all_of(batch, errors[0]), self._loop, name="roll-back")
+            cause = None if isinstance(errors[0], asyncio.CancelledError) else errors[0]
+            rollback = start_eagerly(self._stop_all_of(batch, cause), self._loop, name="roll-back")
             try:
                 await join(rollback)
             except asyncio.CancelledError:
                 log.debug("cancelled during a roll-back, which went on")
         raise_together("several services failed to start", errors)
 
-    async def _stop_all_of(self, batch: Batch, error: BaseException) -> None:
+    async def _stop_all_of(self, batch: Batch, error: BaseException | None) -> None:
         for unit in batch.units:
             if unit.at_rest:
                 self._forget(unit)

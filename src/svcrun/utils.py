@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from svcrun.callables import describe, is_coroutine_function
 from svcrun.errors import NotACoroutineFunction
@@ -36,7 +36,13 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def awaitable(function: Callable[P, Awaitable[T] | T]) -> Callable[P, Awaitable[T]]:
+@overload
+def awaitable(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Awaitable[T]]: ...
+@overload
+def awaitable(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]: ...
+@overload
+def awaitable(function: Callable[P, T]) -> Callable[P, Awaitable[T]]: ...
+def awaitable(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     """Make a function that can be awaited, whether or not `function` can.
 
     What `function` returns is passed on if it is awaitable; anything else is what ``await`` gives.
@@ -48,10 +54,10 @@ def awaitable(function: Callable[P, Awaitable[T] | T]) -> Callable[P, Awaitable[
     42
     """
     if is_coroutine_function(function):
-        return cast("Callable[P, Awaitable[T]]", function)
+        return function
 
     @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+    def wrapper(*args: Any, **kwargs: Any) -> Awaitable[Any]:
         result = function(*args, **kwargs)
         if inspect.isawaitable(result):
             return result

@@ -14,50 +14,69 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 if TYPE_CHECKING:
-    from svcrun.log.handler import ThreadedHandler
+    from svcrun.log.writer import Writer
 
 __all__ = ("forget", "watch")
 
 _PATIENCE: Final = 0.2  # seconds that a fork waits for writers that are stuck
 
-_running: WeakSet[ThreadedHandler] = WeakSet()
-_resting: list[ThreadedHandler] = []
+_running: WeakSet[Writer] = WeakSet()
+_resting: list[Writer] = []
+_child_exit_watched = 0  # the process that flushes when it ends
 
 
-def watch(handler: ThreadedHandler) -> None:
-    """Take note of a handler that starts its writer."""
-    _running.add(handler)
-    _flush_at_child_exit()
+def watch(writer: Writer) -> None:
+    """Take note of a writer whose thread starts."""
+    _running.add(writer)
+    _watch_child_exit()
 
 
-def forget(handler: ThreadedHandler) -> None:
-    """Forget a handler whose writer ended for good."""
-    _running.discard(handler)
+def forget(writer: Writer) -> None:
+    """Forget a writer whose thread ended for good."""
+    _running.discard(writer)
 
 
 def _before_fork() -> None:
     deadline = monotonic() + _PATIENCE
     running = list(_running)
-    for handler in running:
-        handler.ask_to_rest()
-    _resting[:] = [handler for handler in running if handler.come_to_rest(deadline)]
+    for writer in running:
+        writer.ask_to_rest()
+    _resting[:] = [writer for writer in running if writer.come_to_rest(deadline)]
 
 
 def _after_fork_in_parent() -> None:
-    for handler in _resting:
-        handler.resume()
+    for writer in _resting:
+        writer.resume()
     _resting.clear()
 
 
 def _after_fork_in_child() -> None:
     _resting.clear()
-    for handler in list(_running):
-        handler.reset()
+    for writer in list(_running):
+        writer.reset()
     _running.clear()
 
 
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+def _watch_child_exit() -> None:
+    """Have a process of ``multiprocessing`` write its records: it ends without ``atexit``."""
+    global _child_exit_watched  # noqa: PLW0603 - it belongs to the process
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None or _child_exit_watched == os.getpid():
+        return
+    _child_exit_watched = os.getpid()
+    from multiprocessing.util import Finalize
+
+    Finalize(None, _flush_running, exitpriority=0)
+
+
+def _flush_running() -> None:
+    for writer in list(_running):
+        writer.wait()

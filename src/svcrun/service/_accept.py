@@ -12,5 +12,5 @@ class Listener:
                 self.budget = n or 1
                 return
             conn.setblocking(False)
-            make(conn, factory(), extra={"peername": peer})
+            make(conn, factory(), extra={"peername": peer}).max_size = 65536
         self.budget = min(self.backlog, budget*2)

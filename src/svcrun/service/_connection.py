@@ -9,14 +9,15 @@ class Connection(asyncio.Protocol):
     def __init__(self, server):
         self.server = server
         self.lost = self.paused = False
+        reader = self.reader = Reader(self, server.loop, server.limit)
+        self.data_received = reader.data_received
 
     def connection_made(self, transport):
         self.transport = transport
         server = self.server
         server.connections.add(self)
-        reader = self.reader = Reader(self, server.loop, server.limit)
+        reader = self.reader
         reader._transport = transport
-        self.data_received = reader.data_received
         writer = self.writer = Writer(self, transport)
         self.task = start_eagerly(self._serve(reader, writer), server.loop, name="x")
 

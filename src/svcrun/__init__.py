@@ -1,0 +1,103 @@
+"""Run long-lived asyncio programs as services.
+
+Every name is imported when it is used first, so that ``import svcrun`` alone costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from svcrun.context import Context, get_context
+    from svcrun.entrypoint import Entrypoint, entrypoint, run
+    from svcrun.restart import Restart
+    from svcrun.service.base import Service
+    from svcrun.signal import Signal, receiver
+    from svcrun.sockets import bind_socket
+    from svcrun.state import ServiceState
+    from svcrun.thread_pool import ThreadPoolExecutor, threaded, threaded_separate
+    from svcrun.timeout import timeout
+    from svcrun.utils import awaitable, cancel_tasks, select, shield
+    from svcrun.version import __version__, version_info
+
+__all__ = (
+    "Context",
+    "Entrypoint",
+    "Restart",
+    "Service",
+    "ServiceState",
+    "Signal",
+    "ThreadPoolExecutor",
+    "__version__",
+    "awaitable",
+    "bind_socket",
+    "cancel_tasks",
+    "entrypoint",
+    "get_context",
+    "receiver",
+    "run",
+    "select",
+    "shield",
+    "threaded",
+    "threaded_separate",
+    "timeout",
+    "version_info",
+)
+
+_HOMES = {
+    "Context": "svcrun.context",
+    "Entrypoint": "svcrun.entrypoint",
+    "Restart": "svcrun.restart",
+    "Service": "svcrun.service.base",
+    "ServiceState": "svcrun.state",
+    "Signal": "svcrun.signal",
+    "ThreadPoolExecutor": "svcrun.thread_pool",
+    "__version__": "svcrun.version",
+    "awaitable": "svcrun.utils",
+    "bind_socket": "svcrun.sockets",
+    "cancel_tasks": "svcrun.utils",
+    "entrypoint": "svcrun.entrypoint",
+    "get_context": "svcrun.context",
+    "receiver": "svcrun.signal",
+    "run": "svcrun.entrypoint",
+    "select": "svcrun.utils",
+    "shield": "svcrun.utils",
+    "threaded": "svcrun.thread_pool",
+    "threaded_separate": "svcrun.thread_pool",
+    "timeout": "svcrun.timeout",
+    "version_info": "svcrun.version",
+}
+
+_MODULES = frozenset({"log", "service"})
+
+
+class _Package(ModuleType):
+    """A package whose names win over submodules of the same name.
+
+    Importing ``svcrun.entrypoint`` sets the attribute of that name to the module; what everybody wants there is the
+    class.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOMES and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _MODULES:
+            return importlib.import_module(f"svcrun.{name}")
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'svcrun' has no attribute {name!r}")
+        value = getattr(importlib.import_module(home), name)
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__, *_MODULES})
+
+
+sys.modules[__name__].__class__ = _Package

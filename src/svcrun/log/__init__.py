@@ -1,0 +1,29 @@
+"""Logging that never blocks an event loop.
+
+:func:`basic_config` gives the root logger a format. A log call then takes note of the record; a
+thread formats and writes it. See :class:`LogFormat` for the formats.
+"""
+
+from svcrun.log.config import basic_config
+from svcrun.log.formats import (
+    LogFormat,
+    LogLevel,
+    create_logging_handler,
+    parse_format,
+    parse_level,
+)
+from svcrun.log.handler import ThreadedHandler
+from svcrun.log.hooks import UnhandledLoopHook
+from svcrun.log.session import LogSession
+
+__all__ = (
+    "LogFormat",
+    "LogLevel",
+    "LogSession",
+    "ThreadedHandler",
+    "UnhandledLoopHook",
+    "basic_config",
+    "create_logging_handler",
+    "parse_format",
+    "parse_level",
+)

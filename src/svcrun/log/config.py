@@ -1,0 +1,101 @@
+"""``basic_config``: the logging of a program in one call."""
+
+from __future__ import annotations
+
+import logging
+from asyncio.events import _get_running_loop
+from typing import TYPE_CHECKING, Any
+
+from svcrun.errors import ParameterTypeError
+from svcrun.log.formats import LogFormat, LogLevel, create_logging_handler, parse_format, parse_level
+from svcrun.log.handler import ThreadedHandler, check_buffer
+from svcrun.log.session import LogSession
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Iterable
+
+__all__ = ("basic_config",)
+
+# Formats that show what is given as `extra`.
+_STRUCTURED = frozenset({LogFormat.json, LogFormat.journald})
+
+
+def basic_config(
+    level: int | str = LogLevel.info,
+    log_format: LogFormat | str | int | None = None,
+    buffered: bool = True,
+    buffer_size: int = 1024,
+    flush_interval: float = 0.2,
+    loop: AbstractEventLoop | None = None,
+    handlers: Iterable[logging.Handler] = (),
+    date_format: str | None = None,
+    *,
+    buffer_limit: int = 100_000,
+    **options: Any,
+) -> LogSession:
+    """Configure the root logger until the session that is returned is closed.
+
+    The root logger gets new handlers and a level; unhandled exceptions of the program, its
+    threads and the event loop are logged. A session that is never closed is flushed when the
+    interpreter ends.
+
+    :param level: the lowest level that is logged, by name or number.
+    :param log_format: the format, see :class:`LogFormat`; by default what suits stderr.
+    :param buffered: whether threads do the formatting and writing, one for the format and one for
+        each of ``handlers``. They start with the first record. Without, a log call writes.
+    :param buffer_size: how many records wake such a thread.
+    :param flush_interval: how long a record waits for others, in seconds.
+    :param loop: the event loop whose unhandled exceptions are logged; by default the one that
+        runs, if any.
+    :param handlers: more handlers for every record. They are flushed at the end, not closed.
+    :param date_format: how to show the time, as for ``time.strftime``.
+    :param buffer_limit: how many records may wait; past it new ones are dropped, and counted.
+    :param options: what else the format takes, see :func:`create_logging_handler`.
+    :raises ValueError: if a level, a format or a number is not usable.
+    :raises TypeError: if a parameter is of a wrong type.
+    :raises ImportError: if the library that the format needs is not there.
+
+    .. code-block:: python
+
+        with basic_config(level="debug", log_format="plain"):
+            logging.debug("hello")
+    """
+    number = parse_level(level)
+    chosen = parse_format(log_format)
+    check_buffer(buffer_size, flush_interval, buffer_limit)
+    yours = _check_handlers(handlers)
+    own = create_logging_handler(chosen, date_format, **options)
+    targets = [own, *yours] if own is not None else [*yours]
+    session = LogSession(number, has_output=own is not None)
+    for target in targets:
+        if not buffered or isinstance(target, ThreadedHandler):
+            session.attach(target, yours=target is not own)
+            continue
+        session.attach(
+            ThreadedHandler(
+                target,
+                buffer_size=buffer_size,
+                flush_interval=flush_interval,
+                buffer_limit=buffer_limit,
+                passive=target is own,
+                extra=target is not own or chosen in _STRUCTURED,
+            ),
+            target=own if target is own else None,
+        )
+    session.open(loop or _get_running_loop())
+    return session
+
+
+def _check_handlers(handlers: Iterable[logging.Handler]) -> tuple[logging.Handler, ...]:
+    accepted = "logging.Handler instances in a list"
+    if isinstance(handlers, (logging.Handler, str)):
+        raise ParameterTypeError("log", "handlers", handlers, accepted)
+    try:
+        found = tuple(handlers)
+    except TypeError:
+        raise ParameterTypeError("log", "handlers", handlers, accepted) from None
+    for handler in found:
+        if not isinstance(handler, logging.Handler):
+            raise ParameterTypeError("log", "handlers", handler, accepted)
+    return found

@@ -1,0 +1,256 @@
+"""The formats and levels by name, and the handler that each format is made of.
+
+A format that needs a library has a module of its own, loaded when the format is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from enum import IntEnum, unique
+from functools import cache
+from typing import Any, Final, TextIO
+
+from svcrun.errors import ParameterError, ParameterTypeError
+
+__all__ = (
+    "LogFormat",
+    "LogLevel",
+    "create_logging_handler",
+    "parse_format",
+    "parse_level",
+)
+
+_STREAM_FORMAT: Final = "%(levelname)s:%(name)s:%(message)s"
+_JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
+
+
+@unique
+class LogFormat(IntEnum):
+    """What log records look like, and where they go.
+
+    >>> LogFormat["json"] is LogFormat.json
+    True
+    """
+
+    disabled = -1
+    """Nothing is written, except by the handlers of your own."""
+    stream = 0
+    """``LEVEL:logger:message`` on stderr, as the standard library does it."""
+    color = 1
+    """The same in colours; needs ``svcrun[color]``."""
+    json = 2
+    """One JSON object per line on stderr; needs ``svcrun[json]``."""
+    syslog = 3
+    """The syslog daemon."""
+    plain = 4
+    """The message alone, on stderr."""
+    journald = 5
+    """The journal of systemd, with its fields; needs ``svcrun[journald]``."""
+    rich = 6
+    """Columns and colours on stderr; needs ``svcrun[rich]``."""
+    rich_tb = 7
+    """``rich``, with tracebacks that show the code around."""
+
+    @classmethod
+    def choices(cls) -> tuple[str, ...]:
+        """List the names.
+
+        >>> LogFormat.choices()[:3]
+        ('disabled', 'stream', 'color')
+        """
+        return tuple(cls.__members__)
+
+    @classmethod
+    def default(cls) -> str:
+        """Name the format that suits this process and the libraries it has.
+
+        ``journald`` under systemd, ``color`` on a terminal, else ``stream``.
+        """
+        if "JOURNAL_STREAM" in os.environ and _journal_reads_stderr() and _has("logging_journald"):
+            return cls.journald.name
+        if _stderr_is_terminal() and _has("colorlog"):
+            return cls.color.name
+        return cls.stream.name
+
+
+class LogLevel(IntEnum):
+    """The standard levels by name.
+
+    >>> LogLevel.info
+    <LogLevel.info: 20>
+    """
+
+    critical = logging.CRITICAL
+    error = logging.ERROR
+    warning = logging.WARNING
+    info = logging.INFO
+    debug = logging.DEBUG
+    notset = logging.NOTSET
+
+    @classmethod
+    def choices(cls) -> tuple[str, ...]:
+        """List the names."""
+        return tuple(cls.__members__)
+
+    @classmethod
+    def default(cls) -> str:
+        """Name the level that is used where none is given."""
+        return cls.info.name
+
+
+def parse_level(value: int | str, name: str = "level") -> int:
+    """Find out which level is meant.
+
+    :param value: a number, its digits, or a name in any case: of :class:`LogLevel`, or one given to
+        ``logging.addLevelName``.
+    :param name: what the value was given as, for the error.
+    :raises ValueError: if there is no such level.
+    :raises TypeError: if it is neither a number nor a name.
+
+    >>> parse_level("Warning")
+    30
+    """
+    accepted = f"one of {', '.join(LogLevel.choices())}, or a number from 0 on"
+    if isinstance(value, str):
+        text = value.strip()
+        if text.isascii() and text.isdigit():
+            return int(text)
+        levels = logging.getLevelNamesMapping()
+        level = levels.get(text.upper(), levels.get(text))
+        if level is not None:
+            return level
+    elif not isinstance(value, int) or isinstance(value, bool):
+        raise ParameterTypeError("log", name, value, accepted)
+    elif value >= 0:
+        return int(value)
+    raise ParameterError("log", name, value, accepted)
+
+
+def parse_format(value: LogFormat | str | int | None, name: str = "log_format") -> LogFormat:
+    """Find out which format is meant.
+
+    :param value: a :class:`LogFormat`, its name in any case, or its number; None for the default.
+    :param name: what the value was given as, for the error.
+    :raises ValueError: if there is no such format.
+    :raises TypeError: if it is neither a format nor a name.
+
+    >>> parse_format("plain")
+    <LogFormat.plain: 4>
+    """
+    if isinstance(value, LogFormat):
+        return value
+    if value is None:
+        return LogFormat[LogFormat.default()]
+    accepted = f"one of {', '.join(LogFormat.choices())}"
+    if isinstance(value, str):
+        member = LogFormat.__members__.get(value.strip().lower())
+        if member is not None:
+            return member
+    elif not isinstance(value, int) or isinstance(value, bool):
+        raise ParameterTypeError("log", name, value, accepted)
+    elif value in LogFormat:
+        return LogFormat(value)
+    raise ParameterError("log", name, value, accepted)
+
+
+def create_logging_handler(
+    log_format: LogFormat | str = LogFormat.color,
+    date_format: str | None = None,
+    *,
+    stream: TextIO | None = None,
+    **options: Any,
+) -> logging.Handler | None:
+    """Make a handler that writes at once, in one of the formats.
+
+    :param log_format: the format, by its name or as :class:`LogFormat`.
+    :param date_format: how to show the time, as for ``time.strftime``. ``stream`` shows none by
+        default; ``plain`` and ``syslog`` never do.
+    :param stream: where to write, stderr by default; not for ``syslog`` and ``journald``.
+    :param options: what else the library of the format takes: ``ColoredFormatter``,
+        ``JsonFormatter``, ``RichHandler``, ``JournaldLogHandler``, ``SysLogHandler``.
+    :return: the handler, None for ``disabled``.
+    :raises ImportError: if the library of the format is not there; the text tells what to install.
+    :raises OSError: if journald or syslog can't be reached.
+
+    >>> create_logging_handler("stream")
+    <StreamHandler <stderr> (NOTSET)>
+    """
+    chosen = parse_format(log_format)
+    if date_format is not None and not isinstance(date_format, str):
+        raise ParameterTypeError("log", "date_format", date_format, "a format such as '%H:%M:%S'")
+    match chosen:
+        case LogFormat.disabled:
+            return None
+        case LogFormat.syslog:
+            from svcrun.log import syslog
+
+            return syslog.create_handler(_get_formatter("%(message)s", None), options)
+        case LogFormat.journald:
+            from svcrun.log import journald
+
+            return journald.create_handler(_get_formatter("%(message)s", None), options)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_create_formatter(chosen, date_format, stream, options))
+    return handler
+
+
+def _create_formatter(
+    log_format: LogFormat, date_format: str | None, stream: TextIO | None, options: dict[str, Any]
+) -> logging.Formatter:
+    """Make the formatter of a format that goes to a stream."""
+    match log_format:
+        case LogFormat.color:
+            from svcrun.log import color
+
+            return color.create_formatter(_STREAM_FORMAT, date_format, options)
+        case LogFormat.json:
+            from svcrun.log import json
+
+            return json.create_formatter(date_format, options)
+        case LogFormat.rich | LogFormat.rich_tb:
+            from svcrun.log import rich
+
+            options.setdefault("rich_tracebacks", log_format is LogFormat.rich_tb)
+            return rich.create_formatter(stream, date_format, options)
+    if options:
+        listed = ", ".join(options)
+        raise TypeError(f"log: format {log_format.name!r} takes no {listed}; leave it out")
+    if log_format is LogFormat.plain:
+        return _get_formatter("%(message)s", None)
+    return _get_formatter(_STREAM_FORMAT, date_format)
+
+
+@cache
+def _get_formatter(text: str, date_format: str | None) -> logging.Formatter:
+    if date_format:
+        return logging.Formatter("%(asctime)s " + text, datefmt=date_format)
+    return logging.Formatter(text)
+
+
+def _stderr_is_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, OSError, ValueError):  # None, some object, closed
+        return False
+
+
+def _journal_reads_stderr() -> bool:
+    """Tell whether stderr is the very stream that systemd named to this process."""
+    try:
+        device, inode = map(int, os.environ["JOURNAL_STREAM"].split(":", 1))
+        status = os.fstat(sys.stderr.fileno())
+    except (AttributeError, KeyError, OSError, ValueError):
+        return False
+    same = (status.st_dev, status.st_ino) == (device, inode)
+    return same and os.path.exists(_JOURNAL_SOCKET)  # noqa: PTH110 - pathlib costs start-up time
+
+
+def _has(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return module in sys.modules or find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

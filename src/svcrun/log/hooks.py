@@ -1,0 +1,164 @@
+"""What nobody caught goes to the log: from the main thread, other threads and event loops."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+__all__ = ("Hooks", "UnhandledLoopHook", "log_loop_exception")
+
+# These end a program, or a thread, on purpose.
+_NOT_LOGGED: Final = (KeyboardInterrupt, SystemExit)
+
+
+class Hooks:
+    """``sys.excepthook`` and ``threading.excepthook`` that log.
+
+    :param has_output: tells whether what is logged gets anywhere. If not, the hooks that were
+        found do their work, so that no traceback is hidden.
+    :param flush: waits until the log is written.
+    """
+
+    def __init__(self, has_output: Callable[[], bool], flush: Callable[[], object]) -> None:
+        self._has_output = has_output
+        self._flush = flush
+        self._installed = False
+        self._main: Callable[..., object] = sys.__excepthook__
+        self._thread: Callable[..., object] = threading.__excepthook__
+        # Bound once, to be recognized
+        self._own_main = self._log_main
+        self._own_thread = self._log_thread
+
+    def install(self) -> None:
+        """Put the hooks in the place of those that are found."""
+        self._installed = True
+        if sys.excepthook is not self._own_main:
+            self._main = sys.excepthook
+            sys.excepthook = self._own_main
+        if threading.excepthook is not self._own_thread:
+            self._thread = threading.excepthook
+            threading.excepthook = self._own_thread
+
+    def uninstall(self) -> None:
+        """Put back what was found, unless something else has taken the place meanwhile.
+
+        That may go on calling our hooks; they only pass on from now on.
+        """
+        self._installed = False
+        if sys.excepthook is self._own_main:
+            sys.excepthook = self._main
+        if threading.excepthook is self._own_thread:
+            threading.excepthook = self._thread
+
+    def _log_main(
+        self,
+        kind: type[BaseException],
+        error: BaseException,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._log("Unhandled exception", kind, error, trace):
+            self._flush()  # the process ends now
+        else:
+            self._main(kind, error, trace)
+
+    def _log_thread(self, args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread else "?"
+        error = args.exc_value or args.exc_type()
+        if not self._log(
+            f"Unhandled exception in thread {name}", args.exc_type, error, args.exc_traceback
+        ):
+            self._thread(args)
+
+    def _log(
+        self,
+        message: str,
+        kind: type[BaseException],
+        error: BaseException,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not self._installed or issubclass(kind, _NOT_LOGGED) or not self._has_output():
+            return False
+        logger = logging.getLogger("unhandled")
+        if not logger.isEnabledFor(logging.CRITICAL):
+            return False
+        logger.critical("%s", message, exc_info=(kind, error, trace))
+        return True
+
+
+class UnhandledLoopHook:
+    """An event loop's exception handler that logs what the loop reports, with its context.
+
+    :param logger_name: the logger to use.
+
+    .. code-block:: python
+
+        loop.set_exception_handler(UnhandledLoopHook())
+    """
+
+    def __init__(self, logger_name: str = "asyncio.unhandled") -> None:
+        self._logger_name = logger_name
+
+    def __call__(self, loop: AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log one report; whatever it holds, nothing is raised."""
+        try:
+            logging.getLogger(self._logger_name).error(
+                "%s", "\n".join(_describe(context)), exc_info=_find_exception(context)
+            )
+        except Exception:  # noqa: BLE001 - what was reported must not get lost by a fault of ours
+            loop.default_exception_handler(context)
+
+
+#: The one hook that all sessions share.
+log_loop_exception: Final = UnhandledLoopHook()
+
+
+def _describe(context: dict[str, Any]) -> Iterator[str]:
+    yield str(context.get("message") or "Unhandled exception in event loop")
+    for key, value in sorted(context.items()):
+        if key in {"message", "exception"} or value is None:
+            continue
+        if key in {"source_traceback", "handle_traceback"}:
+            what = "Object" if key == "source_traceback" else "Handle"
+            yield f"{what} created at (most recent call last):"
+            yield "".join(traceback.format_list(value)).rstrip()
+            continue
+        yield f"{key}: {_represent(value)}"
+        if key == "transport":
+            yield from _describe_ends(value)
+
+
+def _describe_ends(transport: Any) -> Iterator[str]:
+    for name in ("peername", "sockname"):
+        try:
+            value = transport.get_extra_info(name)
+        except Exception:  # noqa: BLE001 - a transport of the user's may have no such method
+            return
+        if value:
+            yield f"{name}: {_represent(value)}"
+
+
+def _represent(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - a __repr__ may raise anything
+        return f"<{type(value).__name__} object>"
+
+
+def _find_exception(context: dict[str, Any]) -> BaseException | None:
+    error = context.get("exception")
+    if isinstance(error, BaseException):
+        return error
+    for key in ("future", "task"):
+        future = context.get(key)
+        if future is not None and future.done() and not future.cancelled():
+            found: BaseException | None = future.exception()
+            return found
+    return None

@@ -1,0 +1,72 @@
+"""The ``json`` format, by python-json-logger."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+try:
+    from pythonjsonlogger.json import JsonFormatter
+except ImportError as error:
+    raise ImportError(
+        "svcrun.log format 'json' needs python-json-logger: pip install 'svcrun[json]'"
+    ) from error
+
+if TYPE_CHECKING:
+    import logging
+
+__all__ = ("create_formatter",)
+
+_FIELDS = "%(levelname)s %(name)s %(message)s %(process)d %(threadName)s"
+_DEPTH = 16  # levels of nested containers that are written
+
+
+def create_formatter(date_format: str | None, options: dict[str, Any]) -> logging.Formatter:
+    """Make a formatter that writes one object per line.
+
+    It holds ``timestamp`` (ISO 8601), ``levelname``, ``name``, ``message``, ``process``, ``threadName``, what
+    was given as ``extra``, and ``exc_info`` with a traceback. With a date format there is
+    ``asctime`` instead of ``timestamp``.
+    """
+    defaults: dict[str, Any] = {"json_serializer": _dump, "datefmt": date_format}
+    if date_format:
+        return JsonFormatter("%(asctime)s " + _FIELDS, **(defaults | options))
+    # Naming it among the fields makes it the first of them.
+    return JsonFormatter("%(timestamp)s " + _FIELDS, **(defaults | {"timestamp": True} | options))
+
+
+def _dump(fields: dict[str, Any], **options: Any) -> str:
+    """Write whatever there is; what JSON can't express becomes text."""
+    try:
+        return json.dumps(fields, allow_nan=False, **options)
+    except Exception:  # noqa: BLE001 - a __repr__ raises, a circle, keys that are no text, NaN ...
+        return json.dumps(_simplify(fields, options, _DEPTH), **options)
+
+
+def _simplify(value: Any, options: dict[str, Any], depth: int) -> Any:
+    """Replace what can't be written; `options` are those of the writing."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else str(value)
+    if depth and isinstance(value, dict):
+        pairs = list(value.items())
+        return {_to_text(key): _simplify(item, options, depth - 1) for key, item in pairs}
+    if depth and isinstance(value, (list, tuple, set, frozenset)):
+        return [_simplify(item, options, depth - 1) for item in list(value)]
+    try:
+        json.dumps(value, **options)
+    except Exception:  # noqa: BLE001 - as above
+        return _to_text(value)
+    return value
+
+
+def _to_text(value: object) -> str:
+    if isinstance(value, str):
+        return str(value)
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - code of the user's, it may raise anything
+        return f"<unprintable {type(value).__name__} object>"

@@ -1,0 +1,220 @@
+"""Who has the root logger: a stack of sessions, and under them what was found."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
+
+from svcrun.log.handler import ThreadedHandler
+from svcrun.log.hooks import Hooks, log_loop_exception
+from svcrun.log.records import can_make_records, make_record
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
+    from types import TracebackType
+
+    LoopHandler = Callable[[AbstractEventLoop, dict[str, Any]], object]
+
+__all__ = ("LogSession",)
+
+_root = logging.getLogger()
+
+# In the order of opening; the last one is in force.
+_sessions: list[LogSession] = []
+_lock = threading.RLock()  # of the stack; no log call takes it
+
+
+class LogSession:
+    """One configuration of the root logger, from :func:`basic_config` until it is closed.
+
+    Sessions may overlap and be closed in any order: the one opened last is in force. When none is
+    left, the root logger and the hooks are as they were found.
+
+    :param level: the level of the root logger.
+    :param has_output: whether one of the handlers writes for people to see, so that unhandled
+        exceptions need not be printed besides.
+    """
+
+    def __init__(self, level: int, *, has_output: bool) -> None:
+        self.level = level
+        self.has_output = has_output
+        self.handlers: list[logging.Handler] = []
+        """What the root logger has while the session is in force."""
+        self._yours: list[logging.Handler] = []  # to be flushed, not closed
+        self._targets: list[logging.Handler] = []  # to be closed after those that write to them
+        self._loop: AbstractEventLoop | None = None
+        self._found_loop_handler: LoopHandler | None = None
+        self._complete = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def attach(
+        self,
+        handler: logging.Handler,
+        *,
+        target: logging.Handler | None = None,
+        yours: bool = False,
+    ) -> None:
+        """Add a handler before the session is opened.
+
+        :param target: another one to be closed after it.
+        :param yours: whether it outlives the session.
+        """
+        self.handlers.append(handler)
+        if yours:
+            self._yours.append(handler)
+        if target is not None:
+            self._targets.append(target)
+
+    def open(self, loop: AbstractEventLoop | None = None) -> None:
+        """Take over the root logger, and the exception handler of the loop."""
+        if not self.handlers:
+            # Without any handler, logging prints warnings by itself.
+            self.handlers.append(logging.NullHandler())
+        with _lock:
+            if not _sessions:
+                _found.take()
+            if loop is not None:
+                self._take_loop(loop)
+            _sessions.append(self)
+            _set_root(self.level, self.handlers)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until every record logged before this call is written, and tell whether it is.
+
+        :param timeout: how long to wait, in seconds; by default as long as something is written.
+        """
+        left = _countdown(timeout)
+        self._hurry()
+        complete = True
+        for handler in self.handlers:
+            if isinstance(handler, ThreadedHandler):
+                complete = handler.wait_written(left()) and complete
+            else:
+                handler.flush()
+        return complete
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Give back the root logger, write every buffered record, and end the threads.
+
+        Closing twice does nothing more.
+
+        :param timeout: how long to wait, in seconds; by default as long as something is written.
+        :return: whether all was written. What was not is given up, its number told to stderr.
+        """
+        left = _countdown(timeout)
+        with _lock:
+            if self not in _sessions:
+                return self._complete
+            self._give_back()
+        self._hurry()
+        for handler in self.handlers:
+            if not isinstance(handler, ThreadedHandler):
+                handler.flush()
+            elif handler in self._yours:
+                self._complete = handler.wait_written(left()) and self._complete
+            else:
+                handler.close(left())
+                self._complete = self._complete and not handler.abandoned
+        if self._complete:  # a stuck one is left alone
+            for target in self._targets:
+                target.close()
+        return self._complete
+
+    def _hurry(self) -> None:
+        """Set all threads to work, so that one time limit does for all."""
+        for handler in self.handlers:
+            if isinstance(handler, ThreadedHandler):
+                handler.hurry()
+
+    def _give_back(self) -> None:
+        was_in_force = _sessions[-1] is self
+        _sessions.remove(self)
+        if not _sessions:
+            _found.give_back()
+        elif was_in_force:
+            _set_root(_sessions[-1].level, _sessions[-1].handlers)
+        if self._loop is not None:
+            self._give_back_loop(self._loop)
+
+    def _take_loop(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        sharing = [one for one in _sessions if one._loop is loop]  # noqa: SLF001 - the same class
+        if sharing:
+            self._found_loop_handler = sharing[-1]._found_loop_handler  # noqa: SLF001
+        else:
+            self._found_loop_handler = loop.get_exception_handler()
+        loop.set_exception_handler(log_loop_exception)
+
+    def _give_back_loop(self, loop: AbstractEventLoop) -> None:
+        self._loop = None
+        if (
+            all(one._loop is not loop for one in _sessions)  # noqa: SLF001 - the same class
+            and loop.get_exception_handler() is log_loop_exception
+        ):
+            loop.set_exception_handler(self._found_loop_handler)
+
+
+class _Found:
+    """What there was before the first session."""
+
+    def __init__(self) -> None:
+        self._level = _root.level
+        self._handlers: list[logging.Handler] = []
+        self._hooks = Hooks(_has_output, _flush_newest)
+
+    def take(self) -> None:
+        self._level = _root.level
+        self._handlers = list(_root.handlers)
+        self._hooks.install()
+        if can_make_records():
+            logging.setLogRecordFactory(make_record)
+
+    def give_back(self) -> None:
+        _set_root(self._level, self._handlers)
+        self._handlers = []
+        self._hooks.uninstall()
+        if logging.getLogRecordFactory() is make_record:
+            logging.setLogRecordFactory(logging.LogRecord)
+
+
+def _set_root(level: int, handlers: list[logging.Handler]) -> None:
+    # In one step, and in place: a log call of another thread may be going through the list.
+    _root.handlers[:] = handlers
+    if _root.level != level:
+        _root.setLevel(level)
+
+
+def _has_output() -> bool:
+    with _lock:
+        return bool(_sessions) and _sessions[-1].has_output
+
+
+def _flush_newest() -> None:
+    with _lock:
+        newest = _sessions[-1] if _sessions else None
+    if newest is not None:
+        newest.flush()
+
+
+def _countdown(timeout: float | None) -> Callable[[], float | None]:
+    """Make a function that tells how much is left of a time limit."""
+    if timeout is None:
+        return lambda: None
+    deadline = monotonic() + timeout
+    return lambda: max(0.0, deadline - monotonic())
+
+
+_found = _Found()

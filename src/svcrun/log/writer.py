@@ -1,0 +1,350 @@
+"""A buffer of records and the thread that writes them.
+
+Who logs shares no lock with the thread. It appends to a ``deque`` and, at most, opens a bare lock
+that the thread sleeps on. Each is a single step of the interpreter, so a log call from a signal
+handler or a destructor, in the middle of another log call, does no harm.
+"""
+
+from __future__ import annotations
+
+import threading
+from _thread import start_new_thread
+from collections import deque
+from itertools import count
+from threading import get_ident
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from svcrun.log import forking
+from svcrun.log.sinks import complain, warn
+
+if TYPE_CHECKING:
+    from logging import LogRecord
+
+    from svcrun.log.sinks import Sink
+
+__all__ = ("THREAD_NAME", "Writer", "writing_threads")
+
+THREAD_NAME: Final = "svcrun-log"
+
+#: Where no time limit is given: a writer that wrote nothing for so many seconds is given up.
+PATIENCE: Final = 5.0
+
+_BATCH: Final = 1024  # records that are formatted between two looks at anything else
+
+#: The threads that are in a sink. What a handler logs while it writes must not come back to it.
+writing_threads: set[int] = set()
+
+
+def _closed_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def _open(lock: threading.Lock) -> None:
+    """Release a lock that anybody may release at any time."""
+    if lock.locked():
+        try:
+            lock.release()
+        except RuntimeError:  # somebody was faster
+            pass
+
+
+class _Mark:
+    """An entry among the records; it is reached when all records before it are written."""
+
+    __slots__ = ("last", "reached")
+
+    def __init__(self, *, last: bool = False) -> None:
+        self.last = last  # the writer ends here
+        self.reached = _closed_lock()
+
+
+class Writer:
+    """Writes records to a sink, in a thread that starts with the first of them.
+
+    The life of the thread: it sleeps until a record comes, lets others join it for
+    ``flush_interval`` seconds or until there are ``buffer_size``, writes until the buffer is empty,
+    and sleeps again.
+
+    :param sink: where to write; it never raises.
+    :param buffer_size: how many records end the wait for others.
+    :param flush_interval: how long to wait for others, in seconds.
+    :param buffer_limit: how many records may wait before new ones are dropped.
+    """
+
+    def __init__(
+        self, sink: Sink, *, buffer_size: int, flush_interval: float, buffer_limit: int
+    ) -> None:
+        self._sink = sink
+        self._size = buffer_size
+        self._interval = flush_interval
+        self._limit = buffer_limit
+        self._buffer: deque[LogRecord | _Mark] = deque()
+        self._closing = threading.Lock()  # taken by the one who closes
+        self._closed = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, with an empty buffer and no thread."""
+        writing_threads.clear()
+        self._buffer.clear()
+        self._thread: threading.Thread | None = None
+        # Up to so many waiting records are no reason to wake the thread, which sets it.
+        self._threshold = 0
+        self._hurried = False
+        self._wake = _closed_lock()  # opened to make the thread look at the buffer
+        self._taken = threading.Lock()  # held as long as there is a thread, or may be none
+        self._in_sink = threading.Lock()
+        self._rest = _closed_lock()  # opened to ask the thread to end, whatever is buffered
+        self._resting = _closed_lock()  # opened by the thread when it does so
+        self._batch = 0  # records in the sink
+        self._written = 0
+        self._drops = count()  # unlike `+= 1`, next() can't be interrupted
+        self._drops_known = 0
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the writer was closed before all was written."""
+        return self._sink.abandoned
+
+    def put(self, record: LogRecord) -> None:
+        """Take note of a record, and wake the thread if it is time."""
+        buffer = self._buffer
+        buffer.append(record)
+        # The last look at the buffer before the thread sleeps comes after it set the threshold.
+        if len(buffer) > self._threshold:
+            self._nudge()
+
+    def hurry(self) -> None:
+        """Have what is buffered written now; do not wait for it."""
+        if self._buffer:
+            self._hurried = True
+            self._nudge()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all that was put before is written, and tell whether it is.
+
+        :param timeout: how long to wait, in seconds; by default as long as something is written.
+        """
+        if self.abandoned or get_ident() in writing_threads:  # it would wait for itself
+            return False
+        if not self._buffer and not self._taken.locked():
+            return True
+        return self._reach(_Mark(), timeout)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Write all and end the thread; past the time limit, give up the rest and say so.
+
+        From then on, records are written by the threads that put them.
+
+        :param timeout: how long to wait, in seconds; by default as long as something is written.
+        """
+        if not self._closing.acquire(blocking=False):
+            return
+        if self._taken.acquire(blocking=False):  # no thread, and from now on there will be none
+            self._closed = True
+            self._threshold = -1
+            self._write_here()
+        elif get_ident() not in writing_threads and self._reach(_Mark(last=True), timeout):
+            self._join()
+        else:
+            self._abandon()
+
+    def _nudge(self) -> None:
+        if len(self._buffer) > self._limit:
+            self._drop()
+        if self._closed:
+            self._write_here()
+        elif self._taken.acquire(blocking=False):
+            self._start()
+        else:
+            _open(self._wake)
+
+    def _drop(self) -> None:
+        try:
+            newest = self._buffer.pop()
+        except IndexError:  # all has been written meanwhile
+            return
+        if isinstance(newest, _Mark):
+            self._buffer.append(newest)
+        else:
+            next(self._drops)
+
+    def _start(self) -> None:
+        """Start the thread without waiting for it.
+
+        ``Thread.start`` waits, and takes locks that the code under a signal handler may hold; so a
+        thread of its own does it.
+        """
+        try:
+            forking.watch(self)
+            start_new_thread(self._launch, ())
+        except RuntimeError:  # no thread to be had, such as at the interpreter's end
+            self._taken.release()
+            self._write_here()
+        except BaseException:  # KeyboardInterrupt
+            self._taken.release()
+            raise
+
+    def _launch(self) -> None:
+        try:
+            threading.Thread(target=self._serve, name=THREAD_NAME, daemon=True).start()
+        except RuntimeError:
+            self._taken.release()
+            self._write_here()
+
+    def _write_here(self) -> None:
+        """Write in this thread, unless another one does: it goes on until the buffer is empty."""
+        while self._buffer:
+            if self.abandoned:
+                self._discard()
+            elif self._in_sink.acquire(blocking=False):
+                try:
+                    self._write_batch()
+                finally:
+                    self._in_sink.release()
+            else:
+                return
+
+    def _reach(self, mark: _Mark, timeout: float | None) -> bool:
+        """Wait until a mark is reached, and tell whether it was."""
+        self._buffer.append(mark)
+        self.hurry()
+        if timeout is not None:
+            reached = mark.reached.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
+            return reached and not self.abandoned
+        progress = -1
+        while not mark.reached.acquire(timeout=PATIENCE):
+            before, progress = progress, self._written + self._sink.done
+            if progress == before:
+                return False
+        return not self.abandoned
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join(PATIENCE)  # it has nothing left to do
+
+    def _abandon(self) -> None:
+        """Give up what is not written; the thread ends as soon as its sink lets it."""
+        lost = self._batch - self._sink.done
+        self._sink.abandoned = True
+        self._closed = True
+        self._threshold = -1
+        lost = max(0, lost) + self._discard()
+        if lost:
+            complain(
+                f"svcrun.log: {lost} log records were not written in time and are lost\n",
+                but_not_to=getattr(self._sink.handler, "stream", None),
+            )
+
+    def _discard(self) -> int:
+        """Empty the buffer; nobody waits in vain. Tell how many records there were."""
+        discarded = 0
+        while self._buffer:
+            records, mark = self._take()
+            discarded += len(records)
+            if mark is not None:
+                _open(mark.reached)
+        return discarded
+
+    # The thread
+
+    def _serve(self) -> None:
+        """Write what comes until the last mark is reached or a fork asks for a rest."""
+        self._thread = threading.current_thread()
+        buffer, wake, rest = self._buffer, self._wake, self._rest
+        while not self.abandoned:
+            self._threshold = 0
+            if not buffer and rest.locked():
+                wake.acquire()
+            if rest.acquire(blocking=False):
+                self._resting.release()
+                return
+            self._threshold = self._size - 1
+            if buffer and not self._hurried and len(buffer) < self._size:
+                wake.acquire(timeout=self._interval)
+            # First this, then the buffer: who is in a hurry put something there before.
+            self._hurried = False
+            self._threshold = self._limit
+            while buffer and rest.locked() and not self.abandoned:
+                with self._in_sink:
+                    last = self._write_batch()
+                if last is not None:
+                    self._end(last)
+                    return
+        forking.forget(self)
+
+    def _end(self, last: _Mark) -> None:
+        self._closed = True
+        self._threshold = -1
+        self._write_here()  # what came in meanwhile
+        forking.forget(self)
+        last.reached.release()
+
+    def _write_batch(self) -> _Mark | None:
+        """Write some of the buffer; return the last mark if it was reached."""
+        ident = get_ident()
+        writing_threads.add(ident)
+        try:
+            records, mark = self._take()
+            if records:
+                self._sink.done = 0
+                self._batch = len(records)
+                self._sink.write(records)
+                self._written += self._batch
+                self._batch = self._sink.done = 0
+                self._report_drops()
+            if mark is not None:
+                self._sink.flush()
+                if mark.last:
+                    return mark
+                _open(mark.reached)
+            return None
+        finally:
+            writing_threads.discard(ident)
+
+    def _take(self) -> tuple[list[LogRecord], _Mark | None]:
+        """Take records out of the buffer, up to a mark."""
+        records: list[LogRecord] = []
+        popleft = self._buffer.popleft
+        try:
+            while len(records) < _BATCH:
+                entry = popleft()
+                if isinstance(entry, _Mark):
+                    return records, entry
+                records.append(entry)
+        except IndexError:
+            pass
+        return records, None
+
+    def _report_drops(self) -> None:
+        calls = next(self._drops)
+        dropped = calls - self._drops_known
+        self._drops_known = calls + 1
+        if dropped:
+            message = "%d log records were dropped: more than %d waited to be written"
+            self._buffer.append(warn(message, dropped, self._limit))
+
+    # What a fork asks for
+
+    def ask_to_rest(self) -> None:
+        """Ask the thread to end when it has written the records that it has in hand."""
+        _open(self._rest)
+        _open(self._wake)
+
+    def come_to_rest(self, deadline: float) -> bool:
+        """Wait for the thread to end, and tell whether it did."""
+        if not self._resting.acquire(timeout=max(0, deadline - monotonic())):
+            if self._rest.acquire(blocking=False):
+                return False  # the request is taken back
+            self._resting.acquire()  # it has just been seen
+        self._join()
+        return True
+
+    def resume(self) -> None:
+        """Allow a thread again, and start one if there is something to write."""
+        self._taken.release()
+        if self._buffer:
+            self._nudge()

@@ -1,0 +1,46 @@
+"""The services that need no extra."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from svcrun.service.base import Service, ServiceMeta, SimpleClient, SimpleServer, TaskStoreBase
+    from svcrun.service.tcp import TCPServer
+    from svcrun.service.tls import TLSServer
+    from svcrun.service.udp import UDPServer
+
+__all__ = (
+    "Service",
+    "ServiceMeta",
+    "SimpleClient",
+    "SimpleServer",
+    "TCPServer",
+    "TLSServer",
+    "TaskStoreBase",
+    "UDPServer",
+)
+
+_HOMES = {
+    "Service": "svcrun.service.base",
+    "ServiceMeta": "svcrun.service.base",
+    "SimpleClient": "svcrun.service.base",
+    "SimpleServer": "svcrun.service.base",
+    "TCPServer": "svcrun.service.tcp",
+    "TLSServer": "svcrun.service.tls",
+    "TaskStoreBase": "svcrun.service.base",
+    "UDPServer": "svcrun.service.udp",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,229 @@
+"""A server that handles datagrams."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import socket
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from svcrun.callables import is_coroutine_function
+from svcrun.errors import AlreadyRunning, NotRunning, ParameterError, ParameterTypeError
+from svcrun.service._crew import Crew
+from svcrun.service._outbox import Outbox
+from svcrun.service._tally import Tally
+from svcrun.service.base import SimpleServer, parameter
+from svcrun.sockets import Endpoint, local_address
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+    from svcrun.sockets import Option
+
+__all__ = ("UDPServer",)
+
+log = logging.getLogger(__name__)
+
+
+class UDPServer(SimpleServer):
+    """Handle each datagram that arrives at an address with a call of :meth:`handle_datagram`.
+
+    :param address: an IP address, a host name, or the path of a Unix socket; ``"::"`` stands for all
+        addresses, those of IPv4 included. See :class:`svcrun.sockets.Endpoint`.
+    :param port: 0 to 65535; 0 takes a free one.
+    :param options: socket options as ``(level, option, value)``. A larger ``SO_RCVBUF`` lets longer
+        bursts wait for their turn.
+    :param sock: a bound datagram socket in place of an address; the server closes it at its end.
+    :param path: the path of a Unix socket in place of `address` and `port`.
+    :param reuse_port: let several processes share the port, among which the system divides senders.
+    :param max_tasks: how many handlers may be under way at a time, 1024 by default. Datagrams past
+        that are dropped and counted in :attr:`dropped`.
+    :param drain_timeout: seconds that handlers under way have to end when the server stops, 5 by
+        default; 0 cancels them at once.
+
+    :raises ValueError: if a parameter has a value that can't be right.
+    :raises TypeError: if it is of a wrong type.
+
+    Once started, :attr:`address` and :attr:`port` tell what was bound, and :attr:`socket` is the
+    socket. A handler that raises is logged with the address of the sender, and the server goes on.
+
+    .. code-block:: python
+
+        class Echo(UDPServer):
+            async def handle_datagram(self, data, addr):
+                self.sendto(data, addr)
+
+
+        with entrypoint(Echo(address="::1", port=3000)) as loop:
+            loop.run_forever()
+    """
+
+    address: str | os.PathLike[str] | None = parameter(kw_only=False)
+    port: int | None = parameter(kw_only=False)
+    options: Iterable[Option] = parameter(default=(), kw_only=False)
+    sock: socket.socket | None = parameter(kw_only=False)
+    path: str | os.PathLike[str] | None = None
+    reuse_port: bool = False
+    max_tasks: int = 1024
+    drain_timeout: float = 5
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str] | None = None,
+        port: int | None = None,
+        options: Iterable[Option] = (),
+        sock: socket.socket | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # None stands for what a subclass has as its default.
+        given = {"address": address, "port": port, "options": options or None, "sock": sock}
+        kwargs.update((name, value) for name, value in given.items() if value is not None)
+        super().__init__(**kwargs)
+        self.socket: socket.socket | None = None
+        self._endpoint = Endpoint(
+            repr(self),
+            address=self.address,
+            port=self.port,
+            path=self.path,
+            sock=self.sock,
+            options=self.options,
+            reuse_port=self.reuse_port,
+            kind=socket.SOCK_DGRAM,
+            scheme="udp",
+        )
+        _check_numbers(self)
+
+        self._crew: Crew | None = None
+        self._outbox: Outbox | None = None
+        self._stopping: asyncio.Future[None] | None = None
+        self._dropped = Tally(log)
+        self._unsent = Tally(log)
+        self._failures = Tally(log)
+
+    @property
+    def dropped(self) -> int:
+        """How many datagrams were read but not handled, as `max_tasks` handlers were at work."""
+        return self._dropped.total
+
+    @property
+    def unsent(self) -> int:
+        """How many datagrams :meth:`sendto` took and could not send."""
+        return self._unsent.total
+
+    @abstractmethod
+    async def handle_datagram(self, data: bytes, addr: Any) -> Any:
+        """Do what is to be done with a datagram.
+
+        :param data: what was received, maybe nothing (``b""``).
+        :param addr: the address of the sender: a tuple of IP address, port, and more with IPv6; the
+            path of a Unix socket, None if that is not bound.
+
+        Handlers run at the same time, each in a task of its own as long as it runs. One that never
+        waits costs no task.
+        """
+        raise NotImplementedError
+
+    def sendto(self, data: bytes | bytearray | memoryview, addr: Any) -> None:
+        """Send a datagram, without waiting.
+
+        :param data: at most 65,507 bytes (IPv4).
+        :param addr: where to, in the form that :meth:`handle_datagram` gets it. Host names are not
+            looked up.
+
+        What the socket does not take at once is queued, up to 1 MiB. Datagrams past that, and those
+        that the system refuses to send, are counted in :attr:`unsent` and logged now and then.
+
+        :raises RuntimeError: if the server is not running.
+        :raises OSError: ``EMSGSIZE`` if `data` is too long for a datagram.
+        :raises ValueError: if `addr` can't be an address of the server's family.
+        :raises TypeError: if `data` or `addr` is of a wrong type.
+        """
+        if self._outbox is None:
+            raise NotRunning(self, "sendto()")
+        self._outbox.send(data, addr)
+
+    async def start(self) -> None:
+        """Bind the socket and begin to read from it."""
+        if self._crew is not None:
+            raise AlreadyRunning(self)
+        handle: Any = self.handle_datagram
+        if not is_coroutine_function(handle):
+            from svcrun.utils import awaitable
+
+            handle = awaitable(handle)
+
+        loop = asyncio.get_running_loop()
+        await self._endpoint.resolve(loop)
+        sock = self._endpoint.bind(self)
+        try:
+            self._crew = Crew(
+                self,
+                loop,
+                sock,
+                handle,
+                max_tasks=self.max_tasks,
+                dropped=self._dropped,
+                failures=self._failures,
+            )
+        except BaseException:
+            self._endpoint.close(sock)
+            raise
+        self._outbox = Outbox(self, loop, sock, self._unsent)
+        self.socket = sock
+        self.address, self.port = local_address(sock)
+
+    async def stop(self, exception: BaseException | None = None) -> None:
+        """Stop reading, let handlers end or cancel them, send what is queued, close the socket.
+
+        May be called from a handler, at any time and more than once; each call returns when all
+        is done.
+        """
+        crew, outbox, sock = self._crew, self._outbox, self.socket
+        if crew is None or outbox is None or sock is None:
+            await super().stop(exception)
+            return
+        crew.excuse(asyncio.current_task())
+        if self._stopping is not None:
+            await asyncio.wait((self._stopping,))
+            return
+
+        loop = asyncio.get_running_loop()
+        self._stopping = loop.create_future()
+        deadline = loop.time() + self.drain_timeout
+        try:
+            await crew.close(self.drain_timeout)
+            await super().stop(exception)
+            await outbox.flush(max(0, deadline - loop.time()))
+        except BaseException:
+            # Nobody waits any longer, so what is left ends without being waited for.
+            crew.cancel()
+            for task in self.tasks - {asyncio.current_task()}:
+                task.cancel()
+            raise
+        finally:
+            outbox.close()
+            self._endpoint.close(sock)
+            self._crew = self._outbox = None
+            for tally in (self._dropped, self._unsent, self._failures):
+                tally.close()
+            self._stopping.set_result(None)
+            self._stopping = None
+
+
+def _check_numbers(server: UDPServer) -> None:
+    accepted = "a number of handlers, 1 or more"
+    value: Any = server.max_tasks
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ParameterTypeError(server, "max_tasks", value, accepted)
+    if value < 1:
+        raise ParameterError(server, "max_tasks", value, accepted)
+
+    accepted = "a number of seconds, 0 or more"
+    value = server.drain_timeout
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ParameterTypeError(server, "drain_timeout", value, accepted)
+    if not 0 <= value < math.inf:
+        raise ParameterError(server, "drain_timeout", value, accepted)

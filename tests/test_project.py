@@ -154,7 +154,7 @@ def test_a_module_without_its_extra_says_how_to_install_it_and_all_others_need_n
     assert (outcome.returncode, outcome.stderr) == (0, "")
     for line in outcome.stdout.splitlines():
         _, message = line.split("\t")
-        match = re.fullmatch(r"svcrun\.[^:]+ needs [\w-]+: pip install 'svcrun\[(\w+)\]'", message)
+        match = re.fullmatch(r"svcrun\.[^:]+ needs? [\w-]+: pip install 'svcrun\[(\w+)\]'", message)
         assert match, line
         assert match[1] in EXTRAS
 

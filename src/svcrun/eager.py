@@ -101,6 +101,10 @@ else:
         return task
 
 
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 class Waiter:
     """Suspend one task until :meth:`wake`, which runs it at once where that is safe.
 
@@ -142,7 +146,11 @@ class Waiter:
         self._wakeup = None
         context = self._context
         if context is not None and asyncio.current_task(self._loop) is None:
-            context.run(wakeup, self)
+            try:
+                context.run(wakeup, self)
+            except (SystemExit, KeyboardInterrupt) as error:
+                # These end the loop. uvloop would only log them when they come out of a protocol.
+                self._loop.call_soon(_raise, error)
         else:
             self._loop.call_soon(wakeup, self, context=context)
 

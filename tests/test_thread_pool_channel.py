@@ -1,7 +1,7 @@
 """Laws of the channel from threads to coroutines."""
 
 import asyncio
-import gc
+import collections
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -150,19 +150,12 @@ def test_a_thread_may_outlive_the_loop_of_who_waits(loop_factory: LoopFactory) -
 async def test_a_finalizer_may_close_the_channel_in_the_middle_of_a_put() -> None:
     channel: FromThreadChannel[Any] = FromThreadChannel()
 
-    class Closer:
-        def __del__(self) -> None:
-            channel.close()
-
-    class Items(type(channel._items)):  # type: ignore[misc]
+    class Items(collections.deque[Any]):
         def append(self, item: Any) -> None:
             super().append(item)
-            gc.collect()  # as it may happen anywhere
+            channel.close()  # as if the garbage collector had run here
 
-    cycle: list[Any] = [Closer()]
-    cycle.append(cycle)
     channel._items = Items()
-    del cycle
     task = threaded(channel.put)(1)
     async with asyncio.timeout(PATIENCE):
         await task

@@ -346,6 +346,40 @@ async def test_a_pool_that_closes_ends_its_generators_and_they_say_so(
         await anext(iterator)
 
 
+async def test_a_default_executor_that_closes_ends_its_generators(pool: ThreadPoolExecutor) -> None:
+    loop = asyncio.get_running_loop()
+    await pool.close()
+    default = ThreadPoolExecutor(1, "svcrun-default")
+    loop.set_default_executor(default)
+    numbers = Numbers(threaded_iterable)
+    iterator = numbers.begin()
+    assert await anext(iterator) == 0
+    assert numbers.thread == "svcrun-default-1"
+    assert await default.close(PATIENCE) == []
+    assert numbers.closed.is_set()
+
+
+async def test_a_generator_that_begins_while_its_pool_closes_ends_as_well(
+    pool: ThreadPoolExecutor,
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def slow_to_begin() -> Iterator[int]:
+        begun.set()
+        release.wait(PATIENCE)
+        return iter(range(1_000_000))
+
+    iterator = threaded_iterable(slow_to_begin, max_size=1)()
+    item = asyncio.ensure_future(anext(iterator))
+    await eventually(begun.is_set)
+    closing = asyncio.create_task(pool.close(PATIENCE))
+    await asyncio.sleep(0)
+    release.set()
+    assert await closing == []
+    with pytest.raises(RuntimeError, match="its pool closed"):
+        await item
+
+
 async def test_a_generator_that_its_pool_never_began_says_so(pool: ThreadPoolExecutor) -> None:
     release = threading.Event()
     begun = threading.Barrier(3)

@@ -266,11 +266,6 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         self._loops.append(loop)
         _pools.add(loop, self)
 
-    @property
-    def stops(self) -> set[Callable[[], object]]:
-        """What to call when the pool is closed, to end what a thread may be blocked in."""
-        return self._crew.threads.stops
-
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # its construction failed
             self._crew.dismiss()

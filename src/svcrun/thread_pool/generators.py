@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 from svcrun.callables import describe
 from svcrun.errors import ChannelClosed, PoolClosed
 from svcrun.thread_pool.channel import FromThreadChannel, check_size
-from svcrun.thread_pool.executor import ThreadPoolExecutor, get_pool
-from svcrun.thread_pool.separate import get_separate_threads, run_in_new_thread
+from svcrun.thread_pool.executor import get_pool
+from svcrun.thread_pool.separate import run_in_new_thread
+from svcrun.thread_pool.threads import stoppable
 from svcrun.thread_pool.waiting import run_in_thread
 from svcrun.thread_pool.wrapper import ThreadedBase
 
@@ -37,17 +38,18 @@ __all__ = (
 
 def _feed(make: Callable[[], Iterable[T]], channel: FromThreadChannel[T]) -> bool:
     """Put items into `channel` until it is closed; tell whether they all went in."""
-    items = iter(make())
-    try:
-        for item in items:
-            try:
-                channel.put(item)
-            except ChannelClosed:
-                return False
-        return True
-    finally:
-        if isinstance(items, Generator):
-            items.close()
+    with stoppable(channel.close):
+        items = iter(make())
+        try:
+            for item in items:
+                try:
+                    channel.put(item)
+                except ChannelClosed:
+                    return False
+            return True
+        finally:
+            if isinstance(items, Generator):
+                items.close()
 
 
 class IteratorWrapper(Generic[T]):
@@ -115,24 +117,16 @@ class IteratorWrapper(Generic[T]):
             loop = self._loop or asyncio.get_running_loop()
             channel = self._channel
             call = functools.partial(_feed, self._function, channel)
-            self._job, stops = self._start(loop, call)
-
-            def ended(_: asyncio.Future[bool]) -> None:
-                stops.discard(channel.close)
-                channel.close()
-
-            stops.add(channel.close)
-            self._job.add_done_callback(ended)
+            self._job = self._start(loop, call)
+            self._job.add_done_callback(lambda _: channel.close())
         return self._job
 
     def _start(
         self, loop: asyncio.AbstractEventLoop, call: Callable[[], bool]
-    ) -> tuple[asyncio.Future[bool], set[Callable[[], object]]]:
-        """Begin `call` in a thread; the second item is where to leave what ends it."""
+    ) -> asyncio.Future[bool]:
         pool = self._executor or get_pool(loop)
         context = contextvars.copy_context()
-        job = loop.run_in_executor(pool, context.run, run_in_thread, loop, call)
-        return job, pool.stops if isinstance(pool, ThreadPoolExecutor) else set()
+        return loop.run_in_executor(pool, context.run, run_in_thread, loop, call)
 
     def _settle(self, job: asyncio.Future[bool]) -> None:
         """Raise, once, what kept the generator from its end."""
@@ -193,13 +187,12 @@ class IteratorWrapperSeparate(IteratorWrapper[T]):
 
     def _start(
         self, loop: asyncio.AbstractEventLoop, call: Callable[[], bool]
-    ) -> tuple[asyncio.Future[bool], set[Callable[[], object]]]:
+    ) -> asyncio.Future[bool]:
         function = self._function
         while isinstance(function, functools.partial):
             function = function.func
         name = getattr(function, "__name__", type(function).__name__)
-        job = run_in_new_thread(loop, call, name=f"svcrun-{name}")
-        return job, get_separate_threads(loop).stops
+        return run_in_new_thread(loop, call, name=f"svcrun-{name}")
 
 
 class ThreadedIterable(ThreadedBase[P, Iterator[T]]):

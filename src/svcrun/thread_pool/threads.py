@@ -10,13 +10,15 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ("HungThread", "ThreadGroup")
+__all__ = ("HungThread", "ThreadGroup", "stoppable")
 
 # How long a thread may take from its last line of ours until it is gone: some microseconds, but
 # destructors of thread-local values run in it.
 _EXIT_TIME = 1.0
+
+_this_thread = threading.local()
 
 
 class HungThread:
@@ -42,14 +44,13 @@ class HungThread:
 class ThreadGroup:
     """Threads that are started and waited for together."""
 
-    __slots__ = ("_lock", "_threads", "_waiters", "stops")
+    __slots__ = ("_lock", "_stops", "_threads", "_waiters")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self.stops: set[Callable[[], object]] = set()
-        """Called when the group is waited for: each ends what a thread may be blocked in."""
+        self._stops: list[Callable[[], object]] = []
 
     def __len__(self) -> int:
         return len(self._threads)
@@ -71,6 +72,7 @@ class ThreadGroup:
             raise
 
     def _run(self, target: Callable[..., object], args: tuple[Any, ...]) -> None:
+        _this_thread.group = self
         try:
             target(*args)
         finally:
@@ -98,8 +100,6 @@ class ThreadGroup:
 
         Returns the threads that did not end. The group forgets them.
         """
-        for stop in tuple(self.stops):
-            stop()
         loop = asyncio.get_running_loop()
         with self._lock:
             threads = tuple(self._threads)
@@ -108,6 +108,9 @@ class ThreadGroup:
             ended = loop.create_future()
             waiter = (loop, ended)
             self._waiters.append(waiter)
+            stops = tuple(self._stops)
+        for stop in stops:
+            stop()
         try:
             await asyncio.wait((ended,), timeout=timeout)
         finally:
@@ -119,6 +122,36 @@ class ThreadGroup:
             self._threads -= hung
         _join(thread for thread in threads if thread not in hung)
         return [found for found in map(HungThread, hung) if found.stack]
+
+    def add_stop(self, stop: Callable[[], object]) -> None:
+        """Call `stop` when somebody waits for the group, now if somebody does so already."""
+        with self._lock:
+            self._stops.append(stop)
+            late = bool(self._waiters)
+        if late:
+            stop()
+
+    def remove_stop(self, stop: Callable[[], object]) -> None:
+        """Don't call `stop` any more."""
+        with self._lock:
+            self._stops.remove(stop)
+
+
+@contextlib.contextmanager
+def stoppable(stop: Callable[[], object]) -> Iterator[None]:
+    """Mark what this thread does in the block as something that `stop` ends.
+
+    It is called when the group of the thread is waited for.
+    """
+    group: ThreadGroup | None = getattr(_this_thread, "group", None)
+    if group is None:  # a thread of somebody else's pool
+        yield
+        return
+    group.add_stop(stop)
+    try:
+        yield
+    finally:
+        group.remove_stop(stop)
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -5,12 +5,12 @@ Every name is imported when it is used first, so that ``import svcrun`` alone co
 
 from __future__ import annotations
 
-import importlib
 import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # that of `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from svcrun.context import Context, get_context
     from svcrun.entrypoint import Entrypoint, entrypoint, run
     from svcrun.restart import Restart
@@ -74,7 +74,7 @@ _HOMES = {
 _MODULES = frozenset({"log", "service"})
 
 
-class _Package(ModuleType):
+class _Package(type(sys)):  # type: ignore[misc] - types.ModuleType, without importing `types`
     """A package whose names win over submodules of the same name.
 
     Importing ``svcrun.entrypoint`` sets the attribute of that name to the module; what everybody wants there is the
@@ -82,17 +82,17 @@ class _Package(ModuleType):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOMES and isinstance(value, ModuleType):
+        if name in _HOMES and isinstance(value, type(sys)):
             value = getattr(value, name)
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
-        if name in _MODULES:
-            return importlib.import_module(f"svcrun.{name}")
-        home = _HOMES.get(name)
+        home = f"svcrun.{name}" if name in _MODULES else _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module 'svcrun' has no attribute {name!r}")
-        value = getattr(importlib.import_module(home), name)
+        __import__(home)
+        module = sys.modules[home]
+        value = module if name in _MODULES else getattr(module, name)
         setattr(self, name, value)
         return value
 

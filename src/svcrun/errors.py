@@ -154,6 +154,14 @@ class NoEntrypoint(RuntimeError):
         super().__init__("no entrypoint is running here; use this inside `with entrypoint(...)` or its services")
 
 
+class LoopClosed(RuntimeError):
+    """The event loop was closed while an entrypoint was running in it."""
+
+    def __init__(self, services: Iterable[object]) -> None:
+        names = ", ".join(map(repr, services)) or "none"
+        super().__init__(f"the event loop was closed inside the block; services that could not be stopped: {names}")
+
+
 class NotEntered(RuntimeError):
     """An entrypoint was used before it was entered, or entered twice."""
 

@@ -10,20 +10,49 @@ from svcrun import environment
 from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import asyncio
+    from collections.abc import Callable, Iterable
 
-__all__ = ("log_options", "pool_size", "seconds", "shutdown_timeout", "signals")
+__all__ = ("Options",)
 
 OWNER = "entrypoint"
+DEFAULT_SHUTDOWN_TIMEOUT = 60.0
 
 
-def seconds(name: str, value: float | None, default: float | None) -> float | None:
-    """Check a time limit, in seconds.
+class Options:
+    """The options that :class:`svcrun.Entrypoint` documents, except for the services and the loop.
 
-    :raises ValueError, TypeError: naming the option, if `value` is no positive number.
+    :param log: the options for :func:`svcrun.log.basic_config` by its names, with None for those not given.
+
+    :raises ValueError, TypeError: naming an option, or an environment variable, with a wrong value.
     """
+
+    def __init__(
+        self,
+        *,
+        pool_size: int | None,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+        debug: bool | None,
+        catch_signals: Iterable[int] | None,
+        shutdown_timeout: float | None,
+        start_timeout: float | None,
+        log_config: bool | None,
+        log: dict[str, Any],
+    ) -> None:
+        self.pool_size = _pool_size(pool_size)
+        self.loop_factory = loop_factory
+        self.debug = environment.read_bool("DEBUG", default=False) if debug is None else debug
+        self.signals = _signals(catch_signals)
+        self.shutdown_timeout = _shutdown_timeout(shutdown_timeout)
+        self.start_timeout = _seconds("start_timeout", start_timeout)
+        if log_config is None:
+            log_config = environment.read_bool("LOG_CONFIG", default=True)
+        self.log = _complete_log_options(log) if log_config else None
+
+
+def _seconds(name: str, value: float | None) -> float | None:
     if value is None:
-        return default
+        return None
     accepted = "a number of seconds above 0"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ParameterTypeError(OWNER, name, value, accepted)
@@ -32,28 +61,20 @@ def seconds(name: str, value: float | None, default: float | None) -> float | No
     return float(value)
 
 
-def shutdown_timeout(value: float | None, default: float) -> float:
-    """Check the time limit of the shutdown; None stands for the environment, else for `default`.
-
-    :raises ValueError, TypeError: naming the option or the variable, if `value` is no positive number.
-    """
+def _shutdown_timeout(value: float | None) -> float:
     if value is None:
-        value = environment.read_float("SHUTDOWN_TIMEOUT")
-        return seconds("SVCRUN_SHUTDOWN_TIMEOUT", value, None) or default
-    return seconds("shutdown_timeout", value, None) or default
+        name, value = "SVCRUN_SHUTDOWN_TIMEOUT", environment.read_float("SHUTDOWN_TIMEOUT")
+    else:
+        name = "shutdown_timeout"
+    return _seconds(name, value) or DEFAULT_SHUTDOWN_TIMEOUT
 
 
-def pool_size(value: int | None) -> int | None:
-    """Check the size of the thread pool; None stands for its default.
-
-    :raises ValueError, TypeError: naming the option or the variable, if `value` is no positive whole number.
-    """
+def _pool_size(value: int | None) -> int | None:
     name = "pool_size"
     if value is None:
-        value = environment.read_int("POOL_SIZE")
-        name = "SVCRUN_POOL_SIZE"
-        if value is None:
-            return None
+        name, value = "SVCRUN_POOL_SIZE", environment.read_int("POOL_SIZE")
+    if value is None:
+        return None
     accepted = "a number of threads, at least 1"
     if isinstance(value, bool) or not isinstance(value, int):
         raise ParameterTypeError(OWNER, name, value, accepted)
@@ -62,11 +83,7 @@ def pool_size(value: int | None) -> int | None:
     return value
 
 
-def signals(value: Iterable[int] | None) -> tuple[int, ...] | None:
-    """Check the signals to catch; None stands for the default of the thread that enters.
-
-    :raises ValueError, TypeError: naming the option, if something in `value` is no signal.
-    """
+def _signals(value: Iterable[int] | None) -> tuple[int, ...] | None:
     if value is None:
         return None
     accepted = "signals, such as (signal.SIGINT, signal.SIGTERM)"
@@ -78,14 +95,8 @@ def signals(value: Iterable[int] | None) -> tuple[int, ...] | None:
         raise ParameterError(OWNER, "catch_signals", value, accepted) from None
 
 
-def log_options(given: dict[str, Any]) -> dict[str, Any]:
-    """Complete the options for :func:`svcrun.log.basic_config`.
-
-    :param given: options by the names of that function; None stands for an option that was not given.
-
-    :raises ValueError: naming the variable, if the environment has one that can't be used.
-    """
-    from_environment = {
+def _complete_log_options(given: dict[str, Any]) -> dict[str, Any]:
+    found = {
         "level": environment.read_str("LOG_LEVEL"),
         "log_format": environment.read_str("LOG_FORMAT"),
         "date_format": environment.read_str("LOG_DATE_FORMAT"),
@@ -93,6 +104,5 @@ def log_options(given: dict[str, Any]) -> dict[str, Any]:
         "buffer_size": environment.read_int("LOG_BUFFER"),
         "flush_interval": environment.read_float("LOG_FLUSH"),
     }
-    merged = {name: given.get(name) if given.get(name) is not None else value for name, value in from_environment.items()}
-    merged.update((name, value) for name, value in given.items() if name not in merged)
-    return {name: value for name, value in merged.items() if value is not None}
+    found.update((name, value) for name, value in given.items() if value is not None)
+    return {name: value for name, value in found.items() if value is not None}

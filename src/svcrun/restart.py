@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import random
-from collections import deque
+from typing import TYPE_CHECKING
 
 from svcrun.errors import ParameterError, ParameterTypeError
+
+if TYPE_CHECKING:
+    from collections import deque
 
 __all__ = ("Restart",)
 
@@ -75,6 +77,8 @@ class Restart:
         crashes.append(now)
         if len(crashes) > self.limit:
             return None
+        import random  # noqa: PLC0415 - takes long to import, and few services crash
+
         # A large exponent would overflow; by then the longest wait has long been reached.
         delay = min(self.max_delay, self.delay * self.factor ** min(len(crashes) - 1, 64))
         return delay * (1 - self.jitter * random.random())  # noqa: S311 - spreading load, no secret

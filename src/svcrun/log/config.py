@@ -7,7 +7,13 @@ from asyncio.events import _get_running_loop
 from typing import TYPE_CHECKING, Any
 
 from svcrun.errors import ParameterTypeError
-from svcrun.log.formats import LogFormat, LogLevel, create_logging_handler, parse_format, parse_level
+from svcrun.log.formats import (
+    LogFormat,
+    LogLevel,
+    create_logging_handler,
+    parse_format,
+    parse_level,
+)
 from svcrun.log.handler import ThreadedHandler, check_buffer
 from svcrun.log.session import LogSession
 
@@ -16,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ("basic_config",)
+
+_ACCEPTED = "logging.Handler instances in a list"
 
 # Formats that show what is given as `extra`.
 _STRUCTURED = frozenset({LogFormat.json, LogFormat.journald})
@@ -63,7 +71,8 @@ def basic_config(
     """
     number = parse_level(level)
     chosen = parse_format(log_format)
-    check_buffer(buffer_size, flush_interval, buffer_limit)
+    if not buffered:  # else the buffers check it
+        check_buffer(buffer_size, flush_interval, buffer_limit)
     yours = _check_handlers(handlers)
     own = create_logging_handler(chosen, date_format, **options)
     targets = [own, *yours] if own is not None else [*yours]
@@ -88,14 +97,13 @@ def basic_config(
 
 
 def _check_handlers(handlers: Iterable[logging.Handler]) -> tuple[logging.Handler, ...]:
-    accepted = "logging.Handler instances in a list"
     if isinstance(handlers, (logging.Handler, str)):
-        raise ParameterTypeError("log", "handlers", handlers, accepted)
+        raise ParameterTypeError("log", "handlers", handlers, _ACCEPTED)
     try:
         found = tuple(handlers)
     except TypeError:
-        raise ParameterTypeError("log", "handlers", handlers, accepted) from None
+        raise ParameterTypeError("log", "handlers", handlers, _ACCEPTED) from None
     for handler in found:
         if not isinstance(handler, logging.Handler):
-            raise ParameterTypeError("log", "handlers", handler, accepted)
+            raise ParameterTypeError("log", "handlers", handler, _ACCEPTED)
     return found

@@ -112,20 +112,25 @@ def parse_level(value: int | str, name: str = "level") -> int:
     >>> parse_level("Warning")
     30
     """
-    accepted = f"one of {', '.join(LogLevel.choices())}, or a number from 0 on"
-    if isinstance(value, str):
-        text = value.strip()
+    found: object = value
+    if isinstance(found, str):
+        text = found.strip()
         if text.isascii() and text.isdigit():
             return int(text)
         levels = logging.getLevelNamesMapping()
         level = levels.get(text.upper(), levels.get(text))
         if level is not None:
             return level
-    elif not isinstance(value, int) or isinstance(value, bool):
-        raise ParameterTypeError("log", name, value, accepted)
-    elif value >= 0:
-        return int(value)
-    raise ParameterError("log", name, value, accepted)
+    elif isinstance(found, int) and not isinstance(found, bool):
+        if found >= 0:
+            return int(found)
+    else:
+        raise ParameterTypeError("log", name, value, _describe_levels())
+    raise ParameterError("log", name, value, _describe_levels())
+
+
+def _describe_levels() -> str:
+    return f"one of {', '.join(LogLevel.choices())}, or a number from 0 on"
 
 
 def parse_format(value: LogFormat | str | int | None, name: str = "log_format") -> LogFormat:
@@ -139,20 +144,23 @@ def parse_format(value: LogFormat | str | int | None, name: str = "log_format") 
     >>> parse_format("plain")
     <LogFormat.plain: 4>
     """
-    if isinstance(value, LogFormat):
-        return value
-    if value is None:
-        return LogFormat[LogFormat.default()]
-    accepted = f"one of {', '.join(LogFormat.choices())}"
-    if isinstance(value, str):
-        member = LogFormat.__members__.get(value.strip().lower())
+    found: object = LogFormat.default() if value is None else value
+    if isinstance(found, LogFormat):
+        return found
+    if isinstance(found, str):
+        member = LogFormat.__members__.get(found.strip().lower())
         if member is not None:
             return member
-    elif not isinstance(value, int) or isinstance(value, bool):
-        raise ParameterTypeError("log", name, value, accepted)
-    elif value in LogFormat:
-        return LogFormat(value)
-    raise ParameterError("log", name, value, accepted)
+    elif isinstance(found, int) and not isinstance(found, bool):
+        if found in LogFormat.__members__.values():
+            return LogFormat(found)
+    else:
+        raise ParameterTypeError("log", name, value, _describe_formats())
+    raise ParameterError("log", name, value, _describe_formats())
+
+
+def _describe_formats() -> str:
+    return f"one of {', '.join(LogFormat.choices())}"
 
 
 def create_logging_handler(
@@ -244,7 +252,7 @@ def _journal_reads_stderr() -> bool:
     except (AttributeError, KeyError, OSError, ValueError):
         return False
     same = (status.st_dev, status.st_ino) == (device, inode)
-    return same and os.path.exists(_JOURNAL_SOCKET)  # noqa: PTH110 - pathlib costs start-up time
+    return same and os.path.exists(_JOURNAL_SOCKET)
 
 
 def _has(module: str) -> bool:

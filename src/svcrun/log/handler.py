@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from threading import TIMEOUT_MAX, get_ident
+from typing import Final
 
 from svcrun.errors import ParameterError, ParameterTypeError
-from svcrun.log.records import ATOMS, Unrenderable, render, settle_extra
+from svcrun.log.records import ATOMS, ATTRIBUTE_COUNT, Unrenderable, render, settle_extra
 from svcrun.log.sinks import make_sink
 from svcrun.log.writer import Writer, writing_threads
 
 __all__ = ("ThreadedHandler",)
+
+_ERROR: Final = logging.ERROR
 
 
 class ThreadedHandler(logging.Handler):
@@ -65,6 +68,7 @@ class ThreadedHandler(logging.Handler):
             flush_interval=flush_interval,
             buffer_limit=buffer_limit,
         )
+        self._buffer = self._writer.buffer
 
     def createLock(self) -> None:  # noqa: N802 - the name is logging's
         """Make no lock: the calling thread must never wait for one."""
@@ -76,15 +80,17 @@ class ThreadedHandler(logging.Handler):
         """Give the target another formatter."""
         self.target.setFormatter(fmt)
 
+    # handle() and emit() are one function in two: each call costs what it is there to save.
+
     def handle(self, record: logging.LogRecord) -> bool:
         """Take note of a record if this handler's own filters let it through."""
-        if get_ident() in writing_threads and not self._passive:
+        if writing_threads and get_ident() in writing_threads and not self._passive:
             return False
         if self.filters:
             try:
                 kept: object = self.filter(record)
             except Exception as error:  # noqa: BLE001 - a log call never raises
-                kept, record.msg = True, Unrenderable(record, error)  # type: ignore[assignment]
+                kept, record.msg = True, Unrenderable(record, error)
                 record.args = None
             if not kept:
                 return False
@@ -96,15 +102,22 @@ class ThreadedHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
         args = record.args
-        if type(record.msg) is not str or (
-            args and (type(args) is not tuple or not ATOMS.issuperset(map(type, args)))
-        ):
+        if type(record.msg) is not str or (args and type(args) is not tuple):
             render(record)
-        if self._extra:
+        elif args:
+            for value in args:
+                if type(value) not in ATOMS:
+                    render(record)
+                    break
+        if self._extra and len(record.__dict__) > ATTRIBUTE_COUNT:
             settle_extra(record)
-        self._writer.put(record)
-        if record.levelno >= logging.ERROR:
-            self._writer.hurry()
+        buffer = self._buffer
+        buffer.append(record)
+        writer = self._writer
+        if len(buffer) > writer.threshold:
+            writer.nudge()
+        elif record.levelno >= _ERROR:
+            writer.hurry()
 
     def hurry(self) -> None:
         """Have what is buffered written now; do not wait for it."""
@@ -138,7 +151,7 @@ class ThreadedHandler(logging.Handler):
         return self._writer.abandoned
 
 
-def check_buffer(buffer_size: int, flush_interval: float, buffer_limit: int) -> None:
+def check_buffer(buffer_size: object, flush_interval: object, buffer_limit: object) -> None:
     """Refuse values that no buffer can have."""
     for name, value in (("buffer_size", buffer_size), ("buffer_limit", buffer_limit)):
         if not isinstance(value, int) or isinstance(value, bool):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -24,9 +25,9 @@ _DEPTH = 16  # levels of nested containers that are written
 def create_formatter(date_format: str | None, options: dict[str, Any]) -> logging.Formatter:
     """Make a formatter that writes one object per line.
 
-    It holds ``timestamp`` (ISO 8601), ``levelname``, ``name``, ``message``, ``process``, ``threadName``, what
-    was given as ``extra``, and ``exc_info`` with a traceback. With a date format there is
-    ``asctime`` instead of ``timestamp``.
+    It holds ``timestamp`` (ISO 8601), ``levelname``, ``name``, ``message``, ``process``,
+    ``threadName``, what was given as ``extra``, and ``exc_info`` with a traceback. With a date
+    format there is ``asctime`` instead of ``timestamp``.
     """
     defaults: dict[str, Any] = {"json_serializer": _dump, "datefmt": date_format}
     if date_format:
@@ -45,12 +46,8 @@ def _dump(fields: dict[str, Any], **options: Any) -> str:
 
 def _simplify(value: Any, options: dict[str, Any], depth: int) -> Any:
     """Replace what can't be written; `options` are those of the writing."""
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, str):
+    if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else str(value)
     if depth and isinstance(value, dict):
         pairs = list(value.items())
         return {_to_text(key): _simplify(item, options, depth - 1) for key, item in pairs}
@@ -65,7 +62,7 @@ def _simplify(value: Any, options: dict[str, Any], depth: int) -> Any:
 
 def _to_text(value: object) -> str:
     if isinstance(value, str):
-        return str(value)
+        return value
     try:
         return repr(value)
     except Exception:  # noqa: BLE001 - code of the user's, it may raise anything

@@ -20,7 +20,15 @@ from time import time
 from types import NoneType
 from typing import Any
 
-__all__ = ("ATOMS", "Unrenderable", "can_make_records", "make_record", "render", "settle_extra")
+__all__ = (
+    "ATOMS",
+    "ATTRIBUTE_COUNT",
+    "Unrenderable",
+    "can_make_records",
+    "make_record",
+    "render",
+    "settle_extra",
+)
 
 #: Types whose values can't change between the log call and the writing. The exact types: a
 #: subclass may do anything in its ``__str__``.
@@ -38,6 +46,9 @@ _plain = logging.LogRecord("", 0, "", 0, "", (), None)
 _EPOCH = _plain.created - _plain.relativeCreated / 1000  # what `relativeCreated` counts from
 _ATTRIBUTES = list(vars(_plain))
 
+#: How many attributes a record has before anything is added to it, such as by ``extra=``.
+ATTRIBUTE_COUNT = len(_ATTRIBUTES)
+
 
 def _name_file(path: str) -> tuple[str, str]:
     try:
@@ -50,13 +61,10 @@ def _name_file(path: str) -> tuple[str, str]:
 
 
 def _name_process() -> str:
-    multiprocessing = sys.modules.get("multiprocessing")
-    if multiprocessing is not None:
-        try:
-            return str(multiprocessing.current_process().name)
-        except Exception:  # noqa: BLE001, S110 - half imported: as logging does, the usual name
-            pass
-    return "MainProcess"
+    try:
+        return str(sys.modules["multiprocessing"].current_process().name)
+    except Exception:  # noqa: BLE001 - half imported; logging does the same
+        return "MainProcess"
 
 
 def _name_task() -> str | None:
@@ -75,7 +83,7 @@ def make_record(
     msg: object,
     args: Any,
     exc_info: Any,
-    func: str | None = None,
+    func: Any = None,
     sinfo: str | None = None,
     **_: Any,
 ) -> logging.LogRecord:
@@ -88,7 +96,7 @@ def make_record(
     now = time()
     record = _new_record(logging.LogRecord)
     record.name = name
-    record.msg = msg  # type: ignore[assignment]  # any object is allowed to be a message
+    record.msg = msg
     if args and len(args) == 1:
         only = args[0]
         # the type test spares the slow look into an abstract class
@@ -115,10 +123,13 @@ def make_record(
         record.threadName = threading.current_thread().name
     else:
         record.thread = record.threadName = None
-    record.processName = _name_process() if logging.logMultiprocessing else None
+    if not logging.logMultiprocessing:
+        record.processName = None
+    else:
+        record.processName = _name_process() if "multiprocessing" in sys.modules else "MainProcess"
     record.process = os.getpid() if logging.logProcesses else None
     if _HAS_TASK_NAME:
-        record.taskName = _name_task() if logging.logAsyncioTasks else None
+        record.taskName = _name_task() if getattr(logging, "logAsyncioTasks", True) else None
     return record
 
 
@@ -141,7 +152,7 @@ class Unrenderable:
 
     __slots__ = ("arguments", "error", "message")
 
-    def __init__(self, record: logging.LogRecord, error: Exception) -> None:
+    def __init__(self, record: logging.LogRecord, error: BaseException) -> None:
         self.error = error
         self.message = _describe(record.msg)
         self.arguments = _describe(record.args)
@@ -167,7 +178,7 @@ def render(record: logging.LogRecord) -> None:
     try:
         text = str(record.getMessage())
     except Exception as error:  # noqa: BLE001 - what an argument's __str__ raises must not reach the caller
-        record.msg = Unrenderable(record, error)  # type: ignore[assignment]  # any object will do
+        record.msg = Unrenderable(record, error)
     else:
         record.msg = text
     record.args = None
@@ -179,10 +190,9 @@ def settle_extra(record: logging.LogRecord) -> None:
     Other objects are left as they are: handlers look for attributes of theirs on them.
     """
     attributes = vars(record)
-    if len(attributes) > len(_ATTRIBUTES):
-        for name, value in list(islice(attributes.items(), len(_ATTRIBUTES), None)):
-            if type(value) not in ATOMS:
-                attributes[name] = _copy(value)
+    for name, value in list(islice(attributes.items(), ATTRIBUTE_COUNT, None)):
+        if type(value) not in ATOMS:
+            attributes[name] = _copy(value)
 
 
 def _copy(value: Any, depth: int = 8) -> Any:

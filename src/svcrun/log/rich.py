@@ -36,7 +36,7 @@ class _Renderer(RichHandler):
             self.emit(record)
         return capture.get()
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - overridden
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - overridden
         raise  # noqa: PLE0704 - it is called while an exception is handled
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from _thread import start_new_thread
 from collections import deque
+from contextlib import suppress
 from itertools import count
 from threading import get_ident
 from time import monotonic
@@ -45,10 +46,8 @@ def _closed_lock() -> threading.Lock:
 def _open(lock: threading.Lock) -> None:
     """Release a lock that anybody may release at any time."""
     if lock.locked():
-        try:
+        with suppress(RuntimeError):  # somebody was faster
             lock.release()
-        except RuntimeError:  # somebody was faster
-            pass
 
 
 class _Mark:
@@ -72,6 +71,9 @@ class Writer:
     :param buffer_size: how many records end the wait for others.
     :param flush_interval: how long to wait for others, in seconds.
     :param buffer_limit: how many records may wait before new ones are dropped.
+    :ivar buffer: where to append records; then, past the threshold, call :meth:`nudge`.
+    :ivar threshold: up to so many waiting records are no reason to wake the thread, which sets it.
+        It does so before it looks at the buffer a last time and sleeps.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Writer:
         self._size = buffer_size
         self._interval = flush_interval
         self._limit = buffer_limit
-        self._buffer: deque[LogRecord | _Mark] = deque()
+        self.buffer: deque[LogRecord | _Mark] = deque()
         self._closing = threading.Lock()  # taken by the one who closes
         self._closed = False
         self.reset()
@@ -89,10 +91,9 @@ class Writer:
     def reset(self) -> None:
         """Begin anew, with an empty buffer and no thread."""
         writing_threads.clear()
-        self._buffer.clear()
+        self.buffer.clear()
         self._thread: threading.Thread | None = None
-        # Up to so many waiting records are no reason to wake the thread, which sets it.
-        self._threshold = 0
+        self.threshold = 0
         self._hurried = False
         self._wake = _closed_lock()  # opened to make the thread look at the buffer
         self._taken = threading.Lock()  # held as long as there is a thread, or may be none
@@ -109,19 +110,22 @@ class Writer:
         """Whether the writer was closed before all was written."""
         return self._sink.abandoned
 
-    def put(self, record: LogRecord) -> None:
-        """Take note of a record, and wake the thread if it is time."""
-        buffer = self._buffer
-        buffer.append(record)
-        # The last look at the buffer before the thread sleeps comes after it set the threshold.
-        if len(buffer) > self._threshold:
-            self._nudge()
+    def nudge(self) -> None:
+        """Make the thread look at the buffer, or start it; to be called past the threshold."""
+        if len(self.buffer) > self._limit:
+            self._drop()
+        if self._closed:
+            self._write_here()
+        elif self._taken.acquire(blocking=False):
+            self._start()
+        else:
+            _open(self._wake)
 
     def hurry(self) -> None:
         """Have what is buffered written now; do not wait for it."""
-        if self._buffer:
+        if self.buffer:
             self._hurried = True
-            self._nudge()
+            self.nudge()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all that was put before is written, and tell whether it is.
@@ -130,7 +134,7 @@ class Writer:
         """
         if self.abandoned or get_ident() in writing_threads:  # it would wait for itself
             return False
-        if not self._buffer and not self._taken.locked():
+        if not self.buffer and not self._taken.locked():
             return True
         return self._reach(_Mark(), timeout)
 
@@ -145,30 +149,20 @@ class Writer:
             return
         if self._taken.acquire(blocking=False):  # no thread, and from now on there will be none
             self._closed = True
-            self._threshold = -1
+            self.threshold = -1
             self._write_here()
         elif get_ident() not in writing_threads and self._reach(_Mark(last=True), timeout):
             self._join()
         else:
             self._abandon()
 
-    def _nudge(self) -> None:
-        if len(self._buffer) > self._limit:
-            self._drop()
-        if self._closed:
-            self._write_here()
-        elif self._taken.acquire(blocking=False):
-            self._start()
-        else:
-            _open(self._wake)
-
     def _drop(self) -> None:
         try:
-            newest = self._buffer.pop()
+            newest = self.buffer.pop()
         except IndexError:  # all has been written meanwhile
             return
         if isinstance(newest, _Mark):
-            self._buffer.append(newest)
+            self.buffer.append(newest)
         else:
             next(self._drops)
 
@@ -197,7 +191,7 @@ class Writer:
 
     def _write_here(self) -> None:
         """Write in this thread, unless another one does: it goes on until the buffer is empty."""
-        while self._buffer:
+        while self.buffer:
             if self.abandoned:
                 self._discard()
             elif self._in_sink.acquire(blocking=False):
@@ -210,7 +204,7 @@ class Writer:
 
     def _reach(self, mark: _Mark, timeout: float | None) -> bool:
         """Wait until a mark is reached, and tell whether it was."""
-        self._buffer.append(mark)
+        self.buffer.append(mark)
         self.hurry()
         if timeout is not None:
             reached = mark.reached.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
@@ -231,7 +225,7 @@ class Writer:
         lost = self._batch - self._sink.done
         self._sink.abandoned = True
         self._closed = True
-        self._threshold = -1
+        self.threshold = -1
         lost = max(0, lost) + self._discard()
         if lost:
             complain(
@@ -242,7 +236,7 @@ class Writer:
     def _discard(self) -> int:
         """Empty the buffer; nobody waits in vain. Tell how many records there were."""
         discarded = 0
-        while self._buffer:
+        while self.buffer:
             records, mark = self._take()
             discarded += len(records)
             if mark is not None:
@@ -254,20 +248,20 @@ class Writer:
     def _serve(self) -> None:
         """Write what comes until the last mark is reached or a fork asks for a rest."""
         self._thread = threading.current_thread()
-        buffer, wake, rest = self._buffer, self._wake, self._rest
+        buffer, wake, rest = self.buffer, self._wake, self._rest
         while not self.abandoned:
-            self._threshold = 0
+            self.threshold = 0
             if not buffer and rest.locked():
                 wake.acquire()
             if rest.acquire(blocking=False):
                 self._resting.release()
                 return
-            self._threshold = self._size - 1
+            self.threshold = self._size - 1
             if buffer and not self._hurried and len(buffer) < self._size:
                 wake.acquire(timeout=self._interval)
             # First this, then the buffer: who is in a hurry put something there before.
             self._hurried = False
-            self._threshold = self._limit
+            self.threshold = self._limit
             while buffer and rest.locked() and not self.abandoned:
                 with self._in_sink:
                     last = self._write_batch()
@@ -278,7 +272,7 @@ class Writer:
 
     def _end(self, last: _Mark) -> None:
         self._closed = True
-        self._threshold = -1
+        self.threshold = -1
         self._write_here()  # what came in meanwhile
         forking.forget(self)
         last.reached.release()
@@ -308,7 +302,7 @@ class Writer:
     def _take(self) -> tuple[list[LogRecord], _Mark | None]:
         """Take records out of the buffer, up to a mark."""
         records: list[LogRecord] = []
-        popleft = self._buffer.popleft
+        popleft = self.buffer.popleft
         try:
             while len(records) < _BATCH:
                 entry = popleft()
@@ -325,7 +319,7 @@ class Writer:
         self._drops_known = calls + 1
         if dropped:
             message = "%d log records were dropped: more than %d waited to be written"
-            self._buffer.append(warn(message, dropped, self._limit))
+            self.buffer.append(warn(message, dropped, self._limit))
 
     # What a fork asks for
 
@@ -346,5 +340,5 @@ class Writer:
     def resume(self) -> None:
         """Allow a thread again, and start one if there is something to write."""
         self._taken.release()
-        if self._buffer:
-            self._nudge()
+        if self.buffer:
+            self.nudge()

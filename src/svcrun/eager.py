@@ -50,7 +50,7 @@ if sys.version_info >= (3, 12):
             if task.done():
                 ...  # it never had to wait
         """
-        if loop.get_task_factory() is not None or not loop.is_running():
+        if loop.get_task_factory() is not None or asyncio._get_running_loop() is not loop:
             return loop.create_task(coro, name=name, context=context)
         return asyncio.Task(coro, loop=loop, name=name, context=context, eager_start=True)
 
@@ -64,7 +64,7 @@ else:
         context: Context | None = None,
     ) -> asyncio.Task[T]:
         """Make a task of `coro` and run its first step before returning (see the variant for Python 3.12)."""
-        if loop.get_task_factory() is not None or not loop.is_running():
+        if loop.get_task_factory() is not None or asyncio._get_running_loop() is not loop:
             return loop.create_task(coro, name=name, context=context)
 
         if context is None:

@@ -17,7 +17,7 @@ from svcrun.signal import Signal
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from types import TracebackType
 
     from svcrun.body import Body
@@ -188,10 +188,13 @@ class Entrypoint:
         :raises BaseException: what a ``start()`` raised, as it is; several as a group.
         """
         supervisor = self._running().supervisor
-        await self._call_hook("pre_start", services)
+        if self.pre_start:
+            await self.pre_start.call(entrypoint=self, services=services)
         await supervisor.start(services)
+        if not self.post_start:
+            return
         try:
-            await self._call_hook("post_start", services)
+            await self.post_start.call(entrypoint=self, services=services)
         except BaseException as error:
             with suppress(Exception):  # logged, and not what went wrong first
                 await supervisor.stop(services, error)
@@ -223,7 +226,9 @@ class Entrypoint:
 
     def __enter__(self) -> asyncio.AbstractEventLoop:
         if running_loop() is not None:
-            raise NotEntered("a loop runs in this thread already; write `async with entrypoint(...)`")
+            raise NotEntered(
+                "a loop runs in this thread already; write `async with entrypoint(...)`"
+            )
         self._begin()
         # Loaded here, so that importing the package costs little to those who do not run anything.
         from svcrun.body import LoopBody  # noqa: PLC0415
@@ -248,7 +253,10 @@ class Entrypoint:
         return loop
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> bool:
         from svcrun.runtime import drive  # noqa: PLC0415
 
@@ -271,7 +279,7 @@ class Entrypoint:
             body = TaskBody(self._loop)
             runtime = self._set_up(self._loop, body, owns_loop=False)
             try:
-                await runtime.enter(self.start_services(*self._given))
+                await runtime.enter_in_task(self.start_services(*self._given))
             except BaseException as error:
                 await runtime.finish_in_task(_unless_cancelled(error))
                 raise runtime.start_error(error, self._exit_by_signal) from error.__cause__
@@ -282,7 +290,10 @@ class Entrypoint:
         return self
 
     async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> bool:
         runtime = self._running()
         try:
@@ -304,13 +315,22 @@ class Entrypoint:
     def _set_up(self, loop: asyncio.AbstractEventLoop, body: Body, *, owns_loop: bool) -> Runtime:
         from svcrun.runtime import Runtime  # noqa: PLC0415
 
-        self._undo.callback(_reset_current, _current.set(self))
         _by_loop.add(loop, self)
-        self._undo.callback(_by_loop.discard, loop, self)
+        self._undo.callback(self._reset_current, loop, _current.set(self))
         self._runtime = Runtime(
-            self._options, loop, body, owns_loop=owns_loop, undo=self._undo, call_hook=self._call_hook
+            self._options, loop, body, owns_loop=owns_loop, call_hook=self._hook_call
         )
+        self._undo.callback(self._runtime.dispose)
+        self._runtime.set_up()
         return self._runtime
+
+    def _reset_current(
+        self, loop: asyncio.AbstractEventLoop, token: Token[Entrypoint | None]
+    ) -> None:
+        _by_loop.discard(loop, self)
+        # A fixture may leave in another context than it entered; what is left there is known to be over.
+        with suppress(ValueError):
+            _current.reset(token)
 
     def _end(self) -> None:
         self._left = True
@@ -327,10 +347,11 @@ class Entrypoint:
             return SystemExit(0)
         return KeyboardInterrupt() if signum == signal.SIGINT else SystemExit(128 + signum)
 
-    async def _call_hook(self, name: str, services: tuple[Service, ...]) -> None:
+    def _hook_call(
+        self, name: str, services: tuple[Service, ...]
+    ) -> Coroutine[Any, Any, None] | None:
         hook: Signal = getattr(self, name)
-        if hook:
-            await hook.call(entrypoint=self, services=services)
+        return hook.call(entrypoint=self, services=services) if hook else None
 
     def _running(self) -> Runtime:
         if self._runtime is None:
@@ -369,9 +390,3 @@ def run(main: Awaitable[T], *services: Service, **kwargs: Any) -> T:
 
 def _unless_cancelled(error: BaseException) -> BaseException | None:
     return None if isinstance(error, asyncio.CancelledError) else error
-
-
-def _reset_current(token: Token[Entrypoint | None]) -> None:
-    # A fixture may leave in another context than it entered; what is left there is known to be over.
-    with suppress(ValueError):
-        _current.reset(token)

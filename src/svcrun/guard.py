@@ -80,7 +80,7 @@ class Guard:
     def _watch_by_timer(self, limit: float, grace: float) -> bool:
         if threading.current_thread() is not threading.main_thread():
             return False
-        if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL or signal.getitimer(signal.ITIMER_REAL)[0]:
+        if signal.getitimer(signal.ITIMER_REAL)[0]:
             return False  # somebody else uses it
 
         stages = iter((ANSWER_TIME, grace))
@@ -96,7 +96,11 @@ class Guard:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
-        signal.signal(signal.SIGALRM, rung)
+        previous = signal.signal(signal.SIGALRM, rung)
+        if previous is not signal.SIG_DFL:
+            if previous is not None:
+                signal.signal(signal.SIGALRM, previous)
+            return False
         signal.setitimer(signal.ITIMER_REAL, max(limit, 0.001))
         self._ends.append(end)
         return True

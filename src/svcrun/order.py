@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from svcrun.errors import DependencyCycle, UnknownDependency
 from svcrun.service.base import dependencies
+from svcrun.unit import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -47,6 +48,8 @@ def link(units: Iterable[Unit], running: Collection[Unit]) -> None:
     _refuse_cycles(dependent)
     for unit in dependent:
         for required in unit.requires:
+            if required.dependants is NOBODY:
+                required.dependants = {}
             required.dependants[unit] = None
 
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import threading
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from svcrun import environment
@@ -21,6 +20,7 @@ from svcrun.tasks import format_stack, join
 from svcrun.teardown import end_tasks, end_threads
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
     from collections.abc import Callable, Coroutine
 
     from svcrun.body import Body
@@ -40,11 +40,15 @@ GUARD_GRACE = 8 * GRACE
 def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
     """Make an event loop and have it be the current one; `undo` closes it."""
     loop = _new_loop() if options.loop_factory is None else options.loop_factory()
-    undo.callback(loop.close)
+    undo.callback(_close_loop, loop)
     loop.set_debug(options.debug)
     asyncio.set_event_loop(loop)
-    undo.callback(asyncio.set_event_loop, None)
     return loop
+
+
+def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -64,8 +68,7 @@ class Runtime:
     :param options: those of the entrypoint.
     :param loop: the loop it runs in.
     :param owns_loop: whether the loop ends with it.
-    :param undo: is given what takes away again what is set up here.
-    :param call_hook: calls the receivers of the entrypoint's signal of that name.
+    :param call_hook: makes the call of the entrypoint's signal of that name, or returns None if nobody listens.
     """
 
     def __init__(
@@ -75,14 +78,13 @@ class Runtime:
         body: Body,
         *,
         owns_loop: bool,
-        undo: ExitStack,
-        call_hook: Callable[[str, tuple[Service, ...]], Coroutine[Any, Any, None]],
+        call_hook: Callable[[str, tuple[Service, ...]], Coroutine[Any, Any, None] | None],
     ) -> None:
         self._options = options
         self._loop = loop
         self._owns_loop = owns_loop
         self._call_hook = call_hook
-        self._starting: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[Any] | None = None
         self._shutdown: asyncio.Task[None] | None = None
         self._hook: asyncio.Task[None] | None = None
         self._deadline: float | None = None
@@ -96,15 +98,7 @@ class Runtime:
         self.signal: int | None = None
         """The signal that ends it."""
 
-        if options.log is not None:
-            from svcrun.log import basic_config  # noqa: PLC0415 - for those who want it
-
-            self._log = basic_config(loop=loop, **options.log)
-            undo.callback(self._close_log)
-        if owns_loop or options.pool_size is not None:
-            self._pool = self._make_pool()
         self.context = Context(loop)
-        undo.callback(self.context.close)
         self.supervisor = Supervisor(
             loop,
             start_timeout=options.start_timeout,
@@ -112,8 +106,7 @@ class Runtime:
             on_fatal=self._on_crash,
         )
         self._guard = Guard(loop, self._flush_log)
-        undo.callback(self._guard.release)
-        interrupts = Interrupts(
+        self._interrupts = Interrupts(
             loop,
             self._signals_to_catch(),
             self._guard,
@@ -122,8 +115,26 @@ class Runtime:
             on_insist=self._on_insist,
             in_body=lambda: self.in_body,
         )
-        undo.callback(interrupts.restore)
-        interrupts.install()
+
+    def set_up(self) -> None:
+        """Put in place what services may rely on; :meth:`dispose` takes it away again."""
+        if self._options.log is not None:
+            from svcrun.log import basic_config  # noqa: PLC0415 - for those who want it
+
+            self._log = basic_config(loop=self._loop, **self._options.log)
+        if self._owns_loop or self._options.pool_size is not None:
+            self._pool = self._make_pool()
+        self._interrupts.install()
+
+    def dispose(self) -> None:
+        """Take away everything, however far it has come."""
+        self._interrupts.restore()
+        self._guard.release()
+        self.context.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._log is not None:
+            self._log.close(timeout=max(self._time_left(), GRACE))
 
     def _make_pool(self) -> ThreadPoolExecutor:
         from svcrun.thread_pool.executor import ThreadPoolExecutor  # noqa: PLC0415 - asyncio loads it late as well
@@ -144,15 +155,21 @@ class Runtime:
     # Entering.
 
     async def enter(self, start: Coroutine[Any, Any, None]) -> None:
-        """Run `start`, which a signal cancels."""
-        self._starting = start_eagerly(start, self._loop, name="start of the entrypoint")
+        """Run `start`; a signal cancels the task that does this."""
+        self._starting = asyncio.current_task()
         try:
-            await self._starting
+            await start
         finally:
             self._starting = None
         self.in_body = True
 
-    def start_error(self, error: BaseException, interrupted: Callable[[int], BaseException]) -> BaseException:
+    async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> None:
+        """Do :meth:`enter` in a task of its own, so that a signal does not cancel the caller."""
+        await start_eagerly(self.enter(start), self._loop, name="start of the entrypoint")
+
+    def start_error(
+        self, error: BaseException, interrupted: Callable[[int], BaseException]
+    ) -> BaseException:
         """Tell what to raise for a start that ended with `error`.
 
         :param interrupted: makes the exception for a start that a signal ended.
@@ -161,7 +178,9 @@ class Runtime:
             return error
         crashes = self.supervisor.errors
         if crashes:
-            return crashes[0] if len(crashes) == 1 else BaseExceptionGroup("services failed", crashes)
+            return (
+                crashes[0] if len(crashes) == 1 else BaseExceptionGroup("services failed", crashes)
+            )
         return error if self.signal is None else interrupted(self.signal)
 
     # What ends the block.
@@ -269,18 +288,27 @@ class Runtime:
 
     def _time_left(self) -> float:
         """Seconds until the time limit; past it still a moment, for what was cancelled to clean up."""
-        return GRACE / 2 if self._deadline is None else max(self._deadline - self._loop.time(), GRACE / 2)
+        return (
+            GRACE / 2
+            if self._deadline is None
+            else max(self._deadline - self._loop.time(), GRACE / 2)
+        )
 
     async def hook_errors(self, name: str, services: tuple[Service, ...]) -> list[BaseException]:
         """Call the receivers of a hook and return what they raised; in a shutdown, for as long as that may take."""
-        task = start_eagerly(self._call_hook(name, services), self._loop, name=name)
+        call = self._call_hook(name, services)
+        if call is None:
+            return []
+        task = start_eagerly(call, self._loop, name=name)
         if self.body.is_closing and not task.done():
             self._hook = task
             await asyncio.wait((task,), timeout=self._time_left())
             self._hook = None
             if not task.done():
                 self._hung = True
-                log.error("a hook %s hangs and is cancelled; it waits at\n%s", name, format_stack(task))
+                log.error(
+                    "a hook %s hangs and is cancelled; it waits at\n%s", name, format_stack(task)
+                )
                 task.cancel()
                 await asyncio.wait((task,), timeout=GRACE)
                 return []
@@ -294,16 +322,14 @@ class Runtime:
             return [error]
         return []
 
-    def _close_log(self) -> None:
-        if self._log is not None:
-            self._log.close(timeout=max(self._time_left(), GRACE))
-
     def _flush_log(self) -> None:
         if self._log is not None:
             self._log.flush(timeout=GRACE)
 
 
-def drive(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, None], *, cancel: bool) -> None:
+def drive(
+    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, None], *, cancel: bool
+) -> None:
     """Run `coro` to its end, also when the loop is stopped or an exception comes out of it meanwhile.
 
     :param cancel: whether to cancel `coro` then.

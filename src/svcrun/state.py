@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from svcrun.errors import IllegalTransition
-
-__all__ = ("TRANSITIONS", "ServiceState", "check_transition")
+__all__ = ("TRANSITIONS", "ServiceState")
 
 
 @enum.unique
@@ -58,11 +56,3 @@ TRANSITIONS: dict[ServiceState, tuple[ServiceState, ...]] = {
 for _state, _successors in TRANSITIONS.items():
     _state.successors = _successors
 
-
-def check_transition(owner: object, old: ServiceState, new: ServiceState) -> None:
-    """Refuse a move that :data:`TRANSITIONS` does not list.
-
-    :raises IllegalTransition: naming the owner and both states.
-    """
-    if new not in old.successors:
-        raise IllegalTransition(owner, old, new)

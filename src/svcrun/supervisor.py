@@ -180,7 +180,7 @@ class Supervisor:
         service.set_loop(self._loop)
         unit.move(STARTING)
         try:
-            task = start_eagerly(service.start(), self._loop, name=f"start of {type(service).__name__}")
+            task = start_eagerly(service.start(), self._loop, name=type(service).__qualname__)
         except BaseException as error:  # noqa: BLE001 - whatever it is comes out after the rollback
             return self._start_ended(unit, error)
         if task.done():
@@ -366,9 +366,11 @@ class Supervisor:
         self._sweeps.add(sweep)
         if self._hurried:
             sweep.hurry()
-        # A task of its own: the caller may be one of the tasks that are cancelled in its course.
-        sweep.task = start_eagerly(self._run(sweep, units), self._loop, name="stop of services")
-        if not sweep.task.done():
+        if sweep.begin():
+            self._swept(sweep, units)
+        else:
+            # A task of its own: the caller may be one of the tasks that are cancelled in its course.
+            start_eagerly(self._run(sweep, units), self._loop, name="stop of services")
             await asyncio.shield(sweep.ended)
         return sweep.errors
 
@@ -376,11 +378,14 @@ class Supervisor:
         try:
             await sweep.run()
         finally:
-            self.hung = self.hung or sweep.hung
-            self._sweeps.discard(sweep)
-            for unit in units:
-                self._forget(unit)
-            sweep.ended.set_result(None)
+            self._swept(sweep, units)
+
+    def _swept(self, sweep: Sweep, units: list[Unit]) -> None:
+        self.hung = self.hung or sweep.hung
+        self._sweeps.discard(sweep)
+        for unit in units:
+            self._forget(unit)
+        sweep.ended.set_result(None)
 
     def _forget(self, unit: Unit) -> None:
         if self._units.get(id(unit.service)) is unit:

@@ -56,30 +56,34 @@ class Sweep:
         self._timers: list[asyncio.TimerHandle] = []
         self.errors: list[BaseException] = []
         self.hung = False
-        self.task: asyncio.Task[None] | None = None
         self.ended: asyncio.Future[None] = loop.create_future()
         for unit in units:
             unit.in_sweep = self
 
+    def begin(self) -> bool:
+        """Call what can be called now, and tell whether all of it has ended already."""
+        self._walk = Walk(self._units, self._call_stop, upwards=False)
+        self._walk.go()
+        if self._walk.pending or any(unit.task is not None for unit in self._units):
+            return False
+        self._end()
+        return True
+
     async def run(self) -> None:
-        """Stop the units; raise nothing."""
+        """Do the rest; raise nothing."""
         if self._limit is not None:
             self._timers.append(self._loop.call_later(self._limit, self._overrun))
         try:
-            self._walk = Walk(self._units, self._call_stop, upwards=False)
+            if self._walk is not None:
+                await self._walk.wait(self._loop)
+            running = [unit for unit in self._units if unit.task is not None]
+            self._walk = Walk(running, self._cancel_start, upwards=False)
             self._walk.go()
             await self._walk.wait(self._loop)
-
-            running = [unit for unit in self._units if unit.task is not None]
-            if running:
-                self._walk = Walk(running, self._cancel_start, upwards=False)
-                self._walk.go()
-                await self._walk.wait(self._loop)
         finally:
             for timer in self._timers:
                 timer.cancel()
-            for unit in self._units:
-                self._end(unit)
+            self._end()
 
     def hurry(self) -> None:
         """Cancel what runs, and give what is left no time to wait."""
@@ -134,7 +138,7 @@ class Sweep:
             return True
         try:
             coro = service.stop(self._exception) if _takes_exception(service) else service.stop()
-            task = start_eagerly(coro, self._loop, name=f"stop of {type(service).__name__}")
+            task = start_eagerly(coro, self._loop, name=type(service).__qualname__)
         except BaseException as error:  # noqa: BLE001 - one failing stop() never cuts another short
             self._failed(unit, error, "stop() of %r failed")
             return True
@@ -213,15 +217,17 @@ class Sweep:
         self.errors.append(error)
         log.error(message, unit.service, exc_info=error)
 
-    def _end(self, unit: Unit) -> None:
-        unit.end_timer()
-        unit.in_sweep = None
-        unit.task = None
-        if unit.state is ServiceState.STOPPING:
-            unit.move(ServiceState.FAILED if unit.failed else ServiceState.STOPPED)
-        elif unit.state is ServiceState.STARTING:
-            unit.move(ServiceState.FAILED)
-        unit.failed = False
+    def _end(self) -> None:
+        for unit in self._units:
+            unit.end_timer()
+            unit.in_sweep = None
+            unit.task = None
+            state = unit.state
+            if state is ServiceState.STARTING or (unit.failed and state is ServiceState.STOPPING):
+                unit.move(ServiceState.FAILED)
+            elif state is ServiceState.STOPPING:
+                unit.move(ServiceState.STOPPED)
+            unit.failed = False
 
 
 def _takes_exception(service: Service) -> bool:

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from svcrun.state import ServiceState, check_transition
+from svcrun.errors import IllegalTransition
+from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__all__ = ("Unit",)
+__all__ = ("NOBODY", "Unit")
+
+NOBODY: dict[Unit, None] = {}
+"""The dependants of most units: a set that keeps its order, shared until there is a first member."""
 
 
 class Unit:
@@ -44,7 +48,7 @@ class Unit:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.requires: Collection[Unit] = ()
-        self.dependants: dict[Unit, None] = {}  # a set that keeps its order
+        self.dependants = NOBODY
         self.task: asyncio.Task[Any] | None = None  # runs start(), until that has ended
         self.stop_task: asyncio.Task[Any] | None = None  # runs stop(), until that has ended
         self.timer: asyncio.TimerHandle | None = None  # limits the start() or stop() that runs
@@ -71,7 +75,8 @@ class Unit:
         """
         service = self.service
         old = service._state
-        check_transition(service, old, state)
+        if state not in old.successors:
+            raise IllegalTransition(service, old, state)
         service._state = state
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%r: was %s", service, old.name)

@@ -61,10 +61,10 @@ class UDPServer(SimpleServer):
             loop.run_forever()
     """
 
-    address: str | os.PathLike[str] | None = parameter(kw_only=False)
-    port: int | None = parameter(kw_only=False)
+    address: str | os.PathLike[str] | None = parameter(default=None, kw_only=False)
+    port: int | None = parameter(default=None, kw_only=False)
     options: Iterable[Option] = parameter(default=(), kw_only=False)
-    sock: socket.socket | None = parameter(kw_only=False)
+    sock: socket.socket | None = parameter(default=None, kw_only=False)
     path: str | os.PathLike[str] | None = None
     reuse_port: bool = False
     max_tasks: int = 1024

@@ -68,13 +68,17 @@ class Interrupts:
         if not self._signals:
             return
         if threading.current_thread() is not threading.main_thread():
-            raise ParameterError("entrypoint", "catch_signals", self._signals, "() outside of the main thread")
+            raise ParameterError(
+                "entrypoint", "catch_signals", self._signals, "() outside of the main thread"
+            )
         try:
             for signum in self._signals:
                 self._replaced[signum] = signal.signal(signum, self._caught)
         except (OSError, TypeError, ValueError):
             self.restore()
-            raise ParameterError("entrypoint", "catch_signals", self._signals, "signals that can be caught") from None
+            raise ParameterError(
+                "entrypoint", "catch_signals", self._signals, "signals that can be caught"
+            ) from None
         self._open_wakeup()
 
     def restore(self) -> None:
@@ -123,7 +127,9 @@ class Interrupts:
         if guard.blocked:
             if self._in_body() and not self._loop.is_running():
                 raise BodyInterrupted
-            guard.die(f"{signal.Signals(signum).name} came again and the event loop has not turned since")
+            guard.die(
+                f"{signal.Signals(signum).name} came again and the event loop has not turned since"
+            )
         guard.ask()
         try:
             if self._first is None:

@@ -30,7 +30,11 @@ async def end_tasks(loop: asyncio.AbstractEventLoop, limit: float) -> bool:
     hung = await cancel_and_wait(tasks, limit) if tasks else ()
     for task in tasks:
         if task in hung:
-            log.error("%s does not end although it was cancelled; it waits at\n%s", task.get_name(), format_stack(task))
+            log.error(
+                "%s does not end although it was cancelled; it waits at\n%s",
+                task.get_name(),
+                format_stack(task),
+            )
         elif not task.cancelled() and (error := task.exception()) is not None:
             loop.call_exception_handler(
                 {"message": "unhandled exception during shutdown", "exception": error, "task": task}

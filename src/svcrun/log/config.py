@@ -71,26 +71,26 @@ def basic_config(
     """
     number = parse_level(level)
     chosen = parse_format(log_format)
-    if not buffered:  # else the buffers check it
-        check_buffer(buffer_size, flush_interval, buffer_limit)
+    check_buffer(buffer_size, flush_interval, buffer_limit)
     yours = _check_handlers(handlers)
     own = create_logging_handler(chosen, date_format, **options)
-    targets = [own, *yours] if own is not None else [*yours]
     session = LogSession(number, has_output=own is not None)
-    for target in targets:
-        if not buffered or isinstance(target, ThreadedHandler):
-            session.attach(target, yours=target is not own)
-            continue
-        session.attach(
-            ThreadedHandler(
+    for target in (*yours,) if own is None else (own, *yours):
+        is_own = target is own
+        handler = target
+        if buffered and not isinstance(target, ThreadedHandler):
+            handler = ThreadedHandler(
                 target,
                 buffer_size=buffer_size,
                 flush_interval=flush_interval,
                 buffer_limit=buffer_limit,
-                passive=target is own,
-                extra=target is not own or chosen in _STRUCTURED,
-            ),
-            target=own if target is own else None,
+                passive=is_own,
+                extra=not is_own or chosen in _STRUCTURED,
+            )
+        session.attach(
+            handler,
+            target=target if is_own else None,
+            yours=handler is target and not is_own,
         )
     session.open(loop or _get_running_loop())
     return session

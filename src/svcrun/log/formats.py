@@ -75,6 +75,9 @@ class LogFormat(IntEnum):
         return cls.stream.name
 
 
+_FORMATS: Final = dict(LogFormat.__members__)  # the enum makes a new mapping at each look
+
+
 class LogLevel(IntEnum):
     """The standard levels by name.
 
@@ -148,11 +151,11 @@ def parse_format(value: LogFormat | str | int | None, name: str = "log_format") 
     if isinstance(found, LogFormat):
         return found
     if isinstance(found, str):
-        member = LogFormat.__members__.get(found.strip().lower())
+        member = _FORMATS.get(found.strip().lower())
         if member is not None:
             return member
     elif isinstance(found, int) and not isinstance(found, bool):
-        if found in LogFormat.__members__.values():
+        if found in _FORMATS.values():
             return LogFormat(found)
     else:
         raise ParameterTypeError("log", name, value, _describe_formats())

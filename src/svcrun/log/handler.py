@@ -45,6 +45,9 @@ class ThreadedHandler(logging.Handler):
         handler.close(timeout=10)
     """
 
+    # logging.shutdown() need not flush before it closes.
+    flushOnClose = False  # noqa: N815 - the name is logging's
+
     def __init__(
         self,
         target: logging.Handler,
@@ -154,11 +157,11 @@ class ThreadedHandler(logging.Handler):
 def check_buffer(buffer_size: object, flush_interval: object, buffer_limit: object) -> None:
     """Refuse values that no buffer can have."""
     for name, value in (("buffer_size", buffer_size), ("buffer_limit", buffer_limit)):
-        if not isinstance(value, int) or isinstance(value, bool):
+        if type(value) is not int:
             raise ParameterTypeError("log", name, value, "a number of records, such as 1024")
         if value < 1:
             raise ParameterError("log", name, value, "a number of records, 1 or more")
-    if not isinstance(flush_interval, (int, float)) or isinstance(flush_interval, bool):
+    if type(flush_interval) is not int and type(flush_interval) is not float:
         raise ParameterTypeError("log", "flush_interval", flush_interval, "seconds, such as 0.2")
     if not 0 <= flush_interval <= TIMEOUT_MAX:
         raise ParameterError("log", "flush_interval", flush_interval, "seconds, 0 or more")

@@ -64,9 +64,10 @@ class Hooks:
         error: BaseException,
         trace: TracebackType | None,
     ) -> None:
-        if self._log("Unhandled exception", kind, error, trace):
+        logged = self._log("Unhandled exception", kind, error, trace)
+        if self._installed:
             self._flush()  # the process ends now
-        else:
+        if not logged:
             self._main(kind, error, trace)
 
     def _log_thread(self, args: threading.ExceptHookArgs) -> None:

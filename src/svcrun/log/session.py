@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from svcrun.log.handler import ThreadedHandler
 from svcrun.log.hooks import Hooks, log_loop_exception
 from svcrun.log.records import can_make_records, make_record
+from svcrun.log.sinks import close_handler, flush_handler
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ("LogSession",)
 
-_root = logging.getLogger()
+_root_logger = logging.getLogger()
 
 # In the order of opening; the last one is in force.
 _sessions: list[LogSession] = []
@@ -31,7 +32,8 @@ class LogSession:
     """One configuration of the root logger, from :func:`basic_config` until it is closed.
 
     Sessions may overlap and be closed in any order: the one opened last is in force. When none is
-    left, the root logger and the hooks are as they were found.
+    left, the root logger has the level and the handlers that were found, and those that others
+    have added to it meanwhile; the hooks are as they were found.
 
     :param level: the level of the root logger.
     :param has_output: whether one of the handlers writes for people to see, so that unhandled
@@ -85,11 +87,11 @@ class LogSession:
             self.handlers.append(logging.NullHandler())
         with _lock:
             if not _sessions:
-                _found.take()
+                _root.take()
             if loop is not None:
                 self._take_loop(loop)
             _sessions.append(self)
-            _set_root(self.level, self.handlers)
+            _root.place(self.level, self.handlers)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every record logged before this call is written, and tell whether it is.
@@ -103,7 +105,7 @@ class LogSession:
             if isinstance(handler, ThreadedHandler):
                 complete = handler.wait_written(left()) and complete
             else:
-                handler.flush()
+                flush_handler(handler)
         return complete
 
     def close(self, timeout: float | None = None) -> bool:
@@ -122,7 +124,7 @@ class LogSession:
         self._hurry()
         for handler in self.handlers:
             if not isinstance(handler, ThreadedHandler):
-                handler.flush()
+                flush_handler(handler)
             elif handler in self._yours:
                 self._complete = handler.wait_written(left()) and self._complete
             else:
@@ -130,7 +132,7 @@ class LogSession:
                 self._complete = self._complete and not handler.abandoned
         if self._complete:  # a stuck one is left alone
             for target in self._targets:
-                target.close()
+                close_handler(target)
         return self._complete
 
     def _hurry(self) -> None:
@@ -143,9 +145,9 @@ class LogSession:
         was_in_force = _sessions[-1] is self
         _sessions.remove(self)
         if not _sessions:
-            _found.give_back()
+            _root.give_back()
         elif was_in_force:
-            _set_root(_sessions[-1].level, _sessions[-1].handlers)
+            _root.place(_sessions[-1].level, _sessions[-1].handlers)
         if self._loop is not None:
             self._give_back_loop(self._loop)
 
@@ -167,34 +169,43 @@ class LogSession:
             loop.set_exception_handler(self._found_loop_handler)
 
 
-class _Found:
-    """What there was before the first session."""
+class _Root:
+    """The root logger and the hooks: what was found there, and what is put in its place."""
 
     def __init__(self) -> None:
-        self._level = _root.level
-        self._handlers: list[logging.Handler] = []
+        self._level = _root_logger.level
+        self._found: list[logging.Handler] = []
+        self._placed: list[logging.Handler] = []
         self._hooks = Hooks(_has_output, _flush_newest)
 
     def take(self) -> None:
-        self._level = _root.level
-        self._handlers = list(_root.handlers)
+        """Remember what is found, before the first session."""
+        self._level = _root_logger.level
+        self._found = self._placed = list(_root_logger.handlers)
         self._hooks.install()
         if can_make_records():
             logging.setLogRecordFactory(make_record)
 
+    def place(self, level: int, handlers: list[logging.Handler]) -> None:
+        """Replace what was placed before; what others have added meanwhile stays."""
+        added = [
+            handler
+            for handler in _root_logger.handlers
+            if handler not in self._placed and handler not in handlers
+        ]
+        # In one step, and in place: a log call of another thread may be going through the list.
+        _root_logger.handlers[:] = handlers + added
+        self._placed = handlers
+        if _root_logger.level != level:
+            _root_logger.setLevel(level)
+
     def give_back(self) -> None:
-        _set_root(self._level, self._handlers)
-        self._handlers = []
+        """Put back what was found, after the last session."""
+        self.place(self._level, self._found)
+        self._found = self._placed = []
         self._hooks.uninstall()
         if logging.getLogRecordFactory() is make_record:
             logging.setLogRecordFactory(logging.LogRecord)
-
-
-def _set_root(level: int, handlers: list[logging.Handler]) -> None:
-    # In one step, and in place: a log call of another thread may be going through the list.
-    _root.handlers[:] = handlers
-    if _root.level != level:
-        _root.setLevel(level)
 
 
 def _has_output() -> bool:
@@ -217,4 +228,4 @@ def _countdown(timeout: float | None) -> Callable[[], float | None]:
     return lambda: max(0.0, deadline - monotonic())
 
 
-_found = _Found()
+_root = _Root()

@@ -18,7 +18,16 @@ from svcrun.log.records import Unrenderable, make_record
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ("HandlerSink", "Sink", "StreamSink", "complain", "make_sink", "warn")
+__all__ = (
+    "HandlerSink",
+    "Sink",
+    "StreamSink",
+    "close_handler",
+    "complain",
+    "flush_handler",
+    "make_sink",
+    "warn",
+)
 
 # A pipe takes this many bytes in one piece, not mixed with what other processes write to it.
 _PIECE = getattr(select, "PIPE_BUF", 512)
@@ -68,10 +77,7 @@ class HandlerSink(Sink):
 
     def flush(self) -> None:
         """Flush the handler."""
-        try:
-            self.handler.flush()
-        except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
-            complain(f"svcrun.log: {self.handler!r} can't be flushed: {_name_error(error)}\n")
+        flush_handler(self.handler)
 
 
 class StreamSink(Sink):
@@ -182,6 +188,22 @@ def make_sink(handler: logging.Handler) -> Sink:
     """Choose the way to write to a handler."""
     # A subclass may do anything in its emit(), so it is called for each record.
     return StreamSink(handler) if type(handler) is logging.StreamHandler else HandlerSink(handler)
+
+
+def flush_handler(handler: logging.Handler) -> None:
+    """Flush a handler; an error is worth a line on stderr."""
+    try:
+        handler.flush()
+    except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
+        complain(f"svcrun.log: {handler!r} can't be flushed: {_name_error(error)}\n")
+
+
+def close_handler(handler: logging.Handler) -> None:
+    """Close a handler; an error is worth a line on stderr."""
+    try:
+        handler.close()
+    except Exception as error:  # noqa: BLE001 - code of a library
+        complain(f"svcrun.log: {handler!r} can't be closed: {_name_error(error)}\n")
 
 
 def warn(message: str, *args: Any) -> logging.LogRecord:

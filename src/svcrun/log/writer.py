@@ -209,12 +209,16 @@ class Writer:
         if timeout is not None:
             reached = mark.reached.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
             return reached and not self.abandoned
-        progress = -1
+        progress = self._progress
         while not mark.reached.acquire(timeout=PATIENCE):
-            before, progress = progress, self._written + self._sink.done
+            before, progress = progress, self._progress
             if progress == before:
                 return False
         return not self.abandoned
+
+    @property
+    def _progress(self) -> int:
+        return self._written + self._sink.done
 
     def _join(self) -> None:
         if self._thread is not None:
@@ -264,21 +268,13 @@ class Writer:
             self.threshold = self._limit
             while buffer and rest.locked() and not self.abandoned:
                 with self._in_sink:
-                    last = self._write_batch()
-                if last is not None:
-                    self._end(last)
-                    return
+                    self._write_batch()
+            if self._closed:
+                break
         forking.forget(self)
 
-    def _end(self, last: _Mark) -> None:
-        self._closed = True
-        self.threshold = -1
-        self._write_here()  # what came in meanwhile
-        forking.forget(self)
-        last.reached.release()
-
-    def _write_batch(self) -> _Mark | None:
-        """Write some of the buffer; return the last mark if it was reached."""
+    def _write_batch(self) -> None:
+        """Write some of the buffer."""
         ident = get_ident()
         writing_threads.add(ident)
         try:
@@ -292,10 +288,10 @@ class Writer:
                 self._report_drops()
             if mark is not None:
                 self._sink.flush()
-                if mark.last:
-                    return mark
+                if mark.last:  # what comes now is written by those who log it
+                    self._closed = True
+                    self.threshold = -1
                 _open(mark.reached)
-            return None
         finally:
             writing_threads.discard(ident)
 
@@ -330,6 +326,8 @@ class Writer:
 
     def come_to_rest(self, deadline: float) -> bool:
         """Wait for the thread to end, and tell whether it did."""
+        if not self._taken.locked():
+            return False  # there is none
         if not self._resting.acquire(timeout=max(0, deadline - monotonic())):
             if self._rest.acquire(blocking=False):
                 return False  # the request is taken back

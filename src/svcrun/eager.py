@@ -1,11 +1,12 @@
 """Run a task's next step now instead of in the next turn of the loop.
 
 asyncio resumes a task through ``call_soon()``: a started coroutine, or one whose data has arrived, waits for another
-turn of the loop, and each turn costs a system call. The two tools here save that turn. They are the only place of the
+turn of the loop, and each turn costs a system call. The first two tools here save that turn. This is the only place of the
 package that goes past asyncio's public names, and each falls back to the ordinary way where it can't do better:
 
 * :func:`start_eagerly` makes a task and runs its first step before it returns. Python 3.12 can do that itself
   (``eager_start``); on 3.11 the step that the new task hands to ``loop.call_soon()`` is caught and run.
+* :func:`wakeup_descriptor` finds the descriptor with which a loop wakes itself.
 * :class:`Waiter` is awaited like a future. It follows the protocol of future-like objects (see
   :func:`asyncio.isfuture`), so a task that awaits it hands over its wake-up call, which :meth:`Waiter.wake` runs directly.
 """
@@ -23,7 +24,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ("Waiter", "start_eagerly")
+__all__ = ("Waiter", "start_eagerly", "wakeup_descriptor")
+
+
+def wakeup_descriptor(loop: asyncio.AbstractEventLoop) -> int | None:
+    """Return the descriptor that wakes `loop` when written to, None if it can't be told, -1 if there is no need.
+
+    It is for :func:`signal.set_wakeup_fd`. uvloop sets one of its own whenever it runs.
+    """
+    if type(loop).__module__.partition(".")[0] == "uvloop":
+        return -1
+    self_pipe = getattr(loop, "_csock", None)
+    return None if self_pipe is None else self_pipe.fileno()
 
 
 if sys.version_info >= (3, 12):

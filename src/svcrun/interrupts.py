@@ -9,8 +9,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from svcrun.eager import wakeup_descriptor
 from svcrun.errors import ParameterError
-from svcrun.guard import ANSWER_TIME
+from svcrun.guard import ANSWER_TIME, set_handler
 
 if TYPE_CHECKING:
     import asyncio
@@ -58,7 +59,8 @@ class Interrupts:
         self._in_body = in_body
         self._first: float | None = None
         self._replaced: dict[int, object] = {}
-        self._wakeup: tuple[int, int] | None = None
+        self._descriptor: int | None = None
+        self._pipe: tuple[int, int] | None = None
 
     def install(self) -> None:
         """Replace the handlers of the signals.
@@ -73,7 +75,7 @@ class Interrupts:
             )
         try:
             for signum in self._signals:
-                self._replaced[signum] = signal.signal(signum, self._caught)
+                self._replaced[signum] = set_handler(signum, self._caught)
         except (OSError, TypeError, ValueError):
             self.restore()
             raise ParameterError(
@@ -88,7 +90,7 @@ class Interrupts:
             signum, handler = self._replaced.popitem()
             # A handler that was not installed from Python reads as None and can't be put back.
             if handler is not None:
-                signal.signal(signum, handler)  # type: ignore[arg-type]
+                set_handler(signum, handler)
 
     def _open_wakeup(self) -> None:
         """Have signals wake the loop.
@@ -100,21 +102,32 @@ class Interrupts:
         if previous != -1:
             signal.set_wakeup_fd(previous)  # the loop does it already
             return
+        descriptor = wakeup_descriptor(self._loop)
+        if descriptor is not None:
+            self._set_descriptor(descriptor)
+            return
         read, write = os.pipe()
         os.set_blocking(read, False)
         os.set_blocking(write, False)
         self._loop.add_reader(read, os.read, read, 4096)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        self._wakeup = (read, write)
+        self._pipe = (read, write)
+        self._set_descriptor(write)
+
+    def _set_descriptor(self, descriptor: int) -> None:
+        signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+        self._descriptor = descriptor
 
     def _close_wakeup(self) -> None:
-        if self._wakeup is None:
+        if self._descriptor is None:
             return
-        read, write = self._wakeup
-        self._wakeup = None
         current = signal.set_wakeup_fd(-1)
-        if current not in (-1, write):
+        if current not in (-1, self._descriptor):
             signal.set_wakeup_fd(current)  # somebody else's by now
+        self._descriptor = None
+        if self._pipe is None:
+            return
+        read, write = self._pipe
+        self._pipe = None
         self._loop.remove_reader(read)
         os.close(read)
         os.close(write)

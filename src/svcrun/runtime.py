@@ -131,7 +131,7 @@ class Runtime:
         self._interrupts.restore()
         self._guard.release()
         self.context.close()
-        if self._pool is not None:
+        if self._pool is not None and not self._owns_loop:  # else closing the loop does it
             self._pool.shutdown(wait=False, cancel_futures=True)
         if self._log is not None:
             self._log.close(timeout=max(self._time_left(), GRACE))

@@ -6,58 +6,63 @@ import os
 
 from svcrun.errors import ParameterError
 
-__all__ = ("read_bool", "read_float", "read_int", "read_str")
+__all__ = ("Environment",)
 
+_PREFIX = "SVCRUN_"
 _TRUE = frozenset({"1", "enable", "enabled", "on", "true", "yes"})
 _FALSE = frozenset({"0", "disable", "disabled", "off", "false", "no"})
 
 
-def _read(name: str) -> tuple[str, str | None]:
-    variable = f"SVCRUN_{name}"
-    # An empty variable is what is left of one that somebody meant to unset.
-    return variable, os.environ.get(variable, "").strip() or None
+class Environment:
+    """The variables as they are now, by their names without ``SVCRUN_``.
 
-
-def read_str(name: str) -> str | None:
-    """Return ``SVCRUN_<name>``, None if it is not set."""
-    return _read(name)[1]
-
-
-def read_bool(name: str, default: bool) -> bool:
-    """Return ``SVCRUN_<name>`` as a switch.
-
-    :raises ValueError: naming the variable, if it is neither on nor off.
+    An empty variable counts as absent: it is what is left of one that somebody meant to unset.
     """
-    variable, text = _read(name)
-    if text is None:
-        return default
-    word = text.lower()
-    if word in _TRUE:
-        return True
-    if word in _FALSE:
-        return False
-    raise ParameterError("environment", variable, text, "1, on, yes, true or 0, off, no, false")
 
+    def __init__(self) -> None:
+        # One pass: looking up a variable that is not set costs as much as going through some dozens.
+        found = [name for name in os.environ if name.startswith(_PREFIX)]
+        self._values = {name: value for name in found if (value := os.environ[name].strip())}
 
-def read_int(name: str) -> int | None:
-    """Return ``SVCRUN_<name>`` as a whole number.
+    def text(self, name: str) -> str | None:
+        """Return a variable as it is, None if it is not set."""
+        return self._values.get(_PREFIX + name)
 
-    :raises ValueError: naming the variable, if it is none.
-    """
-    variable, text = _read(name)
-    try:
-        return None if text is None else int(text)
-    except ValueError:
-        raise ParameterError("environment", variable, text, "a whole number") from None
+    def switch(self, name: str, *, default: bool) -> bool:
+        """Return a variable as something that is on or off.
 
+        :raises ValueError: naming the variable, if it is neither.
+        """
+        text = self.text(name)
+        if text is None:
+            return default
+        word = text.lower()
+        if word in _TRUE:
+            return True
+        if word in _FALSE:
+            return False
+        raise ParameterError(
+            "environment", _PREFIX + name, text, "1, on, yes, true or 0, off, no, false"
+        )
 
-def read_float(name: str) -> float | None:
-    """Return ``SVCRUN_<name>`` as a number.
+    def whole_number(self, name: str) -> int | None:
+        """Return a variable as a whole number, None if it is not set.
 
-    :raises ValueError: naming the variable, if it is none.
-    """
-    variable, text = _read(name)
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        raise ParameterError("environment", variable, text, "a number") from None
+        :raises ValueError: naming the variable, if it is none.
+        """
+        text = self.text(name)
+        try:
+            return None if text is None else int(text)
+        except ValueError:
+            raise ParameterError("environment", _PREFIX + name, text, "a whole number") from None
+
+    def number(self, name: str) -> float | None:
+        """Return a variable as a number, None if it is not set.
+
+        :raises ValueError: naming the variable, if it is none.
+        """
+        text = self.text(name)
+        try:
+            return None if text is None else float(text)
+        except ValueError:
+            raise ParameterError("environment", _PREFIX + name, text, "a number") from None

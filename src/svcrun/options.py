@@ -6,7 +6,7 @@ import math
 import signal
 from typing import TYPE_CHECKING, Any
 
-from svcrun import environment
+from svcrun.environment import Environment
 from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
@@ -39,15 +39,17 @@ class Options:
         log_config: bool | None,
         log: dict[str, Any],
     ) -> None:
-        self.pool_size = _pool_size(pool_size)
+        environment = Environment()
+        self.use_uvloop = environment.switch("USE_UVLOOP", default=True)
+        self.pool_size = _pool_size(pool_size, environment)
         self.loop_factory = loop_factory
-        self.debug = environment.read_bool("DEBUG", default=False) if debug is None else debug
+        self.debug = environment.switch("DEBUG", default=False) if debug is None else debug
         self.signals = _signals(catch_signals)
-        self.shutdown_timeout = _shutdown_timeout(shutdown_timeout)
+        self.shutdown_timeout = _shutdown_timeout(shutdown_timeout, environment)
         self.start_timeout = _seconds("start_timeout", start_timeout)
         if log_config is None:
-            log_config = environment.read_bool("LOG_CONFIG", default=True)
-        self.log = _complete_log_options(log) if log_config else None
+            log_config = environment.switch("LOG_CONFIG", default=True)
+        self.log = _complete_log_options(log, environment) if log_config else None
 
 
 def _seconds(name: str, value: float | None) -> float | None:
@@ -61,18 +63,18 @@ def _seconds(name: str, value: float | None) -> float | None:
     return float(value)
 
 
-def _shutdown_timeout(value: float | None) -> float:
+def _shutdown_timeout(value: float | None, environment: Environment) -> float:
     if value is None:
-        name, value = "SVCRUN_SHUTDOWN_TIMEOUT", environment.read_float("SHUTDOWN_TIMEOUT")
+        name, value = "SVCRUN_SHUTDOWN_TIMEOUT", environment.number("SHUTDOWN_TIMEOUT")
     else:
         name = "shutdown_timeout"
     return _seconds(name, value) or DEFAULT_SHUTDOWN_TIMEOUT
 
 
-def _pool_size(value: int | None) -> int | None:
+def _pool_size(value: int | None, environment: Environment) -> int | None:
     name = "pool_size"
     if value is None:
-        name, value = "SVCRUN_POOL_SIZE", environment.read_int("POOL_SIZE")
+        name, value = "SVCRUN_POOL_SIZE", environment.whole_number("POOL_SIZE")
     if value is None:
         return None
     accepted = "a number of threads, at least 1"
@@ -95,14 +97,14 @@ def _signals(value: Iterable[int] | None) -> tuple[int, ...] | None:
         raise ParameterError(OWNER, "catch_signals", value, accepted) from None
 
 
-def _complete_log_options(given: dict[str, Any]) -> dict[str, Any]:
+def _complete_log_options(given: dict[str, Any], environment: Environment) -> dict[str, Any]:
     found = {
-        "level": environment.read_str("LOG_LEVEL"),
-        "log_format": environment.read_str("LOG_FORMAT"),
-        "date_format": environment.read_str("LOG_DATE_FORMAT"),
-        "buffered": environment.read_bool("LOG_BUFFERING", default=True),
-        "buffer_size": environment.read_int("LOG_BUFFER"),
-        "flush_interval": environment.read_float("LOG_FLUSH"),
+        "level": environment.text("LOG_LEVEL"),
+        "log_format": environment.text("LOG_FORMAT"),
+        "date_format": environment.text("LOG_DATE_FORMAT"),
+        "buffered": environment.switch("LOG_BUFFERING", default=True),
+        "buffer_size": environment.whole_number("LOG_BUFFER"),
+        "flush_interval": environment.number("LOG_FLUSH"),
     }
     found.update((name, value) for name, value in given.items() if value is not None)
     return {name: value for name, value in found.items() if value is not None}

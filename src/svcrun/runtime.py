@@ -8,7 +8,6 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from svcrun import environment
 from svcrun.context import Context
 from svcrun.eager import start_eagerly
 from svcrun.errors import StopTimeout, raise_together
@@ -39,7 +38,7 @@ GUARD_GRACE = 8 * GRACE
 
 def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
     """Make an event loop and have it be the current one; `undo` closes it."""
-    loop = _new_loop() if options.loop_factory is None else options.loop_factory()
+    loop = _new_loop(options) if options.loop_factory is None else options.loop_factory()
     undo.callback(_close_loop, loop)
     loop.set_debug(options.debug)
     asyncio.set_event_loop(loop)
@@ -51,8 +50,8 @@ def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
-    if environment.read_bool("USE_UVLOOP", default=True):
+def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
+    if options.use_uvloop:
         try:
             import uvloop  # noqa: PLC0415 - optional
         except ImportError:
@@ -276,7 +275,12 @@ class Runtime:
     async def finish(self, exception: BaseException | None) -> None:
         """Stop everything, then end what is left in a loop of our own and in our threads."""
         self.in_body = False
-        await join(self.shut_down(exception))
+        if self._shutdown is None:
+            self._shutdown = asyncio.current_task()
+            self._close()
+            await self._stop_all(exception)
+        else:
+            await join(self._shutdown)
         if self._owns_loop and not await end_tasks(self._loop, self._time_left()):
             self._hung = True
         if self._pool is not None and not await end_threads(self._pool, self._time_left()):

@@ -1,39 +1,257 @@
+"""One client of a stream server, from its acceptance to its end."""
+
+from __future__ import annotations
+
 import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from svcrun.addresses import format_address
 from svcrun.eager import start_eagerly
 from svcrun.service._reader import Reader
 from svcrun.service._writer import Writer
+from svcrun.tasks import format_stack
 
-class Connection(asyncio.Protocol):
-    __slots__ = ("server", "transport", "reader", "writer", "task", "lost", "paused", "data_received")
+if TYPE_CHECKING:
+    from svcrun.service._stream import StreamServer
 
-    def __init__(self, server):
+__all__ = ("Connection", "PlainConnection")
+
+log = logging.getLogger(__name__)
+
+# A handler may leave this many bytes unsent before its reads wait for its client.
+MAX_UNSENT: Final = 1 << 20
+
+
+class Connection(asyncio.BaseProtocol):
+    """What stands between the transport of a client and the task that handles the client.
+
+    :param server: the service that the connection belongs to. It has the connection among its
+        :attr:`~StreamServer.connections` until handler and transport both have ended.
+    """
+
+    # Defaults on the class, so that making a connection costs little.
+    # What is written to, and the transport of the socket: another one once there is TLS.
+    transport: Any = None
+    socket_transport: Any = None
+    writer: Writer
+    task: asyncio.Task[None] | None = None
+    # Whether no handler is running: not yet, or no more.
+    finished = True
+    # Whether stop() is not to wait for the handler.
+    excused = False
+    # Whether the transport is closed.
+    lost = False
+    # Whether more is unsent than the transport likes.
+    paused = False
+    # What the transport was closed by, None if by one of the two sides.
+    error: BaseException | None = None
+    # What drain() raises after that.
+    _reset: ConnectionResetError | None = None
+    over_tls = False
+    _waiters: list[asyncio.Future[None]] | None = None
+
+    def __init__(self, server: StreamServer) -> None:
         self.server = server
-        self.lost = self.paused = False
-        reader = self.reader = Reader(self, server.loop, server.limit)
-        self.data_received = reader.data_received
-
-    def connection_made(self, transport):
-        self.transport = transport
-        server = self.server
+        self.reader = Reader(self, server.loop, server.limit)
         server.connections.add(self)
-        reader = self.reader
-        reader._transport = transport
-        writer = self.writer = Writer(self, transport)
-        self.task = start_eagerly(self._serve(reader, writer), server.loop, name="x")
 
-    async def _serve(self, reader, writer):
-        try:
-            await self.server.handle_client(reader, writer)
-        finally:
-            self.transport.close()
+    @property
+    def peer(self) -> str:
+        """The address of the client, as people write it."""
+        return format_address(self.socket_transport.get_extra_info("peername"))
 
-    def eof_received(self):
+    # What the transport calls.
+
+    def connection_made(self, transport: Any) -> None:
+        """Start the handler."""
+        self.transport = self.socket_transport = transport
+        server = self.server
+        if server.stopping:
+            transport.abort()
+            return
+        self.reader.transport = transport
+        self.writer = Writer(self, transport)
+        self.finished = False
+        self.task = start_eagerly(self._serve(), server.loop, name=server.task_name)
+
+    def eof_received(self) -> bool:
+        """Let the handler read the end, and write on if the transport can do that."""
         self.reader.feed_eof()
-        return True
-    def connection_lost(self, exc):
+        return not self.over_tls
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell the handler."""
+        if self.lost:
+            return  # a handshake that failed; some versions of the TLS layer tell, others don't
         self.lost = True
-        self.server.connections.discard(self)
-        self.reader.feed_eof()
-    def pause_writing(self): self.paused = True
-    def resume_writing(self): self.paused = False
-    async def drain(self): await asyncio.sleep(0)
+        self.error = exc
+        if self._waiters is not None:
+            self._release_waiters()
+        if exc is None:
+            self.reader.feed_eof()
+        else:
+            self.reader.set_exception(exc)
+        if self.finished:
+            self.release()
+
+    def pause_writing(self) -> None:
+        """Let drain() wait."""
+        self.paused = True
+        self.reader.look_up()
+
+    def resume_writing(self) -> None:
+        """Let drain() return."""
+        self.paused = False
+        self._release_waiters()
+
+    # What reader and writer call.
+
+    async def drained(self) -> None:
+        """Wait until the transport takes more data."""
+        if self.error is not None:
+            raise self.error
+        if self.transport.is_closing():
+            # Let connection_lost() come, or a loop of write() and drain() would go on for ever.
+            await asyncio.sleep(0)
+        if self.lost:
+            if self._reset is None:
+                self._reset = ConnectionResetError("Connection lost")
+            raise self._reset
+        if self.paused:
+            await self._wait()
+            if self.error is not None:
+                raise self.error
+
+    async def relieved(self) -> None:
+        """Wait until less is unsent, if it is very much."""
+        while self.paused and not self.lost and self.transport.get_write_buffer_size() > MAX_UNSENT:
+            await self._wait()
+
+    async def closed(self) -> None:
+        """Wait until the transport is closed, and raise what it was lost by."""
+        while not self.lost:
+            await self._wait()
+        if self.error is not None:
+            raise self.error
+
+    async def start_tls(self, context: Any, **options: Any) -> None:
+        """Put TLS between the transport and this protocol.
+
+        :raises OSError: if the handshake fails, and so the connection is lost.
+        """
+        # Nothing may pause the present transport meanwhile: nobody would resume it.
+        self.reader.set_transport(None)
+        transport = await self.server.loop.start_tls(
+            self.transport, self, context, server_side=True, **options
+        )
+        if transport is None:
+            # Closed by the peer as soon as it was complete, or just before.
+            raise ConnectionResetError("the connection was closed during the TLS handshake")
+        self.over_tls = True
+        self.transport = transport
+        self.reader.set_transport(transport)
+        self.writer.use(transport)
+
+    def log_end_ignored(self) -> None:
+        """Tell that the handler is ended since it reads on after the end of the stream."""
+        log.debug("%r: handler for %s reads on after its end, cancelled", self.server, self.peer)
+
+    async def _wait(self) -> None:
+        """Wait for the next of resume_writing() and connection_lost()."""
+        waiter = self.server.loop.create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if self._waiters and waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _release_waiters(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # What the server calls.
+
+    def end(self, *, at_once: bool) -> None:
+        """Cancel the handler if it waits for its client; let one that works do so until it waits.
+
+        :param at_once: cancel it whatever it does.
+        """
+        self.reader.end()
+        if self.task is not None and (at_once or self.reader.waiting):
+            self.task.cancel()
+
+    def is_flushed(self) -> bool:
+        """Tell whether all that was written is with the system."""
+        return self.transport is None or (
+            self.transport.get_write_buffer_size() == 0
+            and self.socket_transport.get_write_buffer_size() == 0
+        )
+
+    def abort(self) -> None:
+        """Close the transport at once; what is unsent is lost."""
+        if self.transport is None:
+            self.release()
+        else:
+            self.transport.abort()
+
+    def release(self) -> None:
+        """Take leave: handler and transport both have ended."""
+        self.server.forget(self)
+        # Break the circles of references, so that no garbage collector is needed.
+        self.__dict__.pop("reader", None)
+        self.__dict__.pop("writer", None)
+        self.__dict__.pop("data_received", None)
+
+    def abandon(self) -> None:
+        """Give up a handler that ignores its cancellation."""
+        stack = "" if self.task is None else format_stack(self.task)
+        log.error(
+            "%r: handler for %s ignores that it was cancelled; it is waiting at\n%s",
+            self.server,
+            self.peer,
+            stack,
+        )
+        self.abort()
+
+    # The life of a handler.
+
+    async def _serve(self) -> None:
+        try:
+            await self.server.handle_client(self.reader, self.writer)
+        except asyncio.CancelledError:
+            pass  # by stop(), by the handler itself or whoever has its task: it ends either way
+        except Exception as error:  # noqa: BLE001 - whatever it is, the server lives on
+            self._log_failure(error)
+        finally:
+            self._finish()
+
+    def _log_failure(self, error: Exception) -> None:
+        if error is self.error or error is self._reset:
+            log.info("%r: connection to %s lost: %s", self.server, self.peer, error)
+        else:
+            log.error("%r: handler for %s failed", self.server, self.peer, exc_info=error)
+
+    def _finish(self) -> None:
+        self.finished = True
+        self.task = None
+        if self.lost:
+            self.release()
+        else:
+            self.transport.close()
+        if self.server.stopping:
+            self.server.progress()
+
+
+class PlainConnection(Connection, asyncio.Protocol):
+    """A connection whose bytes are the handler's."""
+
+    def __init__(self, server: StreamServer) -> None:
+        super().__init__(server)
+        # The reader's method itself, for a call less with each piece of data.
+        self.data_received = self.reader.data_received  # type: ignore[method-assign]

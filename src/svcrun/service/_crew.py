@@ -14,10 +14,10 @@ import logging
 import socket
 from contextvars import copy_context
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from svcrun.eager import Waiter, start_eagerly
-from svcrun.sockets import format_address
+from svcrun.addresses import format_address
 from svcrun.tasks import format_stack
 
 if TYPE_CHECKING:
@@ -140,55 +140,11 @@ class Crew:
         return worker
 
     async def _work(self, worker: Worker) -> None:
-        """Read and handle until nothing is left, then wait to be woken, again and again."""
-        task = worker.task = asyncio.current_task()  # type: ignore[assignment]  # it is in one
+        """Take turns at reading, until the end or until a handler leaves the task changed."""
+        task = worker.task = cast("asyncio.Task[None]", asyncio.current_task())
         self._workers[task] = worker
-        receive, handle, name = self._receive, self._handle, task.get_name()
-        data: bytes | None
         try:
-            while not self._closed:
-                self._reader = worker
-                for _ in range(BATCH):
-                    try:
-                        data, addr = receive(SIZE)
-                    except BlockingIOError:
-                        self._turn_ends = 0.0
-                        break
-                    except OSError as error:
-                        if self._is_serious(error):
-                            break
-                        continue
-
-                    try:
-                        await handle(data, addr)
-                    except asyncio.CancelledError:
-                        pass  # ends the handler; whether the worker was meant shows below
-                    except (SystemExit, KeyboardInterrupt):
-                        task.add_done_callback(_retrieve)  # the loop raises it as well
-                        raise
-                    except Exception as error:
-                        log.error(  # noqa: TRY400 - the traceback is given
-                            "%r failed to handle a datagram of %d bytes from %s",
-                            self._owner,
-                            len(data),
-                            format_address(addr),
-                            exc_info=error,
-                        )
-
-                    if (
-                        task.cancelling()
-                        or worker.context != self._context
-                        or task._callbacks
-                        or task.get_name() != name
-                    ):
-                        return
-                    # While the handler waited another worker has read on.
-                    if self._reader is not worker or monotonic() >= self._turn_ends:
-                        break
-
-                if len(self._idle) >= SPARE:
-                    return
-                data = addr = None
+            while not self._closed and await self._take_turn(worker) and len(self._idle) < SPARE:
                 self._idle.append(worker)
                 await worker.waiter
         finally:
@@ -196,6 +152,56 @@ class Crew:
             if worker in self._idle:
                 self._idle.remove(worker)
             self._tell_end()
+
+    async def _take_turn(self, worker: Worker) -> bool:
+        """Read and handle until nothing is left; tell whether the worker may go on."""
+        task, context, untouched = worker.task, worker.context, self._context
+        receive, handle = self._receive, self._handle
+        self._reader = worker
+        for _ in range(BATCH):
+            try:
+                data, addr = receive(SIZE)
+            except BlockingIOError:
+                self._turn_ends = 0.0
+                break
+            except OSError as error:
+                if self._is_serious(error):
+                    break
+                continue
+
+            try:
+                await handle(data, addr)
+            except BaseException as error:  # noqa: BLE001 - it raises again what is not an error
+                self._report(error, data, addr)
+
+            if (
+                context != untouched
+                or task.cancelling()
+                or task._callbacks  # noqa: SLF001 - the only way to know that someone waits for it
+            ):
+                return False
+            # Another worker has read on if the handler waited.
+            if self._reader is not worker or monotonic() >= self._turn_ends:
+                break
+        return True
+
+    def _report(self, error: BaseException, data: bytes, addr: Any) -> None:
+        """Log what a handler raised."""
+        if isinstance(error, asyncio.CancelledError):
+            return
+        if isinstance(error, GeneratorExit):
+            raise error
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            # The loop raises it as well, which is enough.
+            cast("asyncio.Task[None]", asyncio.current_task()).add_done_callback(_retrieve)
+            raise error
+        log.error(
+            "%r failed to handle a datagram of %d bytes from %s",
+            self._owner,
+            len(data),
+            format_address(addr),
+            exc_info=error,
+        )
 
     def _drop(self) -> None:
         """Read what there is no worker for, so that it does not wake the loop again and again."""

@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from svcrun.errors import ParameterError, ParameterTypeError
-from svcrun.sockets import format_address
+from svcrun.addresses import format_address
 
 if TYPE_CHECKING:
     from svcrun.service._tally import Tally

@@ -1,4 +1,6 @@
-"""A stream reader that resumes who waits for its data at once."""
+"""A stream reader that resumes at once whoever waits for its data."""
+
+from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
@@ -10,64 +12,73 @@ if TYPE_CHECKING:
 
 __all__ = ("Reader",)
 
-# What the waiting task wants; nobody waits while it is NOTHING.
+# What a waiting task wants. Nobody waits while it is NOTHING.
 NOTHING: Final = 0
 LINE: Final = 1
 EXACTLY: Final = 2
 AT_MOST: Final = 3
-MORE: Final = 4
+ANYTHING: Final = 4
 
-# Reads in a row that find the end of the stream before the handler that does not see it is ended.
+# A handler that does not look for the end of the stream finds it this often before it is ended.
 MAX_READS_AT_EOF: Final = 16
 
 
 class Reader(asyncio.StreamReader):
-    """What a handler reads from: an :class:`asyncio.StreamReader` to its user, quicker inside.
+    """What a handler reads from: to its user an :class:`asyncio.StreamReader`, inside quicker.
 
-    The data that a waiting task asked for is given to it directly if it comes as one chunk, and the task is resumed
-    within the callback of the transport. Nothing of the base class is used but its type.
+    What a waiting task asked for is given to it directly if it comes as one chunk, and the task
+    is resumed within the callback of the transport. Of the base class only the type is used.
 
     Beyond what asyncio does, a read
 
-    * lets the loop turn if it finds the end of the stream, and ends a handler that reads on and on there;
-    * waits while too much of what the handler wrote is unsent, which bounds the memory of a handler that never drains;
-    * ends the handler if the server is stopping and it would have to wait.
+    * lets the loop turn if it finds the end of the stream, and in the end cancels a task that
+      reads there again and again: it would block the loop for ever;
+    * waits while too much of what was written is unsent, so that the memory of a handler that
+      never drains is bounded;
+    * cancels the task if it would have to wait while the server stops.
     """
 
-    def __init__(self, connection: "Connection", loop: asyncio.AbstractEventLoop, limit: int) -> None:
-        # The base class is not initialised: it would make what is replaced here.
+    # Defaults on the class, so that making a reader costs little.
+    _eof = False
+    _error: BaseException | None = None
+    _given: bytes | None = None
+    _want = NOTHING
+    _count = 0
+    _reads_at_eof = 0
+    _held = False
+    _paused = False
+    # What is paused when the buffer is full.
+    transport: Any = None
+    # Whether there is more to a read than the buffer: an end, an error, unsent data, a stop.
+    _special = False
+    _ending = False
+
+    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop, limit: int) -> None:
+        # Not super().__init__(): it would make what is replaced here.
         self._connection = connection
-        self._transport: Any = None
         self._limit = limit
         self._buffer = bytearray()
-        self._eof = False
-        self._error: BaseException | None = None
-        self._reading_paused = False
-        # Whether a read has to look at more than the buffer.
-        self.special = False
-        self._reads_at_eof = 0
         self._waiter = Waiter(loop)
-        self._want = NOTHING
-        self._count = 0
-        self._given: bytes | None = None
 
     def __repr__(self) -> str:
-        state = f"{len(self._buffer)} bytes"
+        state = [f"{len(self._buffer)} bytes"] if self._buffer else []
         if self._eof:
-            state += " eof"
+            state.append("eof")
         if self._error is not None:
-            state += f" {self._error!r}"
-        return f"<{type(self).__name__} {state}>"
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a task waits for the next bytes."""
-        return self._want != NOTHING
+            state.append(f"exception={self._error!r}")
+        if self._paused:
+            state.append("paused")
+        return f"<{' '.join([type(self).__name__, *state])}>"
 
     # What the connection calls.
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a task waits here for its peer."""
+        return self._want != NOTHING or self._held
+
     def data_received(self, data: bytes) -> None:
-        """Take what came: give it to the waiting task, if it is just what it wants, or buffer it."""
+        """Give `data` to the waiting task if it is just what that wants, else buffer it."""
         want = self._want
         buffer = self._buffer
         if want == NOTHING:
@@ -76,16 +87,17 @@ class Reader(asyncio.StreamReader):
                 self._pause_reading()
             return
 
-        size = len(data)
         if want == LINE:
             end = data.find(b"\n") + 1
-            if end == size and not buffer and end <= self._limit + 1:
+            if end == len(data) and not buffer and end <= self._limit + 1:
                 self._given = data
             else:
                 buffer += data
                 if end == 0 and len(buffer) <= self._limit:
                     return
-        elif not buffer and (want == AT_MOST and size <= self._count or want == EXACTLY and size == self._count):
+        elif not buffer and (
+            len(data) == self._count or (len(data) < self._count and want == AT_MOST)
+        ):
             self._given = data
         else:
             buffer += data
@@ -96,33 +108,44 @@ class Reader(asyncio.StreamReader):
         if len(buffer) > 2 * self._limit and self._want == NOTHING:
             self._pause_reading()
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: Any) -> None:
         """Take `data` as if it had been received."""
         if data:
             self.data_received(bytes(data))
 
     def feed_eof(self) -> None:
         """Take the end of the stream."""
-        self._eof = self.special = True
+        self._eof = self._special = True
         self._wake()
 
     def set_exception(self, exc: BaseException) -> None:
-        """Let this and all following reads raise `exc`."""
+        """Let this and all further reads raise `exc`."""
         self._error = exc
-        self.special = True
+        self._special = True
         self._wake()
 
-    def exception(self) -> BaseException | None:
+    def exception(self) -> BaseException | None:  # type: ignore[override]  # typeshed: Exception
         """Return what reads raise, None if nothing went wrong."""
         return self._error
 
     def set_transport(self, transport: Any) -> None:
-        """Pause and resume `transport` from now on."""
-        self._transport = transport
+        """Pause `transport` when the buffer is full, and resume it when there is room again."""
+        self.transport = transport
+        self._paused = False
+        if len(self._buffer) > 2 * self._limit:
+            self._pause_reading()
 
     def at_eof(self) -> bool:
-        """Tell whether everything was read."""
+        """Tell whether all was read, to the end of the stream."""
         return self._eof and not self._buffer
+
+    def look_up(self) -> None:
+        """Let the next read look at more than the buffer: the connection has changed."""
+        self._special = True
+
+    def end(self) -> None:
+        """Let what is buffered be read, but nobody wait for more."""
+        self._ending = self._special = True
 
     def _wake(self) -> None:
         if self._want != NOTHING:
@@ -130,25 +153,25 @@ class Reader(asyncio.StreamReader):
             self._waiter.wake()
 
     def _pause_reading(self) -> None:
-        if not self._reading_paused and self._transport is not None:
-            try:
-                self._transport.pause_reading()
-            except NotImplementedError:
-                self._transport = None
-            else:
-                self._reading_paused = True
+        if not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self._reading_paused and len(self._buffer) <= self._limit:
-            self._reading_paused = False
-            self._transport.resume_reading()
+        """Read on if enough of the buffer was taken."""
+        if self._paused and len(self._buffer) <= self._limit:
+            self._paused = False
+            self.transport.resume_reading()
 
     # What the handler calls.
 
     async def readline(self) -> bytes:
-        if not self._buffer and not self.special:
-            if self._want != NOTHING:
-                raise self._busy("readline")
+        """Read a line, with its end; less at the end of the stream.
+
+        :raises ValueError: if the line is longer than the limit; it is dropped.
+        """
+        if not self._buffer and not self._special and self._want == NOTHING:
+            # The same as what follows, without detours: this is where an idle handler waits.
             self._want = LINE
             try:
                 await self._waiter
@@ -160,7 +183,7 @@ class Reader(asyncio.StreamReader):
                 self._given = None
                 return line
         try:
-            return await self.readuntil(b"\n")
+            return await self._read_until([b"\n"], 1, 1)
         except asyncio.IncompleteReadError as error:
             return error.partial
         except asyncio.LimitOverrunError as error:
@@ -172,24 +195,85 @@ class Reader(asyncio.StreamReader):
             raise ValueError(error.args[0]) from None
 
     async def readuntil(self, separator: Any = b"\n") -> bytes:
-        separators = sorted(separator, key=len) if isinstance(separator, tuple) else [separator]
+        """Read up to and with `separator`, or the first of several in a tuple.
+
+        :raises asyncio.IncompleteReadError: if the stream ends before.
+        :raises asyncio.LimitOverrunError: if more than the limit comes before; it stays buffered.
+        """
+        separators = sorted(separator, key=len) if type(separator) is tuple else [separator]
         if not separators:
             raise ValueError("Separator should contain at least one element")
         shortest, longest = len(separators[0]), len(separators[-1])
         if shortest == 0:
             raise ValueError("Separator should be at least one-byte string")
-        if self.special:
-            await self._attend()
+        return await self._read_until(separators, shortest, longest)
 
+    async def read(self, n: int = -1) -> bytes:
+        """Read up to `n` bytes, as soon as there are any; without `n`, all to the end."""
+        if self._error is not None:
+            raise self._error
+        if n == 0:
+            return b""
         buffer = self._buffer
-        offset = 0
+        if n < 0:
+            blocks = []
+            while block := await self.read(self._limit):
+                blocks.append(block)
+            return b"".join(blocks)
+
+        if self._special:
+            await self._attend()
+        if not buffer and not self._eof:
+            await self._wait("read", AT_MOST, n)
+            data = self._given
+            if data is not None:
+                self._given = None
+                return data
+        return self._take(n)
+
+    async def readexactly(self, n: int) -> bytes:
+        """Read `n` bytes.
+
+        :raises asyncio.IncompleteReadError: if the stream ends before.
+        """
+        if n < 0:
+            raise ValueError("readexactly size can not be less than zero")
+        if self._error is not None:
+            raise self._error
+        if n == 0:
+            return b""
+        if self._special:
+            await self._attend()
+        while len(self._buffer) < n:
+            if self._eof:
+                raise asyncio.IncompleteReadError(self._take(len(self._buffer)), n)
+            await self._wait("readexactly", EXACTLY, n)
+            data = self._given
+            if data is not None:
+                self._given = None
+                return data
+        return self._take(n)
+
+    async def __anext__(self) -> bytes:
+        line = await self.readline()
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+    async def _read_until(self, separators: list[bytes], shortest: int, longest: int) -> bytes:
+        if self._special:
+            await self._attend()
+        if self._error is not None:
+            raise self._error
+        buffer = self._buffer
+        offset = 0  # no separator begins before
         while True:
             if len(buffer) - offset >= shortest:
                 start = end = -1
-                for each in separators:
-                    found = buffer.find(each, offset)
-                    if found != -1 and (end == -1 or found + len(each) < end):
-                        start, end = found, found + len(each)
+                for separator in separators:
+                    found = buffer.find(separator, offset)
+                    if found != -1 and (end == -1 or found + len(separator) < end):
+                        start, end = found, found + len(separator)
                 if end != -1:
                     break
                 offset = max(0, len(buffer) + 1 - longest)
@@ -198,105 +282,41 @@ class Reader(asyncio.StreamReader):
                         "Separator is not found, and chunk exceed the limit", offset
                     )
             if self._eof:
-                rest = bytes(buffer)
-                buffer.clear()
-                raise asyncio.IncompleteReadError(rest, None)
-            await self._wait("readuntil", LINE if separators == [b"\n"] else MORE)
+                raise asyncio.IncompleteReadError(self._take(len(buffer)), None)
+            await self._wait("readuntil", ANYTHING)
 
         if start > self._limit:
             raise asyncio.LimitOverrunError(
                 "Separator is found, but chunk is longer than limit", start
             )
-        if end == len(buffer):
-            data = bytes(buffer)
-            buffer.clear()
-        else:
-            data = bytes(memoryview(buffer)[:end])
-            del buffer[:end]
-        self._resume_reading()
-        return data
+        return self._take(end)
 
-    async def read(self, n: int = -1) -> bytes:
-        if self.special and n != 0:
-            await self._attend()
-        if self._error is not None:
-            raise self._error
-        if n == 0:
-            return b""
+    def _take(self, n: int) -> bytes:
+        """Take up to `n` bytes out of the buffer."""
         buffer = self._buffer
-        if n < 0:
-            blocks = []
-            while not (self._eof and not buffer):
-                if not buffer:
-                    await self._wait("read", MORE)
-                blocks.append(bytes(buffer))
-                buffer.clear()
-                self._resume_reading()
-            return b"".join(blocks)
-
-        if not buffer and not self._eof:
-            await self._wait("read", AT_MOST, n)
-            data = self._given
-            if data is not None:
-                self._given = None
-                return data
         if len(buffer) <= n:
             data = bytes(buffer)
             buffer.clear()
         else:
             data = bytes(memoryview(buffer)[:n])
             del buffer[:n]
-        self._resume_reading()
+        if self._paused:
+            self._resume_reading()
         return data
 
-    async def readexactly(self, n: int) -> bytes:
-        if n < 0:
-            raise ValueError("readexactly size can not be less than zero")
-        if self.special and n != 0:
-            await self._attend()
-        if self._error is not None:
-            raise self._error
-        if n == 0:
-            return b""
-        buffer = self._buffer
-        while len(buffer) < n:
-            if self._eof:
-                rest = bytes(buffer)
-                buffer.clear()
-                raise asyncio.IncompleteReadError(rest, n)
-            await self._wait("readexactly", EXACTLY, n)
-            data = self._given
-            if data is not None:
-                self._given = None
-                return data
-        if len(buffer) == n:
-            data = bytes(buffer)
-            buffer.clear()
-        else:
-            data = bytes(memoryview(buffer)[:n])
-            del buffer[:n]
-        self._resume_reading()
-        return data
-
-    async def __anext__(self) -> bytes:
-        line = await self.readline()
-        if not line:
-            raise StopAsyncIteration
-        return line
-
-    def _busy(self, method: str) -> RuntimeError:
-        return RuntimeError(
-            f"{method}() called while another coroutine is already waiting for incoming data"
-        )
-
-    async def _wait(self, method: str, want: int, count: int = 0) -> None:
-        """Wait for more data, of which some may be put into `_given` instead of the buffer."""
+    async def _wait(self, method: str, want: int, count: int = -1) -> None:
+        """Wait for more data, which is then in the buffer, or all in `_given`."""
         if self._want != NOTHING:
-            raise self._busy(method)
-        if self._reading_paused:
-            # What is wanted is more than is buffered: to wait without reading would be for ever.
-            self._reading_paused = False
-            self._transport.resume_reading()
+            raise RuntimeError(
+                f"{method}() called while another coroutine is already waiting for incoming data"
+            )
+        if self._ending:
+            await asyncio.sleep(0)
+            raise asyncio.CancelledError("the server stops")
+        if self._paused:
+            # More is wanted than is buffered at most: to wait without reading would be for ever.
+            self._paused = False
+            self.transport.resume_reading()
         self._want = want
         self._count = count
         try:
@@ -308,12 +328,27 @@ class Reader(asyncio.StreamReader):
             raise self._error
 
     def _abandon(self) -> None:
-        """Put back what a task was given that does not take it any more."""
-        self._want = NOTHING
-        if self._given is not None:
+        """Put back what was given to a task that was cancelled before it could take it."""
+        if self._given is None:
+            self._want = NOTHING
+        else:
             self._buffer[:0] = self._given
             self._given = None
 
     async def _attend(self) -> None:
-        if self._error is not None:
-            raise self._error
+        """Look at what is special about this read."""
+        connection = self._connection
+        if connection.paused:
+            self._held = True
+            try:
+                await connection.relieved()
+            finally:
+                self._held = False
+        if self._eof and not self._buffer and self._error is None:
+            self._reads_at_eof += 1
+            # A loop of reads that find the end must not keep the event loop from turning.
+            await asyncio.sleep(0)
+            if self._reads_at_eof > MAX_READS_AT_EOF:
+                connection.log_end_ignored()
+                raise asyncio.CancelledError("the peer has closed the connection")
+        self._special = self._eof or self._ending or self._error is not None or connection.paused

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
-    from svcrun.sockets import Option
+    from svcrun.addresses import Option
 
 __all__ = ("UDPServer",)
 

@@ -1,0 +1,318 @@
+"""The code blocks of the manual, and how they are run.
+
+A block of Python is a program, and runs in a process of its own. Blocks of shell commands after it
+(``console``) are its clients, blocks of ``text`` are what it prints. Ports that the manual shows
+are replaced by free ones. Where a page says more about a block, a comment before it does so::
+
+    .. run: exit=1
+
+    .. code-block:: python
+
+``exit=`` is the exit code that is expected, ``signal=`` what ends a program that runs for ever
+(``SIGINT`` by default), ``as=pytest`` makes it a test module, ``needs=`` names a module without
+which it is skipped.
+"""
+
+import ast
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from signal import Signals
+from typing import Final
+
+from tests.support import PATIENCE, ROOT, STRICT, Program
+
+DIRECTIVE: Final = re.compile(r"^( *)\.\. code-block:: *([\w-]+)$")
+OPTION: Final = re.compile(r"^ +:([\w-]+):(.*)$")
+HINT: Final = re.compile(r"^ *\.\. run: +(.*)$")
+
+# The ports that the manual uses.
+PORTS: Final = ("8901", "8900", "3000", "8080")
+
+# Tells the runner on a channel of its own when everything has started.
+PRELUDE: Final = """\
+import os as _os
+import svcrun as _svcrun
+async def _announce(**_):
+    _os.write(2, b"-- started\\n")
+_svcrun.entrypoint.POST_START.connect(_announce)
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block: where it is, what it says, and what is said about it."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    hints: dict[str, str]
+    caption: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def serves(self) -> bool:
+        """Whether it runs until it is told to end."""
+        called = (
+            node.func for node in ast.walk(ast.parse(self.text)) if isinstance(node, ast.Call)
+        )
+        names = {function.attr for function in called if isinstance(function, ast.Attribute)}
+        return "run_forever" in names or "signal" in self.hints
+
+    @property
+    def only_defines(self) -> bool:
+        """Whether it does nothing but prepare what later blocks use."""
+        kinds = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        return all(
+            isinstance(node, kinds)
+            or (isinstance(node, ast.Assign | ast.AnnAssign) and not _calls(node))
+            for node in ast.parse(self.text).body
+        )
+
+
+def _calls(node: ast.AST) -> bool:
+    return any(isinstance(part, ast.Call) for part in ast.walk(node))
+
+
+@dataclass
+class Scene:
+    """A program of a page, with the definitions that it builds on and what happens to it."""
+
+    program: Block
+    before: tuple[Block, ...] = ()
+    after: list[Block] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return str(self.program)
+
+
+@cache
+def read_blocks(page: Path) -> tuple[Block, ...]:
+    """Return the code blocks of a page in their order."""
+    return tuple(find_blocks(page, page.read_text(encoding="utf-8")))
+
+
+def find_blocks(page: Path, text: str) -> Iterator[Block]:
+    """Find the code blocks in a text in reStructuredText."""
+    lines = text.splitlines()
+    hints: dict[str, str] = {}
+    position = 0
+    while position < len(lines):
+        line = lines[position]
+        position += 1
+        if hint := HINT.match(line):
+            hints = dict(item.split("=", 1) for item in hint[1].split())
+        elif directive := DIRECTIVE.match(line):
+            start = position
+            options, body = {}, []
+            while position < len(lines) and (option := OPTION.match(lines[position])):
+                options[option[1]] = option[2].strip()
+                position += 1
+            inside = directive[1] + " "
+            while position < len(lines) and (
+                not lines[position].strip() or lines[position].startswith(inside)
+            ):
+                body.append(lines[position])
+                position += 1
+            source = textwrap.dedent("\n".join(body)).strip("\n") + "\n"
+            yield Block(page, start, directive[2], source, hints, options.get("caption"))
+            hints = {}
+        elif line.strip():
+            hints = {}
+
+
+def read_scenes(page: Path) -> list[Scene]:
+    """Return the programs of a page."""
+    scenes: list[Scene] = []
+    definitions: list[Block] = []
+    for block in read_blocks(page):
+        if block.language == "python":
+            scenes.append(Scene(block, tuple(definitions)))
+            if block.only_defines:
+                definitions.append(block)
+        elif block.language in {"console", "text"} and scenes:
+            scenes[-1].after.append(block)
+    return scenes
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports that are free for TCP and UDP on both loopback addresses."""
+    families = [socket.AF_INET] + [socket.AF_INET6] * has_ipv6()
+    found: list[int] = []
+    while len(found) < count:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in found and all(
+            _is_free(family, kind, port)
+            for family in families
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+        ):
+            found.append(port)
+    return found
+
+
+def _is_free(family: int, kind: int, port: int) -> bool:
+    with socket.socket(family, kind) as probe:
+        try:
+            probe.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@cache
+def has_ipv6() -> bool:
+    """Tell whether there is a loopback interface for IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def port_replacer() -> Callable[[str], str]:
+    """Make a function that replaces the ports of the manual in a text, always by the same ones."""
+    ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+    pattern = re.compile(rf"\b({'|'.join(PORTS)})\b")
+    return lambda text: pattern.sub(lambda match: ports[match[1]], text)
+
+
+def play(scene: Scene, folder: Path) -> None:
+    """Run a program with its clients, and compare what they print with what the manual says.
+
+    :param folder: where the program runs, and finds the files it needs.
+    """
+    replace = port_replacer()
+    program = scene.program
+    for block in (*scene.before, program):
+        if block.caption is not None:
+            (folder / block.caption).write_text(replace(block.text), encoding="utf-8")
+    source = replace("".join(block.text for block in (*scene.before, program)))
+    if program.hints.get("as") == "pytest":
+        run_pytest(source, folder)
+        return
+
+    path = folder / "program.py"
+    path.write_text(PRELUDE + source, encoding="utf-8")
+    expected = [replace(block.text) for block in scene.after if block.language == "text"]
+    clients = [replace(block.text) for block in scene.after if block.language == "console"]
+    with Program(path, cwd=folder, env={"SVCRUN_LOG_FORMAT": "stream"}) as running:
+        if program.serves:
+            running.wait_for_line("-- started", stream="stderr")
+        for client in clients:
+            run_console(client, folder)
+        if program.serves:
+            wait_for_output(running, expected)
+            running.send_signal(Signals[program.hints.get("signal", "SIGINT")])
+        outcome = running.wait()
+    assert outcome.returncode == int(program.hints.get("exit", "0")), outcome.stderr
+    errors = outcome.stderr.replace("-- started\n", "")
+    missing = find_missing(expected, outcome.stdout, errors)
+    assert missing is None, f"not printed: {missing!r}\n{outcome.stdout}\n{errors}"
+    if "exit" not in program.hints and not any("Traceback" in text for text in expected):
+        assert "Traceback" not in errors, errors
+        assert "Warning" not in errors, errors
+
+
+def wait_for_output(program: Program, expected: Iterable[str]) -> None:
+    """Wait until a program that runs on has printed what is expected before its end."""
+    deadline = time.monotonic() + PATIENCE
+    texts = [text.partition("SIGINT received")[0] for text in expected]
+    texts = [text[: text.rfind("\n") + 1] for text in texts]
+    while find_missing(texts, program.stdout, program.stderr) is not None:
+        if time.monotonic() > deadline or not program.is_running():
+            return  # reported after its end
+        time.sleep(0.02)
+
+
+def find_missing(expected: Iterable[str], *streams: str) -> str | None:
+    """Return the first expected line that none of the streams has in that order, None without one.
+
+    ``...`` stands for anything in a line.
+    """
+    rests = [iter(stream.splitlines()) for stream in streams]
+    for line in "".join(expected).splitlines():
+        if line.strip() == "...":
+            continue
+        pattern = re.compile(re.escape(line.strip()).replace(r"\.\.\.", ".*"))
+        for position, rest in enumerate(rests):
+            found = list(rest)
+            match = next((i for i, it in enumerate(found) if pattern.fullmatch(it.strip())), None)
+            rests[position] = iter(found if match is None else found[match + 1 :])
+            if match is not None:
+                break
+        else:
+            return line
+    return None
+
+
+def run_console(transcript: str, folder: Path) -> None:
+    """Run the commands of a terminal session, and compare what they print."""
+    for command, output in split_console(transcript):
+        missing_tool = next((it for it in ("curl", "openssl") if needs(command, it)), None)
+        if missing_tool is not None:
+            continue
+        result = subprocess.run(
+            ["bash", "-c", f"{define_nc()}{command}"],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            timeout=PATIENCE,
+            stdin=subprocess.DEVNULL,
+        )
+        wrong = find_missing([output], result.stdout, result.stderr)
+        assert wrong is None, f"$ {command}\n{result.stdout}{result.stderr}\nexpected:\n{output}"
+        assert result.returncode == 0 or output, f"$ {command}\n{result.stderr}"
+
+
+def needs(command: str, tool: str) -> bool:
+    """Tell whether a command can't run because a tool is not there."""
+    return re.search(rf"\b{tool}\b", command) is not None and shutil.which(tool) is None
+
+
+def define_nc() -> str:
+    """Return a shell function that does what nc does, where there is none."""
+    if shutil.which("nc"):
+        return ""
+    return f'nc() {{ "{sys.executable}" "{ROOT / "tests" / "netcat.py"}" "$@"; }}\n'
+
+
+def split_console(transcript: str) -> list[tuple[str, str]]:
+    """Split a terminal session into commands and what each prints."""
+    pieces = re.split(r"^\$ ", transcript, flags=re.MULTILINE)[1:]
+    found = []
+    for piece in pieces:
+        match = re.match(r"((?:.*\\\n)*.*\n)", piece)
+        assert match is not None
+        found.append((match[1].strip(), piece[match.end() :]))
+    return found
+
+
+def run_pytest(source: str, folder: Path) -> None:
+    """Run a block that is a test module."""
+    path = folder / "test_block.py"
+    path.write_text(source, encoding="utf-8")
+    command = [sys.executable, *STRICT, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0"]
+    result = subprocess.run(
+        [*command, "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=2 * PATIENCE,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

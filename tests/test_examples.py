@@ -1,0 +1,239 @@
+"""Each example runs, and serves real clients until it is told to end."""
+
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Certificates
+from tests.documents import run_console
+from tests.support import PATIENCE, ROOT, Outcome, Program
+
+EXAMPLES = ROOT / "examples"
+Run = Callable[..., Program]
+
+
+@pytest.fixture
+def run(run_program: Run) -> Run:
+    """Start an example by its name, on free ports."""
+
+    def start(name: str, *arguments: str) -> Program:
+        return run_program(EXAMPLES / name, *arguments, env={"SVCRUN_LOG_FORMAT": "stream"})
+
+    return start
+
+
+def start_server(run: Run, name: str, *arguments: str) -> tuple[Program, tuple[str, int]]:
+    program = run(name, "--port", "0", *arguments)
+    place = program.wait_for_line(r"listening on (\S+) port (\d+)")
+    return program, (place[1], int(place[2]))
+
+
+def ask(address: tuple[str, int], request: bytes) -> bytes:
+    """Send a request by TCP, end the sending, and return all that comes back."""
+    with socket.create_connection(address, PATIENCE) as client:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        with client.makefile("rb") as answer:
+            return answer.read()
+
+
+def ask_datagram(address: tuple[str, int], request: bytes) -> bytes:
+    """Send a request by UDP and return the first answer."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(PATIENCE)
+        client.sendto(request, address)
+        return client.recv(65_536)
+
+
+def interrupt(program: Program) -> Outcome:
+    """End a program as Ctrl-C does, which is not an error."""
+    program.interrupt()
+    outcome = program.wait()
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert "Warning" not in outcome.stderr
+    return outcome
+
+
+def test_every_example_has_a_test_and_a_line_in_the_list() -> None:
+    tests = Path(__file__).read_text(encoding="utf-8")
+    readme = (EXAMPLES / "README.rst").read_text(encoding="utf-8")
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    assert names == set(re.findall(r'"(\w+\.py)"', tests))
+    assert names == set(re.findall(r"<(\w+\.py)>", readme))
+
+
+@pytest.mark.parametrize("end", ["interrupt", "terminate"])
+def test_the_quickstart_counts_what_comes_by_udp_and_tells_it_by_tcp_and_http(
+    run: Run, end: str
+) -> None:
+    program = run("quickstart.py", "--port", "0", "--udp-port", "0", "--interval", "0.1")
+    udp = program.wait_for_line(r"nc -u -w1 (127\.0\.0\.1) (\d+)")
+    tcp = program.wait_for_line(r"nc -w1 (127\.0\.0\.1) (\d+)")
+    web = program.wait_for_line(r"curl http://(127\.0\.0\.1):(\d+)/")
+    assert tcp.groups() == web.groups()
+
+    assert ask_datagram((udp[1], int(udp[2])), b"cats dogs cats\n") == b"cats 1\n"
+    assert ask((tcp[1], int(tcp[2])), b"cats\nowls\n") == b"cats 2\nowls 0\n"
+    answer = ask((tcp[1], int(tcp[2])), b"GET / HTTP/1.1\r\nHost: example\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"\r\n\r\ncats 2\ndogs 1\n")
+    program.wait_for_line("heartbeat: 3 events of 2 kinds", stream="stderr")
+
+    getattr(program, end)()
+    outcome = program.wait()
+    assert outcome.returncode == 0
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stderr.rstrip().endswith("heartbeat: 3 events of 2 kinds")
+
+
+def test_what_the_quickstart_prints_to_type_works_as_printed(run: Run, tmp_path: Path) -> None:
+    program = run("quickstart.py", "--port", "0", "--udp-port", "0")
+    program.wait_for_line("Ctrl-C stops it")
+    count, query, web = re.findall(r"^    (\S.*)$", program.stdout, re.MULTILINE)
+    run_console(f"$ {count}\ncats 1\ndogs 1\ncats 2\n", tmp_path)
+    run_console(f"$ {query}\ncats 2\ndogs 1\n", tmp_path)
+    run_console(f"$ {web}\ncats 2\ndogs 1\n", tmp_path)
+    interrupt(program)
+
+
+def test_the_quickstart_survives_clients_that_talk_nonsense(run: Run) -> None:
+    program = run("quickstart.py", "--port", "0", "--udp-port", "0")
+    udp = program.wait_for_line(r"nc -u -w1 (127\.0\.0\.1) (\d+)")
+    tcp = program.wait_for_line(r"nc -w1 (127\.0\.0\.1) (\d+)")
+    place = (tcp[1], int(tcp[2]))
+
+    assert ask_datagram((udp[1], int(udp[2])), b"\xff\xfe") == "\ufffd\ufffd 1\n".encode()
+    assert ask(place, b"\xff\n\n") == "\ufffd 0\n 0\n".encode()
+    assert ask(place, b"HTTP/1.1\n").startswith(b"HTTP/1.1 200 OK")
+    with closing(socket.create_connection(place, PATIENCE)) as rude:
+        rude.sendall(b"no line end")
+    assert ask(place, b"cats\n") == b"cats 0\n"
+    interrupt(program)
+
+
+def test_the_plain_services_keep_their_order_to_the_last_line(run: Run, tmp_path: Path) -> None:
+    program = run("plain_service.py", "--path", str(tmp_path / "journal"), "--interval", "0.05")
+    for _ in range(3):
+        program.wait_for_line("tick of clock")
+    outcome = interrupt(program)
+    ticks = outcome.stdout.count("tick of clock\n")
+    assert outcome.stdout.endswith(f"the journal is closed, it has {ticks + 1} lines\n")
+
+
+def test_the_tcp_echo_returns_lines(run: Run) -> None:
+    program, address = start_server(run, "tcp_echo.py")
+    assert ask(address, b"hello\nworld\n") == b"hello\nworld\n"
+    assert ask(address, b"x" * 100_000) == b""
+    assert ask(address, b"still there\n") == b"still there\n"
+    program.wait_for_line("handler for 127.0.0.1:[0-9]+ failed", stream="stderr")
+    program.interrupt()
+    assert program.wait().returncode == 0
+
+
+def test_the_udp_printer_prints_and_answers(run: Run) -> None:
+    program, address = start_server(run, "udp_printer.py")
+    assert ask_datagram(address, b"hello") == b"5 bytes\n"
+    assert "127.0.0.1 -> b'hello'\n" in interrupt(program).stdout
+
+
+def test_the_tls_echo_returns_lines_to_who_trusts_its_certificate(
+    run: Run, certificates: Certificates
+) -> None:
+    program, address = start_server(
+        run,
+        "tls_echo.py",
+        *("--address", "127.0.0.1"),
+        *("--cert", str(certificates.server_cert)),
+        *("--key", str(certificates.server_key)),
+    )
+    context = ssl.create_default_context(cafile=certificates.ca)
+    with (
+        socket.create_connection(address, PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        assert client.version() == "TLSv1.3"
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"hello\n"
+    interrupt(program)
+
+
+def test_the_tls_echo_serves_only_clients_of_the_authority_that_it_was_given(
+    run: Run, certificates: Certificates
+) -> None:
+    program, address = start_server(
+        run,
+        "tls_echo.py",
+        *("--address", "127.0.0.1"),
+        *("--cert", str(certificates.server_cert)),
+        *("--key", str(certificates.server_key)),
+        *("--ca", str(certificates.ca)),
+    )
+    context = ssl.create_default_context(cafile=certificates.ca)
+    with pytest.raises(OSError, match=r".*"):  # noqa: PT012 - refused now or at the first read
+        with (
+            socket.create_connection(address, PATIENCE) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as client,
+        ):
+            client.sendall(b"hello\n")
+            if client.recv(100) == b"":
+                raise ConnectionResetError
+    context.load_cert_chain(certificates.client_cert, certificates.client_key)
+    with (
+        socket.create_connection(address, PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"hello\n"
+    interrupt(program)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_the_commands_in_the_text_of_the_tls_echo_work(run: Run, tmp_path: Path) -> None:
+    source = (EXAMPLES / "tls_echo.py").read_text(encoding="utf-8")
+    make, _, talk = re.findall(r"^    ((?:.*\\\n)*.*\S)$", source.split('"""')[1], re.MULTILINE)
+    subprocess.run(["bash", "-c", make], check=True, capture_output=True, cwd=tmp_path)
+
+    files = ("--cert", str(tmp_path / "cert.pem"), "--key", str(tmp_path / "key.pem"))
+    program, (_, port) = start_server(run, "tls_echo.py", *files)
+    # -quiet makes s_client wait for the server to close the connection, which the client began.
+    command = f"(printf 'hello\\n'; sleep 1) | {talk.replace('8900', str(port))} -no_ign_eof"
+    run_console(f"$ {command}\nhello\n", tmp_path)
+    interrupt(program)
+
+
+def test_the_dependencies_start_in_their_order_and_stop_in_the_opposite_one(run: Run) -> None:
+    outcome = run("dependencies.py").wait()
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    start, stop = outcome.stdout.split("-- all have started\n")
+    assert sorted(start.splitlines()[2:6]) == sorted(
+        f"{name} {verb}" for name in ("cache", "queue") for verb in ("starts", "has started")
+    )
+    assert start.splitlines()[:2] == ["database starts", "database has started"]
+    assert start.splitlines()[6:] == ["web starts", "web has started"]
+    assert stop.splitlines()[:2] == ["web stops", "web has stopped"]
+    assert stop.splitlines()[6:] == ["database stops", "database has stopped"]
+
+
+def test_the_feed_is_restarted_twice_and_then_ends_the_program_with_its_error(run: Run) -> None:
+    outcome = run("restart.py").wait()
+    assert outcome.returncode == 1
+    assert outcome.stdout.count("display starts") == 3
+    assert outcome.stdout.count("display stops because of ConnectionError") == 3
+    assert outcome.stderr.endswith("ConnectionError: the source is gone\n")
+
+
+def test_the_threads_compute_the_digests_of_files(run: Run) -> None:
+    license_file = ROOT / "LICENSE"
+    outcome = run("threads.py", str(license_file), str(license_file)).wait()
+    assert outcome.returncode == 0
+    first, second = outcome.stdout.splitlines()
+    assert first == second
+    assert re.fullmatch(rf"[0-9a-f]{{64}} {re.escape(str(license_file))}", first)

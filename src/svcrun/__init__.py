@@ -74,11 +74,11 @@ _HOMES = {
 _MODULES = frozenset({"log", "service"})
 
 
-class _Package(type(sys)):  # type: ignore[misc] - types.ModuleType, without importing `types`
+class _Package(type(sys)):  # type: ignore[misc]  # ModuleType, without importing `types`
     """A package whose names win over submodules of the same name.
 
-    Importing ``svcrun.entrypoint`` sets the attribute of that name to the module; what everybody wants there is the
-    class.
+    Importing ``svcrun.entrypoint`` sets the attribute of that name to the module; what everybody
+    wants there is the class.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -11,8 +11,6 @@ from svcrun.interrupts import BodyInterrupted
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from svcrun.guard import Guard
-
 T = TypeVar("T")
 
 __all__ = ("Body", "LoopBody", "TaskBody")
@@ -26,10 +24,9 @@ class Body:
         self._closing = asyncio.Event()
         # Who waits for the end is told in a better way than by cancellation.
         self._await_closing: set[asyncio.Task[Any] | None] = set()
+        self._cancellations = 0
         self.task: asyncio.Future[Any] | None = None
         """What the block waits for, as far as is known."""
-        self.cancelled = False
-        """Whether we have cancelled it."""
 
     @property
     def is_closing(self) -> bool:
@@ -47,7 +44,8 @@ class Body:
         try:
             await self._closing.wait()
         finally:
-            # Not before the other callbacks of this turn of the loop, one of which may be about to cancel the task.
+            # Not before the other callbacks of this turn of the loop, one of which may be about to
+            # cancel the task.
             self._loop.call_soon(self._await_closing.discard, task)
 
     def watch(self) -> None:
@@ -57,24 +55,36 @@ class Body:
     def unwatch(self) -> None:
         """Watch it no longer."""
 
-    def interrupt(self) -> None:
-        """Ask the block to end."""
-        if self.task is not None and self.task not in self._await_closing:
-            self.cancelled = self.task.cancel() or self.cancelled
+    def interrupt(self) -> bool:
+        """Ask the block to end, and tell whether there was something to be asked."""
+        return self.task in self._await_closing or self.insist()
 
-    def give_up(self, guard: Guard) -> None:
-        """Wait for the block no longer."""
-        guard.die("the block of the entrypoint goes on although it was cancelled")
+    def insist(self) -> bool:
+        """Ask it without regard to what it waits for."""
+        cancelled = self.task is not None and self.task.cancel()
+        self._cancellations += cancelled
+        return cancelled
+
+    def settle(self) -> bool:
+        """Take our cancellations back, and tell whether there is another one."""
+        return False
+
+    def give_up(self) -> bool:
+        """Take the loop away from a block that goes on, and tell whether that is possible."""
+        return False
 
     def is_interruption(self, error: BaseException | None) -> bool:
         """Whether `error`, which ended the block, is only what :meth:`interrupt` did."""
-        return error is None or (self.cancelled and isinstance(error, asyncio.CancelledError))
+        return error is None or (
+            self._cancellations > 0 and isinstance(error, asyncio.CancelledError)
+        )
 
 
 class LoopBody(Body):
     """The body of ``with entrypoint(...) as loop``, which runs the loop whenever it likes.
 
-    While watched, ``loop.run_until_complete()`` tells what it runs, so that just that can be cancelled.
+    While watched, ``loop.run_until_complete()`` tells what it runs, so that just that can be
+    cancelled.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,12 +106,13 @@ class LoopBody(Body):
                 self._loop.run_until_complete = self._original  # type: ignore[assignment, method-assign]
 
     def _run(self, future: Awaitable[T]) -> T:
+        if self._loop.is_running() or self._loop.is_closed():
+            result: T = self._original(future)  # complains, better than we could
+            return result
         is_new = not asyncio.isfuture(future)
         self.task = task = asyncio.ensure_future(future, loop=self._loop)
-        if self.is_closing:
-            self._loop.call_soon(self.interrupt)
         try:
-            result: T = self._original(task)
+            result = self._original(task)
         except BaseException:
             if is_new and task.done() and not task.cancelled():
                 task.exception()  # it comes out here; asyncio need not complain that nobody saw it
@@ -110,17 +121,18 @@ class LoopBody(Body):
             self.task = None
         return result
 
-    def interrupt(self) -> None:
-        """Ask the block to end: cancel what it waits for, or stop the loop that it lets run."""
-        if self.task is None:
-            self._loop.stop()
-        else:
-            super().interrupt()
+    def insist(self) -> bool:
+        """Cancel what the block waits for, or stop the loop that it lets run."""
+        if self.task is not None:
+            return super().insist()
+        self._loop.stop()
+        return True
 
-    def give_up(self, guard: Guard) -> None:
-        """Take the loop away from a block that goes on."""
+    def give_up(self) -> bool:
+        """Stop the loop that the block lets run."""
         self._gave_up = True
         self._loop.stop()
+        return True
 
     def is_interruption(self, error: BaseException | None) -> bool:
         """Whether `error`, which ended the block, is only our own way to end it."""
@@ -139,6 +151,15 @@ class TaskBody(Body):
         """Take note of the task."""
         self.task = asyncio.current_task()
 
+    def interrupt(self) -> bool:
+        """Cancel the task; if it has ended, the block is left by another one, and not watched."""
+        super().interrupt()
+        return True
+
     def settle(self) -> bool:
-        """Take our cancellation back, and tell whether there was another one."""
-        return self.cancelled and isinstance(self.task, asyncio.Task) and self.task.uncancel() > 0
+        """Take our cancellations back, and tell whether there is another one."""
+        if not isinstance(self.task, asyncio.Task):
+            return False
+        for _ in range(self._cancellations):
+            self.task.uncancel()
+        return self.task.cancelling() > 0

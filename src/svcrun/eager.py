@@ -6,6 +6,7 @@ package that goes past asyncio's public names, and each falls back to the ordina
 
 * :func:`start_eagerly` makes a task and runs its first step before it returns. Python 3.12 can do that itself
   (``eager_start``); on 3.11 the step that the new task hands to ``loop.call_soon()`` is caught and run.
+* :func:`current_loop` finds the loop that is set but does not run.
 * :func:`wakeup_descriptor` finds the descriptor with which a loop wakes itself.
 * :class:`Waiter` is awaited like a future. It follows the protocol of future-like objects (see
   :func:`asyncio.isfuture`), so a task that awaits it hands over its wake-up call, which :meth:`Waiter.wake` runs directly.
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ("Waiter", "start_eagerly", "wakeup_descriptor")
+__all__ = ("Waiter", "current_loop", "start_eagerly", "wakeup_descriptor")
+
+
+def current_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that :func:`asyncio.set_event_loop` has set in this thread, None without one.
+
+    Asking for it by the public way makes one, or warns, where there is none.
+    """
+    local = getattr(asyncio.get_event_loop_policy(), "_local", None)  # type: ignore[deprecated]
+    loop: asyncio.AbstractEventLoop | None = getattr(local, "_loop", None)
+    return loop
 
 
 def wakeup_descriptor(loop: asyncio.AbstractEventLoop) -> int | None:

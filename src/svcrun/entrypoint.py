@@ -9,7 +9,16 @@ from contextlib import ExitStack, suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
 
-from svcrun.errors import LoopClosed, NoEntrypoint, NotAService, NotEntered, raise_together
+from svcrun.errors import (
+    LoopClosed,
+    NoEntrypoint,
+    NotAService,
+    NotEntered,
+    ParameterError,
+    ParameterTypeError,
+    ShuttingDown,
+    raise_together,
+)
 from svcrun.options import Options
 from svcrun.per_loop import PerLoop, running_loop
 from svcrun.service.base import Service
@@ -29,7 +38,7 @@ T = TypeVar("T")
 
 __all__ = ("Entrypoint", "entrypoint", "run")
 
-# Kept apart from what runs: a service finds its entrypoint by the context that its start() was called in.
+# A service finds its entrypoint by the context that its start() was called in.
 _current: ContextVar[Entrypoint | None] = ContextVar("svcrun_entrypoint", default=None)
 _by_loop: PerLoop[Entrypoint] = PerLoop()
 
@@ -38,28 +47,38 @@ _by_loop: PerLoop[Entrypoint] = PerLoop()
 class Entrypoint:
     """Run `services` for as long as a ``with`` block lasts.
 
-    ``with entrypoint(...) as loop`` makes an event loop and owns it; ``async with entrypoint(...) as ep`` uses the one
-    that runs. Entering starts the services, leaving stops them, and so does SIGINT, SIGTERM or the crash of a service.
+    ``with entrypoint(...) as loop`` makes an event loop and owns it; ``async with entrypoint(...)
+    as ep`` uses the one that runs. Entering starts the services, leaving stops them, and so does
+    SIGINT, SIGTERM or the crash of a service.
 
-    :param services: instances; those that do not depend on each other start and stop at the same time.
+    :param services: instances; those that do not depend on each other start and stop at the same
+        time.
     :param loop: a loop to use, which is not closed afterwards, instead of a new one.
-    :param pool_size: the number of threads of the loop's default executor (``SVCRUN_POOL_SIZE``; one for each
-        processor by default, at least 4).
+    :param pool_size: the number of threads of the loop's default executor (``SVCRUN_POOL_SIZE``;
+        one for each processor by default, at least 4).
     :param log_level: name or number (``SVCRUN_LOG_LEVEL``; ``info`` by default).
-    :param log_format: a name from :class:`svcrun.log.LogFormat` (``SVCRUN_LOG_FORMAT``; by what stderr is).
+    :param log_format: a name from :class:`svcrun.log.LogFormat` (``SVCRUN_LOG_FORMAT``; by what
+        stderr is).
     :param log_buffering: whether a thread writes the log (``SVCRUN_LOG_BUFFERING``; on by default).
-    :param log_buffer_size: the number of records that wake it (``SVCRUN_LOG_BUFFER``; 1024 by default).
+    :param log_buffer_size: the number of records that wake it (``SVCRUN_LOG_BUFFER``; 1024 by
+        default).
     :param log_date_format: as for :func:`time.strftime` (``SVCRUN_LOG_DATE_FORMAT``).
-    :param log_flush_interval: seconds that a record waits at most (``SVCRUN_LOG_FLUSH``; 0.2 by default).
+    :param log_flush_interval: seconds that a record waits at most (``SVCRUN_LOG_FLUSH``; 0.2 by
+        default).
     :param log_config: whether to configure logging at all (``SVCRUN_LOG_CONFIG``; on by default).
     :param log_handlers: further handlers, which are written to by a thread as well.
-    :param loop_factory: makes the loop; uvloop where installed by default, unless ``SVCRUN_USE_UVLOOP`` is off.
+    :param loop_factory: makes the loop; uvloop where installed by default, unless
+        ``SVCRUN_USE_UVLOOP`` is off.
     :param debug: the loop's debug mode (``SVCRUN_DEBUG``; off by default).
-    :param catch_signals: signals that end the block; SIGINT and SIGTERM by default in the main thread, else none.
-    :param shutdown_timeout: seconds for all of the shutdown (``SVCRUN_SHUTDOWN_TIMEOUT``; 60 by default). What hangs
-        past it is logged with its stack, and the process ends with exit code 70.
-    :param start_timeout: seconds for the start of each service that has no limit of its own; none by default.
-    :param log_buffer_limit: the number of records past which new ones are dropped (100 000 by default).
+    :param catch_signals: signals that end the block; SIGINT and SIGTERM by default in the main
+        thread, else none.
+    :param shutdown_timeout: seconds for all of the shutdown (``SVCRUN_SHUTDOWN_TIMEOUT``; 60 by
+        default). What hangs past it is logged with its stack, and the process ends with exit code
+        70.
+    :param start_timeout: seconds for the start of each service that has no limit of its own; none
+        by default.
+    :param log_buffer_limit: the number of records past which new ones are dropped (100 000 by
+        default).
 
     :raises ValueError, TypeError: naming an option, or an environment variable, with a wrong value.
 
@@ -102,9 +121,7 @@ class Entrypoint:
         start_timeout: float | None = None,
         log_buffer_limit: int | None = None,
     ) -> None:
-        for service in services:
-            if not isinstance(service, Service):
-                raise NotAService(service)
+        _check(services)
         self._given = services
         self._loop = loop
         self._options = Options(
@@ -146,7 +163,7 @@ class Entrypoint:
         :raises RuntimeError: if there is none.
         """
         current = _current.get()
-        if current is not None and not current._left:
+        if current is not None and not current._left:  # noqa: SLF001 - the same class
             return current
         loop = running_loop()
         current = None if loop is None else _by_loop.get(loop)
@@ -175,7 +192,10 @@ class Entrypoint:
         return None if self._runtime is None else self._runtime.context
 
     async def closing(self) -> None:
-        """Wait until the shutdown begins; a task that waits here is not cancelled then, and can go on to its end."""
+        """Wait until the shutdown begins.
+
+        A task that waits here is not cancelled then, and can go on to its end.
+        """
         await self._running().body.closing()
 
     async def start_services(self, *services: Service) -> None:
@@ -183,11 +203,16 @@ class Entrypoint:
 
         A service that runs already is left alone.
 
-        :raises ValueError, TypeError: before anything is started, if they can't be started as given.
+        :raises ValueError, TypeError: before anything is started, if they can't be as given.
         :raises RuntimeError: if the entrypoint is shutting down.
         :raises BaseException: what a ``start()`` raised, as it is; several as a group.
         """
-        supervisor = self._running().supervisor
+        runtime = self._running()
+        supervisor = runtime.supervisor
+        _check(services)
+        if runtime.body.is_closing:
+            raise ShuttingDown(services)
+        running = supervisor.services
         if self.pre_start:
             await self.pre_start.call(entrypoint=self, services=services)
         await supervisor.start(services)
@@ -196,8 +221,9 @@ class Entrypoint:
         try:
             await self.post_start.call(entrypoint=self, services=services)
         except BaseException as error:
+            started = [service for service in services if service not in running]
             with suppress(Exception):  # logged, and not what went wrong first
-                await supervisor.stop(services, error)
+                await supervisor.stop(started, error)
             raise
 
     async def stop_services(self, *services: Service, exc: BaseException | None = None) -> None:
@@ -218,9 +244,15 @@ class Entrypoint:
     async def graceful_shutdown(self, exception: BaseException | None = None) -> None:
         """Begin the shutdown, unless it has begun, and wait until all services are stopped.
 
+        The block is ended as by a signal, unless it is the code of the block that calls this.
+
         :param exception: passed to their ``stop()``.
         """
-        await asyncio.shield(self._running().shut_down(exception))
+        runtime = self._running()
+        shutdown = runtime.shut_down(exception)
+        if asyncio.current_task() is not runtime.body.task:
+            runtime.interrupt()
+        await asyncio.shield(shutdown)
 
     # Entering and leaving.
 
@@ -231,22 +263,21 @@ class Entrypoint:
             )
         self._begin()
         # Loaded here, so that importing the package costs little to those who do not run anything.
-        from svcrun.body import LoopBody  # noqa: PLC0415
-        from svcrun.runtime import drive, make_loop  # noqa: PLC0415
+        from svcrun.body import LoopBody
+        from svcrun.runtime import drive, make_loop
 
         try:
             owns_loop = self._loop is None
             if self._loop is None:
                 self._loop = make_loop(self._options, self._undo)
-            loop = self._loop
-            body = LoopBody(loop)
-            runtime = self._set_up(loop, body, owns_loop=owns_loop)
+            loop = _check_loop(self._loop)
+            runtime = self._set_up(loop, LoopBody(loop), owns_loop=owns_loop)
             try:
                 drive(loop, runtime.enter(self.start_services(*self._given)), cancel=True)
-            except BaseException as error:
-                drive(loop, runtime.finish(_unless_cancelled(error)), cancel=False)
+            except BaseException as error:  # noqa: BLE001 - whatever it is comes out below
+                self._finish(runtime, _unless_cancelled(error))
                 raise runtime.start_error(error, self._exit_by_signal) from error.__cause__
-            body.watch()
+            runtime.begin_body()
         except BaseException:
             self._end()
             raise
@@ -258,32 +289,43 @@ class Entrypoint:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        from svcrun.runtime import drive  # noqa: PLC0415
-
         runtime = self._running()
-        runtime.body.unwatch()
+        runtime.end_body()
         try:
-            if self.loop.is_closed():
-                raise LoopClosed(self.services)
-            drive(self.loop, runtime.finish(runtime.cause(exc)), cancel=False)
+            if not self.loop.is_closed():
+                self._finish(runtime, runtime.cause(exc))
+            elif self.services:
+                runtime.note(LoopClosed(self.services))
         finally:
             self._end()
         return self._conclude(runtime, exc)
 
-    async def __aenter__(self) -> Entrypoint:
-        self._begin()
-        from svcrun.body import TaskBody  # noqa: PLC0415
+    def _finish(self, runtime: Runtime, exception: BaseException | None) -> None:
+        from svcrun.runtime import drive
 
         try:
-            self._loop = asyncio.get_running_loop()
-            body = TaskBody(self._loop)
-            runtime = self._set_up(self._loop, body, owns_loop=False)
+            drive(self.loop, runtime.finish(exception), cancel=False)
+        except (KeyboardInterrupt, SystemExit) as error:
+            runtime.note(error)
+
+    async def __aenter__(self) -> Entrypoint:
+        self._begin()
+        from svcrun.body import TaskBody
+
+        try:
+            loop = asyncio.get_running_loop()
+            if self._loop is not None and self._loop is not loop:
+                raise ParameterError(
+                    "entrypoint", "loop", self._loop, "none in `async with`, which uses its own"
+                )
+            self._loop = loop
+            runtime = self._set_up(loop, TaskBody(loop), owns_loop=False)
             try:
                 await runtime.enter_in_task(self.start_services(*self._given))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - whatever it is comes out below
                 await runtime.finish_in_task(_unless_cancelled(error))
                 raise runtime.start_error(error, self._exit_by_signal) from error.__cause__
-            body.watch()
+            runtime.begin_body()
         except BaseException:
             self._end()
             raise
@@ -296,24 +338,30 @@ class Entrypoint:
         traceback: TracebackType | None,
     ) -> bool:
         runtime = self._running()
+        runtime.end_body()
+        cancelled: asyncio.CancelledError | None = None
         try:
             await runtime.finish_in_task(runtime.cause(exc))
-        except asyncio.CancelledError:
-            if not runtime.body.cancelled:  # ours may arrive as late as this
-                raise
+        except asyncio.CancelledError as error:  # by ourselves, late, or by somebody else
+            cancelled = error
         finally:
             self._end()
-        return self._conclude(runtime, exc) and not runtime.body.settle()
+        by_others = runtime.body.settle()
+        swallow = self._conclude(runtime, exc)
+        if cancelled is not None and by_others:
+            raise cancelled
+        return swallow and not (by_others and isinstance(exc, asyncio.CancelledError))
 
     def _begin(self) -> None:
         if self._entered:
             raise NotEntered("an entrypoint can be entered once; make another one")
         self._entered = True
+        self._undo.callback(self._restore_signals)
         for hook in (self.pre_start, self.post_start, self.pre_stop, self.post_stop):
             hook.freeze()
 
     def _set_up(self, loop: asyncio.AbstractEventLoop, body: Body, *, owns_loop: bool) -> Runtime:
-        from svcrun.runtime import Runtime  # noqa: PLC0415
+        from svcrun.runtime import Runtime
 
         _by_loop.add(loop, self)
         self._undo.callback(self._reset_current, loop, _current.set(self))
@@ -328,9 +376,12 @@ class Entrypoint:
         self, loop: asyncio.AbstractEventLoop, token: Token[Entrypoint | None]
     ) -> None:
         _by_loop.discard(loop, self)
-        # A fixture may leave in another context than it entered; what is left there is known to be over.
-        with suppress(ValueError):
+        with suppress(ValueError):  # a fixture may leave in another context than it entered
             _current.reset(token)
+
+    def _restore_signals(self) -> None:
+        if self._runtime is not None:
+            self._runtime.restore_signals()
 
     def _end(self) -> None:
         self._left = True
@@ -338,12 +389,12 @@ class Entrypoint:
 
     def _conclude(self, runtime: Runtime, error: BaseException | None) -> bool:
         swallow = runtime.conclude(error)
-        if swallow and self._raise_signal and runtime.signal is not None:
+        if swallow and self._raise_signal:
             raise self._exit_by_signal(runtime.signal)
         return swallow
 
-    def _exit_by_signal(self, signum: int) -> BaseException:
-        if not self._raise_signal:
+    def _exit_by_signal(self, signum: int | None) -> BaseException:
+        if not self._raise_signal or signum is None:
             return SystemExit(0)
         return KeyboardInterrupt() if signum == signal.SIGINT else SystemExit(128 + signum)
 
@@ -356,6 +407,8 @@ class Entrypoint:
     def _running(self) -> Runtime:
         if self._runtime is None:
             raise NotEntered("the entrypoint is not entered; use it inside its `with` block")
+        if self._left:
+            raise NotEntered("the entrypoint has been left; use it inside its `with` block")
         return self._runtime
 
 
@@ -378,14 +431,31 @@ def run(main: Awaitable[T], *services: Service, **kwargs: Any) -> T:
     'done'
     """
     try:
+        if not inspect.isawaitable(main):
+            raise ParameterTypeError("run", "main", main, "a coroutine: run(main()), not run(main)")
         ep = Entrypoint(*services, **kwargs)
-        ep._raise_signal = True
+        ep._raise_signal = True  # noqa: SLF001 - the same module
         with ep as loop:
             result = loop.run_until_complete(main)
-        return result
+        return result  # noqa: RET504 - in the block, type checkers would see a way around it
     finally:
-        if inspect.iscoroutine(main):
-            main.close()  # in case it did not come to run
+        if inspect.iscoroutine(main) and inspect.getcoroutinestate(main) == inspect.CORO_CREATED:
+            main.close()
+
+
+def _check(services: tuple[Service, ...]) -> None:
+    for service in services:
+        if not isinstance(service, Service):
+            raise NotAService(service)
+
+
+def _check_loop(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
+    accepted = "an event loop that neither runs nor is closed"
+    if not isinstance(loop, asyncio.AbstractEventLoop):
+        raise ParameterTypeError("entrypoint", "loop", loop, accepted)
+    if loop.is_running() or loop.is_closed():
+        raise ParameterError("entrypoint", "loop", loop, accepted)
+    return loop
 
 
 def _unless_cancelled(error: BaseException) -> BaseException | None:

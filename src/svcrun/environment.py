@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from svcrun.errors import ParameterError
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 __all__ = ("Environment",)
 
@@ -20,7 +26,7 @@ class Environment:
     """
 
     def __init__(self) -> None:
-        # One pass: looking up a variable that is not set costs as much as going through some dozens.
+        # One pass: to look up one that is not set costs as much as going through some dozens.
         found = [name for name in os.environ if name.startswith(_PREFIX)]
         self._values = {name: value for name in found if (value := os.environ[name].strip())}
 
@@ -28,7 +34,7 @@ class Environment:
         """Return a variable as it is, None if it is not set."""
         return self._values.get(_PREFIX + name)
 
-    def switch(self, name: str, *, default: bool) -> bool:
+    def switch(self, name: str, *, default: T) -> bool | T:
         """Return a variable as something that is on or off.
 
         :raises ValueError: naming the variable, if it is neither.

@@ -1,34 +1,43 @@
 """End the process when the event loop does not get to it.
 
-Time limits that the loop keeps are of no use when a callback blocks the loop. So each shutdown is also watched from
-outside of the loop, by a timer signal where that can be had (it costs nearly nothing) or by a thread.
+Time limits that the loop keeps are of no use when a callback blocks the loop. So each shutdown is
+also watched from outside of the loop, by a timer signal where that can be had (it costs nearly
+nothing) or by a thread.
 """
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import _thread
 import faulthandler
 import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-__all__ = ("ANSWER_TIME", "EXIT_HUNG", "Guard", "set_handler")
+    _Stage = tuple[float, Callable[[], object]]  # what to do after so many seconds
 
-# signal.signal() without the conversion of numbers to enum members and back, which takes ten times as long.
+__all__ = ("ANSWER_TIME", "DEFAULT_ACTION", "EXIT_HUNG", "Guard", "set_handler")
+
+# signal.signal() without the conversion of numbers to enum members and back, which takes ten times
+# as long.
 set_handler: Callable[[int, Any], Any] = _signal.signal
+DEFAULT_ACTION: Any = _signal.SIG_DFL
 
 EXIT_HUNG = 70
 """The exit code of a process that had to be ended: ``EX_SOFTWARE`` of sysexits.h."""
 
 ANSWER_TIME = 0.3
 """Seconds without a turn after which a loop counts as blocked."""
+
+LAST_WORDS_TIME = 3.0
+"""Seconds that a process has to write its last words, to a stderr that may be a full pipe."""
 
 
 class Guard:
@@ -43,6 +52,7 @@ class Guard:
         self._last_words = last_words
         self._ends: list[Callable[[], None]] = []
         self._asked: float | None = None
+        self._dying = _thread.allocate_lock()
 
     # Whether the loop turns.
 
@@ -51,67 +61,104 @@ class Guard:
         if self._asked is None:
             self._asked = time.monotonic()
             try:
-                self._loop.call_soon_threadsafe(self._answer)
+                self._loop.call_soon_threadsafe(self.answer)
             except RuntimeError:
                 self._asked = None  # the loop is closed, and all is over
 
-    def _answer(self) -> None:
+    def answer(self) -> None:
+        """Take note that the loop turns, or is about to."""
         self._asked = None
 
     @property
     def blocked(self) -> bool:
         """Whether the loop has not turned for a while since it was asked to."""
-        return self._asked is not None and time.monotonic() - self._asked >= ANSWER_TIME
+        asked = self._asked
+        return asked is not None and time.monotonic() - asked >= ANSWER_TIME
 
     # Time limits.
 
-    def watch(self, limit: float, grace: float, *, in_thread: bool) -> None:
+    def watch(self, limit: float, grace: float) -> None:
         """End the process if :meth:`release` is not called in time.
 
         :param limit: seconds after which a loop that is blocked is not waited for any longer.
         :param grace: further seconds that a loop which turns has to come to an end by itself.
-        :param in_thread: whether to use a thread in any case; only a thread notices a main thread that is blocked in
-            a system call which a signal does not interrupt.
         """
-        if in_thread or not self._watch_by_timer(limit, grace):
-            self._watch_by_thread(limit, grace)
+        stages = self._stages(limit, grace)
+        if not self._ends and not self._watch_by_timer(stages):
+            self._watch_by_thread(stages)
+
+    def watch_from_handler(
+        self, limit: float, grace: float, if_blocked: Callable[[], object]
+    ) -> None:
+        """Do what :meth:`watch` does in a signal handler, when the loop may be blocked already.
+
+        A thread also notices that the main thread is blocked in a call of the system that goes on
+        after signals. A timer also works while the main thread keeps all others from running, as a
+        search with a regular expression does.
+
+        :param if_blocked: called in the thread, once, if the loop has not turned by then.
+        """
+        if not self._ends:
+            self._watch_by_timer(self._stages(limit, grace))
+
+        def nudge() -> None:
+            if self.blocked:
+                if_blocked()
+
+        rest = max(limit - ANSWER_TIME, 0.0)
+        self._watch_by_thread([(ANSWER_TIME, nudge), *self._stages(rest, grace)])
 
     def release(self) -> None:
         """End the watch."""
         while self._ends:
             self._ends.pop()()
+        self.answer()
 
-    def _watch_by_timer(self, limit: float, grace: float) -> bool:
+    def _stages(self, limit: float, grace: float) -> list[_Stage]:
+        overrun = f"the shutdown is not over {grace:g} s past its time limit"
+        return [
+            (limit, self._ask_or_die),
+            (ANSWER_TIME, self._ask_or_die),
+            (grace, lambda: self.die(overrun)),
+        ]
+
+    def _ask_or_die(self) -> None:
+        if self.blocked:
+            self.die("the event loop is blocked, and the time for the shutdown is over")
+        self.ask()
+
+    def _watch_by_timer(self, stages: list[_Stage]) -> bool:
         if threading.current_thread() is not threading.main_thread():
             return False
         if signal.getitimer(signal.ITIMER_REAL)[0]:
             return False  # somebody else uses it
 
-        stages = iter((ANSWER_TIME, grace))
+        waiting = iter(stages)
+        pause, action = next(waiting)
 
-        def rung(signum: int, frame: object) -> None:
-            self._ask_or_die()
-            pause = next(stages, None)
-            if pause is None:
-                self.die(f"the shutdown is not over {grace:g} s past its time limit")
+        def rung(_signum: int, _frame: object) -> None:
+            nonlocal pause, action
+            action()
+            pause, action = next(waiting, (pause, action))
             signal.setitimer(signal.ITIMER_REAL, pause)
 
         def end() -> None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            set_handler(signal.SIGALRM, _signal.SIG_DFL)
+            if _signal.getsignal(signal.SIGALRM) is rung:  # else somebody else uses it by now
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                set_handler(signal.SIGALRM, DEFAULT_ACTION)
 
         previous = set_handler(signal.SIGALRM, rung)
-        if previous is not _signal.SIG_DFL:
+        if previous is not DEFAULT_ACTION:
             if previous is not None:
                 set_handler(signal.SIGALRM, previous)
             return False
-        signal.setitimer(signal.ITIMER_REAL, max(limit, 0.001))
+        signal.setitimer(signal.ITIMER_REAL, max(pause, 0.001))
         self._ends.append(end)
         return True
 
-    def _watch_by_thread(self, limit: float, grace: float) -> None:
-        # Plain locks and a bare thread: this may run in a signal handler, which may have interrupted the threading
-        # module while that held a lock of its own.
+    def _watch_by_thread(self, stages: list[_Stage]) -> None:
+        # Plain locks and a bare thread: this may run in a signal handler, which may have
+        # interrupted the threading module while that held a lock of its own.
         released = _thread.allocate_lock()
         ended = _thread.allocate_lock()
         released.acquire()
@@ -119,11 +166,10 @@ class Guard:
 
         def watch() -> None:
             try:
-                for pause in (limit, ANSWER_TIME, grace):
-                    if released.acquire(timeout=min(max(pause, 0), threading.TIMEOUT_MAX)):
+                for pause, action in stages:
+                    if released.acquire(timeout=min(pause, threading.TIMEOUT_MAX)):
                         return
-                    self._ask_or_die()
-                self.die(f"the shutdown is not over {grace:g} s past its time limit")
+                    action()
             finally:
                 ended.release()
 
@@ -134,20 +180,46 @@ class Guard:
         _thread.start_new_thread(watch, ())
         self._ends.append(end)
 
-    def _ask_or_die(self) -> None:
-        if self.blocked:
-            self.die("the event loop is blocked, and the time for the shutdown is over")
-        self.ask()
+    # The end of the process.
 
     def die(self, reason: str) -> None:
         """Write the stacks of all threads to stderr and end the process with exit code 70."""
-        # Straight to the descriptor: what sys.stderr is may wait for a lock.
+        if not self._dying.acquire(blocking=False):
+            return  # another thread is at it, or what this signal handler has interrupted
+        _start_thread(_exit_after, LAST_WORDS_TIME)
         try:
-            os.write(2, f"svcrun: {reason}; exit with code {EXIT_HUNG}\n".encode())
-            faulthandler.dump_traceback(file=2, all_threads=True)
-        except OSError:
-            pass
-        try:
+            with suppress(OSError):
+                _write_to_stderr(f"svcrun: {reason}; exit with code {EXIT_HUNG}\n".encode())
+                _write_to_stderr(_stacks())
             self._last_words()
         finally:
             os._exit(EXIT_HUNG)
+
+
+def _start_thread(function: Callable[..., object], *args: object) -> None:
+    with suppress(RuntimeError):  # there are no more threads to be had
+        _thread.start_new_thread(function, args)
+
+
+def _exit_after(seconds: float) -> None:
+    time.sleep(seconds)
+    os._exit(EXIT_HUNG)
+
+
+def _stacks() -> bytes:
+    """Return where all threads are.
+
+    While faulthandler writes, no other thread runs; so it must not write to what may be full.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    faulthandler.dump_traceback(file=write, all_threads=True)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        return pipe.read()
+
+
+def _write_to_stderr(text: bytes) -> None:
+    """Write to the descriptor: what ``sys.stderr`` is may wait for a lock."""
+    while text:
+        text = text[os.write(2, text) :]

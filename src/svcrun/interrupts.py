@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from svcrun.eager import wakeup_descriptor
 from svcrun.errors import ParameterError
-from svcrun.guard import ANSWER_TIME, set_handler
+from svcrun.guard import DEFAULT_ACTION, set_handler
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 __all__ = ("BodyInterrupted", "Interrupts")
 
 SAME_SIGNAL = 1.0
-"""Seconds in which a repeated signal is the same signal: process managers send to the group and to the process."""
+"""Seconds in which a repeated signal is the same: some send it to the group and to the process."""
 
 
 class BodyInterrupted(KeyboardInterrupt):
-    """Raised in the code of a ``with`` block that a signal interrupts while the loop does not run."""
+    """Raised in the code of a ``with`` block by a signal, while the loop does not run."""
 
 
 class Interrupts:
     """Catch `signals` while installed.
 
+    :param on_caught: called in the handler itself, at the first signal.
     :param on_first: called in the loop with the first signal.
     :param on_insist: called in the loop when somebody at a terminal insists.
-    :param on_caught: called in the handler itself, at the first signal.
     :param in_body: tells, when the loop does not run, whether code of the ``with`` block does.
     """
 
@@ -45,19 +45,22 @@ class Interrupts:
         signals: Iterable[int],
         guard: Guard,
         *,
+        on_caught: Callable[[], object],
         on_first: Callable[[int], object],
         on_insist: Callable[[], object],
-        on_caught: Callable[[], object],
         in_body: Callable[[], bool],
     ) -> None:
         self._loop = loop
         self._signals = tuple(signals)
         self._guard = guard
+        self._on_caught = on_caught
         self._on_first = on_first
         self._on_insist = on_insist
-        self._on_caught = on_caught
         self._in_body = in_body
-        self._first: float | None = None
+        self._pid = os.getpid()
+        self._first: int | None = None
+        self._first_time = 0.0
+        self._repeated = False
         self._replaced: dict[int, object] = {}
         self._descriptor: int | None = None
         self._pipe: tuple[int, int] | None = None
@@ -83,20 +86,44 @@ class Interrupts:
             ) from None
         self._open_wakeup()
 
+    def detach(self) -> None:
+        """Wake the loop no longer; to be called before it is closed."""
+        if self._descriptor is None:
+            return
+        current = signal.set_wakeup_fd(-1)
+        if current not in (-1, self._descriptor):
+            signal.set_wakeup_fd(current)  # somebody else's by now
+        self._descriptor = None
+        if self._pipe is None:
+            return
+        read, write = self._pipe
+        self._pipe = None
+        with suppress(RuntimeError):  # somebody has closed the loop already
+            self._loop.remove_reader(read)
+        os.close(read)
+        os.close(write)
+
     def restore(self) -> None:
-        """Put everything back as it was."""
-        self._close_wakeup()
+        """Put the handlers back; to be called last of all, as signals may still come."""
+        self.detach()
+        outer = None
         while self._replaced:
             signum, handler = self._replaced.popitem()
             # A handler that was not installed from Python reads as None and can't be put back.
             if handler is not None:
                 set_handler(signum, handler)
+            if signum == self._first and isinstance(getattr(handler, "__self__", None), Interrupts):
+                outer = signum
+        if outer is not None:
+            # It was meant for the process: now the entrypoint around this one has its turn.
+            signal.raise_signal(outer)
 
     def _open_wakeup(self) -> None:
         """Have signals wake the loop.
 
-        The Python handler runs between two bytecodes. A signal that comes after the last one before the loop goes to
-        sleep would not be handled until something else wakes it, unless it writes to a descriptor that the loop reads.
+        The Python handler runs between two bytecodes. A signal that comes after the last one before
+        the loop goes to sleep would not be handled until something else wakes it, unless it writes
+        to a descriptor that the loop reads.
         """
         previous = signal.set_wakeup_fd(-1)
         if previous != -1:
@@ -117,48 +144,54 @@ class Interrupts:
         signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
         self._descriptor = descriptor
 
-    def _close_wakeup(self) -> None:
-        if self._descriptor is None:
-            return
-        current = signal.set_wakeup_fd(-1)
-        if current not in (-1, self._descriptor):
-            signal.set_wakeup_fd(current)  # somebody else's by now
-        self._descriptor = None
-        if self._pipe is None:
-            return
-        read, write = self._pipe
-        self._pipe = None
-        self._loop.remove_reader(read)
-        os.close(read)
-        os.close(write)
-
     # The handler, which may run at any point of the main thread.
 
-    def _caught(self, signum: int, frame: FrameType | None) -> None:
-        guard = self._guard
-        now = time.monotonic()
-        if guard.blocked:
-            if self._in_body() and not self._loop.is_running():
+    def _caught(self, signum: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            self._pass_on(signum)
+            return
+        block_is_busy = self._in_body() and not self._loop.is_running()
+        if self._repeated:
+            self._repeated = False
+            if block_is_busy:
                 raise BodyInterrupted
-            guard.die(
-                f"{signal.Signals(signum).name} came again and the event loop has not turned since"
-            )
-        guard.ask()
-        try:
-            if self._first is None:
-                self._first = now
-                self._on_caught()
-                if self._in_body() and not self._loop.is_running():
-                    _thread.start_new_thread(self._nudge, (signum,))
-                self._loop.call_soon_threadsafe(self._on_first, signum)
-            elif now - self._first > SAME_SIGNAL and signum == signal.SIGINT:
-                self._loop.call_soon_threadsafe(self._on_insist)
-        except RuntimeError:
-            pass  # the loop is closed: all is over but for the last lines of the entrypoint
+            return
 
-    def _nudge(self, signum: int) -> None:
-        """Repeat the signal for a block whose code does not come to run the loop."""
-        time.sleep(ANSWER_TIME + 0.05)
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._first_time = signum, now
+            self._guard.ask()
+            self._call_soon(self._on_first, signum)
+            self._on_caught()
+            return
+        insists = signum == signal.SIGINT and now - self._first_time > SAME_SIGNAL
+        if block_is_busy:
+            if insists:
+                raise BodyInterrupted
+            return  # the first signal will get through to it, see repeat()
+        if self._guard.blocked:
+            name = signal.Signals(signum).name
+            self._guard.die(f"{name} came again and the event loop has not turned since")
+        self._guard.ask()
+        if insists:
+            self._call_soon(self._on_insist)
+
+    def _call_soon(self, callback: Callable[..., object], *args: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: all is over but for the last lines
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def repeat(self) -> None:
+        """Have the handler interrupt a block whose code does not come to run the loop.
+
+        To be called in another thread that has ended before the handlers are restored.
+        """
         main = threading.main_thread().ident
-        if main is not None and self._replaced and self._guard.blocked and self._in_body():
-            signal.pthread_kill(main, signum)
+        if self._first is not None and main is not None:
+            self._repeated = True
+            signal.pthread_kill(main, self._first)
+
+    def _pass_on(self, signum: int) -> None:
+        """React to a signal in a child process that was forked off, and has no such entrypoint."""
+        handler = self._replaced.get(signum)
+        set_handler(signum, DEFAULT_ACTION if handler is None else handler)
+        signal.raise_signal(signum)

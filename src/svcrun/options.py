@@ -1,4 +1,4 @@
-"""The options of an entrypoint: what was given, else the environment, else the default; checked before all else."""
+"""The options of an entrypoint: what was given, else the environment, else the default."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ DEFAULT_SHUTDOWN_TIMEOUT = 60.0
 class Options:
     """The options that :class:`svcrun.Entrypoint` documents, except for the services and the loop.
 
-    :param log: the options for :func:`svcrun.log.basic_config` by its names, with None for those not given.
+    :param log: the options for :func:`svcrun.log.basic_config` by its names, with None for those
+        not given.
 
     :raises ValueError, TypeError: naming an option, or an environment variable, with a wrong value.
     """
@@ -43,7 +44,7 @@ class Options:
         self.use_uvloop = environment.switch("USE_UVLOOP", default=True)
         self.pool_size = _pool_size(pool_size, environment)
         self.loop_factory = loop_factory
-        self.debug = environment.switch("DEBUG", default=False) if debug is None else debug
+        self.debug = environment.switch("DEBUG", default=None) if debug is None else debug
         self.signals = _signals(catch_signals)
         self.shutdown_timeout = _shutdown_timeout(shutdown_timeout, environment)
         self.start_timeout = _seconds("start_timeout", start_timeout)

@@ -1,4 +1,4 @@
-"""One life of an entrypoint: what is set up for the services, how the end is brought about, what is left behind."""
+"""One life of an entrypoint: what is set up, what brings the end, how all is taken away."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from svcrun.context import Context
-from svcrun.eager import start_eagerly
+from svcrun.eager import current_loop, start_eagerly
 from svcrun.errors import StopTimeout, raise_together
 from svcrun.guard import EXIT_HUNG, Guard
 from svcrun.interrupts import Interrupts
 from svcrun.supervisor import Supervisor
 from svcrun.sweep import GRACE
 from svcrun.tasks import format_stack, join
-from svcrun.teardown import end_tasks, end_threads
+from svcrun.teardown import Deadline, end_executor, end_tasks, end_threads
 
 if TYPE_CHECKING:
-    from contextlib import ExitStack
     from collections.abc import Callable, Coroutine
+    from contextlib import ExitStack
 
     from svcrun.body import Body
     from svcrun.log import LogSession
@@ -32,28 +32,31 @@ log = logging.getLogger(__name__)
 
 __all__ = ("Runtime", "drive", "make_loop")
 
-# Seconds past the time limit that a shutdown has in which all that hangs is cancelled, one kind after the other.
+# Seconds past its time limit that a shutdown has to cancel what hangs, one kind after the other.
 GUARD_GRACE = 8 * GRACE
 
 
 def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
     """Make an event loop and have it be the current one; `undo` closes it."""
     loop = _new_loop(options) if options.loop_factory is None else options.loop_factory()
-    undo.callback(_close_loop, loop)
-    loop.set_debug(options.debug)
+    undo.callback(_close_loop, loop, current_loop())
+    if options.debug is not None:
+        loop.set_debug(options.debug)
     asyncio.set_event_loop(loop)
     return loop
 
 
-def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(None)
+def _close_loop(
+    loop: asyncio.AbstractEventLoop, previous: asyncio.AbstractEventLoop | None
+) -> None:
+    asyncio.set_event_loop(previous)
     loop.close()
 
 
 def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
     if options.use_uvloop:
         try:
-            import uvloop  # noqa: PLC0415 - optional
+            import uvloop
         except ImportError:
             pass
         else:
@@ -67,7 +70,8 @@ class Runtime:
     :param options: those of the entrypoint.
     :param loop: the loop it runs in.
     :param owns_loop: whether the loop ends with it.
-    :param call_hook: makes the call of the entrypoint's signal of that name, or returns None if nobody listens.
+    :param call_hook: makes the call of the entrypoint's signal of that name, or returns None if
+        nobody listens.
     """
 
     def __init__(
@@ -85,8 +89,12 @@ class Runtime:
         self._call_hook = call_hook
         self._starting: asyncio.Task[Any] | None = None
         self._shutdown: asyncio.Task[None] | None = None
-        self._hook: asyncio.Task[None] | None = None
-        self._deadline: float | None = None
+        self._hook: asyncio.Task[Any] | None = None
+        self._interrupted = False
+        self._leaving = False
+        self._deadline = Deadline(loop)
+        self._limit: asyncio.TimerHandle | None = None
+        self._crashes: list[BaseException] = []
         self._errors: list[BaseException] = []
         self._hung = False
         self._pool: ThreadPoolExecutor | None = None
@@ -118,7 +126,7 @@ class Runtime:
     def set_up(self) -> None:
         """Put in place what services may rely on; :meth:`dispose` takes it away again."""
         if self._options.log is not None:
-            from svcrun.log import basic_config  # noqa: PLC0415 - for those who want it
+            from svcrun.log import basic_config
 
             self._log = basic_config(loop=self._loop, **self._options.log)
         if self._owns_loop or self._options.pool_size is not None:
@@ -126,17 +134,21 @@ class Runtime:
         self._interrupts.install()
 
     def dispose(self) -> None:
-        """Take away everything, however far it has come."""
-        self._interrupts.restore()
+        """Take it away, however far it has come, except for the handlers of signals."""
+        self._interrupts.detach()
         self._guard.release()
         self.context.close()
         if self._pool is not None and not self._owns_loop:  # else closing the loop does it
             self._pool.shutdown(wait=False, cancel_futures=True)
         if self._log is not None:
-            self._log.close(timeout=max(self._time_left(), GRACE))
+            self._log.close(timeout=max(self._deadline.left(), GRACE))
+
+    def restore_signals(self) -> None:
+        """Put back the handlers of signals, after all else: one that comes meanwhile can't hurt."""
+        self._interrupts.restore()
 
     def _make_pool(self) -> ThreadPoolExecutor:
-        from svcrun.thread_pool.executor import ThreadPoolExecutor  # noqa: PLC0415 - asyncio loads it late as well
+        from svcrun.thread_pool.executor import ThreadPoolExecutor  # asyncio loads it late as well
 
         pool = ThreadPoolExecutor(self._options.pool_size)
         if self._owns_loop:
@@ -160,106 +172,151 @@ class Runtime:
             await start
         finally:
             self._starting = None
-        self.in_body = True
+        if self.body.is_closing:  # and nobody has noticed
+            raise asyncio.CancelledError
 
     async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> None:
         """Do :meth:`enter` in a task of its own, so that a signal does not cancel the caller."""
         await start_eagerly(self.enter(start), self._loop, name="start of the entrypoint")
 
     def start_error(
-        self, error: BaseException, interrupted: Callable[[int], BaseException]
+        self, error: BaseException, interrupted: Callable[[int | None], BaseException]
     ) -> BaseException:
-        """Tell what to raise for a start that ended with `error`.
+        """Tell what to raise for a start that ended with `error`, after the roll-back.
 
         :param interrupted: makes the exception for a start that a signal ended.
         """
+        if self._hung or self.supervisor.hung:
+            return self._exit_hung(error)
         if not self.body.is_closing or not isinstance(error, asyncio.CancelledError):
             return error
-        crashes = self.supervisor.errors
-        if crashes:
-            return (
-                crashes[0] if len(crashes) == 1 else BaseExceptionGroup("services failed", crashes)
-            )
-        return error if self.signal is None else interrupted(self.signal)
+        if len(self._crashes) > 1:
+            return BaseExceptionGroup("several services crashed", self._crashes)
+        return self._crashes[0] if self._crashes else interrupted(self.signal)
 
-    # What ends the block.
+    # The block, and what ends it.
+
+    def begin_body(self) -> None:
+        """Take note that the code of the block runs."""
+        self.body.watch()
+        self.in_body = True
+
+    def end_body(self) -> None:
+        """Take note that it has ended."""
+        self.in_body = False
+        self._leaving = True
+        self.body.unwatch()
+        if self._limit is not None:
+            self._limit.cancel()
+        self._guard.answer()  # the loop did not run, perhaps, but will do so now
 
     def _on_caught(self) -> None:
         """React to the first signal, in its handler."""
-        self._guard.watch(self._options.shutdown_timeout, GUARD_GRACE, in_thread=True)
+        self._guard.watch_from_handler(
+            self._options.shutdown_timeout, GUARD_GRACE, self._interrupts.repeat
+        )
 
     def _on_signal(self, signum: int) -> None:
         """React to the first signal, in the loop."""
         log.info("%s received, shutting down", signal.Signals(signum).name)
         self.signal = signum
         self._close()
-        self._interrupt()
+        self.interrupt()
 
     def _on_crash(self, error: BaseException) -> None:
         log.error("shutting down because of %r", error)
+        self._crashes.append(error)
         self._close()
-        self._interrupt()
+        self.interrupt()
 
     def _on_insist(self) -> None:
         """React to somebody who does not want to wait."""
         log.warning("interrupted again, cutting everything short")
-        self._deadline = self._loop.time()
+        self._deadline.set(self._loop.time())
         self.supervisor.hurry()
         if self._hook is not None:
             self._hook.cancel()
-        self._give_up()
-
-    def _interrupt(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
         elif self.in_body:
-            self.body.interrupt()
-            if self._deadline is not None:
-                self._loop.call_at(self._deadline, self._give_up)
+            self.body.insist()
+            self._limit_body(GRACE)
+
+    def interrupt(self) -> None:
+        """End the start or the block, once, as soon as there is something to be ended."""
+        if self._interrupted or self._leaving:
+            return
+        if self.in_body:
+            self._interrupted = self.body.interrupt()
+        elif self._starting is not None:
+            self._interrupted = self._starting.cancel()
+        if not self._interrupted:
+            # What ran has just come to its end, and it is not known yet what comes next.
+            self._loop.call_soon(self.interrupt)
+
+    def _limit_body(self, seconds: float) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+        self._limit = self._loop.call_later(seconds, self._give_up)
 
     def _give_up(self) -> None:
         """Wait no longer for a block that goes on although it was asked to end."""
-        if not self.in_body:
-            return
-        task = self.body.task
-        if isinstance(task, asyncio.Task):
-            self._hung = True
-            log.error("the block does not end; it waits at\n%s", format_stack(task))
-        self.body.give_up(self._guard)
+        self._hung = True
+        if isinstance(self.body.task, asyncio.Task):
+            stack = format_stack(self.body.task)
+            log.error("the block of the entrypoint does not end; it waits at\n%s", stack)
+        if not self.body.give_up():
+            # So it is the process that has to end, but not without the services.
+            reason = "the block of the entrypoint goes on although it was cancelled"
+            self.shut_down(None).add_done_callback(lambda _: self._guard.die(reason))
 
     # Leaving.
 
     def cause(self, error: BaseException | None) -> BaseException | None:
-        """What to tell the services of `error`, which ended the block."""
+        """Tell what the services are to know of `error`, which ended the block."""
         if not self.body.is_interruption(error):
             return error
-        crashes = self.supervisor.errors
-        return crashes[0] if crashes else None
+        return self._crashes[0] if self._crashes else None
+
+    def note(self, error: BaseException) -> None:
+        """Take note of what interrupted the shutdown, which goes on, and comes out at its end."""
+        if not any(known is error for known in (*self._errors, *self.supervisor.errors)):
+            self._errors.append(error)
 
     def conclude(self, error: BaseException | None) -> bool:
-        """Raise what is to come out of the block, or tell whether `error`, which ended it, is to be swallowed.
+        """Tell whether `error`, which ended the block, is to be swallowed.
 
         :raises SystemExit: with code 70, if something hung.
-        :raises BaseException: what went wrong with services and hooks, unless the block failed by itself.
+        :raises BaseException: what went wrong with services and hooks, unless the block failed.
         """
         errors = [*self._errors, *self.supervisor.errors]
-        late = next((error for error in errors if isinstance(error, StopTimeout)), None)
         ours = self.body.is_interruption(error)
-        if self._hung or self.supervisor.hung or (late is not None and ours):
-            raise SystemExit(EXIT_HUNG) from (late if ours else error)
+        late = next((error for error in errors if ours and isinstance(error, StopTimeout)), None)
+        if self._hung or self.supervisor.hung or late is not None:
+            raise self._exit_hung(late if ours else error)
         if ours:
             raise_together("services failed", errors)
         return ours and error is not None
+
+    def _exit_hung(self, cause: BaseException | None) -> SystemExit:
+        if cause is not None and not isinstance(cause, StopTimeout):
+            log.error("something hung, so that this does not come out", exc_info=cause)
+        error = SystemExit(EXIT_HUNG)
+        error.__cause__ = cause
+        return error
 
     def _close(self) -> None:
         """Begin the shutdown: tell everybody, and set its time limit."""
         if self.body.is_closing:
             return
+        timeout = self._options.shutdown_timeout
         self.body.close()
-        self._deadline = self._loop.time() + self._options.shutdown_timeout
-        self._guard.watch(self._options.shutdown_timeout, GUARD_GRACE, in_thread=False)
+        self._deadline.set(self._loop.time() + timeout)
+        self._guard.watch(timeout, GUARD_GRACE)
+        if self.in_body:
+            self._limit_body(timeout)
 
-    def shut_down(self, exception: BaseException | None) -> asyncio.Task[None]:
+    def shut_down(self, exception: BaseException | None) -> asyncio.Task[Any]:
         """Stop everything, once; everybody who wants it waits for the same task."""
         if self._shutdown is None:
             self._close()
@@ -269,86 +326,101 @@ class Runtime:
     async def _stop_all(self, exception: BaseException | None) -> None:
         services = self.supervisor.services
         self._errors += await self.hook_errors("pre_stop", services)
-        await self.supervisor.close(exception, self._time_left())
+        await self.supervisor.close(exception, self._deadline.left())
         self._errors += await self.hook_errors("post_stop", services)
 
     async def finish(self, exception: BaseException | None) -> None:
         """Stop everything, then end what is left in a loop of our own and in our threads."""
-        self.in_body = False
+        self._leaving = True
         if self._shutdown is None:
             self._shutdown = asyncio.current_task()
             self._close()
             await self._stop_all(exception)
         else:
             await join(self._shutdown)
-        if self._owns_loop and not await end_tasks(self._loop, self._time_left()):
-            self._hung = True
-        if self._pool is not None and not await end_threads(self._pool, self._time_left()):
-            self._hung = True
+        ended = not self._owns_loop or await end_tasks(self._loop, self._deadline)
+        if self._pool is not None:
+            ended &= await end_threads(self._pool, self._deadline)
+        if self._owns_loop:
+            ended &= await end_executor(self._loop, self._deadline)
+        self._hung |= not ended
 
     async def finish_in_task(self, exception: BaseException | None) -> None:
-        """Do :meth:`finish` in a task of its own, which ends however often the caller is cancelled."""
+        """Do :meth:`finish` in a task of its own, however often the caller is cancelled."""
         await join(start_eagerly(self.finish(exception), self._loop, name="end of the entrypoint"))
 
-    def _time_left(self) -> float:
-        """Seconds until the time limit; past it still a moment, for what was cancelled to clean up."""
-        return (
-            GRACE / 2
-            if self._deadline is None
-            else max(self._deadline - self._loop.time(), GRACE / 2)
-        )
-
     async def hook_errors(self, name: str, services: tuple[Service, ...]) -> list[BaseException]:
-        """Call the receivers of a hook and return what they raised; in a shutdown, for as long as that may take."""
+        """Call the receivers of a hook and return what they raised.
+
+        In a shutdown they get as long as that may take.
+        """
         call = self._call_hook(name, services)
         if call is None:
             return []
-        task = start_eagerly(call, self._loop, name=name)
-        if self.body.is_closing and not task.done():
-            self._hook = task
-            await asyncio.wait((task,), timeout=self._time_left())
-            self._hook = None
-            if not task.done():
-                self._hung = True
-                log.error(
-                    "a hook %s hangs and is cancelled; it waits at\n%s", name, format_stack(task)
-                )
-                task.cancel()
-                await asyncio.wait((task,), timeout=GRACE)
-                return []
+        task = start_eagerly(_errors_of(call, name), self._loop, name=name)
+        if not task.done():
+            await self._wait_for_hook(task, name)
+        return task.result() if task.done() and not task.cancelled() else []
+
+    async def _wait_for_hook(self, task: asyncio.Task[Any], name: str) -> None:
+        self._hook = task
         try:
-            await task
+            if self.body.is_closing:
+                await self._deadline.wait((task,))
+            else:
+                await asyncio.wait((task,))
         except asyncio.CancelledError:
-            if not task.cancelled():
-                raise
-        except Exception as error:
-            log.exception("a hook %s failed", name)
-            return [error]
-        return []
+            task.cancel()
+            raise
+        finally:
+            self._hook = None
+        if not task.done():
+            self._hung = True
+            log.error("a hook %s hangs and is cancelled; it waits at\n%s", name, format_stack(task))
+            task.cancel()
+            await asyncio.wait((task,), timeout=GRACE)
 
     def _flush_log(self) -> None:
         if self._log is not None:
             self._log.flush(timeout=GRACE)
 
 
+async def _errors_of(call: Coroutine[Any, Any, None], name: str) -> list[BaseException]:
+    try:
+        await call
+    except asyncio.CancelledError:
+        log.warning("a hook %s was cancelled", name)
+        raise
+    except BaseException as error:  # whatever it is, services are stopped
+        log.exception("a hook %s failed", name)
+        return [error]
+    return []
+
+
 def drive(
     loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, None], *, cancel: bool
 ) -> None:
-    """Run `coro` to its end, also when the loop is stopped or an exception comes out of it meanwhile.
+    """Run `coro` to its end, also when somebody stops the loop or an exception ends it meanwhile.
 
-    :param cancel: whether to cancel `coro` then.
+    :param cancel: whether to cancel `coro` at such an exception.
+    :raises BaseException: the first such exception, when `coro` has ended.
     """
     task = loop.create_task(coro)
     interruption: BaseException | None = None
     while not task.done():
         try:
             loop.run_until_complete(task)
-        except BaseException as error:  # noqa: BLE001 - raised below, after the end of the task
-            if task.done() or isinstance(error, RuntimeError):
-                continue  # the task's own error, or somebody stopped the loop
-            interruption = interruption or error
-            if cancel:
-                task.cancel()
+        except RuntimeError:
+            if loop.is_closed() or loop.is_running():
+                raise
+        except (KeyboardInterrupt, SystemExit) as error:
+            if not task.done():
+                interruption = interruption or error
+                if cancel:
+                    task.cancel()
+        except BaseException:
+            if not task.done():
+                raise
     if interruption is not None:
         raise interruption
     task.result()

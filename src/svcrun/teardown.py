@@ -4,61 +4,165 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
-from typing import TYPE_CHECKING
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from svcrun.eager import start_eagerly
-from svcrun.tasks import cancel_and_wait, format_stack
+from svcrun.errors import PoolClosed
+from svcrun.guard import EXIT_HUNG
+from svcrun.sweep import GRACE
+from svcrun.tasks import format_stack
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Coroutine
+
     from svcrun.thread_pool import ThreadPoolExecutor
+    from svcrun.thread_pool.threads import HungThread
 
 log = logging.getLogger(__name__)
 
-__all__ = ("end_tasks", "end_threads")
+__all__ = ("Deadline", "end_executor", "end_tasks", "end_threads")
 
 
-async def end_tasks(loop: asyncio.AbstractEventLoop, limit: float) -> bool:
-    """Cancel all tasks but the current one, then close the async generators; return whether all of that ended.
+class Deadline:
+    """The time until which a shutdown waits for what has to end.
 
-    :param limit: seconds that it may take.
-
-    What a task raises while it is being cancelled goes to the loop's exception handler.
+    Past it, or without one, there still is a moment for what was cancelled to clean up.
     """
-    tasks = asyncio.all_tasks(loop)
-    tasks.discard(asyncio.current_task())  # type: ignore[arg-type] - there is one
-    hung = await cancel_and_wait(tasks, limit) if tasks else ()
-    for task in tasks:
-        if task in hung:
-            log.error(
-                "%s does not end although it was cancelled; it waits at\n%s",
-                task.get_name(),
-                format_stack(task),
-            )
-        elif not task.cancelled() and (error := task.exception()) is not None:
-            loop.call_exception_handler(
-                {"message": "unhandled exception during shutdown", "exception": error, "task": task}
-            )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._when = 0.0
+        self._waits: set[asyncio.Timeout] = set()
+
+    def set(self, when: float) -> None:
+        """Move it to a time of the loop's clock, also for those who wait already."""
+        self._when = when
+        for wait in self._waits:
+            wait.reschedule(self._latest())
+
+    def left(self) -> float:
+        """Return the number of seconds that are left."""
+        return self._latest() - self._loop.time()
+
+    def _latest(self) -> float:
+        return max(self._when, self._loop.time() + GRACE / 2)
+
+    async def wait(self, futures: Collection[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
+        """Wait for the end of all `futures`, and return those that did not end in time."""
+        try:
+            async with asyncio.timeout_at(self._latest()) as wait:
+                self._waits.add(wait)
+                await asyncio.wait(futures)
+        except TimeoutError:
+            pass
+        finally:
+            self._waits.discard(wait)
+        return [future for future in futures if not future.done()]
+
+
+async def end_tasks(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> bool:
+    """Cancel all tasks but the current one, then close the async generators.
+
+    What a task raises while it is being cancelled goes to the loop's exception handler. Returns
+    whether all of that ended in time.
+    """
+    hung: Collection[asyncio.Future[Any]] = ()
+    current = asyncio.current_task()
+    # Those that are cancelled may make new ones.
+    while not hung and (tasks := asyncio.all_tasks(loop) - {current}):
+        for task in tasks:
+            task.cancel()
+        hung = await deadline.wait(tasks)
+        for task in tasks:
+            _report(loop, task)
 
     closing = start_eagerly(loop.shutdown_asyncgens(), loop, name="close of async generators")
-    if not closing.done():
-        await asyncio.wait((closing,), timeout=limit)
-    if not closing.done():
-        log.error("an async generator does not close; it waits at\n%s", format_stack(closing))
+    if not closing.done() and await deadline.wait((closing,)):
+        log.error("an async generator does not close; it waits at\n%s", _stacks(loop, current))
         closing.cancel()
+        await asyncio.wait((closing,), timeout=GRACE)
         return False
     return not hung
 
 
-async def end_threads(pool: ThreadPoolExecutor, limit: float) -> bool:
-    """Close the thread pool and wait for other threads that work for the loop; return whether all of them ended.
+def _report(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    if not task.done():
+        log.error(
+            "%s does not end although it was cancelled; it waits at\n%s",
+            task.get_name(),
+            format_stack(task),
+        )
+    elif not task.cancelled() and (error := task.exception()) is not None:
+        loop.call_exception_handler(
+            {"message": "unhandled exception during shutdown", "exception": error, "task": task}
+        )
 
-    :param limit: seconds that it may take.
+
+def _stacks(loop: asyncio.AbstractEventLoop, current: asyncio.Task[Any] | None) -> str:
+    return "\n".join(map(format_stack, asyncio.all_tasks(loop) - {current}))
+
+
+async def end_threads(pool: ThreadPoolExecutor, deadline: Deadline) -> bool:
+    """Close the thread pool and wait for other threads that work for the loop.
+
+    Returns whether all of them ended in time.
     """
-    hung = await pool.close(limit)
+    closers: list[Callable[..., Coroutine[Any, Any, list[HungThread]]]] = [pool.close]
     separate = sys.modules.get("svcrun.thread_pool.separate")
     if separate is not None:  # else there can't be any
-        hung += await separate.wait_separate_threads(limit)
+        closers.append(separate.wait_separate_threads)
+    loop = asyncio.get_running_loop()
+    ended = True
+    for close in closers:
+        closing = start_eagerly(close(), loop)
+        if not closing.done() and await deadline.wait((closing,)):
+            closing.cancel()
+            for thread in await close(0):
+                ended = False
+                log.error("%s", thread)
+    return ended
+
+
+async def end_executor(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> bool:
+    """End the default executor of the loop, if it is not our thread pool, which is closed by now.
+
+    Returns whether it ended in time.
+    """
+    try:
+        loop.run_in_executor(None, _nothing).cancel()
+    except PoolClosed:
+        return True
+    except RuntimeError:
+        pass  # the program has shut it down, which does not mean that its threads have ended
+    closing = start_eagerly(loop.shutdown_default_executor(), loop)
+    if closing.done() or not await deadline.wait((closing,)):
+        return True
+    from svcrun.thread_pool.threads import HungThread
+
+    main = threading.main_thread()
+    hung = [thread for thread in threading.enumerate() if not thread.daemon and thread is not main]
+    for thread in map(HungThread, hung):
+        log.error("the default executor that the program has set does not end: %s", thread)
+    # The task goes along: collecting it would wait for the executor as well.
+    args = (main, hung, closing)
+    threading.Thread(target=_exit_after, args=args, name="svcrun-exit", daemon=True).start()
+    return False
+
+
+def _nothing() -> None:
+    """Do a job that tells whether there is somebody to do it."""
+
+
+def _exit_after(main: threading.Thread, hung: list[threading.Thread], _: object) -> None:
+    """End the process after its main thread; the interpreter would go on to wait for `hung`."""
+    main.join()
     for thread in hung:
-        log.error("%s", thread)
-    return not hung
+        thread.join(GRACE)
+        if thread.is_alive():
+            with suppress(Exception):
+                sys.stdout.flush()
+            os._exit(EXIT_HUNG)

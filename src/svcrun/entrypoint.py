@@ -69,7 +69,7 @@ class Entrypoint:
     :param log_handlers: further handlers, which are written to by a thread as well.
     :param loop_factory: makes the loop; uvloop where installed by default, unless
         ``SVCRUN_USE_UVLOOP`` is off.
-    :param debug: the loop's debug mode (``SVCRUN_DEBUG``; off by default).
+    :param debug: the debug mode of a new loop (``SVCRUN_DEBUG``; off by default).
     :param catch_signals: signals that end the block; SIGINT and SIGTERM by default in the main
         thread, else none.
     :param shutdown_timeout: seconds for all of the shutdown (``SVCRUN_SHUTDOWN_TIMEOUT``; 60 by
@@ -223,7 +223,7 @@ class Entrypoint:
         except BaseException as error:
             started = [service for service in services if service not in running]
             with suppress(Exception):  # logged, and not what went wrong first
-                await supervisor.stop(started, error)
+                await supervisor.stop(started, _unless_cancelled(error))
             raise
 
     async def stop_services(self, *services: Service, exc: BaseException | None = None) -> None:

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from svcrun.errors import ParameterError
-
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    T = TypeVar("T")
 
 __all__ = ("Environment",)
 
@@ -34,7 +28,7 @@ class Environment:
         """Return a variable as it is, None if it is not set."""
         return self._values.get(_PREFIX + name)
 
-    def switch(self, name: str, *, default: T) -> bool | T:
+    def switch(self, name: str, *, default: bool) -> bool:
         """Return a variable as something that is on or off.
 
         :raises ValueError: naming the variable, if it is neither.

@@ -58,7 +58,8 @@ class Interrupts:
         self._on_insist = on_insist
         self._in_body = in_body
         self._pid = os.getpid()
-        self._first: int | None = None
+        self.first: int | None = None
+        """The first signal that was caught."""
         self._first_time = 0.0
         self._repeated = False
         self._replaced: dict[int, object] = {}
@@ -112,7 +113,7 @@ class Interrupts:
             # A handler that was not installed from Python reads as None and can't be put back.
             if handler is not None:
                 set_handler(signum, handler)
-            if signum == self._first and isinstance(getattr(handler, "__self__", None), Interrupts):
+            if signum == self.first and isinstance(getattr(handler, "__self__", None), Interrupts):
                 outer = signum
         if outer is not None:
             # It was meant for the process: now the entrypoint around this one has its turn.
@@ -158,8 +159,8 @@ class Interrupts:
             return
 
         now = time.monotonic()
-        if self._first is None:
-            self._first, self._first_time = signum, now
+        if self.first is None:
+            self.first, self._first_time = signum, now
             self._guard.ask()
             self._call_soon(self._on_first, signum)
             self._on_caught()
@@ -186,9 +187,9 @@ class Interrupts:
         To be called in another thread that has ended before the handlers are restored.
         """
         main = threading.main_thread().ident
-        if self._first is not None and main is not None:
+        if self.first is not None and main is not None:
             self._repeated = True
-            signal.pthread_kill(main, self._first)
+            signal.pthread_kill(main, self.first)
 
     def _pass_on(self, signum: int) -> None:
         """React to a signal in a child process that was forked off, and has no such entrypoint."""

@@ -44,7 +44,7 @@ class Options:
         self.use_uvloop = environment.switch("USE_UVLOOP", default=True)
         self.pool_size = _pool_size(pool_size, environment)
         self.loop_factory = loop_factory
-        self.debug = environment.switch("DEBUG", default=None) if debug is None else debug
+        self.debug = environment.switch("DEBUG", default=False) if debug is None else debug
         self.signals = _signals(catch_signals)
         self.shutdown_timeout = _shutdown_timeout(shutdown_timeout, environment)
         self.start_timeout = _seconds("start_timeout", start_timeout)

@@ -40,8 +40,7 @@ def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
     """Make an event loop and have it be the current one; `undo` closes it."""
     loop = _new_loop(options) if options.loop_factory is None else options.loop_factory()
     undo.callback(_close_loop, loop, current_loop())
-    if options.debug is not None:
-        loop.set_debug(options.debug)
+    loop.set_debug(options.debug)
     asyncio.set_event_loop(loop)
     return loop
 
@@ -172,7 +171,9 @@ class Runtime:
             await start
         finally:
             self._starting = None
-        if self.body.is_closing:  # and nobody has noticed
+        while self._interrupts.first is not None and self.signal is None:
+            await asyncio.sleep(0)  # the loop is about to hear of it
+        if self.body.is_closing:  # which nobody has noticed
             raise asyncio.CancelledError
 
     async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> None:

@@ -1,15 +1,19 @@
 """Run a task's next step now instead of in the next turn of the loop.
 
-asyncio resumes a task through ``call_soon()``: a started coroutine, or one whose data has arrived, waits for another
-turn of the loop, and each turn costs a system call. The first two tools here save that turn. This is the only place of the
-package that goes past asyncio's public names, and each falls back to the ordinary way where it can't do better:
+asyncio resumes a task through ``call_soon()``: a started coroutine, or one whose data has arrived,
+waits for another turn of the loop, and each turn costs a system call. The first two tools here save
+that turn. This is the only place of the package that goes past asyncio's public names, and each
+falls back to the ordinary way where it can't do better:
 
-* :func:`start_eagerly` makes a task and runs its first step before it returns. Python 3.12 can do that itself
-  (``eager_start``); on 3.11 the step that the new task hands to ``loop.call_soon()`` is caught and run.
+* :func:`start_eagerly` makes a task and runs its first step before it returns. Python 3.12 can do
+that itself
+  (``eager_start``); on 3.11 the step that the new task hands to ``loop.call_soon()`` is caught and
+  run.
 * :func:`current_loop` finds the loop that is set but does not run.
 * :func:`wakeup_descriptor` finds the descriptor with which a loop wakes itself.
 * :class:`Waiter` is awaited like a future. It follows the protocol of future-like objects (see
-  :func:`asyncio.isfuture`), so a task that awaits it hands over its wake-up call, which :meth:`Waiter.wake` runs directly.
+  :func:`asyncio.isfuture`), so a task that awaits it hands over its wake-up call, which
+      :meth:`Waiter.wake` runs directly.
 """
 
 from __future__ import annotations
@@ -39,9 +43,9 @@ def current_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def wakeup_descriptor(loop: asyncio.AbstractEventLoop) -> int | None:
-    """Return the descriptor that wakes `loop` when written to, None if it can't be told, -1 if there is no need.
+    """Return the descriptor that wakes `loop` when written to, None if it can't be told.
 
-    It is for :func:`signal.set_wakeup_fd`. uvloop sets one of its own whenever it runs.
+    It is for :func:`signal.set_wakeup_fd`, and -1 with uvloop, which sets one whenever it runs.
     """
     if type(loop).__module__.partition(".")[0] == "uvloop":
         return -1
@@ -86,7 +90,7 @@ else:
         name: str | None = None,
         context: Context | None = None,
     ) -> asyncio.Task[T]:
-        """Make a task of `coro` and run its first step before returning (see the variant for Python 3.12)."""
+        """Make a task of `coro` and run its first step (see the variant for Python 3.12)."""
         if loop.get_task_factory() is not None or asyncio._get_running_loop() is not loop:
             return loop.create_task(coro, name=name, context=context)
 
@@ -107,7 +111,8 @@ else:
         finally:
             del loop.call_soon
 
-        # The task schedules its step last; anything before it came from a finalizer that the garbage collector ran.
+        # The task schedules its step last; anything before it came from a finalizer that the
+        # garbage collector ran.
         step, _, _ = caught.pop()
         for callback, args, callback_context in caught:
             loop.call_soon(callback, *args, context=callback_context)
@@ -133,7 +138,8 @@ class Waiter:
 
     :param loop: the loop of the tasks that will wait.
 
-    A waiter holds one task at a time and can be awaited again and again. Cancelling the task works as with a future.
+    A waiter holds one task at a time and can be awaited again and again. Cancelling the task works
+    as with a future.
 
     .. code-block:: python
 
@@ -161,7 +167,8 @@ class Waiter:
     def wake(self) -> None:
         """Resume the task that waits here; without one, do nothing.
 
-        The task runs before this returns, unless another task is running just now: then it has to wait its turn.
+        The task runs before this returns, unless another task is running just now: then it has to
+        wait its turn.
         """
         wakeup = self._wakeup
         if wakeup is None:
@@ -184,9 +191,13 @@ class Waiter:
     # What a task asks of the future it waits for.
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop."""
         return self._loop
 
-    def add_done_callback(self, wakeup: Callable[[Any], object], *, context: Context | None = None) -> None:
+    def add_done_callback(
+        self, wakeup: Callable[[Any], object], *, context: Context | None = None
+    ) -> None:
+        """Take the wake-up call of the task that waits."""
         if self._wakeup is not None:
             msg = f"{self!r} holds a task already"
             raise RuntimeError(msg)
@@ -194,12 +205,14 @@ class Waiter:
         self._context = context
 
     def result(self) -> None:
+        """Raise the cancellation, if there was one."""
         message = self._cancel_message
         if message is not None:
             self._cancel_message = None
             raise asyncio.CancelledError(*message)
 
     def cancel(self, msg: Any = None) -> bool:
+        """Wake the task with a cancellation, and tell whether there is one."""
         wakeup = self._wakeup
         if wakeup is None:
             return False

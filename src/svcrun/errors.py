@@ -1,7 +1,8 @@
 """Every exception class of the package.
 
-Each derives from the built-in exception that says what kind of mistake it is, so that a caller needs to know none of
-them to handle it; each builds its own text and carries what it is about as attributes.
+Each derives from the built-in exception that says what kind of mistake it is, so that a caller
+needs to know none of them to handle it; each builds its own text and carries what it is about as
+attributes.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ class ServiceInUse(ValueError):
     """A service was given to an entrypoint while another one runs it."""
 
     def __init__(self, service: object) -> None:
-        super().__init__(f"{service!r} is run by another entrypoint; stop it there, or make a second instance")
+        super().__init__(
+            f"{service!r} is run by another entrypoint; stop it there, or make a second instance"
+        )
         self.service = service
 
 
@@ -85,7 +88,9 @@ class UnknownDependency(ValueError):
 
     def __init__(self, service: object, dependency: object) -> None:
         name = dependency.__name__ if isinstance(dependency, type) else repr(dependency)
-        super().__init__(f"{service!r} depends on {name}, which is neither passed to the entrypoint nor running in it")
+        super().__init__(
+            f"{service!r} depends on {name}, which is neither given to the entrypoint nor running"
+        )
         self.service = service
         self.dependency = dependency
 
@@ -103,7 +108,9 @@ class DependencyDown(RuntimeError):
     """A service can't start because one it depends on does not run."""
 
     def __init__(self, service: object, dependency: object) -> None:
-        super().__init__(f"{service!r} can't start: it depends on {dependency!r}, which is not running")
+        super().__init__(
+            f"{service!r} can't start: it depends on {dependency!r}, which is not running"
+        )
         self.service = service
         self.dependency = dependency
 
@@ -115,7 +122,9 @@ class StartTimeout(TimeoutError):
     """
 
     def __init__(self, service: object, timeout: float, stack: str) -> None:
-        super().__init__(f"{service!r} did not start within {timeout:g} s; it was waiting at\n{stack}")
+        super().__init__(
+            f"{service!r} did not start within {timeout:g} s; it was waiting at\n{stack}"
+        )
         self.service = service
         self.timeout = timeout
         self.stack = stack
@@ -125,7 +134,9 @@ class StopTimeout(TimeoutError):
     """A service did not stop in time (parameters as of :class:`StartTimeout`)."""
 
     def __init__(self, service: object, timeout: float, stack: str) -> None:
-        super().__init__(f"{service!r} did not stop within {timeout:g} s; it was waiting at\n{stack}")
+        super().__init__(
+            f"{service!r} did not stop within {timeout:g} s; it was waiting at\n{stack}"
+        )
         self.service = service
         self.timeout = timeout
         self.stack = stack
@@ -151,7 +162,9 @@ class NoEntrypoint(RuntimeError):
     """There is no running entrypoint here."""
 
     def __init__(self) -> None:
-        super().__init__("no entrypoint is running here; use this inside `with entrypoint(...)` or its services")
+        super().__init__(
+            "no entrypoint is running here; use this inside `with entrypoint(...)` or its services"
+        )
 
 
 class LoopClosed(RuntimeError):
@@ -159,7 +172,9 @@ class LoopClosed(RuntimeError):
 
     def __init__(self, services: Iterable[object]) -> None:
         names = ", ".join(map(repr, services)) or "none"
-        super().__init__(f"the event loop was closed inside the block; services that could not be stopped: {names}")
+        super().__init__(
+            f"the event loop was closed inside the block; what could not be stopped: {names}"
+        )
 
 
 class NotEntered(RuntimeError):
@@ -175,7 +190,7 @@ class NoEndpoint(ValueError, RuntimeError):
 
 
 class NotASocket(TypeError, ValueError):
-    """Something that is no plain socket was given as ``sock=`` (parameters as of :class:`ParameterError`)."""
+    """Something that is no plain socket was given as ``sock=`` (see :class:`ParameterError`)."""
 
     def __init__(self, owner: object, value: object) -> None:
         super().__init__(f"{owner}: sock={value!r} is not usable; give a socket.socket instance")
@@ -184,7 +199,7 @@ class NotASocket(TypeError, ValueError):
 
 
 def raise_together(message: str, errors: Sequence[BaseException]) -> None:
-    """Raise what is in `errors`: nothing if empty, one as it is, several as a group with `message`."""
+    """Raise what is in `errors`: one as it is, several as a group with `message`."""
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -203,7 +218,9 @@ class NotRunning(RuntimeError):
     """A server was asked for something that only a running one can do."""
 
     def __init__(self, server: object, action: str) -> None:
-        super().__init__(f"{action} of {server!r} works only after its start() and before its stop() is done")
+        super().__init__(
+            f"{action} of {server!r} works only after its start() and before its stop() is done"
+        )
         self.server = server
 
 
@@ -223,7 +240,8 @@ class FrozenSignal(RuntimeError):
 
     def __init__(self, action: str, receiver: str) -> None:
         super().__init__(
-            f"can't {action} {receiver}: the signal is frozen, as its entrypoint has started; do it before, or on a copy()"
+            f"can't {action} {receiver}: the signal is frozen, as its entrypoint has started; "
+            "do it before, or on a copy()"
         )
 
 
@@ -231,7 +249,9 @@ class ContextClosed(RuntimeError):
     """A value was wanted from, or set in, the context of an entrypoint that has ended."""
 
     def __init__(self, key: object) -> None:
-        super().__init__(f"the context is closed, its entrypoint has ended: there is no value for {key!r}")
+        super().__init__(
+            f"the context is closed, its entrypoint has ended: there is no value for {key!r}"
+        )
         self.key = key
 
 
@@ -242,7 +262,7 @@ class NoContext(RuntimeError):
         if loop is None:
             where = "in this thread; pass its loop: get_context(loop)"
         else:
-            where = f"on {loop!r}; use get_context() inside `with entrypoint(...)`, its services and tasks"
+            where = f"on {loop!r}; use it inside `with entrypoint(...)`, its services and tasks"
         super().__init__(f"no entrypoint runs {where}")
         self.loop = loop
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from svcrun.service.base import dependencies
 from svcrun.unit import NOBODY
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Collection, Iterable
 
     from svcrun.unit import Unit
@@ -35,7 +35,9 @@ def link(units: Iterable[Unit], running: Collection[Unit]) -> None:
         for dependency in dependencies(unit.service):
             if isinstance(dependency, type):
                 if dependency not in by_class:
-                    by_class[dependency] = [u for u in known.values() if isinstance(u.service, dependency)]
+                    by_class[dependency] = [
+                        u for u in known.values() if isinstance(u.service, dependency)
+                    ]
                 matches = [u for u in by_class[dependency] if u is not unit]
             else:
                 match = known.get(id(dependency))
@@ -98,15 +100,30 @@ class Walk:
     """Visit units, each when those before it are done, as many at a time as that allows.
 
     :param units: what to visit.
-    :param visit: called with a unit; returns whether the unit is done already. If not, :meth:`done` is to be called.
-    :param upwards: whether those that a unit depends on come before it (as in starting); else its dependants do.
+    :param visit: called with a unit; returns whether the unit is done already. If not, :meth:`done`
+        is to be called.
+    :param upwards: whether those that a unit depends on come before it (as in starting); else its
+        dependants do.
 
-    The loop of the walk is flat, so that a chain of thousands of units that are done at once needs no deep stack.
+    The loop of the walk is flat, so that a chain of thousands of units that are done at once needs
+    no deep stack.
     """
 
-    __slots__ = ("_blocked", "_finished", "_ready", "_stopped", "_upwards", "_visit", "_walking", "busy", "pending")
+    __slots__ = (
+        "_blocked",
+        "_finished",
+        "_ready",
+        "_stopped",
+        "_upwards",
+        "_visit",
+        "_walking",
+        "busy",
+        "pending",
+    )
 
-    def __init__(self, units: Collection[Unit], visit: Callable[[Unit], bool], *, upwards: bool) -> None:
+    def __init__(
+        self, units: Collection[Unit], visit: Callable[[Unit], bool], *, upwards: bool
+    ) -> None:
         self._visit = visit
         self._upwards = upwards
         self._stopped = False
@@ -141,7 +158,11 @@ class Walk:
                     self.busy[unit] = None
         finally:
             self._walking = False
-        if self._finished is not None and not self._finished.done() and (self._stopped or not self.pending):
+        if (
+            self._finished is not None
+            and not self._finished.done()
+            and (self._stopped or not self.pending)
+        ):
             self._finished.set_result(None)
 
     def done(self, unit: Unit) -> None:
@@ -153,7 +174,8 @@ class Walk:
     def stop(self) -> None:
         """Let nothing more become ready, and end :meth:`wait`.
 
-        What is ready already is still visited: it is without order to the unit that is the reason for stopping.
+        What is ready already is still visited: it is without order to the unit that is the reason
+        for stopping.
         """
         self._stopped = True
         self.go()

@@ -22,14 +22,18 @@ __all__ = ("Recovery",)
 
 
 class Recovery:
-    """Stop a crashed service and those that depend on it, wait, and start them again, until that succeeds.
+    """Stop a crashed service and those that depend on it, wait, and start them again.
+
+    That is repeated until it succeeds, or the policy gives up.
 
     :param supervisor: does the stopping and the starting.
     :param unit: what crashed.
     :param policy: says how long to wait, and when to give up.
     """
 
-    def __init__(self, supervisor: Supervisor, unit: Unit, policy: Restart, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, supervisor: Supervisor, unit: Unit, policy: Restart, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._supervisor = supervisor
         self._crashed = unit.service
         self._policy = policy
@@ -43,7 +47,9 @@ class Recovery:
         if delay is None:
             self._supervisor.fatal(self, error)
         else:
-            self._task = start_eagerly(self._run(unit, error, delay), self._loop, name=f"restart of {unit.service!r}")
+            self._task = start_eagerly(
+                self._run(unit, error, delay), self._loop, name=f"restart of {unit.service!r}"
+            )
 
     async def cancel(self) -> None:
         """Give up."""
@@ -52,9 +58,11 @@ class Recovery:
             await asyncio.wait((self._task,))
 
     def leave_out(self, service: Service) -> None:
-        """Forget `service`, of which somebody else takes care now, and what can't run without it."""
+        """Forget `service`, which is somebody else's now, and what can't run without it."""
         if service in self._services:
-            self._services = [s for s in self._services if s is not service and not _depends(s, service)]
+            self._services = [
+                s for s in self._services if s is not service and not _depends(s, service)
+            ]
 
     async def _run(self, unit: Unit, error: BaseException, delay: float | None) -> None:
         await self._supervisor.stop_units([unit], error)
@@ -64,8 +72,8 @@ class Recovery:
             self._hand_over()
             try:
                 await self._supervisor.start_at_rest(self._services)
-            except Exception as failure:  # noqa: BLE001 - whatever a start() raises is one more crash
-                log.error("%r could not be started again", self._crashed, exc_info=failure)
+            except Exception as failure:
+                log.exception("%r could not be started again", self._crashed)
                 error = failure
                 delay = self._next_delay()
             else:
@@ -76,14 +84,19 @@ class Recovery:
     def _next_delay(self) -> float | None:
         service = self._crashed
         if service._crashes is None:
-            service._crashes = deque()  # type: ignore[misc] - shadows the default of the class
+            service._crashes = deque()
         delay = self._policy.next_delay(service._crashes, self._loop.time())
         if delay is None:
-            log.error("%r crashed more than %d times within %g s", service, self._policy.limit, self._policy.window)
+            log.error(
+                "%r crashed more than %d times within %g s",
+                service,
+                self._policy.limit,
+                self._policy.window,
+            )
         return delay
 
     def _hand_over(self) -> None:
-        """Leave what depends on a service that is still down to the one that brings that service back."""
+        """Leave what depends on a service that is still down to who brings that one back."""
         for other in self._supervisor.recoveries - {self}:
             ours = [s for s in self._services if any(_depends(s, down) for down in other._services)]
             self._services = [s for s in self._services if s not in ours]

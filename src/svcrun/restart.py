@@ -15,19 +15,21 @@ __all__ = ("Restart",)
 class Restart:
     """Restart a crashed service, later each time, until it crashes too often.
 
-    :param limit: how many restarts are allowed within `window`; the next crash shuts the entrypoint down.
+    :param limit: how many restarts are allowed within `window`; the next crash shuts the entrypoint
+        down.
     :param window: the length of time that `limit` is counted in, in seconds.
     :param delay: seconds to wait before the first restart.
     :param factor: by how much each further wait within `window` is longer.
     :param max_delay: the longest wait, in seconds.
-    :param jitter: the part of each wait, 0 to 1, that is left to chance, so that many processes do not come back at
-        the same moment.
+    :param jitter: the part of each wait, 0 to 1, that is left to chance, so that many processes do
+        not come back at the same moment.
 
     :raises ValueError: if a number is out of its range.
 
     >>> from svcrun import Restart, Service
     >>> class Consumer(Service):
     ...     on_crash = Restart(limit=3, window=60, delay=0.5)
+    ...
     ...     async def start(self): ...
     """
 
@@ -51,7 +53,11 @@ class Restart:
             ("max_delay", max_delay, 0, float("inf")),
             ("jitter", jitter, 0, 1),
         ):
-            accepted = f"a number of at least {low}" if high == float("inf") else f"a number from {low} to {high}"
+            accepted = (
+                f"a number of at least {low}"
+                if high == float("inf")
+                else f"a number from {low} to {high}"
+            )
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ParameterTypeError("Restart", name, value, accepted)
             if not low <= value <= high:
@@ -68,7 +74,7 @@ class Restart:
         return f"Restart({parameters})"
 
     def next_delay(self, crashes: deque[float], now: float) -> float | None:
-        """Count a crash at the time `now` and tell how many seconds to wait, or None if it was one too many.
+        """Count a crash at the time `now`, and tell how long to wait; None if it was one too many.
 
         :param crashes: the times of earlier crashes of the same service; updated.
         """
@@ -77,7 +83,7 @@ class Restart:
         crashes.append(now)
         if len(crashes) > self.limit:
             return None
-        import random  # noqa: PLC0415 - takes long to import, and few services crash
+        import random  # takes long to import, and few services crash
 
         # A large exponent would overflow; by then the longest wait has long been reached.
         delay = min(self.max_delay, self.delay * self.factor ** min(len(crashes) - 1, 64))

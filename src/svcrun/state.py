@@ -52,7 +52,7 @@ TRANSITIONS: dict[ServiceState, tuple[ServiceState, ...]] = {
 }
 """From each state, the states that may follow it."""
 
-# The same on the members: looking a member up in a dict would hash it in Python, at every move of every service.
+# The same on the members: looking a member up in a dict would hash it in Python, at every move of
+# every service.
 for _state, _successors in TRANSITIONS.items():
     _state.successors = _successors
-

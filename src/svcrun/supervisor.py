@@ -1,7 +1,7 @@
 """Start, watch, restart and stop a set of services, in their order and within their time limits.
 
-A start in progress is a :class:`Batch`, a stop in progress a :class:`svcrun.sweep.Sweep`, a restart in progress a
-:class:`svcrun.recovery.Recovery`. A service belongs to one of them at a time.
+A start in progress is a :class:`Batch`, a stop in progress a :class:`svcrun.sweep.Sweep`, a
+restart in progress a :class:`svcrun.recovery.Recovery`. A service belongs to one of them at a time.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Batch:
         self.units = units
         self.walk = Walk(units, launch, upwards=True)
         self.errors: list[BaseException] = []
-        # Every start() runs in the context of the caller, also one that another service's readiness lets loose.
+        # Every start() runs in the context of the caller, also one that another service's readiness
+        # lets loose.
         self.context = contextvars.copy_context()
         for unit in units:
             unit.in_batch = self
@@ -96,14 +97,19 @@ class Supervisor:
     @property
     def services(self) -> tuple[Service, ...]:
         """The services that were started and not stopped since, in the order they were given."""
-        return tuple(unit.service for unit in self._units.values() if unit.state is not STARTING)
+        return tuple(
+            unit.service
+            for unit in self._units.values()
+            if unit.owes_stop or unit.state is STOPPING
+        )
 
     # Starting.
 
     async def start(self, services: Sequence[Service]) -> None:
         """Start `services`; if one fails, roll all of them back.
 
-        :raises ValueError, TypeError: before anything is started, if they can't be started as given.
+        :raises ValueError, TypeError: before anything is started, if they can't be started as
+            given.
         :raises ShuttingDown: once :meth:`close` was called.
         :raises BaseException: what a ``start()`` raised, as it is; several as a group.
         """
@@ -121,7 +127,10 @@ class Supervisor:
         for recovery in self.recoveries:
             recovery.leave_out(service)
         current = asyncio.current_task()
-        while (unit := self._units.get(id(service))) is not None and current not in (unit.task, unit.stop_task):
+        while (unit := self._units.get(id(service))) is not None and current not in (
+            unit.task,
+            unit.stop_task,
+        ):
             if unit.in_sweep is not None:
                 await asyncio.shield(unit.in_sweep.ended)
             elif unit.state is FAILED:
@@ -142,7 +151,9 @@ class Supervisor:
         self._batches.add(batch)
         try:
             # A dependency that another batch is starting has to settle first, one way or the other.
-            for required in {required for unit in units for required in unit.requires}.difference(units):
+            for required in {required for unit in units for required in unit.requires}.difference(
+                units
+            ):
                 while required.in_batch is not None and required.state is not RUNNING:
                     await required.next_move(self._loop)
             batch.walk.go()
@@ -232,8 +243,11 @@ class Supervisor:
 
     async def _roll_back(self, batch: Batch) -> None:
         """Stop what `batch` started, and raise what made it fail."""
-        errors = [error for error in batch.errors if not isinstance(error, asyncio.CancelledError)] or batch.errors
-        # Once closing, everything is stopped by close(). Waiting for that here could be waiting for ourselves.
+        errors = [
+            error for error in batch.errors if not isinstance(error, asyncio.CancelledError)
+        ] or batch.errors
+        # Once closing, everything is stopped by close(). Waiting for that here could be waiting for
+        # ourselves.
         if not self._closing:
             cause = None if isinstance(errors[0], asyncio.CancelledError) else errors[0]
             rollback = start_eagerly(self._stop_all_of(batch, cause), self._loop, name="roll-back")
@@ -277,7 +291,9 @@ class Supervisor:
             elif settled:
                 unit.in_batch.walk.done(unit)
         elif sweep is not None:
-            sweep.start_ended(unit, None if unit.start_cancelled and isinstance(error, StartCancelled) else error)
+            sweep.start_ended(
+                unit, None if unit.start_cancelled and isinstance(error, StartCancelled) else error
+            )
         elif error is not None:
             self._crashed(unit, error)
 
@@ -321,12 +337,15 @@ class Supervisor:
         units = [unit for service in services if (unit := self._units.get(id(service))) is not None]
         raise_together("several services failed to stop", await self.stop_units(units, exception))
 
-    async def stop_units(self, units: Iterable[Unit], exception: BaseException | None) -> list[BaseException]:
+    async def stop_units(
+        self, units: Iterable[Unit], exception: BaseException | None
+    ) -> list[BaseException]:
         """Stop `units` and their dependants, and return what was raised."""
         units = with_dependants(units)
         current = asyncio.current_task()
         for unit in units:
-            # Somebody stops it already. A stop() that asks for its own service's stop does not wait for itself.
+            # Somebody stops it already. A stop() that asks for its own service's stop does not wait
+            # for itself.
             while unit.in_sweep is not None and unit.stop_task is not current:
                 await asyncio.shield(unit.in_sweep.ended)
         for unit in units:
@@ -336,7 +355,10 @@ class Supervisor:
         return await self._sweep(units, exception, self._stop_timeout)
 
     async def close(self, exception: BaseException | None, limit: float | None) -> None:
-        """Stop everything within `limit` seconds and start nothing more; :attr:`errors` tells what was raised."""
+        """Stop everything within `limit` seconds, and start nothing more.
+
+        :attr:`errors` tells what was raised.
+        """
         self._closing = True
         deadline = None if limit is None else self._loop.time() + limit
         for batch in tuple(self._batches):
@@ -348,7 +370,9 @@ class Supervisor:
             await asyncio.wait([sweep.ended for sweep in self._sweeps])
 
         left = None if deadline is None else max(deadline - self._loop.time(), 0)
-        units = [unit for unit in self._units.values() if unit.in_sweep is None and not unit.at_rest]
+        units = [
+            unit for unit in self._units.values() if unit.in_sweep is None and not unit.at_rest
+        ]
         self.errors += await self._sweep(units, exception, left)
 
     def hurry(self) -> None:
@@ -369,8 +393,9 @@ class Supervisor:
         if sweep.begin():
             self._swept(sweep, units)
         else:
-            # A task of its own: the caller may be one of the tasks that are cancelled in its course.
-            start_eagerly(self._run(sweep, units), self._loop, name="stop of services")
+            # A task of its own: the caller may be one of the tasks that are cancelled in its
+            # course.
+            sweep.task = start_eagerly(self._run(sweep, units), self._loop, name="stop of services")
             await asyncio.shield(sweep.ended)
         return sweep.errors
 
@@ -394,5 +419,5 @@ class Supervisor:
 
 
 def _outcome(task: asyncio.Task[Any], service: Service) -> BaseException | None:
-    """What `task`, which has ended, raised."""
+    """Tell what `task`, which has ended, raised."""
     return StartCancelled(service) if task.cancelled() else task.exception()

@@ -1,8 +1,7 @@
-"""Stop a set of services: dependants first, all of them whatever happens, within the time limits."""
+"""Stop a set of services: dependants first, all of them, within the time limits."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from svcrun.state import ServiceState
 from svcrun.tasks import format_stack
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Collection
 
     from svcrun.unit import Unit
@@ -29,14 +29,15 @@ GRACE = 1.0
 class Sweep:
     """Stop `units`.
 
-    First every ``stop()`` is called, dependants before what they depend on, and only when all have ended, the
-    ``start()`` that still run are cancelled, in the same order. A unit that is still starting is cancelled in place of
-    its ``stop()``.
+    First every ``stop()`` is called, dependants before what they depend on, and only when all have
+    ended, the ``start()`` that still run are cancelled, in the same order. A unit that is still
+    starting is cancelled in place of its ``stop()``.
 
     :param exception: passed to ``stop()``.
     :param limit: seconds for all of it.
 
-    Afterwards :attr:`errors` holds what was raised, and :attr:`hung` says whether the limit was overrun.
+    Afterwards :attr:`errors` holds what was raised, and :attr:`hung` says whether the limit was
+    overrun.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Sweep:
         self._timers: list[asyncio.TimerHandle] = []
         self.errors: list[BaseException] = []
         self.hung = False
+        self.task: asyncio.Task[None] | None = None
         self.ended: asyncio.Future[None] = loop.create_future()
         for unit in units:
             unit.in_sweep = self
@@ -113,7 +115,9 @@ class Sweep:
         unit.stop_task = None
         if task.cancelled():
             if not unit.stop_cancelled:
-                log.warning("stop() of %r ended by cancellation, which did not come from here", unit.service)
+                log.warning(
+                    "stop() of %r ended by cancellation, which did not come from here", unit.service
+                )
         elif (error := task.exception()) is not None:
             self._failed(unit, error, "stop() of %r failed")
 
@@ -125,7 +129,7 @@ class Sweep:
 
     # What the two walks do with a unit; each tells whether the unit is done.
 
-    def _call_stop(self, unit: Unit) -> bool:
+    def _call_stop(self, unit: Unit) -> bool:  # noqa: PLR0911 - each return is one way to be done
         if unit.state is ServiceState.STARTING:
             return self._cancel_start(unit)
         if not unit.owes_stop:
@@ -151,7 +155,9 @@ class Sweep:
         if self._hurried:
             return self._cut(unit)
         if service.stop_timeout is not None:
-            unit.timer = self._loop.call_later(service.stop_timeout, self._stop_overrun, unit, service.stop_timeout)
+            unit.timer = self._loop.call_later(
+                service.stop_timeout, self._stop_overrun, unit, service.stop_timeout
+            )
         return False
 
     def _cancel_start(self, unit: Unit) -> bool:
@@ -187,7 +193,9 @@ class Sweep:
         self._timers.append(self._loop.call_later(GRACE, self._abandon))
 
     def _late(self, unit: Unit, timeout: float) -> None:
-        self._failed(unit, StopTimeout(unit.service, timeout, _stack(unit)), "%r hangs and is cancelled")
+        self._failed(
+            unit, StopTimeout(unit.service, timeout, _stack(unit)), "%r hangs and is cancelled"
+        )
         self._cut(unit)
 
     def _abandon(self) -> None:
@@ -203,7 +211,11 @@ class Sweep:
     def _give_up(self, unit: Unit) -> None:
         self.hung = True
         unit.failed = True
-        log.error("%r does not end although it was cancelled, and is left alone at\n%s", unit.service, _stack(unit))
+        log.error(
+            "%r does not end although it was cancelled, and is left alone at\n%s",
+            unit.service,
+            _stack(unit),
+        )
         if unit.stop_task is not None:
             unit.stop_task = None
         else:
@@ -231,7 +243,7 @@ class Sweep:
 
 
 def _takes_exception(service: Service) -> bool:
-    """Whether ``stop()`` of `service` has a parameter for the exception; not everybody writes it."""
+    """Whether ``stop()`` of `service` takes the exception; not everybody writes that."""
     code = getattr(type(service).stop, "__code__", None)
     return code is None or code.co_argcount > 1 or bool(code.co_flags & 0x04)
 

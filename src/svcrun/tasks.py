@@ -17,12 +17,17 @@ __all__ = ("cancel_and_wait", "format_stack", "join")
 def format_stack(task: asyncio.Task[Any]) -> str:
     """Tell where `task` is waiting, outermost call first, one line for each frame and its source.
 
-    :meth:`asyncio.Task.get_stack` ends at the task's own coroutine; this follows what that one awaits.
+    :meth:`asyncio.Task.get_stack` ends at the task's own coroutine; this follows what that one
+        awaits.
     """
     lines = []
     awaited: Any = task.get_coro()
     while awaited is not None:
-        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None) or getattr(awaited, "ag_frame", None)
+        frame = (
+            getattr(awaited, "cr_frame", None)
+            or getattr(awaited, "gi_frame", None)
+            or getattr(awaited, "ag_frame", None)
+        )
         if frame is None:
             break
         code = frame.f_code
@@ -55,9 +60,10 @@ async def cancel_and_wait(
 
 
 async def join(task: asyncio.Task[T]) -> T:
-    """Wait for `task` to its end and return its result, however often the caller is cancelled meanwhile.
+    """Wait for `task` to its end, however often the caller is cancelled, and return its result.
 
-    A cancellation that came is passed on afterwards, unless `task` failed: then its error comes out.
+    A cancellation that came is passed on afterwards, unless `task` failed: then its error comes
+    out.
     """
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

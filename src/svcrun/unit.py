@@ -19,13 +19,15 @@ log = logging.getLogger(__name__)
 __all__ = ("NOBODY", "Unit")
 
 NOBODY: dict[Unit, None] = {}
-"""The dependants of most units: a set that keeps its order, shared until there is a first member."""
+"""The dependants of most units: a set that keeps its order, shared until there is a first
+member."""
 
 
 class Unit:
     """What a supervisor knows of one service.
 
-    :attr:`owes_stop` says that the service was started and its ``stop()`` not called since. It alone decides whether
+    :attr:`owes_stop` says that the service was started and its ``stop()`` not called since. It
+        alone decides whether
     ``stop()`` is called, so that no way to the end can forget it or do it twice.
     """
 

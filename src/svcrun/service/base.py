@@ -19,7 +19,7 @@ if typing.TYPE_CHECKING:
     from svcrun.context import Context
 
 T = typing.TypeVar("T")
-Dependency = typing.Union["Service", "type[Service]"]
+Dependency: typing.TypeAlias = "Service | type[Service]"
 
 __all__ = ("Service", "ServiceMeta", "SimpleClient", "SimpleServer", "TaskStoreBase", "parameter")
 
@@ -27,13 +27,14 @@ __all__ = ("Service", "ServiceMeta", "SimpleClient", "SimpleServer", "TaskStoreB
 _RUNTIME = frozenset({"_context", "_crashes", "_loop", "_start_event", "_state"})
 
 
-def parameter(*, default: typing.Any = None, kw_only: bool = True) -> typing.Any:
-    """Declare a keyword of a service to type checkers; at run time it is just the default.
+def parameter(*, default: typing.Any = None, kw_only: bool = True, init: bool = True) -> typing.Any:
+    """Declare an attribute of a service to type checkers; at run time it is just the default.
 
     :param default: the value of the class attribute.
     :param kw_only: whether the parameter can't be given by position.
+    :param init: whether it can be given at all.
     """
-    del kw_only
+    del kw_only, init
     return default
 
 
@@ -43,6 +44,7 @@ class StartEvent(asyncio.Event):
     callback: Callable[[], object] | None = None
 
     def set(self) -> None:
+        """Set the event and call back, once."""
         was_set = self.is_set()
         super().set()
         if not was_set and self.callback is not None:
@@ -60,13 +62,18 @@ class ServiceMeta(ABCMeta):
     __required__: frozenset[str]
 
     def __new__(
-        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, typing.Any], **kwargs: typing.Any
+        mcs,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, typing.Any],
+        **kwargs: typing.Any,
     ) -> ServiceMeta:
+        """Make the class `name`."""
         cls = super().__new__(mcs, name, bases, namespace, **kwargs)
         inherited = (getattr(base, "__async_required__", ()) for base in bases)
         own = _names(namespace.get("__async_required__", ()))
         cls.__async_required__ = own.union(*inherited)
-        cls.__required__ = _required(cls, bases, namespace)
+        cls.__required__ = _required(cls, namespace)
 
         wrong = sorted(
             method
@@ -84,8 +91,8 @@ def _names(value: str | Iterable[str]) -> frozenset[str]:
     return frozenset((value,) if isinstance(value, str) else value)
 
 
-def _required(cls: type, bases: tuple[type, ...], namespace: dict[str, typing.Any]) -> frozenset[str]:
-    """What must be given to the constructor: as declared here, else as inherited less what `cls` settles itself."""
+def _required(cls: type, namespace: dict[str, typing.Any]) -> frozenset[str]:
+    """Tell what must be given: as declared here, else as inherited less what `cls` settles."""
     if "__required__" in namespace:
         return _names(namespace["__required__"])
     inherited: frozenset[str] = getattr(cls, "__required__", frozenset())
@@ -95,15 +102,19 @@ def _required(cls: type, bases: tuple[type, ...], namespace: dict[str, typing.An
 class Service(metaclass=ServiceMeta):
     """Something that is started, runs, and is stopped.
 
-    Every keyword argument becomes an attribute; class attributes are the defaults. Override :meth:`start`, and
-    :meth:`stop` where there is something to put in order, and pass an instance to :class:`svcrun.entrypoint`.
+    Every keyword argument becomes an attribute; class attributes are the defaults. Override
+    :meth:`start`, and
+    :meth:`stop` where there is something to put in order, and pass an instance to
+        :class:`svcrun.entrypoint`.
 
     :param name: tells instances of one class apart, in logs above all.
     :param depends_on: services (instances or classes) that start before this one and stop after it.
-    :param start_timeout: seconds that :meth:`start` may take until the service is ready; the entrypoint's by default.
-    :param stop_timeout: seconds that :meth:`stop` may take; only the whole shutdown is limited by default.
-    :param on_crash: what follows when :meth:`start` fails after the service was ready: ``"shutdown"`` of the whole
-        entrypoint, ``"ignore"``, or a :class:`svcrun.Restart` policy.
+    :param start_timeout: seconds that :meth:`start` may take until the service is ready; the
+        entrypoint's by default.
+    :param stop_timeout: seconds that :meth:`stop` may take; only the whole shutdown is limited by
+        default.
+    :param on_crash: what follows when :meth:`start` fails after the service was ready:
+        ``"shutdown"`` of the whole entrypoint, ``"ignore"``, or a :class:`svcrun.Restart` policy.
 
     :raises AttributeError: naming the keywords of ``__required__`` that were not given.
     :raises ValueError, TypeError: naming a parameter above that has a wrong value.
@@ -126,14 +137,14 @@ class Service(metaclass=ServiceMeta):
     depends_on: Dependency | Iterable[Dependency] = ()
     start_timeout: float | None = None
     stop_timeout: float | None = None
-    on_crash: typing.Union[typing.Literal["shutdown", "ignore"], Restart] = "shutdown"
+    on_crash: typing.Literal["shutdown", "ignore"] | Restart = "shutdown"
 
     # Set on the instance when there is something to set, so that making a service costs little.
-    _context: typing.ClassVar[Context | None] = None
-    _crashes: typing.ClassVar[deque[float] | None] = None
-    _loop: typing.ClassVar[asyncio.AbstractEventLoop | None] = None
-    _start_event: typing.ClassVar[StartEvent | None] = None
-    _state: typing.ClassVar[ServiceState] = ServiceState.NEW
+    _context: Context | None = parameter(default=None, init=False)
+    _crashes: deque[float] | None = parameter(default=None, init=False)
+    _loop: asyncio.AbstractEventLoop | None = parameter(default=None, init=False)
+    _start_event: StartEvent | None = parameter(default=None, init=False)
+    _state: ServiceState = parameter(default=ServiceState.NEW, init=False)
 
     def __init__(self, **kwargs: typing.Any) -> None:
         absent = type(self).__required__ - kwargs.keys()
@@ -172,7 +183,7 @@ class Service(metaclass=ServiceMeta):
         """The values that services of one entrypoint share: ``await self.context["key"]``."""
         context = self._context
         if context is None:
-            from svcrun.context import get_context  # noqa: PLC0415 - few services need it
+            from svcrun.context import get_context  # few services need it
 
             context = self._context = get_context(self.loop)
         return context
@@ -214,7 +225,8 @@ _CHECKED = frozenset({"depends_on", "on_crash", "start_timeout", "stop_timeout"}
 def check_lifecycle_parameters(service: Service) -> None:
     """Refuse values of the parameters that every service has which can't be used.
 
-    :raises ValueError, TypeError: naming the service, the parameter, the value and what is accepted.
+    :raises ValueError, TypeError: naming the service, the parameter, the value and what is
+        accepted.
     """
     if (
         service.start_timeout is None
@@ -235,23 +247,33 @@ def check_lifecycle_parameters(service: Service) -> None:
             raise ParameterError(service, name, value, accepted)
 
     if service.on_crash not in ("shutdown", "ignore") and not isinstance(service.on_crash, Restart):
-        raise ParameterError(service, "on_crash", service.on_crash, "'shutdown', 'ignore' or a svcrun.Restart(...)")
+        raise ParameterError(
+            service, "on_crash", service.on_crash, "'shutdown', 'ignore' or a svcrun.Restart(...)"
+        )
 
     for dependency in dependencies(service):
-        is_service = issubclass(dependency, Service) if isinstance(dependency, type) else isinstance(dependency, Service)
+        is_service = (
+            issubclass(dependency, Service)
+            if isinstance(dependency, type)
+            else isinstance(dependency, Service)
+        )
         if not is_service:
-            raise ParameterTypeError(service, "depends_on", dependency, "services, as instances or classes")
+            raise ParameterTypeError(
+                service, "depends_on", dependency, "services, as instances or classes"
+            )
 
 
 def dependencies(service: Service) -> tuple[Dependency, ...]:
-    """What `service` depends on, as a tuple whichever way it was written."""
+    """Return what `service` depends on, as a tuple whichever way it was written."""
     value = service.depends_on
     if isinstance(value, Service | type):
         return (value,)
     try:
         return tuple(value)
     except TypeError:
-        raise ParameterTypeError(service, "depends_on", value, "services, as instances or classes") from None
+        raise ParameterTypeError(
+            service, "depends_on", value, "services, as instances or classes"
+        ) from None
 
 
 class TaskStoreBase(Service):
@@ -268,7 +290,7 @@ class TaskStoreBase(Service):
         task.add_done_callback(self.tasks.discard)
         return task
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: BaseException | None = None) -> None:  # noqa: ARG002 - inherited
         """Cancel the tasks and wait for their end."""
         await cancel_and_wait(self.tasks)
 

@@ -355,7 +355,8 @@ async def test_without_threads_to_be_had_the_submitter_is_told(
             await pool.submit(abs, -1)
     # Nothing of it is left, and later the pool works.
     assert pool._crew.jobs.empty()
-    assert pool.submit(abs, -1).result(PATIENCE) == 1
+    assert await pool.submit(abs, -1) == 1
+    await eventually(lambda: pool._crew.spare == 1)
     assert thread_names() == {"svcrun-pool-1"}
 
 

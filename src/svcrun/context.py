@@ -48,6 +48,7 @@ class Context:
 
     :param loop: the event loop of those who wait.
 
+    >>> import asyncio
     >>> loop = asyncio.new_event_loop()
     >>> context = Context(loop)
     >>> context["answer"] = 42

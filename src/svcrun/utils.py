@@ -80,12 +80,17 @@ def shield(
 
     :raises TypeError: if no coroutine function is decorated.
 
-    .. code-block:: python
-
-        @shield
-        async def save(document):
-            await write(document)
-            await update_index(document)  # never without the line before
+    >>> import asyncio
+    >>> @shield
+    ... async def save(document):
+    ...     await asyncio.sleep(0.01)
+    ...     print("saved", document)
+    >>> async def main():
+    ...     saving = asyncio.create_task(save("letter"))
+    ...     saving.cancel()
+    ...     await asyncio.sleep(0.1)
+    >>> asyncio.run(main())
+    saved letter
     """
     if not is_coroutine_function(function):
         raise NotACoroutineFunction("what @shield decorates", function)

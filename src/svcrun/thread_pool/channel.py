@@ -37,23 +37,20 @@ class FromThreadChannel(Generic[T]):
 
     As a context manager, it is closed at the end of the block.
 
-    .. code-block:: python
-
-        channel = FromThreadChannel(maxsize=10)
-
-
-        @threaded
-        def produce():
-            with channel:
-                for number in range(100):
-                    channel.put(number)  # waits while there are 10
-
-
-        async def consume():
-            producer = produce()
-            async for number in channel:
-                print(number)
-            await producer
+    >>> import asyncio
+    >>> from svcrun import threaded
+    >>> @threaded
+    ... def produce(channel):
+    ...     with channel:
+    ...         for number in range(100):
+    ...             channel.put(number)  # waits while there are 10
+    >>> async def main():
+    ...     channel = FromThreadChannel(maxsize=10)
+    ...     producer = produce(channel)
+    ...     print(sum([number async for number in channel]))
+    ...     await producer
+    >>> asyncio.run(main())
+    4950
     """
 
     __slots__ = ("_changed", "_is_closed", "_items", "_maxsize", "_timeout", "_waiters")

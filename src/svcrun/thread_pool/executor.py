@@ -179,13 +179,15 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
 
     An entrypoint makes one of its ``pool_size`` for the event loop. By hand:
 
-    .. code-block:: python
-
-        pool = ThreadPoolExecutor(4)
-        asyncio.get_running_loop().set_default_executor(pool)
-        ...
-        for hung in await pool.close(timeout=10):
-            print(hung)
+    >>> import asyncio
+    >>> async def main():
+    ...     pool = ThreadPoolExecutor(4)
+    ...     asyncio.get_running_loop().set_default_executor(pool)
+    ...     print(await asyncio.to_thread(divmod, 7, 4))
+    ...     for hung in await pool.close(timeout=10):
+    ...         print(hung)
+    >>> asyncio.run(main())
+    (1, 3)
     """
 
     DEFAULT_POOL_SIZE = min(max(os.cpu_count() or 1, 4), 32)

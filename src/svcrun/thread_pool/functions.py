@@ -95,15 +95,15 @@ def threaded(func: Callable[..., Any]) -> Any:
 
     :raises TypeError: if the function is asynchronous already.
 
-    .. code-block:: python
-
-        @threaded
-        def read(path):
-            return open(path).read()
-
-
-        async def main():
-            print(await read("/etc/hosts"))
+    >>> import asyncio, time
+    >>> @threaded
+    ... def work(seconds):
+    ...     time.sleep(seconds)
+    ...     return "done"
+    >>> async def main():
+    ...     print(await asyncio.gather(work(0.1), work(0.1)))  # both at the same time
+    >>> asyncio.run(main())
+    ['done', 'done']
     """
     if inspect.isgeneratorfunction(plain_function("threaded", func)):
         return ThreadedIterable(func, max_size=_GENERATOR_MAX_SIZE)
@@ -129,6 +129,15 @@ def threaded_separate(func: Callable[..., Any] | None = None, detach: bool = Tru
     An entrypoint waits for these threads as well when it shuts down, within its time limit.
 
     :raises TypeError: if the function is asynchronous already.
+
+    >>> import asyncio, threading
+    >>> @threaded_separate
+    ... def work():
+    ...     return threading.current_thread().name
+    >>> async def main():
+    ...     print(await work())
+    >>> asyncio.run(main())
+    svcrun-work
     """
     if func is None:
         return functools.partial(threaded_separate, detach=detach)

@@ -66,11 +66,15 @@ class IteratorWrapper(Generic[T]):
     :raises ValueError: if `max_size` is negative.
     :raises TypeError: if it is no integer.
 
-    .. code-block:: python
-
-        async with IteratorWrapper(lambda: open("/etc/hosts"), max_size=10) as lines:
-            async for line in lines:
-                print(line)
+    >>> import asyncio
+    >>> async def main():
+    ...     async with IteratorWrapper(lambda: iter("abc"), max_size=2) as letters:
+    ...         async for letter in letters:
+    ...             print(letter)
+    >>> asyncio.run(main())
+    a
+    b
+    c
     """
 
     def __init__(
@@ -255,18 +259,26 @@ def threaded_iterable(func: Any = None, *, max_size: int = 0) -> Any:
 
     :raises TypeError, ValueError: if the function is asynchronous, or `max_size` no limit.
 
-    .. code-block:: python
-
-        @threaded_iterable(max_size=100)
-        def lines(path):
-            with open(path) as file:
-                yield from file
-
-
-        async def main():
-            async with lines("/etc/hosts") as hosts:
-                async for line in hosts:
-                    print(line)
+    >>> import asyncio
+    >>> @threaded_iterable(max_size=2)
+    ... def count():
+    ...     number = 0
+    ...     try:
+    ...         while True:
+    ...             yield number
+    ...             number += 1
+    ...     finally:
+    ...         print("closed")
+    >>> async def main():
+    ...     async with count() as numbers:
+    ...         async for number in numbers:
+    ...             print(number)
+    ...             if number == 1:
+    ...                 break
+    >>> asyncio.run(main())
+    0
+    1
+    closed
     """
     if func is None:
         return functools.partial(ThreadedIterable, max_size=max_size)

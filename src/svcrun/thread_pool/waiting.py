@@ -43,11 +43,15 @@ def wait_coroutine(
 
     :raises RuntimeError: if the loop is unknown, is closed, or runs in this very thread.
 
-    .. code-block:: python
-
-        @threaded
-        def work():
-            return wait_coroutine(asyncio.sleep(1, "rested"))
+    >>> import asyncio
+    >>> from svcrun import threaded
+    >>> @threaded
+    ... def work():
+    ...     return wait_coroutine(asyncio.sleep(0.01, "rested"))
+    >>> async def main():
+    ...     print(await work())
+    >>> asyncio.run(main())
+    rested
     """
     try:
         loop = _check_loop(loop)
@@ -99,6 +103,16 @@ def sync_await(func: Callable[..., Awaitable[T]] | Awaitable[T], *args: Any, **k
     :param func: a function that returns an awaitable; or an awaitable itself.
 
     :raises RuntimeError: as :func:`wait_coroutine`.
+
+    >>> import asyncio
+    >>> from svcrun import threaded
+    >>> @threaded
+    ... def work():
+    ...     return sync_await(asyncio.sleep, 0.01, "rested")
+    >>> async def main():
+    ...     print(await work())
+    >>> asyncio.run(main())
+    rested
     """
 
     async def wait() -> T:

@@ -1,0 +1,122 @@
+"""Laws of a group of threads."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from svcrun.thread_pool.threads import ThreadGroup, stoppable
+from tests.support import PATIENCE, eventually
+
+
+@pytest.fixture
+def group() -> Iterator[ThreadGroup]:
+    group = ThreadGroup()
+    yield group
+    group.join()
+
+
+@pytest.fixture
+def release(group: ThreadGroup) -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def start(group: ThreadGroup, target: Callable[..., object], *args: object) -> None:
+    group.start(target, args, name="svcrun-test", daemon=True)
+
+
+def names() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "svcrun-test"]
+
+
+async def test_after_waiting_the_threads_are_gone(group: ThreadGroup) -> None:
+    for _ in range(200):
+        start(group, int)
+        start(group, int)
+        assert await group.wait(PATIENCE) == []
+        assert not names()
+
+
+async def test_several_can_wait(group: ThreadGroup, release: threading.Event) -> None:
+    start(group, release.wait, PATIENCE)
+    waiting = [asyncio.create_task(group.wait(PATIENCE)) for _ in range(3)]
+    await asyncio.sleep(0)
+    release.set()
+    assert await asyncio.gather(*waiting) == [[], [], []]
+
+
+async def test_what_a_thread_is_blocked_in_is_stopped_by_who_waits(group: ThreadGroup) -> None:
+    begun, stop = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with stoppable(stop.set):
+            begun.set()
+            stop.wait(PATIENCE)
+
+    start(group, work)
+    await eventually(begun.is_set)
+    assert await group.wait(PATIENCE) == []
+    assert stop.is_set()
+
+
+async def test_what_a_thread_begins_while_somebody_waits_is_stopped_at_once(
+    group: ThreadGroup, release: threading.Event
+) -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        release.wait(PATIENCE)
+        with stoppable(stop.set):
+            stop.wait(PATIENCE)
+
+    start(group, work)
+    waiting = asyncio.create_task(group.wait(PATIENCE))
+    await asyncio.sleep(0)
+    release.set()
+    assert await waiting == []
+    assert stop.is_set()
+
+
+@pytest.mark.parametrize("how", ["finished", "timed out", "cancelled"])
+async def test_nothing_is_stopped_when_the_waiting_is_over(
+    group: ThreadGroup, release: threading.Event, how: str
+) -> None:
+    stopped: list[str] = []
+
+    def work() -> None:
+        with stoppable(lambda: stopped.append("too early")):
+            pass
+
+    start(group, release.wait, PATIENCE)
+    if how == "finished":
+        release.set()
+        assert await group.wait(PATIENCE) == []
+    elif how == "timed out":
+        assert len(await group.wait(timeout=0.01)) == 1
+    else:
+        waiting = asyncio.create_task(group.wait(PATIENCE))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    start(group, work)
+    release.set()
+    group.join()
+    assert not stopped
+    assert await group.wait(PATIENCE) == []
+
+
+def test_in_a_thread_of_no_group_nothing_is_stopped() -> None:
+    ran: list[int] = []
+
+    def work() -> None:
+        with stoppable(lambda: ran.append(0)):
+            ran.append(1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ran == [1]

@@ -1,0 +1,148 @@
+"""The command: ``python -m benchmarks [TARGET ...]``."""
+
+import argparse
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report, runner
+from benchmarks.cases import Budget, Case, Target, Unavailable
+from benchmarks.processes import ask, this_python, write_bytecode
+from benchmarks.targets import accept, burst, imports, lifecycle, log, shutdown, tcp, tls, udp
+
+MODULES = (imports, lifecycle, tcp, tls, accept, burst, udp, log, shutdown)
+TARGETS = [module.TARGET for module in MODULES]
+
+LOOPS = ("stock", "uvloop")
+LIBRARIES = ("aiomisc",)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    targets = [
+        target for target in TARGETS if not options.targets or target.name in options.targets
+    ]
+    raise_descriptor_limit()
+    write_bytecode(options.python)
+    about = ask(options.python, "about", libraries=["uvloop", *options.also])
+    there: dict[str, str] = about["libraries"]
+    loops = [loop for loop in options.loop or LOOPS if loop == "stock" or loop in there]
+    if not loops:
+        print(f"uvloop is not installed for {options.python}", file=sys.stderr)
+        return 2
+    also = [library for library in options.also if library in there]
+    budget = Budget(options.python, loops, also, options.scale)
+
+    began = time.monotonic()
+    cases, skipped = plan(targets, budget)
+    rows = runner.measure(cases, options.rounds, tell)
+    tell("")
+
+    about |= {
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "rounds": options.rounds,
+        "scale": options.scale,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    print(headline(about))
+    for line in report.table(rows, targets, skipped, also):
+        print(line)
+    print(f"\n{report.verdict(rows)}, in {about['seconds']:.0f} s")
+    if options.json:
+        options.json.write_text(report.as_json(rows, about) + "\n", encoding="utf-8")
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    names = [target.name for target in TARGETS]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure svcrun against plain asyncio, in the same run and as ratios.",
+        epilog="A ratio is the cost of svcrun divided by that of plain asyncio: less is better. "
+        "It is the median over the rounds; in brackets, the lowest and the highest.",
+    )
+    parser.add_argument(
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        choices=[[], *names],
+        help=f"what to measure: {', '.join(names)}; everything by default",
+    )
+    parser.add_argument(
+        "--loop",
+        action="append",
+        choices=LOOPS,
+        help="an event loop to measure on; both by default, where uvloop is installed",
+    )
+    parser.add_argument("--rounds", type=positive, help="how often to measure everything (5)")
+    parser.add_argument(
+        "--scale", type=float, help="the amount of work in each measurement, in relation (1.0)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="be done in half a minute: 2 rounds, scale 0.1"
+    )
+    parser.add_argument(
+        "--also",
+        action="append",
+        choices=LIBRARIES,
+        default=[],
+        help="another library to measure, where it is installed",
+    )
+    parser.add_argument(
+        "--python",
+        default=this_python(),
+        help="the interpreter to measure (the one that runs this)",
+    )
+    parser.add_argument("--json", type=Path, help="a file for everything that was measured")
+    options = parser.parse_args(arguments)
+    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.scale = options.scale or (0.1 if options.quick else 1.0)
+    return options
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def plan(targets: Sequence[Target], budget: Budget) -> tuple[list[Case], dict[str, str]]:
+    """Return the cases, and why targets are left out, wholly or in part."""
+    cases: list[Case] = []
+    skipped: dict[str, str] = {}
+    for target in targets:
+        try:
+            cases += target.cases(budget)
+        except Unavailable as reason:
+            skipped[target.name] = str(reason)
+    return cases, skipped
+
+
+def headline(about: dict[str, Any]) -> str:
+    libraries = "".join(f", {name} {version}" for name, version in about["libraries"].items())
+    return (
+        f"{about['python']}{libraries}; {about['machine']}; "
+        f"{about['rounds']} rounds at scale {about['scale']:g}"
+    )
+
+
+def tell(text: str) -> None:
+    """Show what goes on, where somebody watches."""
+    if sys.stderr.isatty():
+        print(f"\r{text:<60}\r", end="", file=sys.stderr, flush=True)
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many connections as the system does; the programs inherit that."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

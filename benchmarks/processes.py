@@ -1,0 +1,154 @@
+"""Programs in fresh processes, and what they cost."""
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A bound on a program that hangs, in seconds; none that works comes near it.
+TIME_LIMIT = 120.0
+
+
+@functools.cache
+def environment() -> dict[str, str]:
+    """Return the environment of the programs, with nothing in it that changes what is measured."""
+    ours = ("PYTHON", "SVCRUN_", "AIOMISC_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**kept, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
+
+
+class Program:
+    """A program in a process of its own, which is gone when the ``with`` block is left.
+
+    It answers with lines of JSON on its standard output.
+
+    :param command: the program and its arguments.
+    """
+
+    def __init__(self, *command: str) -> None:
+        self._name = " ".join(Path(word).name for word in command)
+        with contextlib.ExitStack() as stack:
+            self._stderr = stack.enter_context(tempfile.TemporaryFile())
+            self._process = stack.enter_context(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._stderr,
+                    env=environment(),
+                    cwd=ROOT,
+                )
+            )
+            watchdog = threading.Timer(TIME_LIMIT, self._process.kill)
+            watchdog.daemon = True
+            watchdog.start()
+            stack.callback(watchdog.cancel)
+            stack.callback(self._kill)
+            self._undo = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._undo.close()
+
+    def answer(self) -> Any:
+        """Return the next line that the program writes.
+
+        :raises RuntimeError: with what it wrote to stderr, if it ended instead.
+        """
+        line = self._process.stdout.readline() if self._process.stdout else b""
+        if not line:
+            raise RuntimeError(f"no answer from {self._name}\n{self._complaint()}")
+        return json.loads(line)
+
+    def go(self) -> None:
+        """Tell the program, which waits for a line, to go on."""
+        if self._process.stdin:
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+
+    def cpu_time(self) -> float:
+        """Return the seconds of processor time that the process took so far.
+
+        It is what ``time.process_time()`` says inside of it, but asking does not disturb it.
+        """
+        # What clock_getcpuclockid(3) makes of a process id.
+        return time.clock_gettime(~self._process.pid << 3 | 2)
+
+    def terminate(self) -> tuple[float, float]:
+        """Send SIGTERM and wait for the end; return processor and wall-clock time from then to there.
+
+        :raises RuntimeError: if the program ended otherwise than by itself and without an error.
+        """
+        before = self.cpu_time()
+        began = time.perf_counter()
+        os.kill(self._process.pid, signal.SIGTERM)
+        _, status, usage = os.wait4(self._process.pid, 0)
+        elapsed = time.perf_counter() - began
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        if self._process.returncode != 0:
+            raise RuntimeError(
+                f"exit code {self._process.returncode} of {self._name}\n{self._complaint()}"
+            )
+        return usage.ru_utime + usage.ru_stime - before, elapsed
+
+    def _complaint(self) -> str:
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace")
+
+    def _kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+
+
+def program(python: str, name: str, **parameters: Any) -> Program:
+    """Run a module of ``benchmarks.programs`` with the keywords of its ``main()``."""
+    return Program(python, "-m", f"benchmarks.programs.{name}", json.dumps(parameters))
+
+
+def ask(python: str, name: str, **parameters: Any) -> Any:
+    """Run a program that answers once, and return its answer."""
+    with program(python, name, **parameters) as running:
+        return running.answer()
+
+
+def evaluate(command: Sequence[str]) -> str:
+    """Run a command to its end, and return what it printed."""
+    return subprocess.run(
+        command,
+        env=environment(),
+        cwd=ROOT,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=TIME_LIMIT,
+    ).stdout
+
+
+def write_bytecode(python: str) -> None:
+    """Compile what is measured, so that no measurement pays for it; an installed package has that."""
+    evaluate([python, "-m", "compileall", "-q", str(ROOT / "src"), str(ROOT / "benchmarks")])
+
+
+def this_python() -> str:
+    """Return the interpreter that runs this."""
+    return sys.executable

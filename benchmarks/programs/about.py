@@ -1,0 +1,28 @@
+"""Tell what the interpreter is, and which of some libraries it has."""
+
+import importlib.metadata
+import importlib.util
+import platform
+from typing import Any
+
+from benchmarks.programs.protocol import run
+
+
+def main(libraries: list[str]) -> dict[str, Any]:
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "libraries": {
+            name: _version(name) for name in libraries if importlib.util.find_spec(name) is not None
+        },
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,40 @@
+"""Connect again and again, have one line sent back or none, and be disconnected."""
+
+import socket
+
+from benchmarks.programs.protocol import answer, run, wait
+
+LINE = b"x" * 63 + b"\n"
+
+# So many clients come at a time.
+GROUP = 32
+
+
+def main(port: int, connections: int, line: bool) -> None:
+    visit(port, connections // 5, LINE if line else b"")
+    answer("warm")
+    wait()
+    visit(port, connections, LINE if line else b"")
+    answer("done")
+
+
+def visit(port: int, connections: int, line: bytes) -> None:
+    for done in range(0, connections, GROUP):
+        group = [
+            socket.create_connection(("127.0.0.1", port), timeout=30)
+            for _ in range(min(GROUP, connections - done))
+        ]
+        for client in group:
+            if line:
+                client.sendall(line)
+        for client in group:
+            received = b""
+            while data := client.recv(4096):
+                received += data
+            if received != line:
+                raise RuntimeError(f"received {received!r} in place of {line!r}")
+            client.close()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,42 @@
+"""Send datagrams as fast as the server takes them, so many under way that it never has to wait."""
+
+import socket
+
+from benchmarks.programs.datagram_server import ASK
+from benchmarks.programs.protocol import answer, run, wait
+
+DATA = b"x" * 64
+
+# One datagram in so many asks for an answer, and so many answers may be owed. All that is under way
+# has room in a receive buffer of the usual size, so none is lost.
+GROUP = 32
+OWED = 6
+
+
+def main(port: int, datagrams: int) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", port))
+        client.settimeout(30)
+        send(client, datagrams // 5)
+        answer("warm")
+        wait()
+        send(client, datagrams)
+        answer("done")
+
+
+def send(client: socket.socket, datagrams: int) -> None:
+    owed = 0
+    for _ in range(datagrams // GROUP):
+        for _ in range(GROUP - 1):
+            client.send(DATA)
+        client.send(ASK)
+        owed += 1
+        if owed == OWED:
+            client.recv(4096)
+            owed -= 1
+    for _ in range(owed):
+        client.recv(4096)
+
+
+if __name__ == "__main__":
+    run(main)

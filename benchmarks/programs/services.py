@@ -1,0 +1,51 @@
+"""A program of many services, or of none, that runs until SIGTERM."""
+
+import asyncio
+import importlib
+import signal
+from typing import Any
+
+from benchmarks.programs.lifecycle import KINDS
+from benchmarks.programs.protocol import answer, loop_factory, run
+
+
+def baseline(loop: str, _kind: str, _services: int) -> None:
+    """Do nothing in plain asyncio: no services, nothing to be put in order."""
+
+    async def wait() -> None:
+        told_to_end = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_end.set)
+        answer("running")
+        await told_to_end.wait()
+
+    with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+        runner.run(wait())
+
+
+def svcrun(loop: str, kind: str, services: int) -> None:
+    """Run services of svcrun."""
+    from svcrun import Service, entrypoint
+
+    service: Any = type("Service", (KINDS[kind], Service), {})
+    made = [service() for _ in range(services)]
+    with entrypoint(*made, loop_factory=loop_factory(loop)) as running:
+        answer("running")
+        running.run_forever()
+
+
+def aiomisc(loop: str, kind: str, services: int) -> None:
+    """Run services of aiomisc."""
+    library = importlib.import_module("aiomisc")
+    service: Any = type("Service", (KINDS[kind], library.Service), {})
+    made = [service() for _ in range(services)]
+    with library.entrypoint(*made, loop_factory=loop_factory(loop)) as running:
+        answer("running")
+        running.run_forever()
+
+
+def main(side: str, loop: str, kind: str, services: int) -> None:
+    {"baseline": baseline, "svcrun": svcrun, "aiomisc": aiomisc}[side](loop, kind, services)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,94 @@
+"""Show what was measured, as a table or as JSON."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmarks.cases import BASELINE, SVCRUN, Target
+from benchmarks.runner import Row
+
+WIDTH = 42
+
+
+def header(also: Sequence[str]) -> str:
+    """Return the line above the columns."""
+    others = "".join(f"{side:>10}" for side in also)
+    return (
+        f"  {'':{WIDTH}} {'loop':6} {'baseline':>9} {'svcrun':>9}  "
+        f"{'ratio':>5} {'(from-to)':13} {'target':>6}     {others}"
+    ).rstrip()
+
+
+def line(row: Row, also: Sequence[str]) -> str:
+    """Return the line of one metric."""
+    ratios = row.ratios()
+    spread = f"({min(ratios):.2f}-{max(ratios):.2f})"
+    target = "" if row.metric.limit is None else f"{row.metric.limit:.2f}"
+    verdict = {True: "ok", False: "over", None: ""}[row.is_good]
+    others = "".join(f"{row.ratio(s):10.2f}" if s in row.samples else " " * 10 for s in also)
+    return (
+        f"  {row.metric.name:{WIDTH}} {row.loop:6} {duration(row.median(BASELINE)):>9} "
+        f"{duration(row.median(SVCRUN)):>9}  {row.ratio():5.2f} {spread:13} {target:>6} "
+        f"{verdict:4}{others}"
+    ).rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Show a time with three figures.
+
+    >>> duration(0.0123)
+    '12.3 ms'
+    """
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        value = seconds * factor
+        if value >= 1:
+            break
+    else:
+        unit, value = "ns", seconds * 1e9
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {unit}"
+
+
+def table(
+    rows: Iterable[Row], targets: Sequence[Target], skipped: Mapping[str, str], also: Sequence[str]
+) -> Iterator[str]:
+    """Return the lines of the table, target by target."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.target, []).append(row)
+    for target in targets:
+        yield ""
+        yield f"{target.name}"
+        yield from (f"  {text}" for text in target.what.splitlines())
+        if target.name in skipped:
+            yield f"  left out: {skipped[target.name]}"
+        if target.name in found:
+            yield header(also)
+            yield from (line(row, also) for row in found[target.name])
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """Sum up how many targets are reached."""
+    asked = [row for row in rows if row.is_good is not None]
+    good = sum(1 for row in asked if row.is_good)
+    return f"{good} of {len(asked)} targets reached"
+
+
+def as_json(rows: Iterable[Row], about: Mapping[str, Any]) -> str:
+    """Return everything that was measured; times are in seconds."""
+    found = [
+        {
+            "target": row.target,
+            "loop": row.loop,
+            "name": row.metric.name,
+            "ratio": row.ratio(),
+            "limit": row.metric.limit,
+            "ok": row.is_good,
+            "also": {
+                side: row.ratio(side) for side in row.samples if side not in (BASELINE, SVCRUN)
+            },
+            "samples": row.samples,
+        }
+        for row in rows
+    ]
+    return json.dumps({"about": about, "rows": found}, indent=2)

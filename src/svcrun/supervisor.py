@@ -19,6 +19,7 @@ from svcrun.errors import (
     ServiceInUse,
     ShuttingDown,
     StartCancelled,
+    StartDuringStop,
     StartTimeout,
     raise_together,
 )
@@ -28,7 +29,7 @@ from svcrun.restart import Restart
 from svcrun.service.base import Service, StartEvent, check_lifecycle_parameters
 from svcrun.state import ServiceState
 from svcrun.sweep import Sweep
-from svcrun.tasks import format_stack, join
+from svcrun.tasks import format_stack
 from svcrun.unit import Unit
 
 if TYPE_CHECKING:
@@ -57,10 +58,13 @@ class Batch:
         for unit in units:
             unit.in_batch = self
 
-    def fail(self, error: BaseException) -> None:
-        """Start nothing more."""
+    def fail(self, error: BaseException, *, at_once: bool = False) -> None:
+        """Start nothing more.
+
+        :param at_once: whether that means even what is about to be started at the same time.
+        """
         self.errors.append(error)
-        self.walk.stop()
+        self.walk.stop(at_once=at_once)
 
 
 class Supervisor:
@@ -117,6 +121,8 @@ class Supervisor:
             if not isinstance(service, Service):
                 raise NotAService(service)
             check_lifecycle_parameters(service)
+        if self._closing:
+            raise ShuttingDown(services)
         if self._units or self.recoveries:
             for service in services:
                 await self._settle(service)
@@ -124,24 +130,28 @@ class Supervisor:
 
     async def _settle(self, service: Service) -> None:
         """Wait until `service` either runs or is at rest."""
-        for recovery in self.recoveries:
-            recovery.leave_out(service)
         current = asyncio.current_task()
-        while (unit := self._units.get(id(service))) is not None and current not in (
-            unit.task,
-            unit.stop_task,
-        ):
+        while (unit := self._units.get(id(service))) is not None:
             if unit.in_sweep is not None:
+                if unit.in_sweep.owns(current):
+                    raise StartDuringStop(service)
                 await asyncio.shield(unit.in_sweep.ended)
-            elif unit.state is FAILED:
-                await self.stop_units([unit], None)
-            elif unit.state is not RUNNING:
-                await unit.next_move(self._loop)
-            else:
+            elif unit.state is RUNNING:
                 return
+            elif unit.owes_stop:  # it crashed
+                await self.stop_units([unit], None)
+            elif unit.state is STARTING and unit.task in (None, current):
+                return  # it asks itself, perhaps in the first step of its start()
+            else:
+                await unit.next_move(self._loop)
 
-    async def start_at_rest(self, services: Iterable[Service]) -> None:
-        """Start those of `services` that do not run (see :meth:`start`)."""
+    async def start_at_rest(
+        self, services: Iterable[Service], recovery: Recovery | None = None
+    ) -> None:
+        """Start those of `services` that do not run (see :meth:`start`).
+
+        :param recovery: what wants that, and wants it again if it fails.
+        """
         if self._closing:
             raise ShuttingDown(services)
         units = self._admit(services)
@@ -150,22 +160,16 @@ class Supervisor:
         batch = Batch(units, self._launch)
         self._batches.add(batch)
         try:
-            # A dependency that another batch is starting has to settle first, one way or the other.
-            for required in {required for unit in units for required in unit.requires}.difference(
-                units
-            ):
-                while required.in_batch is not None and required.state is not RUNNING:
-                    await required.next_move(self._loop)
             batch.walk.go()
             await batch.walk.wait(self._loop)
         except asyncio.CancelledError as error:
             batch.errors.append(error)
         finally:
             self._batches.discard(batch)
+            for unit in units:
+                unit.in_batch = None
         if batch.errors:
-            await self._roll_back(batch)
-        for unit in units:
-            unit.in_batch = None
+            await self._roll_back(batch, recovery)
 
     def _admit(self, services: Iterable[Service]) -> list[Unit]:
         units: dict[int, Unit] = {}
@@ -184,7 +188,7 @@ class Supervisor:
         """Start `unit`, and tell whether that is settled already."""
         service = unit.service
         for required in unit.requires:
-            if required.state is not RUNNING:
+            if not required.is_up or required.state is not RUNNING:
                 unit.in_batch.fail(DependencyDown(service, required.service))
                 return False
 
@@ -194,12 +198,14 @@ class Supervisor:
             task = start_eagerly(service.start(), self._loop, name=type(service).__qualname__)
         except BaseException as error:  # noqa: BLE001 - whatever it is comes out after the rollback
             return self._start_ended(unit, error)
+        event = service.start_event
         if task.done():
-            return self._start_ended(unit, _outcome(task, service))
+            failure = _outcome(task, service)
+            if failure is None or not event.is_set():
+                return self._start_ended(unit, failure)
 
         unit.task = task
         task.add_done_callback(partial(self._on_task_done, unit))
-        event = service.start_event
         if event.is_set():
             self._started(unit)
             return True
@@ -208,12 +214,17 @@ class Supervisor:
         timeout = self._start_timeout if service.start_timeout is None else service.start_timeout
         if timeout is not None:
             unit.timer = self._loop.call_later(timeout, self._start_overrun, unit, timeout)
+        if unit.in_sweep is not None:
+            unit.in_sweep.start_waits(unit)
         return False
 
     def _started(self, unit: Unit) -> None:
         unit.end_timer()
         unit.owes_stop = True
         unit.move(RUNNING)
+        if unit.in_sweep is not None:
+            # It came through although it is to be stopped. Not now: its own task may be running.
+            self._loop.call_soon(unit.in_sweep.start_ended, unit, None)
 
     def _start_ended(self, unit: Unit, error: BaseException | None) -> bool:
         """Take note that the ``start()`` of a service that was not ready yet has ended."""
@@ -224,45 +235,46 @@ class Supervisor:
                 service._start_event.set()
             return True
 
-        unit.end_timer()
-        if unit.start_cancelled and isinstance(error, StartCancelled):
-            unit.move(STOPPED)
+        if unit.in_batch in self._batches and not unit.start_cancelled:
+            unit.in_batch.fail(error)
         else:
-            unit.move(FAILED)
-            if unit.in_batch in self._batches and not unit.start_cancelled:
-                unit.in_batch.fail(error)
-            else:
-                log.error("%r failed while its start was being called off", service, exc_info=error)
-        self._forget(unit)
+            log.error("%r failed while its start was being called off", service, exc_info=error)
+        self._not_started(unit, FAILED)
         return False
+
+    def _not_started(self, unit: Unit, state: ServiceState) -> None:
+        unit.end_timer()
+        unit.move(state)
+        if unit.in_sweep is None:
+            self._forget(unit)
+        else:
+            unit.in_sweep.start_ended(unit, None)
 
     def _start_overrun(self, unit: Unit, timeout: float) -> None:
         unit.timer = None
         if unit.task is not None and unit.in_sweep is None:
             unit.in_batch.fail(StartTimeout(unit.service, timeout, format_stack(unit.task)))
 
-    async def _roll_back(self, batch: Batch) -> None:
+    async def _roll_back(self, batch: Batch, recovery: Recovery | None) -> None:
         """Stop what `batch` started, and raise what made it fail."""
         errors = [
             error for error in batch.errors if not isinstance(error, asyncio.CancelledError)
         ] or batch.errors
+        for unit in batch.units:
+            if unit.at_rest:
+                self._forget(unit)
         # Once closing, everything is stopped by close(). Waiting for that here could be waiting for
         # ourselves.
         if not self._closing:
             cause = None if isinstance(errors[0], asyncio.CancelledError) else errors[0]
-            rollback = start_eagerly(self._stop_all_of(batch, cause), self._loop, name="roll-back")
-            try:
-                await join(rollback)
-            except asyncio.CancelledError:
-                log.debug("cancelled during a roll-back, which went on")
+            services = [unit.service for unit in batch.units]
+            sweeps = self._begin_stop(services, cause, recovery)
+            while going_on := [sweep.ended for sweep in sweeps if not sweep.ended.done()]:
+                try:
+                    await asyncio.wait(going_on)
+                except asyncio.CancelledError:
+                    log.debug("cancelled during a roll-back, which goes on")
         raise_together("several services failed to start", errors)
-
-    async def _stop_all_of(self, batch: Batch, error: BaseException | None) -> None:
-        for unit in batch.units:
-            if unit.at_rest:
-                self._forget(unit)
-        units = [unit for unit in batch.units if unit.in_sweep is None and not unit.at_rest]
-        await self._sweep(units, error, self._stop_timeout)
 
     # Watching.
 
@@ -271,31 +283,28 @@ class Supervisor:
         if unit.state is not STARTING:
             return
         self._started(unit)
-        if unit.in_sweep is not None:
-            self._loop.call_soon(unit.in_sweep.start_ended, unit, None)
-        else:
+        if unit.in_sweep is None:
             self._loop.call_soon(unit.in_batch.walk.done, unit, context=unit.in_batch.context)
 
     def _on_task_done(self, unit: Unit, task: asyncio.Task[Any]) -> None:
         """React to the end of a ``start()`` that had to wait."""
-        error = _outcome(task, unit.service)
-        if unit.task is not task:
-            return  # it was left alone when it did not end in time
-        unit.task = None
+        called_off = unit.start_cancelled and task.cancelled()
+        error = None if called_off else _outcome(task, unit.service)
+        if unit.task is not task:  # it was left alone when it did not end in time
+            if error is not None:
+                log.error("%r failed after it was left alone", unit.service, exc_info=error)
+            return
 
-        sweep = unit.in_sweep
-        if unit.state is STARTING:
-            settled = self._start_ended(unit, error)
-            if sweep is not None:
-                sweep.start_ended(unit, None)
-            elif settled:
-                unit.in_batch.walk.done(unit)
-        elif sweep is not None:
-            sweep.start_ended(
-                unit, None if unit.start_cancelled and isinstance(error, StartCancelled) else error
-            )
-        elif error is not None:
-            self._crashed(unit, error)
+        unit.task = None
+        if unit.state is not STARTING:
+            if unit.in_sweep is not None:
+                unit.in_sweep.start_ended(unit, error)
+            elif error is not None:
+                self._crashed(unit, error)
+        elif called_off:
+            self._not_started(unit, STOPPED)
+        elif self._start_ended(unit, error) and unit.in_sweep is None:
+            unit.in_batch.walk.done(unit)
 
     def _crashed(self, unit: Unit, error: BaseException) -> None:
         service = unit.service
@@ -303,9 +312,7 @@ class Supervisor:
         if isinstance(error, SystemExit | KeyboardInterrupt):
             return  # the loop has passed it on already
         log.error("%r crashed", service, exc_info=error)
-        if self._closing:
-            self.errors.append(error)
-        elif isinstance(service.on_crash, Restart):
+        if isinstance(service.on_crash, Restart):
             recovery = Recovery(self, unit, service.on_crash, self._loop)
             self.recoveries.add(recovery)
             recovery.begin(unit, error)
@@ -331,28 +338,46 @@ class Supervisor:
         :param exception: passed to their ``stop()``.
         :raises BaseException: what a ``stop()`` raised, as it is; several as a group.
         """
-        for service in services:
-            for recovery in self.recoveries:
-                recovery.leave_out(service)
-        units = [unit for service in services if (unit := self._units.get(id(service))) is not None]
-        raise_together("several services failed to stop", await self.stop_units(units, exception))
+        sweeps = self._begin_stop(services, exception)
+        for sweep in sweeps:
+            await asyncio.shield(sweep.ended)
+        raise_together("several services failed to stop", sweeps[0].errors)
 
-    async def stop_units(
-        self, units: Iterable[Unit], exception: BaseException | None
-    ) -> list[BaseException]:
-        """Stop `units` and their dependants, and return what was raised."""
+    async def stop_units(self, units: Iterable[Unit], exception: BaseException | None) -> None:
+        """Stop `units` and their dependants; what fails is logged."""
+        for sweep in self._begin_stop_of(units, exception):
+            await asyncio.shield(sweep.ended)
+
+    def _begin_stop(
+        self,
+        services: Iterable[Service],
+        exception: BaseException | None,
+        recovery: Recovery | None = None,
+    ) -> list[Sweep]:
+        """Begin to stop `services` for good, whoever but `recovery` was about to restart them."""
+        for other in self.recoveries - {recovery}:
+            other.leave_out(services)
+        units = [unit for service in services if (unit := self._units.get(id(service))) is not None]
+        return self._begin_stop_of(units, exception)
+
+    def _begin_stop_of(self, units: Iterable[Unit], exception: BaseException | None) -> list[Sweep]:
+        """Begin to stop `units` and their dependants.
+
+        Return the sweeps to wait for: our own, then those that others began. What is being stopped
+        does not wait for its own end.
+        """
         units = with_dependants(units)
+        others = {unit.in_sweep for unit in units if unit.in_sweep is not None}
+        for unit in units:
+            if unit.in_batch is not None and not unit.owes_stop and unit.in_sweep is None:
+                unit.in_batch.fail(StartCancelled(unit.service), at_once=True)
+        own = self._sweep(
+            [unit for unit in units if unit.in_sweep is None and not unit.at_rest],
+            exception,
+            self._stop_timeout,
+        )
         current = asyncio.current_task()
-        for unit in units:
-            # Somebody stops it already. A stop() that asks for its own service's stop does not wait
-            # for itself.
-            while unit.in_sweep is not None and unit.stop_task is not current:
-                await asyncio.shield(unit.in_sweep.ended)
-        for unit in units:
-            if unit.in_batch is not None and unit.state is not RUNNING:
-                unit.in_batch.fail(StartCancelled(unit.service))
-        units = [unit for unit in units if unit.in_sweep is None and not unit.at_rest]
-        return await self._sweep(units, exception, self._stop_timeout)
+        return [own, *(sweep for sweep in others if not sweep.owns(current))]
 
     async def close(self, exception: BaseException | None, limit: float | None) -> None:
         """Stop everything within `limit` seconds, and start nothing more.
@@ -360,20 +385,27 @@ class Supervisor:
         :attr:`errors` tells what was raised.
         """
         self._closing = True
-        deadline = None if limit is None else self._loop.time() + limit
         for batch in tuple(self._batches):
-            batch.fail(ShuttingDown([unit.service for unit in batch.units]))
-        for recovery in tuple(self.recoveries):
-            await recovery.cancel()
+            batch.fail(ShuttingDown([unit.service for unit in batch.units]), at_once=True)
+        recoveries = [
+            r.task for r in self.recoveries if r.task not in (None, asyncio.current_task())
+        ]
         self.recoveries.clear()
-        if self._sweeps:
-            await asyncio.wait([sweep.ended for sweep in self._sweeps])
+        for task in recoveries:
+            task.cancel()
+        if limit is not None:
+            for sweep in self._sweeps:
+                sweep.limit(limit)
 
-        left = None if deadline is None else max(deadline - self._loop.time(), 0)
         units = [
             unit for unit in self._units.values() if unit.in_sweep is None and not unit.at_rest
         ]
-        self.errors += await self._sweep(units, exception, left)
+        own = self._sweep(units, exception, limit)
+        for sweep in (own, *self._sweeps):
+            await asyncio.shield(sweep.ended)
+        self.errors += own.errors
+        if recoveries:
+            await asyncio.wait(recoveries)
 
     def hurry(self) -> None:
         """Cancel all that is being stopped, and wait for it no longer than a moment."""
@@ -381,11 +413,9 @@ class Supervisor:
         for sweep in tuple(self._sweeps):
             sweep.hurry()
 
-    async def _sweep(
+    def _sweep(
         self, units: list[Unit], exception: BaseException | None, limit: float | None
-    ) -> list[BaseException]:
-        if not units:
-            return []
+    ) -> Sweep:
         sweep = Sweep(self._loop, units, exception, limit)
         self._sweeps.add(sweep)
         if self._hurried:
@@ -396,8 +426,7 @@ class Supervisor:
             # A task of its own: the caller may be one of the tasks that are cancelled in its
             # course.
             sweep.task = start_eagerly(self._run(sweep, units), self._loop, name="stop of services")
-            await asyncio.shield(sweep.ended)
-        return sweep.errors
+        return sweep
 
     async def _run(self, sweep: Sweep, units: list[Unit]) -> None:
         try:
@@ -416,6 +445,8 @@ class Supervisor:
         if self._units.get(id(unit.service)) is unit:
             del self._units[id(unit.service)]
         unlink(unit)
+        if unit.moved is not None:
+            unit.wake()
 
 
 def _outcome(task: asyncio.Task[Any], service: Service) -> BaseException | None:

@@ -96,17 +96,17 @@ class Guard:
         after signals. A timer also works while the main thread keeps all others from running, as a
         search with a regular expression does.
 
-        :param if_blocked: called in the thread, once, if the loop has not turned by then.
+        :param if_blocked: called by each of them if the loop has not turned for a while.
         """
-        if not self._ends:
-            self._watch_by_timer(self._stages(limit, grace))
 
         def nudge() -> None:
             if self.blocked:
                 if_blocked()
 
-        rest = max(limit - ANSWER_TIME, 0.0)
-        self._watch_by_thread([(ANSWER_TIME, nudge), *self._stages(rest, grace)])
+        stages = [(ANSWER_TIME, nudge), *self._stages(max(limit - ANSWER_TIME, 0.0), grace)]
+        if not self._ends:
+            self._watch_by_timer(stages)
+        self._watch_by_thread(stages)
 
     def release(self) -> None:
         """End the watch."""

@@ -61,7 +61,7 @@ class Interrupts:
         self.first: int | None = None
         """The first signal that was caught."""
         self._first_time = 0.0
-        self._repeated = False
+        self._repeats = 0  # 1 while repeat() is under way, 2 when it is over
         self._replaced: dict[int, object] = {}
         self._descriptor: int | None = None
         self._pipe: tuple[int, int] | None = None
@@ -152,8 +152,8 @@ class Interrupts:
             self._pass_on(signum)
             return
         block_is_busy = self._in_body() and not self._loop.is_running()
-        if self._repeated:
-            self._repeated = False
+        if self._repeats == 1:
+            self._repeats = 2
             if block_is_busy:
                 raise BodyInterrupted
             return
@@ -182,13 +182,13 @@ class Interrupts:
             self._loop.call_soon_threadsafe(callback, *args)
 
     def repeat(self) -> None:
-        """Have the handler interrupt a block whose code does not come to run the loop.
+        """Have the handler interrupt a block whose code does not come to run the loop, once.
 
-        To be called in another thread that has ended before the handlers are restored.
+        Other threads may call this, if they end before the handlers are restored.
         """
         main = threading.main_thread().ident
-        if self.first is not None and main is not None:
-            self._repeated = True
+        if self.first is not None and main is not None and not self._repeats:
+            self._repeats = 1
             signal.pthread_kill(main, self.first)
 
     def _pass_on(self, signum: int) -> None:

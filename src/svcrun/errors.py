@@ -158,6 +158,17 @@ class ShuttingDown(RuntimeError):
         super().__init__(f"{names} can't be started: the entrypoint is shutting down")
 
 
+class StartDuringStop(RuntimeError):
+    """A ``stop()`` wanted to start a service that is being stopped together with its own."""
+
+    def __init__(self, service: object) -> None:
+        super().__init__(
+            f"{service!r} can't be started by a service that is being stopped together with it; "
+            "start it when that stop is over"
+        )
+        self.service = service
+
+
 class NoEntrypoint(RuntimeError):
     """There is no running entrypoint here."""
 

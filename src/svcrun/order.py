@@ -105,17 +105,19 @@ class Walk:
     :param upwards: whether those that a unit depends on come before it (as in starting); else its
         dependants do.
 
+    Units before it also count while another walk in the same direction visits them.
+
     The loop of the walk is flat, so that a chain of thousands of units that are done at once needs
     no deep stack.
     """
 
     __slots__ = (
         "_blocked",
-        "_finished",
         "_ready",
         "_stopped",
         "_upwards",
         "_visit",
+        "_waiting",
         "_walking",
         "busy",
         "pending",
@@ -128,7 +130,7 @@ class Walk:
         self._upwards = upwards
         self._stopped = False
         self._walking = False
-        self._finished: asyncio.Future[None] | None = None
+        self._waiting: asyncio.Future[None] | None = None
         self.pending: set[Unit] = set(units)
         """The units that are not done."""
         self.busy: dict[Unit, None] = {}
@@ -137,11 +139,12 @@ class Walk:
         self._ready: deque[Unit] = deque()
         for unit in units:
             before = unit.requires if upwards else unit.dependants
-            blocking = sum(1 for other in before if other in self.pending) if before else 0
+            blocking = sum(1 for other in before if self._is_visited(other)) if before else 0
             if blocking:
                 self._blocked[unit] = blocking
             else:
                 self._ready.append(unit)
+            unit.walk = self
 
     def go(self) -> None:
         """Visit what can be visited now."""
@@ -158,12 +161,8 @@ class Walk:
                     self.busy[unit] = None
         finally:
             self._walking = False
-        if (
-            self._finished is not None
-            and not self._finished.done()
-            and (self._stopped or not self.pending)
-        ):
-            self._finished.set_result(None)
+        if self._waiting is not None and (self._stopped or not self.pending):
+            self.wake()
 
     def done(self, unit: Unit) -> None:
         """Say that `unit`, visited before, is done now."""
@@ -171,30 +170,61 @@ class Walk:
             self._settle(unit)
             self.go()
 
-    def stop(self) -> None:
+    def stop(self, *, at_once: bool = False) -> None:
         """Let nothing more become ready, and end :meth:`wait`.
 
-        What is ready already is still visited: it is without order to the unit that is the reason
-        for stopping.
+        :param at_once: whether to leave out what is ready already. Else that is still visited, if
+            we are about to: it is without order to the unit that is the reason for stopping.
         """
-        self._stopped = True
+        if not self._stopped:
+            self._stopped = True
+            for unit in self.pending:
+                self._release_those_after(unit)
+        if at_once or not self._walking:
+            self._ready.clear()
         self.go()
 
     async def wait(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait until all units are done, or the walk was stopped."""
-        if self.pending and not self._stopped:
-            self._finished = loop.create_future()
-            await self._finished
+        while self.pending and not self._stopped:
+            self._waiting = loop.create_future()
+            await self._waiting
+            self.go()
+
+    def wake(self) -> None:
+        """Have whoever is in :meth:`wait` look again."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def holds_back(self, *, upwards: bool) -> Collection[Unit]:
+        """List the units that those after them, in that direction, have to wait for."""
+        return () if self._stopped or self._upwards is not upwards else self.pending
+
+    def release(self, unit: Unit, *, upwards: bool) -> None:
+        """Say that one of those before `unit` in that direction is done, whoever visited it."""
+        if self._upwards is upwards and unit in self._blocked:
+            self._blocked[unit] -= 1
+            if not self._blocked[unit]:
+                del self._blocked[unit]
+                self._ready.append(unit)
+
+    def _is_visited(self, unit: Unit) -> bool:
+        """Whether `unit` is to be done yet, here or in another walk in this direction."""
+        walk: Walk | None = unit.walk
+        return unit in self.pending or (
+            walk is not None and unit in walk.holds_back(upwards=self._upwards)
+        )
 
     def _settle(self, unit: Unit) -> None:
         self.pending.discard(unit)
         self.busy.pop(unit, None)
-        if self._stopped or not self._blocked:
-            return
+        if not self._stopped:
+            self._release_those_after(unit)
+
+    def _release_those_after(self, unit: Unit) -> None:
         for after in unit.dependants if self._upwards else unit.requires:
-            blocking = self._blocked.get(after, 0)
-            if blocking > 1:
-                self._blocked[after] = blocking - 1
-            elif blocking:
-                del self._blocked[after]
-                self._ready.append(after)
+            walk: Walk | None = after.walk
+            if walk is not None:
+                walk.release(after, upwards=self._upwards)
+                if walk is not self:
+                    walk.wake()  # who waits for that walk goes on with it, in his own context

@@ -12,6 +12,8 @@ from svcrun.order import with_dependants
 from svcrun.service.base import Service, dependencies
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from svcrun.restart import Restart
     from svcrun.supervisor import Supervisor
     from svcrun.unit import Unit
@@ -22,9 +24,9 @@ __all__ = ("Recovery",)
 
 
 class Recovery:
-    """Stop a crashed service and those that depend on it, wait, and start them again.
+    """Bring a crashed service back.
 
-    That is repeated until it succeeds, or the policy gives up.
+    Stop it and those that depend on it, wait, and start them again, until that succeeds.
 
     :param supervisor: does the stopping and the starting.
     :param unit: what crashed.
@@ -38,8 +40,8 @@ class Recovery:
         self._crashed = unit.service
         self._policy = policy
         self._loop = loop
-        self._services = [u.service for u in with_dependants([unit]) if u.in_sweep is None]
-        self._task: asyncio.Task[None] | None = None
+        self._services = [u.service for u in with_dependants([unit]) if u.is_up]
+        self.task: asyncio.Task[None] | None = None
 
     def begin(self, unit: Unit, error: BaseException) -> None:
         """Recover in a task of our own."""
@@ -47,32 +49,26 @@ class Recovery:
         if delay is None:
             self._supervisor.fatal(self, error)
         else:
-            self._task = start_eagerly(
+            self.task = start_eagerly(
                 self._run(unit, error, delay), self._loop, name=f"restart of {unit.service!r}"
             )
 
-    async def cancel(self) -> None:
-        """Give up."""
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
-            await asyncio.wait((self._task,))
-
-    def leave_out(self, service: Service) -> None:
-        """Forget `service`, which is somebody else's now, and what can't run without it."""
-        if service in self._services:
-            self._services = [
-                s for s in self._services if s is not service and not _depends(s, service)
-            ]
+    def leave_out(self, services: Iterable[Service]) -> None:
+        """Forget `services`, which are somebody else's now, and what can't run without them."""
+        lost = _needing(self._services, services)
+        if lost:
+            self._services = [s for s in self._services if id(s) not in lost]
 
     async def _run(self, unit: Unit, error: BaseException, delay: float | None) -> None:
         await self._supervisor.stop_units([unit], error)
         while delay is not None:
             log.warning("%r will be started again in %.1f s", self._crashed, delay)
             await asyncio.sleep(delay)
-            self._hand_over()
             try:
-                await self._supervisor.start_at_rest(self._services)
-            except Exception as failure:
+                await self._start()
+            except asyncio.CancelledError:
+                raise
+            except BaseException as failure:
                 log.exception("%r could not be started again", self._crashed)
                 error = failure
                 delay = self._next_delay()
@@ -80,6 +76,13 @@ class Recovery:
                 self._supervisor.recovered(self)
                 return
         self._supervisor.fatal(self, error)
+
+    async def _start(self) -> None:
+        self._hand_over()
+        started: list[Service] = []
+        while started is not self._services:  # others may have handed over theirs meanwhile
+            started = self._services
+            await self._supervisor.start_at_rest(started, self)
 
     def _next_delay(self) -> float | None:
         service = self._crashed
@@ -98,9 +101,24 @@ class Recovery:
     def _hand_over(self) -> None:
         """Leave what depends on a service that is still down to who brings that one back."""
         for other in self._supervisor.recoveries - {self}:
-            ours = [s for s in self._services if any(_depends(s, down) for down in other._services)]
-            self._services = [s for s in self._services if s not in ours]
-            other._services.extend(ours)
+            theirs = _needing(self._services, other._services)
+            if theirs:
+                self._services = [s for s in self._services if id(s) not in theirs]
+                theirs.update((id(s), s) for s in other._services)
+                other._services = list(theirs.values())
+
+
+def _needing(services: Iterable[Service], needed: Iterable[Service]) -> dict[int, Service]:
+    """Those of `services` that are in `needed` or depend on one of these, directly or not."""
+    found: dict[int, Service] = {}
+    queue = deque(needed)
+    while queue:
+        service = queue.popleft()
+        for other in services:
+            if id(other) not in found and (other is service or _depends(other, service)):
+                found[id(other)] = other
+                queue.append(other)
+    return found
 
 
 def _depends(service: Service, other: Service) -> bool:

@@ -198,14 +198,14 @@ class Supervisor:
             task = start_eagerly(service.start(), self._loop, name=type(service).__qualname__)
         except BaseException as error:  # noqa: BLE001 - whatever it is comes out after the rollback
             return self._start_ended(unit, error)
-        event = service.start_event
         if task.done():
             failure = _outcome(task, service)
-            if failure is None or not event.is_set():
+            if failure is None or not service.start_event.is_set():
                 return self._start_ended(unit, failure)
 
         unit.task = task
         task.add_done_callback(partial(self._on_task_done, unit))
+        event = service.start_event
         if event.is_set():
             self._started(unit)
             return True

@@ -51,6 +51,7 @@ class Sweep:
         self._units = units
         self._exception = exception
         self._limit = limit
+        self._calling = False  # whether a stop() runs its first step
         self._walk: Walk | None = None
         self._hurried = False
         self._abandoning = False
@@ -74,7 +75,7 @@ class Sweep:
     async def run(self) -> None:
         """Do the rest; raise nothing."""
         if self._limit is not None:
-            self._timers.append(self._loop.call_later(self._limit, self._overrun))
+            self.limit(self._limit)
         try:
             if self._walk is not None:
                 await self._walk.wait(self._loop)
@@ -86,6 +87,21 @@ class Sweep:
             for timer in self._timers:
                 timer.cancel()
             self._end()
+
+    def limit(self, seconds: float) -> None:
+        """Let no more than `seconds` pass from now on."""
+        self._timers.append(self._loop.call_later(seconds, self._overrun, seconds))
+
+    def owns(self, task: asyncio.Task[Any] | None) -> bool:
+        """Tell whether `task`, the current one, would wait for itself if it waited for this sweep.
+
+        A ``start()`` that is to be cancelled at the end of the sweep can wait for that.
+        """
+        return self._calling or any(
+            task is unit.stop_task or (task is unit.task and unit.start_cancelled)
+            for unit in self._units
+            if task is not None
+        )
 
     def hurry(self) -> None:
         """Cancel what runs, and give what is left no time to wait."""
@@ -99,6 +115,11 @@ class Sweep:
 
     # The end of a task of a unit in this sweep.
 
+    def start_waits(self, unit: Unit) -> None:
+        """Take note that ``start()`` of `unit`, in whose first step we began, waits now."""
+        if self._walk is not None and unit in self._walk.busy and self._cut(unit):
+            self._walk.done(unit)
+
     def start_ended(self, unit: Unit, error: BaseException | None) -> None:
         """Take note that ``start()`` of `unit` has ended, with `error` if it failed."""
         if error is not None:
@@ -106,7 +127,7 @@ class Sweep:
         walk = self._walk
         if walk is None or unit not in walk.busy or unit.stop_task is not None:
             return
-        # A unit that owes a stop() here was starting, and came through in spite of being cancelled.
+        # One that owes a stop() here was starting, and came through in spite of being cancelled.
         if not unit.owes_stop or self._call_stop(unit):
             walk.done(unit)
 
@@ -126,6 +147,8 @@ class Sweep:
             self._stop_ended(unit, task)
             if self._walk is not None:
                 self._walk.done(unit)
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            log.error("stop() of %r failed after it was left alone", unit.service, exc_info=error)
 
     # What the two walks do with a unit; each tells whether the unit is done.
 
@@ -140,12 +163,19 @@ class Sweep:
         unit.move(ServiceState.STOPPING)
         if type(service).stop is Service.stop:
             return True
+        self._calling = True
         try:
-            coro = service.stop(self._exception) if _takes_exception(service) else service.stop()
+            coro = (
+                service.stop(self._exception)
+                if type(service).stop_takes_exception
+                else service.stop()
+            )
             task = start_eagerly(coro, self._loop, name=type(service).__qualname__)
         except BaseException as error:  # noqa: BLE001 - one failing stop() never cuts another short
             self._failed(unit, error, "stop() of %r failed")
             return True
+        finally:
+            self._calling = False
         if task.done():
             self._stop_ended(unit, task)
             return True
@@ -161,9 +191,10 @@ class Sweep:
         return False
 
     def _cancel_start(self, unit: Unit) -> bool:
-        if unit.task is None or unit.task.done():
-            return unit.task is None
-        return self._cut(unit)
+        if unit.task is None:
+            # Without a task, a start() is in its first step, out of which we were called.
+            return unit.state is not ServiceState.STARTING
+        return not unit.task.done() and self._cut(unit)
 
     def _cut(self, unit: Unit) -> bool:
         """Cancel what `unit` runs, and tell whether it is not to be waited for any more."""
@@ -184,12 +215,13 @@ class Sweep:
         self._late(unit, timeout)
         unit.timer = self._loop.call_later(GRACE, self._abandon_unit, unit)
 
-    def _overrun(self) -> None:
-        assert self._limit is not None  # noqa: S101 - the timer is set with it
+    def _overrun(self, limit: float) -> None:
+        if self._hurried:
+            return
         self.hung = True
         self._hurried = True
         for unit in self._busy():
-            self._late(unit, self._limit)
+            self._late(unit, limit)
         self._timers.append(self._loop.call_later(GRACE, self._abandon))
 
     def _late(self, unit: Unit, timeout: float) -> None:
@@ -240,12 +272,6 @@ class Sweep:
             elif state is ServiceState.STOPPING:
                 unit.move(ServiceState.STOPPED)
             unit.failed = False
-
-
-def _takes_exception(service: Service) -> bool:
-    """Whether ``stop()`` of `service` takes the exception; not everybody writes that."""
-    code = getattr(type(service).stop, "__code__", None)
-    return code is None or code.co_argcount > 1 or bool(code.co_flags & 0x04)
 
 
 def _stack(unit: Unit) -> str:

@@ -45,6 +45,7 @@ class Unit:
         "stop_task",
         "task",
         "timer",
+        "walk",
     )
 
     def __init__(self, service: Service) -> None:
@@ -55,6 +56,7 @@ class Unit:
         self.stop_task: asyncio.Task[Any] | None = None  # runs stop(), until that has ended
         self.timer: asyncio.TimerHandle | None = None  # limits the start() or stop() that runs
         self.in_batch: Any = None  # the Batch that is starting it
+        self.walk: Any = None  # the Walk that visits it, or did last
         self.in_sweep: Any = None  # the Sweep that is stopping it
         self.start_cancelled = False  # whether we have cancelled start()
         self.stop_cancelled = False  # whether we have cancelled stop()
@@ -83,19 +85,29 @@ class Unit:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%r: was %s", service, old.name)
         if self.moved is not None:
-            self.moved.set_result(None)
-            self.moved = None
+            self.wake()
 
     @property
     def at_rest(self) -> bool:
         """Whether there is nothing to stop."""
         return not self.owes_stop and self.service._state is not ServiceState.STARTING
 
+    @property
+    def is_up(self) -> bool:
+        """Whether the service was started and nobody has begun to stop it."""
+        return self.owes_stop and self.in_sweep is None
+
     async def next_move(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait for the next move."""
+        """Wait for the next move, or until there will be none."""
         if self.moved is None:
             self.moved = loop.create_future()
         await asyncio.shield(self.moved)
+
+    def wake(self) -> None:
+        """Resume those who wait for a move."""
+        if self.moved is not None:
+            self.moved.set_result(None)
+            self.moved = None
 
     def end_timer(self) -> None:
         """Forget the time limit."""

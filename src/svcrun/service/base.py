@@ -117,9 +117,8 @@ class Service(metaclass=ServiceMeta):
     """Something that is started, runs, and is stopped.
 
     Every keyword argument becomes an attribute; class attributes are the defaults. Override
-    :meth:`start`, and
-    :meth:`stop` where there is something to put in order, and pass an instance to
-        :class:`svcrun.entrypoint`.
+    :meth:`start`, and :meth:`stop` where there is something to put in order, and pass an instance
+    to :class:`svcrun.entrypoint`.
 
     :param name: tells instances of one class apart, in logs above all.
     :param depends_on: services (instances or classes) that start before this one and stop after it.

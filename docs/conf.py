@@ -1,6 +1,7 @@
 """Configuration of Sphinx; ``tox run -e docs`` builds the manual."""
 
 import builtins
+from typing import Any
 
 from svcrun.version import __version__
 
@@ -15,7 +16,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"svcrun {release}"
 
-default_role = "any"
+default_role = "literal"  # parameters, in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -23,7 +24,29 @@ python_use_unqualified_type_names = True
 
 # Every name of svcrun must lead somewhere. Those of other projects do not: looking them up would
 # make the build depend on other people's servers.
-nitpick_ignore_regex = [("py:.*", r"(?!svcrun\.)[A-Za-z_]+\..+")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!svcrun\.)[A-Za-z_]+\..+"),
+    ("py:class", r"(svcrun\..+\.)?[PST]"),  # type variables
+    ("py:class", "AbstractEventLoop|Option|Receiver"),  # of asyncio; aliases of types
+]
 nitpick_ignore = [
     (role, name) for role in ("py:class", "py:exc", "py:obj", "py:data") for name in dir(builtins)
 ]
+
+
+def find_by_last_name(app: Any, env: Any, node: Any, contents: Any) -> Any:
+    """Resolve what a docstring calls by its bare name, or by another of the modules that export it."""
+    if node.get("refdomain") != "py":
+        return None
+    python = env.domains["py"]
+    name = node["reftarget"].rpartition(".")[2]
+    found = [full for full in python.objects if full.rpartition(".")[2] == name]
+    if len(found) != 1:
+        return None
+    role, document = node["reftype"], node["refdoc"]
+    return python.resolve_xref(env, document, app.builder, role, found[0], node, contents)
+
+
+def setup(app: Any) -> None:
+    """Register what is done by hand here."""
+    app.connect("missing-reference", find_by_last_name)

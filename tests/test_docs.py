@@ -19,4 +19,12 @@ def test_a_program_of_the_manual_does_what_the_text_says(
     for module in scene.program.hints.get("needs", "").split(","):
         if module and not has(module):
             pytest.skip(f"needs {module}")
+    for name, path in (
+        ("ca.pem", certificates.ca),
+        ("cert.pem", certificates.server_cert),
+        ("key.pem", certificates.server_key),
+        ("client.pem", certificates.client_cert),
+        ("client.key", certificates.client_key),
+    ):
+        (tmp_path / name).symlink_to(path)
     play(scene, tmp_path)

@@ -259,9 +259,8 @@ def _journal_reads_stderr() -> bool:
 
 
 def _has(module: str) -> bool:
+    if module in sys.modules:
+        return sys.modules[module] is not None  # None: it shall not be imported
     from importlib.util import find_spec
 
-    try:
-        return module in sys.modules or find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+    return find_spec(module) is not None

@@ -117,10 +117,10 @@ class ThreadedHandler(logging.Handler):
         buffer = self._buffer
         buffer.append(record)
         writer = self._writer
-        if len(buffer) > writer.threshold:
-            writer.nudge()
-        elif record.levelno >= _ERROR:
+        if record.levelno >= _ERROR:
             writer.hurry()
+        elif len(buffer) > writer.threshold:
+            writer.nudge()
 
     def hurry(self) -> None:
         """Have what is buffered written now; do not wait for it."""

@@ -20,7 +20,7 @@ _NOT_LOGGED: Final = (KeyboardInterrupt, SystemExit)
 
 
 class Hooks:
-    """``sys.excepthook`` and ``threading.excepthook`` that log.
+    """``sys.excepthook`` and ``threading.excepthook`` that log, in place from now on.
 
     :param has_output: tells whether what is logged gets anywhere. If not, the hooks that were
         found do their work, so that no traceback is hidden.
@@ -30,33 +30,25 @@ class Hooks:
     def __init__(self, has_output: Callable[[], bool], flush: Callable[[], object]) -> None:
         self._has_output = has_output
         self._flush = flush
-        self._installed = False
-        self._main: Callable[..., object] = sys.__excepthook__
-        self._thread: Callable[..., object] = threading.__excepthook__
+        self._in_use = True
+        self._found_main = sys.excepthook
+        self._found_thread = threading.excepthook
         # Bound once, to be recognized
-        self._own_main = self._log_main
-        self._own_thread = self._log_thread
+        self._main = self._log_main
+        self._thread = self._log_thread
+        sys.excepthook = self._main
+        threading.excepthook = self._thread
 
-    def install(self) -> None:
-        """Put the hooks in the place of those that are found."""
-        self._installed = True
-        if sys.excepthook is not self._own_main:
-            self._main = sys.excepthook
-            sys.excepthook = self._own_main
-        if threading.excepthook is not self._own_thread:
-            self._thread = threading.excepthook
-            threading.excepthook = self._own_thread
-
-    def uninstall(self) -> None:
+    def remove(self) -> None:
         """Put back what was found, unless something else has taken the place meanwhile.
 
-        That may go on calling our hooks; they only pass on from now on.
+        That may go on calling these hooks; they only pass on from now on.
         """
-        self._installed = False
-        if sys.excepthook is self._own_main:
-            sys.excepthook = self._main
-        if threading.excepthook is self._own_thread:
-            threading.excepthook = self._thread
+        self._in_use = False
+        if sys.excepthook is self._main:
+            sys.excepthook = self._found_main
+        if threading.excepthook is self._thread:
+            threading.excepthook = self._found_thread
 
     def _log_main(
         self,
@@ -65,10 +57,10 @@ class Hooks:
         trace: TracebackType | None,
     ) -> None:
         logged = self._log("Unhandled exception", kind, error, trace)
-        if self._installed:
+        if self._in_use:
             self._flush()  # the process ends now
         if not logged:
-            self._main(kind, error, trace)
+            self._found_main(kind, error, trace)
 
     def _log_thread(self, args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread else "?"
@@ -76,7 +68,7 @@ class Hooks:
         if not self._log(
             f"Unhandled exception in thread {name}", args.exc_type, error, args.exc_traceback
         ):
-            self._thread(args)
+            self._found_thread(args)
 
     def _log(
         self,
@@ -85,7 +77,7 @@ class Hooks:
         error: BaseException,
         trace: TracebackType | None,
     ) -> bool:
-        if not self._installed or issubclass(kind, _NOT_LOGGED) or not self._has_output():
+        if not self._in_use or issubclass(kind, _NOT_LOGGED) or not self._has_output():
             return False
         logger = logging.getLogger("unhandled")
         if not logger.isEnabledFor(logging.CRITICAL):

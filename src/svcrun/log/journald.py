@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from typing import Any
 
 try:
@@ -37,16 +39,21 @@ class _Handler(JournaldLogHandler):  # type: ignore[misc]  # the library has no 
     )
 
 
+    def close(self) -> None:
+        """Close the connection, which the library leaves open."""
+        self.transport.socket.close()
+        super().close()
+
+
 def create_handler(formatter: logging.Formatter, options: dict[str, Any]) -> logging.Handler:
     """Connect to the journal."""
-    try:
-        handler: logging.Handler = _Handler(**options)
-    except OSError as error:
-        path = options.get("socket_path", _Handler.SOCKET_PATH)
-        raise type(error)(
-            error.errno,
-            f"log: format 'journald' can't reach systemd-journald at {path}: {error.strerror};"
-            " choose another log_format",
-        ) from error
+    path = options.get("socket_path") or _Handler.SOCKET_PATH
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            errno.ENOENT,
+            "log: format 'journald' needs systemd-journald; choose another log_format",
+            str(path),
+        )
+    handler: logging.Handler = _Handler(**options)
     handler.setFormatter(formatter)
     return handler

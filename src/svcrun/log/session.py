@@ -176,13 +176,13 @@ class _Root:
         self._level = _root_logger.level
         self._found: list[logging.Handler] = []
         self._placed: list[logging.Handler] = []
-        self._hooks = Hooks(_has_output, _flush_newest)
+        self._hooks: Hooks | None = None
 
     def take(self) -> None:
         """Remember what is found, before the first session."""
         self._level = _root_logger.level
         self._found = self._placed = list(_root_logger.handlers)
-        self._hooks.install()
+        self._hooks = Hooks(_has_output, _flush_newest)
         if can_make_records():
             logging.setLogRecordFactory(make_record)
 
@@ -203,7 +203,9 @@ class _Root:
         """Put back what was found, after the last session."""
         self.place(self._level, self._found)
         self._found = self._placed = []
-        self._hooks.uninstall()
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
         if logging.getLogRecordFactory() is make_record:
             logging.setLogRecordFactory(logging.LogRecord)
 

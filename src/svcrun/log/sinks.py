@@ -68,9 +68,10 @@ class HandlerSink(Sink):
                 return
             if type(record.msg) is Unrenderable:
                 report(record, record.msg.error)
-            elif record.levelno >= self.handler.level:
+            else:
                 try:
-                    self.handler.handle(record)
+                    if record.levelno >= self.handler.level:
+                        self.handler.handle(record)
                 except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
                     report(record, error)
             self.done += 1
@@ -130,9 +131,9 @@ class StreamSink(Sink):
         if type(record.msg) is Unrenderable:
             report(record, record.msg.error)
             return ""
-        if record.levelno < handler.level:
-            return ""
         try:
+            if record.levelno < handler.level:
+                return ""
             kept: object = handler.filter(record)
             if not kept:
                 return ""

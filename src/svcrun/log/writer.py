@@ -176,8 +176,7 @@ class Writer:
             forking.watch(self)
             start_new_thread(self._launch, ())
         except RuntimeError:  # no thread to be had, such as at the interpreter's end
-            self._taken.release()
-            self._write_here()
+            self._write_without_thread()
         except BaseException:  # KeyboardInterrupt
             self._taken.release()
             raise
@@ -186,8 +185,16 @@ class Writer:
         try:
             threading.Thread(target=self._serve, name=THREAD_NAME, daemon=True).start()
         except RuntimeError:
-            self._taken.release()
+            self._write_without_thread()
+
+    def _write_without_thread(self) -> None:
+        """Do once what the thread would do, in its place: who closes waits for it."""
+        while True:
             self._write_here()
+            self._taken.release()
+            # Who put a record there in the meantime took this for the thread.
+            if not self.buffer or not self._taken.acquire(blocking=False):
+                return
 
     def _write_here(self) -> None:
         """Write in this thread, unless another one does: it goes on until the buffer is empty."""
@@ -261,7 +268,8 @@ class Writer:
                 self._resting.release()
                 return
             self.threshold = self._size - 1
-            if buffer and not self._hurried and len(buffer) < self._size:
+            wake.acquire(blocking=False)  # opened for a reason that is seen in the next line
+            if buffer and len(buffer) < self._size and not self._hurried and rest.locked():
                 wake.acquire(timeout=self._interval)
             # First this, then the buffer: who is in a hurry put something there before.
             self._hurried = False

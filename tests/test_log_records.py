@@ -1,0 +1,111 @@
+"""The fast way to make a record gives what the standard library gives."""
+
+import asyncio
+import logging
+import multiprocessing
+import pickle
+import sys
+import threading
+from collections import UserDict
+from typing import Any
+
+import pytest
+
+from svcrun.log.records import can_make_records, make_record
+
+ARGUMENTS: list[tuple[Any, ...]] = [
+    ("logger", logging.INFO, "/a/b/module.py", 7, "%s", (1,), None),
+    ("logger", 15, "module", 7, "%s", (), None, "function", "Stack"),
+    ("logger", logging.ERROR, "", 0, "%(a)s", ({"a": 1},), None),
+    ("logger", logging.ERROR, "x.py", 0, "%(a)s", (UserDict(a=1),), None),
+    ("logger", logging.ERROR, "x.py", 0, "%s", ({},), None),
+    ("logger", logging.ERROR, "x.py", 0, "%s", ([],), None),
+    ("logger", logging.DEBUG, None, 0, {"a": 1}, None, (ValueError, ValueError(), None)),
+    ("logger", logging.DEBUG, 5, 0, "", (), None),
+]
+TIMES = {"created", "msecs", "relativeCreated"}
+
+
+def timeless(record: logging.LogRecord) -> list[tuple[str, object]]:
+    return [(name, value) for name, value in vars(record).items() if name not in TIMES]
+
+
+def both(*arguments: Any) -> tuple[logging.LogRecord, logging.LogRecord]:
+    return make_record(*arguments), logging.LogRecord(*arguments)
+
+
+def test_it_is_usable_with_this_python() -> None:
+    assert can_make_records()
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_every_attribute_is_that_of_the_standard_library(arguments: tuple[Any, ...]) -> None:
+    ours, theirs = both(*arguments)
+    assert timeless(ours) == timeless(theirs)
+    assert list(vars(ours)) == list(vars(theirs))
+    assert type(ours) is logging.LogRecord
+
+
+def test_the_times_are_those_of_the_call() -> None:
+    first = logging.LogRecord(*ARGUMENTS[0])
+    ours = make_record(*ARGUMENTS[0])
+    last = logging.LogRecord(*ARGUMENTS[0])
+    assert first.created <= ours.created <= last.created
+    assert first.relativeCreated - 0.01 <= ours.relativeCreated <= last.relativeCreated + 0.01
+    assert ours.msecs == int(ours.created % 1 * 1000)
+
+
+@pytest.mark.parametrize("flag", ["logThreads", "logProcesses", "logMultiprocessing"])
+def test_what_is_switched_off_stays_off(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    monkeypatch.setattr(logging, flag, False)
+    ours, theirs = both(*ARGUMENTS[0])
+    assert timeless(ours) == timeless(theirs)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="records know their task since 3.12")
+async def test_the_name_of_the_task_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        ours, theirs = both(*ARGUMENTS[0])
+        assert timeless(ours) == timeless(theirs)
+        assert vars(ours)["taskName"] == "worker"
+        monkeypatch.setattr(logging, "logAsyncioTasks", False)
+        assert vars(make_record(*ARGUMENTS[0]))["taskName"] is None
+
+    await asyncio.create_task(work(), name="worker")
+
+
+async def test_outside_of_a_task_no_task_is_named() -> None:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[logging.LogRecord] = loop.create_future()
+    loop.call_soon(lambda: done.set_result(make_record(*ARGUMENTS[0])))
+    assert getattr(await done, "taskName", None) is None
+
+
+def test_the_name_of_a_thread_is_its_name_now() -> None:
+    thread = threading.current_thread()
+    found = thread.name
+    try:
+        thread.name = "renamed"
+        assert make_record(*ARGUMENTS[0]).threadName == "renamed"
+    finally:
+        thread.name = found
+
+
+def test_a_broken_multiprocessing_module_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make_record(*ARGUMENTS[0]).processName == multiprocessing.current_process().name
+    monkeypatch.delattr(multiprocessing, "current_process")
+    assert make_record(*ARGUMENTS[0]).processName == "MainProcess"
+
+
+def test_records_can_be_pickled() -> None:
+    record = make_record(*ARGUMENTS[0])
+    assert vars(pickle.loads(pickle.dumps(record))) == vars(record)  # noqa: S301 - our own
+
+
+def test_a_factory_of_the_users_is_left_alone() -> None:
+    found = logging.getLogRecordFactory()
+    try:
+        logging.setLogRecordFactory(type("Mine", (logging.LogRecord,), {}))
+        assert not can_make_records()
+    finally:
+        logging.setLogRecordFactory(found)

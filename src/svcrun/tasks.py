@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 import linecache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,29 +20,29 @@ def format_stack(task: asyncio.Task[Any]) -> str:
     """Tell where `task` is waiting, outermost call first, one line for each frame and its source.
 
     :meth:`asyncio.Task.get_stack` ends at the task's own coroutine; this follows what that one
-        awaits.
+    awaits.
     """
     lines = []
     awaited: Any = task.get_coro()
     while awaited is not None:
-        frame = (
-            getattr(awaited, "cr_frame", None)
-            or getattr(awaited, "gi_frame", None)
-            or getattr(awaited, "ag_frame", None)
-        )
+        frame = _first_of(awaited, "cr_frame", "gi_frame", "ag_frame")
         if frame is None:
-            break
+            # A step of an asynchronous generator does not tell whose it is, but refers to it.
+            referents = gc.get_referents(awaited)
+            awaited = next((one for one in referents if inspect.isasyncgen(one)), None)
+            continue
         code = frame.f_code
-        lines.append(f'  File "{code.co_filename}", line {frame.f_lineno}, in {code.co_qualname}')
-        source = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).strip()
+        number = frame.f_lineno or 0  # that of compiled code is None
+        lines.append(f'  File "{code.co_filename}", line {number}, in {code.co_qualname}')
+        source = linecache.getline(code.co_filename, number, frame.f_globals).strip()
         if source:
             lines.append(f"    {source}")
-        awaited = (
-            getattr(awaited, "cr_await", None)
-            or getattr(awaited, "gi_yieldfrom", None)
-            or getattr(awaited, "ag_await", None)
-        )
+        awaited = _first_of(awaited, "cr_await", "gi_yieldfrom", "ag_await")
     return "\n".join(lines) or f"  {task!r}"
+
+
+def _first_of(awaited: object, *names: str) -> Any:
+    return next((value for name in names if (value := getattr(awaited, name, None))), None)
 
 
 async def cancel_and_wait(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from svcrun.eager import start_eagerly
 from svcrun.errors import PoolClosed
-from svcrun.guard import EXIT_HUNG
+from svcrun.guard import EXIT_HUNG, set_handler
 from svcrun.sweep import GRACE
 from svcrun.tasks import format_stack
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__all__ = ("Deadline", "end_executor", "end_tasks", "end_threads")
+__all__ = ("Deadline", "abandon", "end_executor", "end_tasks", "end_threads")
+
+END_TIME = 3.0
+"""Seconds that the interpreter has for its own end after something hung."""
 
 
 class Deadline:
@@ -85,6 +89,7 @@ async def end_tasks(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> bool
         log.error("an async generator does not close; it waits at\n%s", _stacks(loop, current))
         closing.cancel()
         await asyncio.wait((closing,), timeout=GRACE)
+        abandon(closing)
         return False
     return not hung
 
@@ -96,6 +101,7 @@ def _report(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
             task.get_name(),
             format_stack(task),
         )
+        abandon(task)
     elif not task.cancelled() and (error := task.exception()) is not None:
         loop.call_exception_handler(
             {"message": "unhandled exception during shutdown", "exception": error, "task": task}
@@ -143,13 +149,12 @@ async def end_executor(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> b
         return True
     from svcrun.thread_pool.threads import HungThread
 
+    abandon(closing)
     main = threading.main_thread()
-    hung = [thread for thread in threading.enumerate() if not thread.daemon and thread is not main]
-    for thread in map(HungThread, hung):
-        log.error("the default executor that the program has set does not end: %s", thread)
-    # The task goes along: collecting it would wait for the executor as well.
-    args = (main, hung, closing)
-    threading.Thread(target=_exit_after, args=args, name="svcrun-exit", daemon=True).start()
+    for thread in threading.enumerate():
+        if thread is not main and not thread.daemon:
+            found = HungThread(thread)
+            log.error("the default executor that the program has set does not end: %s", found)
     return False
 
 
@@ -157,12 +162,24 @@ def _nothing() -> None:
     """Do a job that tells whether there is somebody to do it."""
 
 
-def _exit_after(main: threading.Thread, hung: list[threading.Thread], _: object) -> None:
-    """End the process after its main thread; the interpreter would go on to wait for `hung`."""
-    main.join()
-    for thread in hung:
-        thread.join(GRACE)
-        if thread.is_alive():
-            with suppress(Exception):
-                sys.stdout.flush()
-            os._exit(EXIT_HUNG)
+# What hangs. To collect it could mean to run its code once more, or to wait for it.
+_abandoned: list[object] = []
+
+
+def abandon(*hung: object) -> None:
+    """Keep what hangs as it is, and see to it that it can't hold up the end of the interpreter."""
+    at_end = getattr(threading, "_register_atexit", None)  # the only hook before threads are joined
+    if at_end is not None and not _abandoned:
+        with suppress(RuntimeError):  # it is at its end already
+            at_end(_limit_end)
+    _abandoned.extend(hung)
+
+
+def _limit_end() -> None:
+    def exit_now(_signum: int, _frame: object) -> None:
+        exit_process(EXIT_HUNG)
+
+    exit_process = os._exit  # modules are taken apart meanwhile
+    with suppress(ValueError):  # some other thread ends the interpreter
+        set_handler(signal.SIGALRM, exit_now)
+        signal.setitimer(signal.ITIMER_REAL, END_TIME)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -28,16 +29,60 @@ def start(group: ThreadGroup, target: Callable[..., object], *args: object) -> N
     group.start(target, args, name="svcrun-test", daemon=True)
 
 
-def names() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "svcrun-test"]
-
-
 async def test_after_waiting_the_threads_are_gone(group: ThreadGroup) -> None:
-    for _ in range(200):
-        start(group, int)
-        start(group, int)
-        assert await group.wait(PATIENCE) == []
-        assert not names()
+    local = threading.local()
+    threads: list[threading.Thread] = []
+
+    class SlowToGo:
+        def __del__(self) -> None:
+            time.sleep(0.05)
+
+    def work() -> None:
+        local.value = SlowToGo()  # which goes after the last line that the thread runs
+        threads.append(threading.current_thread())
+
+    start(group, work)
+    start(group, work)
+    assert await group.wait(PATIENCE) == []
+    assert [thread.is_alive() for thread in threads] == [False, False]
+
+
+async def test_a_thread_that_begins_as_the_last_one_ends_is_waited_for(group: ThreadGroup) -> None:
+    first, second, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        second.wait(PATIENCE)
+        ended.set()
+
+    start(group, first.wait, PATIENCE)
+    waiting = asyncio.create_task(group.wait(PATIENCE))
+    await asyncio.sleep(0)
+    first.set()
+    while len(group):  # blocks the loop, so that the waiting task can't notice
+        time.sleep(0.001)  # noqa: ASYNC251
+    start(group, work)
+    asyncio.get_running_loop().call_later(0.01, second.set)
+    assert await waiting == []
+    assert ended.is_set()
+
+
+def test_joining_lasts_until_the_threads_are_gone(group: ThreadGroup) -> None:
+    local = threading.local()
+    threads: list[threading.Thread] = []
+
+    class SlowToGo:
+        def __del__(self) -> None:
+            time.sleep(0.05)
+
+    def work() -> None:
+        local.value = SlowToGo()
+        threads.append(threading.current_thread())
+
+    start(group, work)
+    while len(group):
+        time.sleep(0.001)
+    group.join()
+    assert [thread.is_alive() for thread in threads] == [False]
 
 
 async def test_several_can_wait(group: ThreadGroup, release: threading.Event) -> None:

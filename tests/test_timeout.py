@@ -47,22 +47,24 @@ async def test_a_call_within_the_limit_returns_its_result(seconds: float) -> Non
 
 
 async def test_a_timeout_error_of_the_function_itself_stays_as_it_is() -> None:
-    error = TimeoutError("its own")
-
     @timeout(PATIENCE)
-    async def fail() -> None:
+    async def fail(error: TimeoutError) -> None:
         raise error
 
     @timeout(0)
-    async def fail_when_cancelled() -> None:
+    async def fail_when_cancelled(error: TimeoutError) -> None:
         try:
             await forever()
         except asyncio.CancelledError:
             raise error from None
 
-    for function in (fail, fail_when_cancelled):
+    for function, error in (
+        (fail, TimeoutError("its own")),
+        (fail, TimeoutError()),
+        (fail_when_cancelled, TimeoutError("its own")),
+    ):
         with pytest.raises(TimeoutError) as caught:
-            await function()
+            await function(error)
         assert caught.value is error
 
 

@@ -2,6 +2,7 @@ import asyncio
 import gc
 import logging
 import socket
+import weakref
 from collections.abc import Awaitable, Iterator
 from typing import Any
 
@@ -19,6 +20,21 @@ async def forever() -> None:
 async def give(value: Any) -> Any:
     await asyncio.sleep(0)
     return value
+
+
+class Solitude:
+    """Where a task waits so that nothing here refers to it; asyncio holds tasks weakly, too."""
+
+    async def wait(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._future = weakref.ref(future)
+        await future
+
+    def end(self) -> None:
+        gc.collect()
+        future = self._future()
+        assert future is not None, "the task was collected"
+        future.set_result(None)
 
 
 @pytest.fixture
@@ -58,11 +74,11 @@ class TestShield:
         assert await shield(give)(1) == 1
 
     async def test_a_call_goes_on_when_its_caller_is_cancelled(self) -> None:
-        go_on, done = asyncio.Event(), asyncio.Event()
+        solitude, done = Solitude(), asyncio.Event()
 
         @shield
         async def work() -> None:
-            await go_on.wait()
+            await solitude.wait()
             done.set()
 
         task = asyncio.create_task(work())
@@ -70,8 +86,8 @@ class TestShield:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        gc.collect()  # nobody but the decorator holds the call now
-        go_on.set()
+        del task
+        solitude.end()
         async with asyncio.timeout(PATIENCE):
             await done.wait()
 
@@ -235,15 +251,14 @@ class TestSelect:
             await ended.wait()
 
     async def test_without_cancel_the_others_go_on(self) -> None:
-        go_on, done = asyncio.Event(), asyncio.Event()
+        solitude, done = Solitude(), asyncio.Event()
 
         async def second() -> None:
-            await go_on.wait()
+            await solitude.wait()
             done.set()
 
         await select(give(1), second(), cancel=False)
-        gc.collect()
-        go_on.set()
+        solitude.end()
         async with asyncio.timeout(PATIENCE):
             await done.wait()
 

@@ -129,8 +129,6 @@ class Context:
             raise ContextClosed(key)
 
     def _wake(self, key: Hashable) -> None:
-        if key not in self._values:
-            return  # closed meanwhile
         for future in self._waiters.pop(key, ()):
             if not future.done():
                 future.set_result(self._values[key])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from svcrun.callables import describe, is_coroutine_function
@@ -45,7 +44,6 @@ def timeout(
         raise ParameterTypeError("timeout()", "seconds", seconds, accepted)
     if not seconds >= 0:  # not `< 0`: that is false for NaN
         raise ParameterError("timeout()", "seconds", seconds, accepted)
-    limit = None if math.isinf(seconds) else seconds
 
     def decorate(
         function: Callable[P, Coroutine[Any, Any, T]],
@@ -55,7 +53,7 @@ def timeout(
 
         @functools.wraps(function)
         async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
-            scope = asyncio.timeout(limit)
+            scope = asyncio.timeout(seconds)
             try:
                 async with scope:
                     return await function(*args, **kwargs)

@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import sys
 import threading
+import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ("HungThread", "ThreadGroup", "stoppable")
 
 # How long a thread may take from its last line of ours until it is gone: some microseconds, but
 # destructors of thread-local values run in it.
 _EXIT_TIME = 1.0
+_EXIT_STEP = 0.002
 
 _this_thread = threading.local()
 
@@ -44,11 +46,13 @@ class HungThread:
 class ThreadGroup:
     """Threads that are started and waited for together."""
 
-    __slots__ = ("_lock", "_stops", "_threads", "_waiters")
+    __slots__ = ("_leaving", "_lock", "_stops", "_threads", "_waiters")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
+        # Those that have run their last line and may still be there.
+        self._leaving: list[threading.Thread] = []
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._stops: list[Callable[[], object]] = []
 
@@ -68,7 +72,8 @@ class ThreadGroup:
         try:
             thread.start()
         except Exception:
-            self._leave(thread)
+            with self._lock:
+                self._threads.discard(thread)
             raise
 
     def _run(self, target: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -76,11 +81,14 @@ class ThreadGroup:
         try:
             target(*args)
         finally:
-            self._leave(threading.current_thread())
+            self._leave()
 
-    def _leave(self, thread: threading.Thread) -> None:
+    def _leave(self) -> None:
+        thread = threading.current_thread()
         with self._lock:
             self._threads.discard(thread)
+            self._leaving = [other for other in self._leaving if other.is_alive()]
+            self._leaving.append(thread)
             if self._threads:
                 return
             waiters, self._waiters = self._waiters, []
@@ -90,7 +98,9 @@ class ThreadGroup:
 
     def join(self) -> None:
         """Block until all threads have ended."""
-        for thread in tuple(self._threads):
+        with self._lock:
+            threads = (*self._threads, *self._leaving)
+        for thread in threads:
             thread.join()
 
     async def wait(self, timeout: float | None = None) -> list[HungThread]:
@@ -100,28 +110,39 @@ class ThreadGroup:
 
         Returns the threads that did not end. The group forgets them.
         """
-        loop = asyncio.get_running_loop()
+        if self._threads:
+            loop = asyncio.get_running_loop()
+            deadline = None if timeout is None else loop.time() + timeout
+            # It may fill again before this task gets to run.
+            while self._threads and await self._becomes_empty(
+                None if deadline is None else deadline - loop.time()
+            ):
+                pass
         with self._lock:
-            threads = tuple(self._threads)
-            if not threads:
-                return []
-            ended = loop.create_future()
-            waiter = (loop, ended)
+            hung, self._threads = self._threads, set()
+            leaving, self._leaving = self._leaving, []
+        if leaving:
+            await _see_off(leaving)
+        threads = sorted(hung, key=lambda thread: thread.name)
+        return [found for found in map(HungThread, threads) if found.stack]
+
+    async def _becomes_empty(self, timeout: float | None) -> bool:
+        """Wait until there are no threads, and tell whether that happened in time."""
+        loop = asyncio.get_running_loop()
+        waiter = (loop, loop.create_future())
+        with self._lock:
+            if not self._threads:
+                return True
             self._waiters.append(waiter)
             stops = tuple(self._stops)
         for stop in stops:
             stop()
         try:
-            await asyncio.wait((ended,), timeout=timeout)
+            await asyncio.wait((waiter[1],), timeout=timeout)
         finally:
             with self._lock, contextlib.suppress(ValueError):
                 self._waiters.remove(waiter)
-
-        with self._lock:
-            hung = self._threads.intersection(threads)
-            self._threads -= hung
-        _join(thread for thread in threads if thread not in hung)
-        return [found for found in map(HungThread, hung) if found.stack]
+        return waiter[1].done()
 
     def add_stop(self, stop: Callable[[], object]) -> None:
         """Call `stop` when somebody waits for the group, now if somebody does so already."""
@@ -159,7 +180,10 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _join(threads: Iterable[threading.Thread]) -> None:
-    """See the last of threads that left their group, so that none still counts as alive."""
+async def _see_off(threads: list[threading.Thread]) -> None:
+    """Wait until threads that have run their last line are gone, so that none counts as alive."""
+    deadline = time.monotonic() + _EXIT_TIME
     for thread in threads:
-        thread.join(_EXIT_TIME)
+        while thread.is_alive() and time.monotonic() < deadline:
+            thread.join(_EXIT_STEP)
+            await asyncio.sleep(0)

@@ -62,11 +62,8 @@ class ThreadedBase(Generic[P, T]):
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if not hasattr(type(self.func), "__get__"):
             return self  # a callable object is no method
-        func = self.func.__get__(instance, owner)
-        if func is self.func:
-            return self
         bound = object.__new__(type(self))
-        bound.__dict__.update(self.__dict__, func=func)
+        bound.__dict__.update(self.__dict__, func=self.func.__get__(instance, owner))
         return bound
 
     def __repr__(self) -> str:

@@ -225,33 +225,30 @@ class StreamServer(SimpleServer):
 
     async def _still_working(self, ending: set[Connection], deadline: float) -> list[Connection]:
         def working() -> list[Connection]:
-            return [
-                connection
-                for connection in ending
-                if not (connection.finished or connection.excused)
-            ]
+            return [c for c in ending if not (c.finished or c.excused)]
 
         await self._until(lambda: not working(), deadline)
         return working()
 
     async def _close_transports(self, ending: set[Connection], deadline: float) -> None:
+        def remaining() -> list[Connection]:
+            return [c for c in ending & self.connections if not c.excused]
+
         # Each handler that ended has closed its transport. Now its output leaves.
         loop = self.loop
         deadline = max(deadline, loop.time() + LINGER)
-        while (rest := ending & self.connections) and loop.time() < deadline:
-            await self._until(
-                lambda: ending.isdisjoint(self.connections), min(loop.time() + LINGER, deadline)
-            )
-            for connection in rest & self.connections:
-                if connection.is_flushed() and not connection.excused:
+        while remaining() and loop.time() < deadline:
+            await self._until(lambda: not remaining(), min(loop.time() + LINGER, deadline))
+            for connection in remaining():
+                if connection.is_flushed():
                     connection.abort()  # all was sent, and nobody need confirm that
+        rest = remaining()
         for connection in rest:
-            if not connection.excused:
-                connection.abort()
+            connection.abort()
         # An aborted transport closes in the next turn of the loop, TLS above it in the one after.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        self.connections -= rest
+        self.connections.difference_update(rest)
 
     async def _until(self, reached: Callable[[], bool], deadline: float) -> bool:
         """Wait until `reached` is true, to the `deadline` at most; tell whether it is."""

@@ -163,7 +163,7 @@ class Supervisor:
             batch.walk.go()
             await batch.walk.wait(self._loop)
         except asyncio.CancelledError as error:
-            batch.errors.append(error)
+            batch.fail(error, at_once=True)
         finally:
             self._batches.discard(batch)
             for unit in units:
@@ -269,7 +269,12 @@ class Supervisor:
             cause = None if isinstance(errors[0], asyncio.CancelledError) else errors[0]
             services = [unit.service for unit in batch.units]
             sweeps = self._begin_stop(services, cause, recovery)
-            while going_on := [sweep.ended for sweep in sweeps if not sweep.ended.done()]:
+            current = asyncio.current_task()
+            while going_on := [
+                sweep.ended
+                for sweep in sweeps
+                if not sweep.ended.done() and not sweep.owns(current)
+            ]:
                 try:
                     await asyncio.wait(going_on)
                 except asyncio.CancelledError:

@@ -254,7 +254,8 @@ class Sweep:
             unit.task = None
 
     def _busy(self) -> list[Unit]:
-        return [] if self._walk is None else list(self._walk.busy)
+        # One that owes a stop() came through its start just now, and is about to be called again.
+        return [] if self._walk is None else [u for u in self._walk.busy if not u.owes_stop]
 
     def _failed(self, unit: Unit, error: BaseException, message: str) -> None:
         unit.failed = True

@@ -89,8 +89,12 @@ class Unit:
 
     @property
     def at_rest(self) -> bool:
-        """Whether there is nothing to stop."""
-        return not self.owes_stop and self.service._state is not ServiceState.STARTING
+        """Whether there is nothing to stop, nor being stopped."""
+        return (
+            not self.owes_stop
+            and self.in_sweep is None
+            and self.service._state is not ServiceState.STARTING
+        )
 
     @property
     def is_up(self) -> bool:

@@ -123,27 +123,32 @@ class Supervisor:
             check_lifecycle_parameters(service)
         if self._closing:
             raise ShuttingDown(services)
-        if self._units or self.recoveries:
+        waited = bool(self._units)
+        while waited:  # while we wait for one, another may be on the move again
+            waited = False
             for service in services:
-                await self._settle(service)
+                waited = await self._settle(service) or waited
         await self.start_at_rest(services)
 
-    async def _settle(self, service: Service) -> None:
-        """Wait until `service` either runs or is at rest."""
+    async def _settle(self, service: Service) -> bool:
+        """Wait until `service` either runs or is at rest, and tell whether that took a while."""
         current = asyncio.current_task()
+        waited = False
         while (unit := self._units.get(id(service))) is not None:
             if unit.in_sweep is not None:
                 if unit.in_sweep.owns(current):
                     raise StartDuringStop(service)
                 await asyncio.shield(unit.in_sweep.ended)
             elif unit.state is RUNNING:
-                return
+                break
             elif unit.owes_stop:  # it crashed
                 await self.stop_units([unit], None)
             elif unit.state is STARTING and unit.task in (None, current):
-                return  # it asks itself, perhaps in the first step of its start()
+                break  # it asks itself, perhaps in the first step of its start()
             else:
                 await unit.next_move(self._loop)
+            waited = True
+        return waited
 
     async def start_at_rest(
         self, services: Iterable[Service], recovery: Recovery | None = None

@@ -1,10 +1,13 @@
 """Laws of the decorators `threaded` and `threaded_separate`."""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -125,6 +128,50 @@ async def test_a_cancelled_caller_leaves_the_call_running(
     assert not ended.is_set()
     release.set()
     await eventually(ended.is_set)
+
+
+async def test_a_cancelled_call_that_has_not_begun_never_begins(
+    pool: ThreadPoolExecutor, release: threading.Event
+) -> None:
+    ran: list[int] = []
+    begun = threading.Barrier(5)
+
+    @threaded
+    def hold() -> None:
+        begun.wait(PATIENCE)
+        release.wait(PATIENCE)
+
+    held = [hold() for _ in range(4)]
+    begun.wait(PATIENCE)
+    queued = [asyncio.ensure_future(threaded(ran.append)(number)) for number in range(10)]
+    for call in queued:
+        call.cancel()
+    release.set()
+    pool.shutdown(wait=True)  # blocks the loop, so that nobody hears of the cancellation
+    assert ran == []
+    await asyncio.gather(*held)
+
+
+async def test_a_failed_call_leaves_nothing_behind(decorator: Decorator) -> None:
+    class Argument: ...
+
+    @decorator
+    def fail(_: Argument) -> None:
+        raise ZeroDivisionError
+
+    async def call(argument: Argument) -> None:
+        with contextlib.suppress(ZeroDivisionError):
+            await fail(argument)
+
+    argument = Argument()
+    alive = weakref.ref(argument)
+    gc.disable()  # a cycle would only go with the collector
+    try:
+        await call(argument)
+        del argument
+        await eventually(lambda: alive() is None)
+    finally:
+        gc.enable()
 
 
 async def test_a_function_keeps_its_name_and_can_be_called_as_it_was(decorator: Decorator) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import weakref
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from svcrun.per_loop import running_loop
@@ -48,7 +49,22 @@ class Threaded(ThreadedBase[P, T]):
 
     def _start(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T]) -> asyncio.Future[T]:
         context = contextvars.copy_context()
-        return loop.run_in_executor(get_pool(loop), context.run, run_in_thread, loop, call)
+        # Weak, as the traceback of an error would refer to the future, and the future to the error.
+        waiting: list[weakref.ref[asyncio.Future[T]]] = []
+
+        def begin() -> T:
+            # The executor hears of a cancellation in the next turn of the loop. That comes too late
+            # if the loop is blocked by somebody who waits for the threads.
+            for reference in waiting:
+                future = reference()
+                if future is not None and future.cancelled():
+                    raise asyncio.CancelledError
+                del future
+            return call()
+
+        future = loop.run_in_executor(get_pool(loop), context.run, run_in_thread, loop, begin)
+        waiting.append(weakref.ref(future))
+        return future
 
     if TYPE_CHECKING:
 

@@ -81,6 +81,8 @@ class ThreadGroup:
         try:
             target(*args)
         finally:
+            # The traceback of an error leads to this frame, and the arguments perhaps to the error.
+            del args
             self._leave()
 
     def _leave(self) -> None:

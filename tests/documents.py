@@ -8,9 +8,10 @@ are replaced by free ones. Where a page says more about a block, a comment befor
 
     .. code-block:: python
 
-``exit=`` is the exit code that is expected of a program that ends by itself, ``signal=`` what ends one
-that runs for ever (``SIGINT`` by default), ``logs=errors`` says that tracebacks in its log are to be
-expected, ``as=pytest`` makes it a test module, ``needs=`` names modules without which it is skipped.
+``exit=`` is the exit code that is expected of a program that ends by itself, ``signal=`` what ends
+one that runs for ever (``SIGINT`` by default), ``logs=errors`` says that tracebacks in its log are
+to be expected, ``as=pytest`` makes it a test module, ``needs=`` names modules without which it is
+skipped.
 """
 
 import ast
@@ -28,7 +29,9 @@ from pathlib import Path
 from signal import Signals
 from typing import Final
 
-from tests.support import PATIENCE, ROOT, STRICT, Program
+import pytest
+
+from tests.support import PATIENCE, ROOT, STRICT, Program, has
 
 DIRECTIVE: Final = re.compile(r"^( *)\.\. code-block:: *([\w-]+)$")
 OPTION: Final = re.compile(r"^ +:([\w-]+):(.*)$")
@@ -195,8 +198,9 @@ def play(scene: Scene, folder: Path) -> None:
 
     :param folder: where the program runs, and finds the files it needs.
     """
-    replace = port_replacer()
     program = scene.program
+    skip_without(program)
+    replace = port_replacer()
     for block in (*scene.before, program):
         if block.caption is not None:
             (folder / block.caption).write_text(replace(block.text), encoding="utf-8")
@@ -218,13 +222,23 @@ def play(scene: Scene, folder: Path) -> None:
             wait_for_output(running, expected)
             running.send_signal(Signals[program.hints.get("signal", "SIGINT")])
         outcome = running.wait()
-    assert outcome.returncode == int(program.hints.get("exit", "0")), outcome.stderr
+
     errors = outcome.stderr.replace("-- started\n", "")
+    assert outcome.returncode == int(program.hints.get("exit", "0")), errors
     missing = find_missing(expected, outcome.stdout, errors)
     assert missing is None, f"not printed: {missing!r}\n{outcome.stdout}\n{errors}"
     if not {"exit", "logs"} & program.hints.keys():
         assert "Traceback" not in errors, errors
         assert "Warning" not in errors, errors
+
+
+def skip_without(program: Block) -> None:
+    """Skip the test of a program if something is not here that it needs."""
+    for module in filter(None, program.hints.get("needs", "").split(",")):
+        if not has(module):
+            pytest.skip(f"needs {module}")
+    if "::1" in program.text and not has_ipv6():
+        pytest.skip("needs IPv6")
 
 
 def wait_for_output(program: Program, expected: Iterable[str]) -> None:

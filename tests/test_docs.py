@@ -1,24 +1,35 @@
 """Every block of code in the README and the manual is run, and does what the text says."""
 
+import ast
+import dataclasses
+import doctest
+import importlib
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
+import svcrun
+from svcrun import errors, log, service, thread_pool
+from svcrun.state import TRANSITIONS
 from tests.conftest import Certificates
-from tests.documents import Scene, play, read_scenes
-from tests.support import ROOT, has
+from tests.documents import Block, Scene, find_blocks, play, read_blocks, read_scenes
+from tests.support import ROOT
 
-PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
+DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "svcrun"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PAGES = [ROOT / "README.rst", *sorted(DOCS.rglob("*.rst"))]
 SCENES = [scene for page in PAGES for scene in read_scenes(page)]
 
 
-@pytest.mark.parametrize("scene", SCENES, ids=str)
-def test_a_program_of_the_manual_does_what_the_text_says(
-    scene: Scene, tmp_path: Path, certificates: Certificates
-) -> None:
-    for module in scene.program.hints.get("needs", "").split(","):
-        if module and not has(module):
-            pytest.skip(f"needs {module}")
+@pytest.fixture
+def folder(tmp_path: Path, certificates: Certificates) -> Path:
+    """A folder with the files that programs of the manual read."""
     for name, path in (
         ("ca.pem", certificates.ca),
         ("cert.pem", certificates.server_cert),
@@ -27,4 +38,161 @@ def test_a_program_of_the_manual_does_what_the_text_says(
         ("client.key", certificates.client_key),
     ):
         (tmp_path / name).symlink_to(path)
-    play(scene, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=str)
+def test_a_program_of_the_manual_does_what_the_text_says(scene: Scene, folder: Path) -> None:
+    play(scene, folder)
+
+
+# Internal tools, whose examples are sketches that the manual does not show.
+INTERNAL = {"svcrun.eager"}
+
+# What the examples in docstrings take for granted.
+PREAMBLE = """\
+import asyncio, atexit, logging, ssl
+from svcrun import Service, entrypoint, threaded
+from svcrun.service import TCPServer, TLSServer, UDPServer
+from {module} import *
+loop = asyncio.new_event_loop()
+atexit.register(loop.close)
+"""
+
+
+def modules(pattern: str) -> list[str]:
+    """Name the modules of the package whose source has `pattern` in it."""
+    folder = ROOT / "src"
+    return [
+        ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted(folder.rglob("*.py"))
+        if pattern in path.read_text(encoding="utf-8")
+    ]
+
+
+def docstring_scenes() -> Iterator[Scene]:
+    """Find the blocks in docstrings, in the source: importing it may need an extra."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for module in modules("code-block:: python"):
+        path = (ROOT / "src").joinpath(*module.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        before = Block(path, 0, "python", PREAMBLE.format(module=module), {})
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            docstring = ast.get_docstring(node) if isinstance(node, kinds) else None
+            for block in find_blocks(path, docstring or ""):
+                if module not in INTERNAL:
+                    line = getattr(node, "lineno", 1)
+                    yield Scene(dataclasses.replace(block, line=line), (before,))
+
+
+@pytest.mark.parametrize("scene", list(docstring_scenes()), ids=str)
+def test_a_program_in_a_docstring_runs(scene: Scene, folder: Path) -> None:
+    play(scene, folder)
+
+
+@pytest.mark.parametrize("module", modules(">>> "))
+def test_a_session_in_a_docstring_goes_as_shown(
+    module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = importlib.import_module(module)
+    with capsys.disabled():  # one of them shows what stderr is
+        result = doctest.testmod(loaded, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+def test_every_block_is_in_a_language_that_is_checked_here() -> None:
+    found = {(page.name, block.language) for page in PAGES for block in read_blocks(page)}
+    checked = {"python", "console", "text", "sh", "ini", "dockerfile"}
+    assert {language for _, language in found} <= checked
+    # Of these there is one each, and a test below.
+    assert {it for it in found if it[1] in {"ini", "dockerfile"}} == {
+        ("systemd.rst", "ini"),
+        ("container.rst", "dockerfile"),
+    }
+
+
+def test_no_output_or_terminal_session_stands_without_its_program() -> None:
+    for page in PAGES:
+        languages = [block.language for block in read_blocks(page)]
+        first = languages.index("python") if "python" in languages else len(languages)
+        assert {"console", "text"}.isdisjoint(languages[:first]), page
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for page in PAGES for block in read_blocks(page) if block.language == "sh"],
+    ids=str,
+)
+def test_shell_commands_can_be_parsed(block: Block) -> None:
+    subprocess.run(["bash", "-n", "-c", block.text], check=True)
+
+
+def one_block(page: str, language: str) -> str:
+    """Return the only block of a page in one language."""
+    (block,) = (it for it in read_blocks(DOCS / page) if it.language == language)
+    return block.text
+
+
+def test_the_unit_of_systemd_waits_longer_than_the_program_does() -> None:
+    unit = ConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # the way to keep the case
+    unit.read_string(one_block("howto/systemd.rst", "ini"))
+    timeout = re.search(r"SVCRUN_SHUTDOWN_TIMEOUT=(\d+)", one_block("howto/systemd.rst", "ini"))
+    assert timeout is not None
+    assert int(unit["Service"]["TimeoutStopSec"]) > int(timeout[1])
+
+
+def test_the_dockerfile_installs_extras_and_sets_variables_that_exist() -> None:
+    text = one_block("howto/container.rst", "dockerfile")
+    extras = re.search(r"svcrun\[([\w,]+)\]", text)
+    assert extras is not None
+    assert set(extras[1].split(",")) <= set(PROJECT["project"]["optional-dependencies"])
+    assert set(re.findall(r"SVCRUN_\w+", text)) <= variables_in(SOURCE)
+
+
+def variables_in(path: Path) -> set[str]:
+    """Return the environment variables that a file, or a folder of them, names."""
+    files = path.rglob("*.py") if path.is_dir() else [path]
+    return {
+        name
+        for file in files
+        for name in re.findall(r"\bSVCRUN_[A-Z_]+[A-Z]\b", file.read_text(encoding="utf-8"))
+    }
+
+
+def test_the_environment_variables_of_the_manual_are_those_of_the_package() -> None:
+    assert variables_in(DOCS / "reference" / "environment.rst") == variables_in(SOURCE)
+
+
+def test_every_exported_name_is_in_the_reference() -> None:
+    reference = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").iterdir())
+    documented = set(re.findall(r"\.\. auto\w+:: (?:[\w.]+\.)?(\w+)", reference))
+    documented |= {"entrypoint", "__version__", "version_info"}
+    # Those of `errors` come with their module.
+    documented |= {name for name in vars(errors) if not name.startswith("_")}
+    exported = {*svcrun.__all__, *service.__all__, *log.__all__, *thread_pool.__all__}
+    assert exported <= documented
+
+
+def test_the_diagram_and_the_table_of_states_show_the_moves_that_there_are() -> None:
+    moves = {(old.name, new.name) for old, after in TRANSITIONS.items() for new in after}
+    diagram = (DOCS / "explanation" / "states.svg").read_text(encoding="utf-8")
+    assert set(re.findall(r'id="([A-Z]+)-([A-Z]+)"', diagram)) == moves
+    table = (DOCS / "explanation" / "lifecycle.rst").read_text(encoding="utf-8")
+    rows = re.findall(r"^``([A-Z]+)`` +((?:[A-Z]+, )*[A-Z]+)  ", table, re.MULTILINE)
+    assert {(old, new) for old, after in rows for new in after.split(", ")} == moves
+
+
+def test_the_layers_of_the_manual_are_those_that_the_linter_checks() -> None:
+    text = (DOCS / "explanation" / "architecture.rst").read_text(encoding="utf-8")
+    tables = re.findall(
+        r"^=+  =+\nLayer.*?\n=+  =+\n(.*?)\n=+  =+$", text, re.DOTALL | re.MULTILINE
+    )
+    tables += re.findall(r"^Within.*?\n\n=+  =+\n(.*?)\n=+  =+$", text, re.DOTALL | re.MULTILINE)
+    contracts = PROJECT["tool"]["importlinter"]["contracts"]
+    layered = [it for it in contracts if it["type"] == "layers"]
+    for table, contract, folder in zip(tables, layered, (SOURCE, SOURCE / "service"), strict=True):
+        shown = re.findall(r"``(\w+)``", "\n".join(row[:49] for row in table.splitlines()))
+        names = [name for layer in contract["layers"] for name in re.findall(r"\w+", layer)]
+        existing = [it for it in names if (folder / it).is_dir() or (folder / f"{it}.py").is_file()]
+        assert shown == existing

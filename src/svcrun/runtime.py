@@ -89,7 +89,8 @@ class Runtime:
         self._starting: asyncio.Task[Any] | None = None
         self._shutdown: asyncio.Task[None] | None = None
         self._hook: asyncio.Task[Any] | None = None
-        self._interrupted = False
+        self._is_to_end = False  # whether something asks for the end of the start or the block
+        self._interrupted = False  # whether they have been told
         self._leaving = False
         self._deadline = Deadline(loop)
         self._limit: asyncio.TimerHandle | None = None
@@ -178,7 +179,11 @@ class Runtime:
 
     async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> None:
         """Do :meth:`enter` in a task of its own, so that a signal does not cancel the caller."""
-        await start_eagerly(self.enter(start), self._loop, name="start of the entrypoint")
+        task = start_eagerly(
+            _what_ended(self.enter(start)), self._loop, name="start of the entrypoint"
+        )
+        if (error := await task) is not None:
+            raise error
 
     def start_error(
         self, error: BaseException, interrupted: Callable[[int | None], BaseException]
@@ -189,7 +194,7 @@ class Runtime:
         """
         if self._hung or self.supervisor.hung:
             return self._exit_hung(error)
-        if not self.body.is_closing or not isinstance(error, asyncio.CancelledError):
+        if not self._is_to_end or not isinstance(error, asyncio.CancelledError):
             return error
         if len(self._crashes) > 1:
             return BaseExceptionGroup("several services crashed", self._crashes)
@@ -245,6 +250,7 @@ class Runtime:
 
     def interrupt(self) -> None:
         """End the start or the block, once, as soon as there is something to be ended."""
+        self._is_to_end = True
         if self._interrupted or self._leaving:
             return
         if self.in_body:
@@ -333,12 +339,15 @@ class Runtime:
     async def finish(self, exception: BaseException | None) -> None:
         """Stop everything, then end what is left in a loop of our own and in our threads."""
         self._leaving = True
-        if self._shutdown is None:
-            self._shutdown = asyncio.current_task()
-            self._close()
-            await self._stop_all(exception)
-        else:
-            await join(self._shutdown)
+        try:
+            if self._shutdown is None:
+                self._shutdown = asyncio.current_task()
+                self._close()
+                await self._stop_all(exception)
+            else:
+                await join(self._shutdown)
+        except asyncio.CancelledError:
+            log.error("the stop of the services was cancelled by somebody else")  # noqa: TRY400
         ended = not self._owns_loop or await end_tasks(self._loop, self._deadline)
         if self._pool is not None:
             ended &= await end_threads(self._pool, self._deadline)
@@ -384,6 +393,15 @@ class Runtime:
     def _flush_log(self) -> None:
         if self._log is not None:
             self._log.flush(timeout=GRACE)
+
+
+async def _what_ended(coro: Coroutine[Any, Any, None]) -> BaseException | None:
+    """Return what would end not just the task, but the loop."""
+    try:
+        await coro
+    except (KeyboardInterrupt, SystemExit) as error:
+        return error
+    return None
 
 
 async def _errors_of(call: Coroutine[Any, Any, None], name: str) -> list[BaseException]:

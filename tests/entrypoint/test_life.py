@@ -1,0 +1,509 @@
+"""Laws of a life from entering to leaving, in each of its forms (C9, C10, C12, C13, C17, C18)."""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+import svcrun
+from svcrun import Service, ServiceState, entrypoint
+from svcrun.errors import NotEntered, StartCancelled, StartTimeout
+from tests.entrypoint.actors import Asking, Brief, Failing, Hanging, Log, Server
+from tests.entrypoint.forms import Form
+from tests.support import LoopFactory, nothing_left
+
+
+def test_the_block_runs_when_all_have_started_and_they_stop_when_it_is_left(live: Form) -> None:
+    log: Log = []
+
+    async def body(_: entrypoint) -> None:
+        log.append("block")
+
+    live(Server(log=log, name="a"), Brief(log=log, name="b"), body=body)
+    assert log == ["a starts", "b starts", "block", "a stops", "b stops", "a is cancelled"]
+
+
+def test_the_block_gives_its_result(live: Form) -> None:
+    async def body(_: entrypoint) -> int:
+        return 42
+
+    assert live(Server(log=[]), body=body) == 42
+
+
+def test_without_services_the_block_just_runs(live: Form) -> None:
+    async def body(ep: entrypoint) -> tuple[Service, ...]:
+        return ep.services
+
+    assert live(body=body) == ()
+
+
+def test_the_block_waits_for_the_start_event_not_for_the_end_of_start(live: Form) -> None:
+    log: Log = []
+
+    class Slow(Server):
+        async def start(self) -> None:
+            await asyncio.sleep(0.02)
+            await super().start()
+
+    async def body(_: entrypoint) -> None:
+        log.append("block")
+
+    live(Slow(log=log), body=body)
+    assert log == ["server starts", "block", "server stops", "server is cancelled"]
+
+
+def test_a_service_finds_its_loop_and_its_entrypoint_everywhere(live: Form) -> None:
+    found: list[Any] = []
+
+    async def note() -> None:
+        loop = asyncio.get_running_loop()
+        found.append(service.loop is loop and svcrun.entrypoint.get_current().loop is loop)
+
+    async def body(ep: entrypoint) -> None:
+        await note()
+        found.append(svcrun.entrypoint.get_current() is ep)
+
+    service = Asking(log=[], in_start=note, in_stop=note)
+    live(service, body=body)
+    assert found == [True] * 4
+
+
+def test_a_stop_is_told_what_ended_the_block(live: Form) -> None:
+    told: list[BaseException | None] = []
+
+    class Curious(Server):
+        async def stop(self, exception: BaseException | None = None) -> None:
+            told.append(exception)
+
+    async def body(_: entrypoint) -> None:
+        raise ValueError("in the block")
+
+    with pytest.raises(ValueError, match="in the block") as caught:
+        live(Curious(log=[]), body=body)
+    live(Curious(log=[]))
+    assert told == [caught.value, None]
+
+
+def test_a_stop_without_a_parameter_for_it_is_called_without(live: Form) -> None:
+    class Plain(Server):
+        async def stop(self) -> None:  # type: ignore[override]
+            self.log.append("stops")
+
+    log: Log = []
+    live(Plain(log=log))
+    assert log == ["server starts", "stops", "server is cancelled"]
+
+
+def test_dependants_start_after_and_stop_before_what_they_depend_on(live: Form) -> None:
+    log: Log = []
+    first = Brief(log=log, name="first")
+    second = Brief(log=log, name="second", depends_on=first)
+    third = Brief(log=log, name="third", depends_on=[second])
+    live(third, second, first)
+    assert log == [
+        *("first starts", "second starts", "third starts"),
+        *("third stops", "second stops", "first stops"),
+    ]
+
+
+def test_a_service_given_twice_counts_once(live: Form) -> None:
+    log: Log = []
+    service = Brief(log=log)
+    live(service, service)
+    assert log == ["server starts", "server stops"]
+
+
+# What goes wrong at the start.
+
+
+def test_a_start_that_fails_rolls_back_and_its_error_comes_out(live: Form) -> None:
+    log: Log = []
+    error = LookupError("from start()")
+    services = Server(log=log, name="a"), Failing(log=log, error=error), Hanging(log=log, name="h")
+
+    async def body(_: entrypoint) -> None:
+        log.append("never")
+
+    with pytest.raises(LookupError) as caught:
+        live(*services, body=body)
+    assert caught.value is error
+    assert log[:2] == ["a starts", "h starts"]
+    assert sorted(log[2:]) == ["a is cancelled", "a stops", "h is cancelled"]
+    assert [service.state for service in services] == [
+        *(ServiceState.STOPPED, ServiceState.FAILED, ServiceState.STOPPED)
+    ]
+
+
+def test_several_starts_that_fail_come_out_as_a_group(live: Form) -> None:
+    errors = ValueError("one"), LookupError("two")
+    with pytest.raises(ExceptionGroup) as caught:
+        live(*(Failing(log=[], error=error) for error in errors))
+    assert caught.value.exceptions == errors
+
+
+def test_an_error_during_the_roll_back_is_logged_and_hides_nothing(
+    live: Form, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(LookupError, match="from start"):
+        live(
+            Failing(log=[], error=ValueError("from stop()"), phase="stop"),
+            Failing(log=[], error=LookupError("from start()")),
+        )
+    assert "from stop()" in caplog.text
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_whatever_start_raises_comes_out_after_the_roll_back(
+    live: Form, error: BaseException, waits: bool
+) -> None:
+    log: Log = []
+
+    async def fail() -> None:
+        if waits:
+            await asyncio.sleep(0.001)
+        raise error
+
+    if live.name == "async" and waits and not isinstance(error, GeneratorExit):
+        pytest.skip("out of a task, it ends a loop that is not ours")
+    with pytest.raises(type(error)) as caught:
+        live(Server(log=log), Asking(log=log, in_start=fail))
+    assert caught.value is error
+    assert log == ["server starts", "server stops", "server is cancelled"]
+
+
+def test_a_start_past_its_time_limit_tells_where_it_waits(live: Form) -> None:
+    log: Log = []
+    with pytest.raises(TimeoutError, match="culprit") as caught:
+        live(Server(log=log), Hanging(log=log, name="culprit"), start_timeout=0.05)
+    assert isinstance(caught.value, StartTimeout)
+    assert "await asyncio.Event().wait()" in str(caught.value)
+    assert sorted(log[2:]) == ["culprit is cancelled", "server is cancelled", "server stops"]
+
+
+def test_the_time_limit_of_a_service_comes_before_that_of_the_entrypoint(live: Form) -> None:
+    with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
+        live(Hanging(log=[], start_timeout=0.05), start_timeout=600)
+
+
+# What goes wrong while it runs, and at the stop.
+
+
+def test_a_crash_ends_the_block_with_its_error(live: Form) -> None:
+    log: Log = []
+    error = ValueError("crash")
+
+    async def body(_: entrypoint) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            log.append("block is left")
+
+    with pytest.raises(ValueError, match="crash") as caught:
+        live(Server(log=log), Failing(log=log, name="f", error=error, phase="run"), body=body)
+    assert caught.value is error
+    assert log == [
+        *("server starts", "block is left", "server stops", "f stops", "server is cancelled")
+    ]
+
+
+def test_two_crashes_do_not_disturb_the_end_of_the_block(live: Form) -> None:
+    log: Log = []
+
+    class Late(Failing):
+        async def start(self) -> None:
+            self.start_event.set()
+            await asyncio.sleep(0.05)
+            raise self.error
+
+    async def body(_: entrypoint) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.1)
+            log.append("cleaned up")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        live(
+            Failing(log=log, error=ValueError("one"), phase="run"),
+            Late(log=log, error=ValueError("two")),
+            body=body,
+        )
+    assert [str(error) for error in caught.value.exceptions] == ["one", "two"]
+    assert "cleaned up" in log
+
+
+def test_a_crash_before_the_block_rolls_back_and_its_error_comes_out(
+    live: Form, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: Log = []
+
+    async def body(_: entrypoint) -> None:
+        log.append("never")
+
+    with pytest.raises(ValueError, match="crash"):
+        live(
+            Failing(log=log, error=ValueError("crash"), phase="run"),
+            Failing(log=log, error=LookupError("from stop()"), phase="stop", name="s"),
+            Hanging(log=log, name="h"),
+            body=body,
+        )
+    assert sorted(log) == [
+        *("h is cancelled", "h starts", "s is cancelled", "s starts", "s stops", "server stops")
+    ]
+    assert "from stop()" in caplog.text
+
+
+def test_a_crash_that_is_ignored_is_logged_and_the_block_goes_on(
+    live: Form, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(_: entrypoint) -> str:
+        while "crash" not in caplog.text:  # noqa: ASYNC110 - the log has no event
+            await asyncio.sleep(0.001)
+        return "done"
+
+    service = Failing(log=[], error=ValueError("crash"), phase="run", on_crash="ignore")
+    assert live(service, body=body) == "done"
+    assert repr(Failing) in caplog.text or "Failing" in caplog.text
+
+
+def test_the_error_of_the_block_comes_out_unchanged_and_others_are_logged(
+    live: Form, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = LookupError("in the block")
+
+    async def body(_: entrypoint) -> None:
+        raise error
+
+    with pytest.raises(LookupError) as caught:
+        live(Failing(log=[], error=ValueError("from stop()"), phase="stop"), body=body)
+    assert caught.value is error
+    assert "from stop()" in caplog.text
+
+
+def test_one_stop_that_fails_comes_out_as_it_is_and_cuts_no_other_short(live: Form) -> None:
+    log: Log = []
+    error = ValueError("from stop()")
+
+    class Slow(Server):
+        async def stop(self, exception: BaseException | None = None) -> None:
+            await asyncio.sleep(0.05)
+            await super().stop(exception)
+
+    with pytest.raises(ValueError, match="from stop") as caught:
+        live(Slow(log=log, name="slow"), Failing(log=log, name="f", error=error, phase="stop"))
+    assert caught.value is error
+    assert log[2:] == ["f stops", "slow stops", "slow is cancelled", "f is cancelled"]
+
+
+def test_several_stops_that_fail_come_out_as_a_group_and_each_is_logged(
+    live: Form, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = ValueError("one"), LookupError("two")
+    services = [
+        Failing(log=[], error=error, phase="stop", name=str(error)[1:-1]) for error in errors
+    ]
+    with pytest.raises(ExceptionGroup) as caught:
+        live(*services)
+    assert set(caught.value.exceptions) == set(errors)
+    for service in services:
+        assert repr(service.name) in caplog.text
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_whatever_stop_raises_comes_out_when_everything_is_stopped(
+    live: Form, error: BaseException, waits: bool
+) -> None:
+    log: Log = []
+
+    async def fail() -> None:
+        if waits:
+            await asyncio.sleep(0.001)
+        raise error
+
+    if live.name == "async" and waits:
+        pytest.skip("out of a task, it ends a loop that is not ours")
+    with pytest.raises(type(error)) as caught:
+        live(Server(log=log), Asking(log=log, name="a", in_stop=fail))
+    assert caught.value is error
+    assert log[2:] == ["server stops", "a stops", "server is cancelled"]
+
+
+def test_a_system_exit_from_stop_does_not_hide_the_error_of_the_block(live: Form) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise SystemExit(3)
+
+    async def body(_: entrypoint) -> None:
+        raise LookupError("in the block")
+
+    if live.name == "async":
+        pytest.skip("out of a task, it ends a loop that is not ours")
+    with pytest.raises(LookupError):
+        live(Asking(log=[], in_stop=fail), body=body)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), SystemExit(0)])
+def test_whatever_the_block_raises_comes_out_after_the_shutdown(
+    live: Form, error: BaseException
+) -> None:
+    log: Log = []
+
+    async def body(_: entrypoint) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        live(Server(log=log), body=body)
+    assert caught.value is error
+    assert log == ["server starts", "server stops", "server is cancelled"]
+
+
+def test_a_stop_that_ends_by_cancellation_from_elsewhere_is_no_failure(live: Form) -> None:
+    async def cancelled() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    log: Log = []
+    live(Server(log=log), Asking(log=log, name="a", in_stop=cancelled))
+    assert log[2:] == ["server stops", "a stops", "server is cancelled"]
+
+
+def test_the_loop_being_stopped_by_somebody_else_disturbs_neither_start_nor_stop(
+    live: Form,
+) -> None:
+    if live.name == "async":
+        pytest.skip("the loop is not ours to run")
+    log: Log = []
+
+    async def stop_the_loop() -> None:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0.01)
+
+    live(Asking(log=log, in_start=stop_the_loop, in_stop=stop_the_loop), Server(log=log, name="s"))
+    assert log == [*("s starts", "server starts", "server stops", "s stops", "s is cancelled")]
+
+
+def test_a_service_that_cancels_all_tasks_does_not_keep_the_loop_from_being_closed(
+    live: Form,
+) -> None:
+    if not live.owns_loop:
+        pytest.skip("the tasks that it cancels are somebody else's")
+    log: Log = []
+
+    async def cancel_all() -> None:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0.01)
+        log.append("done")
+
+    with contextlib.suppress(StartCancelled):
+        live(Server(log=log), Asking(log=log, name="a", in_stop=cancel_all))
+    assert log[2:4] == ["server stops", "a stops"]
+    assert "server is cancelled" in log
+
+
+# Services that live more than once.
+
+
+def test_services_can_be_started_again_in_another_entrypoint(live: Form) -> None:
+    log: Log = []
+    services = Server(log=log, name="a"), Brief(log=log, name="b")
+    live(*services)
+    once = list(log)
+    live(*services)
+    assert log == once * 2
+
+
+def test_a_service_that_failed_can_be_started_again(live: Form) -> None:
+    log: Log = []
+    service = Failing(log=log, error=ValueError("boom"))
+    with pytest.raises(ValueError, match="boom"):
+        live(service)
+    service.phase = "never"
+    live(service)
+    assert log == ["server starts", "server stops", "server is cancelled"]
+
+
+def test_a_service_can_run_in_one_entrypoint_at_a_time(live: Form) -> None:
+    service = Brief(log=[])
+
+    async def body(_: entrypoint) -> None:
+        with pytest.raises(ValueError, match="another entrypoint"):
+            async with entrypoint(service, log_config=False, catch_signals=()):
+                pass
+
+    live(service, body=body)
+    assert service.state is ServiceState.STOPPED
+
+
+def test_an_entrypoint_can_be_entered_once(loop_factory: LoopFactory) -> None:
+    ep = entrypoint(loop_factory=loop_factory, log_config=False)
+    with ep, pytest.raises(NotEntered, match="once"):
+        ep.__enter__()
+    with pytest.raises(NotEntered, match="once"), ep:
+        pass
+
+
+async def test_a_sync_block_in_a_running_loop_is_refused_with_the_remedy() -> None:
+    with pytest.raises(NotEntered, match="async with"), entrypoint(log_config=False):
+        pass
+
+
+def test_an_entrypoint_that_is_not_entered_touches_nothing() -> None:
+    root = logging.getLogger()
+    before = list(root.handlers)
+    with nothing_left():
+        ep = entrypoint(Server(log=[]), log_level="debug")
+        assert root.handlers == before
+        assert ep.services == ()
+        assert ep.ctx is None
+        with pytest.raises(NotEntered):
+            _ = ep.loop
+        with pytest.raises(NotEntered):
+            asyncio.run(ep.start_services())
+        with pytest.raises(NotEntered):
+            asyncio.run(ep.closing())
+        with pytest.raises(NotEntered):
+            asyncio.run(ep.graceful_shutdown())
+
+
+def test_an_entrypoint_that_was_left_is_not_to_be_used_any_more(live: Form) -> None:
+    kept: list[entrypoint] = []
+
+    async def body(ep: entrypoint) -> None:
+        kept.append(ep)
+
+    live(Server(log=[]), body=body)
+    (ep,) = kept
+    assert ep.services == ()
+    for call in (ep.start_services(), ep.stop_services(), ep.closing(), ep.graceful_shutdown()):
+        with pytest.raises(NotEntered, match="left"):
+            asyncio.run(call)
+
+
+def test_entrypoints_live_side_by_side_in_threads(loop_factory: LoopFactory) -> None:
+    logs: list[Log] = [[] for _ in range(4)]
+    barrier = threading.Barrier(len(logs))
+
+    def program(log: Log) -> None:
+        async def body() -> None:
+            await asyncio.to_thread(barrier.wait)
+            current = svcrun.entrypoint.get_current()
+            log.append(str([service.name for service in current.services]))
+
+        with entrypoint(Server(log=log, name="s"), loop_factory=loop_factory) as loop:
+            loop.run_until_complete(body())
+
+    with nothing_left():
+        threads = [threading.Thread(target=program, args=(log,)) for log in logs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert logs == [["s starts", "['s']", "s stops", "s is cancelled"]] * len(logs)

@@ -1,0 +1,202 @@
+"""What every service has: its configuration, its checks, its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from svcrun import Restart, Service, ServiceState
+from svcrun.service import SimpleServer, TaskStoreBase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def make(cls: Callable[..., Any], **parameters: Any) -> Any:
+    """Make a service with parameters that type checkers do not know of."""
+    return cls(**parameters)
+
+
+class Greeter(Service):
+    __required__ = ("who", "how")
+
+    greeting: str = "Hello"
+
+    async def start(self) -> None: ...
+
+
+class Worker(TaskStoreBase):
+    async def start(self) -> None: ...
+
+
+# C3
+
+
+def test_every_keyword_is_an_attribute_and_class_attributes_are_defaults() -> None:
+    service = make(Greeter, who="you", how="loudly", anything=[1])
+    assert (service.who, service.greeting, service.anything) == ("you", "Hello", [1])
+    assert make(Greeter, who="you", how="softly", greeting="Hi").greeting == "Hi"
+
+
+def test_one_error_names_all_absent_keywords_and_the_class() -> None:
+    with pytest.raises(AttributeError, match=r"Greeter needs how=, who="):
+        make(Greeter)
+
+
+def test_a_single_required_name_may_be_a_plain_string() -> None:
+    class One(Service):
+        __required__ = "foo"
+
+        async def start(self) -> None: ...
+
+    with pytest.raises(AttributeError, match=r"foo="):
+        make(One)
+    assert make(One, foo=1).foo == 1
+
+
+def test_a_subclass_can_settle_what_its_base_requires() -> None:
+    class Polite(Greeter):
+        who = "you"
+
+    with pytest.raises(AttributeError, match=r"Polite needs how=$|Polite needs how= "):
+        make(Polite)
+    assert make(Polite, how="softly").who == "you"
+
+
+def test_name_is_an_ordinary_keyword_of_every_service() -> None:
+    assert Worker(name="first").name == "first"
+    assert Worker().name is None
+
+
+# C4
+
+
+def test_a_method_that_must_be_a_coroutine_function_is_refused_at_class_creation() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.start"):
+
+        class Wrong(Service):
+            def start(self) -> None:  # type: ignore[override]
+                pass
+
+
+def test_what_a_base_requires_to_be_asynchronous_holds_besides_start_and_stop() -> None:
+    class Base(Service):
+        __async_required__ = ("handle",)
+
+        async def start(self) -> None: ...
+
+        async def handle(self) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Sub\.handle, Sub\.stop"):
+
+        class Sub(Base):
+            def handle(self) -> None:  # type: ignore[override]
+                pass
+
+            def stop(self, exception: BaseException | None = None) -> None:  # type: ignore[override]
+                pass
+
+
+def test_a_service_without_a_start_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="start"):
+        Service()  # type: ignore[abstract]
+
+
+# C6
+
+
+def test_a_service_can_be_pickled_before_it_runs() -> None:
+    copy = pickle.loads(pickle.dumps(make(Greeter, who="you", how="loudly", name="g")))  # noqa: S301
+    assert (copy.who, copy.how, copy.name, copy.state) == ("you", "loudly", "g", ServiceState.NEW)
+
+
+async def test_the_pickle_of_a_started_service_is_that_of_a_new_one() -> None:
+    service = make(Greeter, who="you", how="loudly")
+    service.set_loop(asyncio.get_running_loop())
+    service.start_event.set()
+    copy = pickle.loads(pickle.dumps(service))  # noqa: S301
+    assert copy.state is ServiceState.NEW
+    assert not copy.start_event.is_set()
+
+
+def test_the_representation_shows_class_name_and_state() -> None:
+    assert repr(Worker()) == "<Worker NEW>"
+    assert repr(Worker(name="w")) == "<Worker name='w' NEW>"
+
+
+# C7, for what every service has
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("start_timeout", 0, ValueError),
+        ("start_timeout", "soon", TypeError),
+        ("stop_timeout", -1, ValueError),
+        ("stop_timeout", True, TypeError),
+        ("on_crash", "restart", ValueError),
+        ("on_crash", Restart, ValueError),
+        ("depends_on", "database", TypeError),
+        ("depends_on", int, TypeError),
+        ("depends_on", 5, TypeError),
+    ],
+)
+def test_a_wrong_value_is_refused_with_service_parameter_and_value(
+    name: str, value: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=rf"<Worker name='w' NEW>: {name}="):
+        make(Worker, **{"name": "w", name: value})
+
+
+# loop, start_event, tasks
+
+
+def test_the_loop_outside_of_any_is_an_error_of_its_own() -> None:
+    with pytest.raises(RuntimeError):
+        _ = Worker().loop
+
+
+async def test_the_loop_of_a_service_that_was_not_started_is_the_running_one() -> None:
+    assert Worker().loop is asyncio.get_running_loop()
+
+
+async def test_stop_cancels_the_tasks_and_waits_for_their_end() -> None:
+    service = Worker()
+    ended = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    task = service.create_task(work())
+    await asyncio.sleep(0)
+    assert service.tasks == {task}
+    await service.stop()
+    assert ended == [True]
+    assert task.cancelled()
+    assert not service.tasks
+
+
+async def test_a_task_that_stops_its_own_service_is_not_waited_for() -> None:
+    service = Worker()
+    task = service.create_task(service.stop())
+    await asyncio.wait_for(task, timeout=60)
+
+
+async def test_stop_of_a_simple_server_closes_it() -> None:
+    class Server(SimpleServer):
+        async def start(self) -> None:
+            self.server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+
+    service = Server()
+    await service.start()
+    server = service.server
+    assert server is not None
+    await service.stop()
+    assert not server.is_serving()

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks import report, runner
 from benchmarks.cases import Budget, Case, Target, Unavailable
-from benchmarks.processes import ask, this_python, write_bytecode
+from benchmarks.processes import program, this_python, write_bytecode
 from benchmarks.targets import accept, burst, imports, lifecycle, log, shutdown, tcp, tls, udp
 
 MODULES = (imports, lifecycle, tcp, tls, accept, burst, udp, log, shutdown)
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     raise_descriptor_limit()
     write_bytecode(options.python)
-    about = ask(options.python, "about", libraries=["uvloop", *options.also])
+    with program(options.python, "about", libraries=["uvloop", *options.also]) as asked:
+        about: dict[str, Any] = asked.answer()
     there: dict[str, str] = about["libraries"]
     loops = [loop for loop in options.loop or LOOPS if loop == "stock" or loop in there]
     if not loops:
@@ -64,7 +65,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks",
         description="Measure svcrun against plain asyncio, in the same run and as ratios.",
         epilog="A ratio is the cost of svcrun divided by that of plain asyncio: less is better. "
-        "It is the median over the rounds; in brackets, the lowest and the highest.",
+        "It is the median of all turns; in brackets, where the middle half of them lies.",
     )
     parser.add_argument(
         "targets",
@@ -79,12 +80,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=LOOPS,
         help="an event loop to measure on; both by default, where uvloop is installed",
     )
-    parser.add_argument("--rounds", type=positive, help="how often to measure everything (5)")
+    parser.add_argument("--rounds", type=positive, help="how often to start afresh (3)")
     parser.add_argument(
         "--scale", type=float, help="the amount of work in each measurement, in relation (1.0)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="be done in half a minute: 2 rounds, scale 0.1"
+        "--quick", action="store_true", help="be done in half a minute: 1 round, scale 0.3"
     )
     parser.add_argument(
         "--also",
@@ -100,8 +101,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="a file for everything that was measured")
     options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (2 if options.quick else 5)
-    options.scale = options.scale or (0.1 if options.quick else 1.0)
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.scale = options.scale or (0.3 if options.quick else 1.0)
     return options
 
 

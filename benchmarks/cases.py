@@ -1,41 +1,59 @@
-"""What a comparison is: its sides, what is measured on each, and the ratio to be reached."""
+"""What a comparison is: its sides, their jobs, what is measured, and the ratio to be reached."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 BASELINE, SVCRUN = "baseline", "svcrun"
 
-Measure = Callable[[], Mapping[str, float]]
-"""Measures one side once, in fresh processes: seconds for one operation, by the key of a metric."""
+Sample = Callable[[Any], Mapping[str, float]]
+"""Does a job once, and tells what it took: seconds for one operation, by the key of a metric."""
+
+Side = Callable[[], AbstractContextManager[Sample]]
+"""Starts the processes of one side, and ends them when the block is left."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that each side of a case yields, and so one line of the table.
+    """A number that a job yields on each side, and so a line of the table.
 
-    :param key: the key in the result of a measurement.
     :param name: what the line is called.
-    :param limit: the highest ratio to the baseline that is good enough; None if that is left open.
+    :param limit: the highest ratio to the baseline that is good enough; None leaves that open.
+    :param key: where it is found in the result of a job.
     """
 
-    key: str
     name: str
     limit: float | None = None
+    key: str = "cost"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the sides of a case do in turn: one, the other, the one again ...
+
+    :param what: what the sides get told to do.
+    :param turns: how often each does it, before the next job.
+    """
+
+    what: Any
+    metrics: Sequence[Metric]
+    turns: int = 5
 
 
 @dataclass(frozen=True)
 class Case:
-    """Sides that are measured one after the other, again and again.
+    """Sides that do the same jobs, at the same time but for who waits.
 
     :param target: the target that the case belongs to.
     :param loop: the event loop of all sides, "" where there is none.
-    :param sides: how to measure each; the others are compared with the baseline.
+    :param sides: what is compared with the baseline, and the baseline.
     """
 
     target: str
     loop: str
-    sides: Mapping[str, Measure]
-    metrics: Sequence[Metric]
+    sides: Mapping[str, Side]
+    jobs: Sequence[Job]
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,7 @@ class Budget:
     :param python: the interpreter that is measured.
     :param loops: the event loops to measure on: "stock", "uvloop".
     :param also: other libraries to measure, besides the baseline and svcrun.
-    :param scale: the amount of work in a measurement; 1 is what the numbers are worth quoting at.
+    :param scale: the amount of work in a job, in relation to what makes it worth quoting.
     """
 
     python: str
@@ -54,11 +72,11 @@ class Budget:
     scale: float = 1.0
 
     def sides(self, *known: str) -> list[str]:
-        """List the sides to measure: the two that always are, and what is asked for of those *known*."""
+        """List the sides to measure: always two, and of those *known* the ones asked for."""
         return [BASELINE, SVCRUN, *(side for side in self.also if side in known)]
 
-    def repeats(self, full: int, *, least: int = 1) -> int:
-        """Scale a number of repetitions."""
+    def amount(self, full: int, *, least: int = 1) -> int:
+        """Scale an amount of work."""
         return max(least, round(full * self.scale))
 
 
@@ -68,7 +86,7 @@ class Target:
 
     :param name: what it is called on the command line.
     :param what: what is compared, in a few lines that stand above its part of the table.
-    :param cases: makes its cases; one that can't be measured here raises :class:`Unavailable`.
+    :param cases: makes its cases, or raises :class:`Unavailable`.
     """
 
     name: str
@@ -76,5 +94,5 @@ class Target:
     cases: Callable[[Budget], Sequence[Case]]
 
 
-class Unavailable(Exception):  # noqa: N818 - not an error: a reason to leave something out
-    """Something that a measurement needs is not there."""
+class Unavailable(Exception):
+    """Something that a measurement needs is not there; the text says what."""

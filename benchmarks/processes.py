@@ -32,7 +32,7 @@ def environment() -> dict[str, str]:
 class Program:
     """A program in a process of its own, which is gone when the ``with`` block is left.
 
-    It answers with lines of JSON on its standard output.
+    It reads lines of JSON on its standard input, and answers with such on its standard output.
 
     :param command: the program and its arguments.
     """
@@ -79,11 +79,12 @@ class Program:
             raise RuntimeError(f"no answer from {self._name}\n{self._complaint()}")
         return json.loads(line)
 
-    def go(self) -> None:
-        """Tell the program, which waits for a line, to go on."""
+    def ask(self, request: Any) -> Any:
+        """Send the program a line, and return its answer."""
         if self._process.stdin:
-            self._process.stdin.write(b"\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
+        return self.answer()
 
     def cpu_time(self) -> float:
         """Return the seconds of processor time that the process took so far.
@@ -94,7 +95,7 @@ class Program:
         return time.clock_gettime(~self._process.pid << 3 | 2)
 
     def terminate(self) -> tuple[float, float]:
-        """Send SIGTERM and wait for the end; return processor and wall-clock time from then to there.
+        """Send SIGTERM and wait for the end; return the processor and wall-clock time of it.
 
         :raises RuntimeError: if the program ended otherwise than by itself and without an error.
         """
@@ -124,12 +125,6 @@ def program(python: str, name: str, **parameters: Any) -> Program:
     return Program(python, "-m", f"benchmarks.programs.{name}", json.dumps(parameters))
 
 
-def ask(python: str, name: str, **parameters: Any) -> Any:
-    """Run a program that answers once, and return its answer."""
-    with program(python, name, **parameters) as running:
-        return running.answer()
-
-
 def evaluate(command: Sequence[str]) -> str:
     """Run a command to its end, and return what it printed."""
     return subprocess.run(
@@ -145,7 +140,7 @@ def evaluate(command: Sequence[str]) -> str:
 
 
 def write_bytecode(python: str) -> None:
-    """Compile what is measured, so that no measurement pays for it; an installed package has that."""
+    """Compile what is measured, as an installed package is: no measurement is to pay for it."""
     evaluate([python, "-m", "compileall", "-q", str(ROOT / "src"), str(ROOT / "benchmarks")])
 
 

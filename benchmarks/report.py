@@ -1,6 +1,7 @@
 """Show what was measured, as a table or as JSON."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,20 +10,22 @@ from benchmarks.runner import Row
 
 WIDTH = 42
 
+UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
+
 
 def header(also: Sequence[str]) -> str:
     """Return the line above the columns."""
     others = "".join(f"{side:>10}" for side in also)
     return (
         f"  {'':{WIDTH}} {'loop':6} {'baseline':>9} {'svcrun':>9}  "
-        f"{'ratio':>5} {'(from-to)':13} {'target':>6}     {others}"
+        f"{'ratio':>5} {'(middle half)':13} {'target':>6}     {others}"
     ).rstrip()
 
 
 def line(row: Row, also: Sequence[str]) -> str:
     """Return the line of one metric."""
-    ratios = row.ratios()
-    spread = f"({min(ratios):.2f}-{max(ratios):.2f})"
+    low, high = row.middle_half()
+    spread = f"({low:.2f}-{high:.2f})"
     target = "" if row.metric.limit is None else f"{row.metric.limit:.2f}"
     verdict = {True: "ok", False: "over", None: ""}[row.is_good]
     others = "".join(f"{row.ratio(s):10.2f}" if s in row.samples else " " * 10 for s in also)
@@ -39,13 +42,9 @@ def duration(seconds: float) -> str:
     >>> duration(0.0123)
     '12.3 ms'
     """
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
-        value = seconds * factor
-        if value >= 1:
-            break
-    else:
-        unit, value = "ns", seconds * 1e9
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    scaled = ((unit, seconds * factor) for unit, factor in UNITS.items())
+    unit, value = next((pair for pair in scaled if pair[1] >= 1), ("ns", seconds * 1e9))
+    digits = max(0, 2 - math.floor(math.log10(value)))
     return f"{value:.{digits}f} {unit}"
 
 

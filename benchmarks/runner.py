@@ -1,62 +1,84 @@
-"""Measure the sides of each case in turn, round after round, and compare."""
+"""Have the sides of each case do their jobs in turn, round after round, and compare."""
 
+import contextlib
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.cases import BASELINE, SVCRUN, Case, Metric
+from benchmarks.cases import BASELINE, SVCRUN, Case, Job, Metric
 
 
 @dataclass
 class Row:
-    """What was measured for one metric of one case."""
+    """What was measured for one metric."""
 
     target: str
     loop: str
     metric: Metric
     samples: dict[str, list[float]] = field(default_factory=dict)
-    """Seconds for one operation, by side, one of each round."""
+    """Seconds for one operation, by side, in the order they were measured."""
 
     def median(self, side: str) -> float:
         """Return the seconds that *side* takes."""
         return statistics.median(self.samples[side])
 
-    def ratios(self, side: str = SVCRUN) -> list[float]:
-        """Compare what was measured one right after the other, in each round."""
-        pairs = zip(self.samples[side], self.samples[BASELINE], strict=True)
-        return [cost / baseline for cost, baseline in pairs]
-
     def ratio(self, side: str = SVCRUN) -> float:
-        """Return the cost of *side* in relation to plain asyncio.
+        """Return the cost of *side* in relation to the baseline.
 
-        The median of the rounds' own ratios: the speed of a machine changes from one minute to the
-        next, and neighbours in time share it.
+        It is the median of what each turn yields: the speed of a machine changes from one moment
+        to the next, and neighbours in time share it.
         """
-        return statistics.median(self.ratios(side))
+        return statistics.median(self._ratios(side))
+
+    def middle_half(self) -> tuple[float, float]:
+        """Return the ratios that a quarter of the turns is below, and a quarter above."""
+        ratios = self._ratios(SVCRUN)
+        if len(ratios) == 1:
+            return ratios[0], ratios[0]
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return low, high
 
     @property
     def is_good(self) -> bool | None:
         """Whether svcrun reaches what it has to; None where nothing is asked."""
         return None if self.metric.limit is None else self.ratio() <= self.metric.limit
 
+    def _ratios(self, side: str) -> list[float]:
+        pairs = zip(self.samples[side], self.samples[BASELINE], strict=True)
+        return [cost / baseline for cost, baseline in pairs]
+
 
 def measure(cases: Sequence[Case], rounds: int, tell: Callable[[str], object]) -> list[Row]:
-    """Measure *cases* in so many *rounds*.
+    """Measure *cases* in so many *rounds*, with fresh processes in each.
 
     :param tell: called with a line that says what is being measured.
     """
-    rows = {id(case): [Row(case.target, case.loop, m) for m in case.metrics] for case in cases}
-    for number in range(rounds):
-        for case in cases:
-            tell(f"round {number + 1} of {rounds}: {case.target} {case.loop}")
-            for side in in_turn(case.sides, number):
-                found = case.sides[side]()
-                for row in rows[id(case)]:
-                    row.samples.setdefault(side, []).append(found[row.metric.key])
-    return [row for case in cases for row in rows[id(case)]]
+    rows = {
+        (number, job.what, metric.key): Row(case.target, case.loop, metric)
+        for number, case in enumerate(cases)
+        for job in case.jobs
+        for metric in job.metrics
+    }
+    for done in range(rounds):
+        for number, case in enumerate(cases):
+            tell(f"round {done + 1} of {rounds}: {case.target} {case.loop}")
+            with contextlib.ExitStack() as stack:
+                sides = {side: stack.enter_context(start()) for side, start in case.sides.items()}
+                for job, turn in turns(case.jobs):
+                    for side in in_turn(sides, done + turn):
+                        found = sides[side](job.what)
+                        for metric in job.metrics:
+                            row = rows[number, job.what, metric.key]
+                            row.samples.setdefault(side, []).append(found[metric.key])
+    return list(rows.values())
+
+
+def turns(jobs: Sequence[Job]) -> Iterable[tuple[Job, int]]:
+    """Return each job so often as it is to be done."""
+    return ((job, turn) for job in jobs for turn in range(job.turns))
 
 
 def in_turn(sides: Iterable[str], number: int) -> list[str]:
-    """Let every other round begin with the last side: what comes second may find warmer caches."""
+    """Let every other turn begin with the last side: who comes second may find warmer caches."""
     order = list(sides)
     return order if number % 2 == 0 else order[::-1]

@@ -3,18 +3,18 @@
 import importlib.metadata
 import importlib.util
 import platform
-from typing import Any
 
-from benchmarks.programs.protocol import run
+from benchmarks.programs.protocol import answer, run
 
 
-def main(libraries: list[str]) -> dict[str, Any]:
-    return {
+def main(libraries: list[str]) -> None:
+    found = {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "libraries": {
             name: _version(name) for name in libraries if importlib.util.find_spec(name) is not None
         },
     }
+    answer(found)
 
 
 def _version(name: str) -> str:

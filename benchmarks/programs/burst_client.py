@@ -1,17 +1,18 @@
-"""Many clients that connect at once: how long until each has had its line back?"""
+"""Many clients that connect at once, and the time until each has had its line back."""
 
 import select
 import socket
 import time
 
-from benchmarks.programs.protocol import run
+from benchmarks.programs.protocol import answer, requests, run
 
 LINE = b"x" * 63 + b"\n"
 
 
-def main(port: int, clients: int, repeats: int) -> list[float]:
-    burst(port, clients)  # a warm-up
-    return [burst(port, clients) for _ in range(repeats)]
+def main(port: int) -> None:
+    """Come as often as asked, with as many clients, and answer the seconds."""
+    for clients in requests():
+        answer(burst(port, clients))
 
 
 def burst(port: int, number: int) -> float:

@@ -2,7 +2,7 @@
 
 import socket
 
-from benchmarks.programs.protocol import answer, run, wait
+from benchmarks.programs.protocol import answer, requests, run
 
 LINE = b"x" * 63 + b"\n"
 
@@ -10,12 +10,11 @@ LINE = b"x" * 63 + b"\n"
 GROUP = 32
 
 
-def main(port: int, connections: int, line: bool) -> None:
-    visit(port, connections // 5, LINE if line else b"")
-    answer("warm")
-    wait()
-    visit(port, connections, LINE if line else b"")
-    answer("done")
+def main() -> None:
+    """Do as asked: a number of visits to a port, with a line or without."""
+    for port, connections, sends in requests():
+        visit(port, connections, LINE if sends else b"")
+        answer("done")
 
 
 def visit(port: int, connections: int, line: bytes) -> None:

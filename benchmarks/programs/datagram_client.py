@@ -3,7 +3,7 @@
 import socket
 
 from benchmarks.programs.datagram_server import ASK
-from benchmarks.programs.protocol import answer, run, wait
+from benchmarks.programs.protocol import answer, requests, run
 
 DATA = b"x" * 64
 
@@ -13,15 +13,14 @@ GROUP = 32
 OWED = 6
 
 
-def main(port: int, datagrams: int) -> None:
+def main(port: int) -> None:
+    """Send as many as asked."""
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.connect(("127.0.0.1", port))
         client.settimeout(30)
-        send(client, datagrams // 5)
-        answer("warm")
-        wait()
-        send(client, datagrams)
-        answer("done")
+        for datagrams in requests():
+            send(client, datagrams)
+            answer("done")
 
 
 def send(client: socket.socket, datagrams: int) -> None:

@@ -46,7 +46,7 @@ def baseline(loop: str) -> None:
     async def serve() -> None:
         running = asyncio.get_running_loop()
         transport, _ = await running.create_datagram_endpoint(PlainCounter, (HOST, 0))
-        answer({"port": transport.get_extra_info("sockname")[1]})
+        answer(transport.get_extra_info("sockname")[1])
         await running.create_future()
 
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
@@ -61,7 +61,7 @@ def svcrun(loop: str) -> None:
     kind: Any = type("Server", (Counter, UDPServer), {})
     service = kind(address=HOST, port=0)
     with entrypoint(service, loop_factory=loop_factory(loop)) as running:
-        answer({"port": service.port})
+        answer(service.port)
         running.run_forever()
 
 
@@ -74,7 +74,7 @@ def aiomisc(loop: str) -> None:
     sock.bind((HOST, 0))
     service = kind(address=HOST, port=sock.getsockname()[1], sock=sock)
     with library.entrypoint(service, loop_factory=loop_factory(loop)) as running:
-        answer({"port": sock.getsockname()[1]})
+        answer(sock.getsockname()[1])
         running.run_forever()
 
 

@@ -4,18 +4,23 @@ import select
 import socket
 import ssl
 
-from benchmarks.programs.protocol import answer, run, wait
+from benchmarks.programs.protocol import answer, requests, run
 
 LINE = b"x" * 63 + b"\n"
 
 
-def main(port: int, connections: int, trips: int, tls: bool = False) -> None:
-    clients = [connect(port, tls=tls) for _ in range(connections)]
-    exchange(clients, max(trips // 5, connections))
-    answer("warm")
-    wait()
-    exchange(clients, trips)
-    answer("done")
+def main(tls: bool = False) -> None:
+    """Do as asked: a number of trips to a port, on a number of connections."""
+    here: tuple[int, int] | None = None
+    clients: list[socket.socket] = []
+    for port, connections, trips in requests():
+        if (port, connections) != here:
+            for client in clients:
+                client.close()
+            here = (port, connections)
+            clients = [connect(port, tls=tls) for _ in range(connections)]
+        exchange(clients, trips)
+        answer("done")
 
 
 def connect(port: int, *, tls: bool) -> socket.socket:

@@ -1,4 +1,4 @@
-/* A server in C that sends back what it receives: one thread, epoll. Prints {"port": N}. */
+/* A server in C that sends back what it receives: one thread, epoll. Prints [its port]. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -22,7 +22,7 @@ int main(void)
         perror("echo_server");
         return 1;
     }
-    printf("{\"port\": %d}\n", ntohs(address.sin_port));
+    printf("[%d]\n", ntohs(address.sin_port));
     fflush(stdout);
 
     for (;;) {

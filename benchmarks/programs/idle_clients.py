@@ -1,8 +1,9 @@
 """Hold connections open on which nothing happens."""
 
 import socket
+import sys
 
-from benchmarks.programs.protocol import answer, run, wait
+from benchmarks.programs.protocol import answer, run
 
 
 def main(port: int, connections: int) -> None:
@@ -13,7 +14,7 @@ def main(port: int, connections: int) -> None:
     for client in clients:
         client.recv(100)
     answer("connected")
-    wait()
+    sys.stdin.read()
 
 
 if __name__ == "__main__":

@@ -4,17 +4,13 @@ import asyncio
 import contextlib
 import gc
 import importlib
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.programs.protocol import loop_factory, run
+from benchmarks.programs.protocol import answer, loop_factory, requests, run
 
 Life = Callable[[int], None]
-
-# What a measurement of one size may take, in seconds of processor time, at full scale.
-SHARE = 0.25
 
 
 class Returns:
@@ -109,22 +105,15 @@ def aiomisc(kind: str, loop: str) -> Life:
     return life
 
 
-def main(side: str, kind: str, loop: str, sizes: list[int], scale: float) -> dict[str, float]:
+def main(side: str, kind: str, loop: str) -> None:
+    """Live as often as asked for with as many services, and answer the mean cost of a life."""
     life = {"baseline": baseline, "svcrun": svcrun, "aiomisc": aiomisc}[side](kind, loop)
-    found = {"first": _cost(life, 1)}
-    for size in sizes:
-        # A warm-up, which also tells how many there is time for.
-        repeats = int(SHARE * scale / _cost(life, size))
-        costs = [_cost(life, size) for _ in range(min(max(repeats, 3), 100))]
-        found[str(size)] = statistics.median(costs)
-    return found
-
-
-def _cost(life: Life, number: int) -> float:
-    gc.collect()
-    began = time.process_time()
-    life(number)
-    return time.process_time() - began
+    for number, lives in requests():
+        gc.collect()
+        began = time.process_time()
+        for _ in range(lives):
+            life(number)
+        answer((time.process_time() - began) / lives)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ async def serve() -> None:
             del clients[writer]
 
     server = await asyncio.start_server(echo, "127.0.0.1", 0, backlog=1024)
-    answer({"port": server.sockets[0].getsockname()[1]})
+    answer([server.sockets[0].getsockname()[1]])
     await told_to_end.wait()
 
     server.close()

@@ -1,16 +1,14 @@
-"""How the programs talk to the process that started them: JSON in, lines of JSON out."""
+"""How the programs talk to the process that started them: lines of JSON in, lines of JSON out."""
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
 def run(main: Callable[..., object]) -> None:
-    """Call *main* with the parameters of the command line, and answer what it returns, if anything."""
-    found = main(**json.loads(sys.argv[1]))
-    if found is not None:
-        answer(found)
+    """Call *main* with the parameters of the command line."""
+    main(**json.loads(sys.argv[1]))
 
 
 def answer(found: object) -> None:
@@ -18,9 +16,9 @@ def answer(found: object) -> None:
     print(json.dumps(found), flush=True)
 
 
-def wait() -> None:
-    """Wait for the word to go on."""
-    sys.stdin.readline()
+def requests() -> Iterator[Any]:
+    """Read what is asked for, line by line."""
+    return map(json.loads, iter(sys.stdin.readline, ""))
 
 
 def loop_factory(loop: str) -> Callable[[], Any]:

@@ -5,11 +5,11 @@ import importlib
 import signal
 from typing import Any
 
-from benchmarks.programs.lifecycle import KINDS
+from benchmarks.programs.lifecycle import RunsOn
 from benchmarks.programs.protocol import answer, loop_factory, run
 
 
-def baseline(loop: str, _kind: str, _services: int) -> None:
+def baseline(loop: str, _services: int) -> None:
     """Do nothing in plain asyncio: no services, nothing to be put in order."""
 
     async def wait() -> None:
@@ -22,29 +22,29 @@ def baseline(loop: str, _kind: str, _services: int) -> None:
         runner.run(wait())
 
 
-def svcrun(loop: str, kind: str, services: int) -> None:
+def svcrun(loop: str, services: int) -> None:
     """Run services of svcrun."""
     from svcrun import Service, entrypoint
 
-    service: Any = type("Service", (KINDS[kind], Service), {})
+    service: Any = type("Service", (RunsOn, Service), {})
     made = [service() for _ in range(services)]
     with entrypoint(*made, loop_factory=loop_factory(loop)) as running:
         answer("running")
         running.run_forever()
 
 
-def aiomisc(loop: str, kind: str, services: int) -> None:
+def aiomisc(loop: str, services: int) -> None:
     """Run services of aiomisc."""
     library = importlib.import_module("aiomisc")
-    service: Any = type("Service", (KINDS[kind], library.Service), {})
+    service: Any = type("Service", (RunsOn, library.Service), {})
     made = [service() for _ in range(services)]
     with library.entrypoint(*made, loop_factory=loop_factory(loop)) as running:
         answer("running")
         running.run_forever()
 
 
-def main(side: str, loop: str, kind: str, services: int) -> None:
-    {"baseline": baseline, "svcrun": svcrun, "aiomisc": aiomisc}[side](loop, kind, services)
+def main(side: str, loop: str, services: int) -> None:
+    {"baseline": baseline, "svcrun": svcrun, "aiomisc": aiomisc}[side](loop, services)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""A server of TCP or TLS clients, the same handlers on all sides; it runs until it is told to end."""
+"""Servers of TCP or TLS clients, with the same handlers on all sides; they run until the end.
+
+The answer is the list of their ports, one for each handler.
+"""
 
 import asyncio
 import importlib
 import socket
 import ssl
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.programs.protocol import answer, loop_factory, run
@@ -78,52 +82,67 @@ HANDLERS: dict[str, Any] = {
 }
 
 
-def baseline(handler: str, loop: str, certificate: dict[str, str] | None) -> None:
+Certificate = dict[str, str]
+
+
+def baseline(handlers: Sequence[str], loop: str, certificate: Certificate) -> None:
     """Serve with ``asyncio.start_server()`` and its defaults."""
 
     async def serve() -> None:
         context = None
-        if certificate is not None:
+        if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.minimum_version = ssl.TLSVersion.TLSv1_3
             context.load_cert_chain(certificate["cert"], certificate["key"])
-        server = await asyncio.start_server(HANDLERS[handler]().handle_client, HOST, 0, ssl=context)
-        answer({"port": server.sockets[0].getsockname()[1]})
-        await server.serve_forever()
+        servers = [
+            await asyncio.start_server(HANDLERS[handler]().handle_client, HOST, 0, ssl=context)
+            for handler in handlers
+        ]
+        answer([server.sockets[0].getsockname()[1] for server in servers])
+        await asyncio.get_running_loop().create_future()
 
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         runner.run(serve())
 
 
-def svcrun(handler: str, loop: str, certificate: dict[str, str] | None) -> None:
-    """Serve with a service of svcrun and its defaults."""
+def svcrun(handlers: Sequence[str], loop: str, certificate: Certificate) -> None:
+    """Serve with services of svcrun and their defaults."""
     from svcrun import entrypoint
     from svcrun.service import TCPServer, TLSServer
 
-    base = TCPServer if certificate is None else TLSServer
-    kind: Any = type("Server", (HANDLERS[handler], base), {})
-    service = kind(address=HOST, port=0, **certificate or {})
-    with entrypoint(service, loop_factory=loop_factory(loop)) as running:
-        answer({"port": service.port})
+    base = TLSServer if certificate else TCPServer
+    services = [derive(base, handler)(address=HOST, port=0, **certificate) for handler in handlers]
+    with entrypoint(*services, loop_factory=loop_factory(loop)) as running:
+        answer([service.port for service in services])
         running.run_forever()
 
 
-def aiomisc(handler: str, loop: str, certificate: dict[str, str] | None) -> None:
-    """Serve with a service of aiomisc and its defaults."""
+def aiomisc(handlers: Sequence[str], loop: str, certificate: Certificate) -> None:
+    """Serve with services of aiomisc and their defaults."""
     library = importlib.import_module("aiomisc")
-    services = importlib.import_module("aiomisc.service")
-    base = services.TCPServer if certificate is None else services.TLSServer
-    kind: Any = type("Server", (HANDLERS[handler], base), {})
-    sock = socket.create_server((HOST, 0), backlog=1024)
-    service = kind(address=HOST, port=sock.getsockname()[1], sock=sock, **certificate or {})
-    with library.entrypoint(service, loop_factory=loop_factory(loop)) as running:
-        answer({"port": sock.getsockname()[1]})
+    kinds = importlib.import_module("aiomisc.service")
+    base = kinds.TLSServer if certificate else kinds.TCPServer
+    socks = [socket.create_server((HOST, 0), backlog=1024) for _ in handlers]
+    ports = [sock.getsockname()[1] for sock in socks]
+    services = [
+        derive(base, handler)(address=HOST, port=port, sock=sock, **certificate)
+        for handler, port, sock in zip(handlers, ports, socks, strict=True)
+    ]
+    with library.entrypoint(*services, loop_factory=loop_factory(loop)) as running:
+        answer(ports)
         running.run_forever()
 
 
-def main(side: str, handler: str, loop: str, certificate: dict[str, str] | None = None) -> None:
+def derive(base: type, handler: str) -> Any:
+    """Make a class of service with one of the handlers."""
+    return type("Server", (HANDLERS[handler], base), {})
+
+
+def main(
+    side: str, handlers: Sequence[str], loop: str, certificate: Certificate | None = None
+) -> None:
     serve = {"baseline": baseline, "svcrun": svcrun, "aiomisc": aiomisc}[side]
-    serve(handler, loop, certificate)
+    serve(handlers, loop, certificate or {})
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The targets, each a module: its comparisons, how they are measured, and the ratios to be reached."""
+"""The targets, each a module: what is compared, how it is measured, the ratios to be reached."""

@@ -1,45 +1,49 @@
 """Accepting: what a connection costs the server, from its coming to its end."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from benchmarks.cases import Budget, Case, Metric, Target
+from benchmarks.cases import Budget, Case, Job, Metric, Sample, Target
 from benchmarks.processes import program
 from benchmarks.targets.traffic import cost
 
 LIMIT = 0.90
-CONNECTIONS = 2_000
+CONNECTIONS = 256
 
-HANDLERS = {"nothing": "connect, be disconnected", "one line": "connect, one line, be disconnected"}
+NAMES = {"nothing": "connect, be disconnected", "one line": "connect, one line, be disconnected"}
 
 
 def cases(budget: Budget) -> Sequence[Case]:
+    jobs = [Job(handler, [Metric(name, LIMIT)]) for handler, name in NAMES.items()]
     return [
         Case(
             "accept",
             loop,
-            {
-                side: partial(measure, budget, side, loop, handler)
-                for side in budget.sides("aiomisc")
-            },
-            [Metric("cost", name, LIMIT)],
+            {side: partial(start, budget, side, loop) for side in budget.sides("aiomisc")},
+            jobs,
         )
         for loop in budget.loops
-        for handler, name in HANDLERS.items()
     ]
 
 
-def measure(budget: Budget, side: str, loop: str, handler: str) -> dict[str, float]:
-    connections = budget.repeats(CONNECTIONS, least=100)
-    with program(budget.python, "stream_server", side=side, loop=loop, handler=handler) as server:
-        client = program(
-            budget.python,
-            "connect_client",
-            port=server.answer()["port"],
-            connections=connections,
-            line=handler == "one line",
-        )
-        return {"cost": cost(server, client, connections)}
+@contextlib.contextmanager
+def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
+    handlers = list(NAMES)
+    connections = budget.amount(CONNECTIONS, least=32)
+    with (
+        program(budget.python, "stream_server", side=side, loop=loop, handlers=handlers) as server,
+        program(budget.python, "connect_client") as client,
+    ):
+        ports = dict(zip(handlers, server.answer(), strict=True))
+
+        def sample(handler: str) -> Mapping[str, float]:
+            request = (ports[handler], connections, handler == "one line")
+            return cost(server, client, request, connections)
+
+        for handler in handlers:
+            sample(handler)  # a warm-up
+        yield sample
 
 
 TARGET = Target(

@@ -1,20 +1,28 @@
 """A crowd: how long it takes until many clients that come at once are served."""
 
+import contextlib
 import functools
 import shutil
-import statistics
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
-from benchmarks.cases import BASELINE, SVCRUN, Budget, Case, Metric, Target, Unavailable
-from benchmarks.processes import ROOT, Program, ask, program
+from benchmarks.cases import (
+    BASELINE,
+    SVCRUN,
+    Budget,
+    Case,
+    Job,
+    Metric,
+    Sample,
+    Target,
+    Unavailable,
+)
+from benchmarks.processes import ROOT, Program, program
 
 LIMIT = 1.5
 CLIENTS = 512
-REPEATS = 5
 
 
 @functools.cache
@@ -25,42 +33,38 @@ def folder() -> tempfile.TemporaryDirectory[str]:
         raise Unavailable("the server to compare with is in C, and there is no cc to compile it")
     made = tempfile.TemporaryDirectory(prefix="svcrun-benchmark-")
     source = ROOT / "benchmarks" / "programs" / "echo_server.c"
-    command = [compiler, "-O2", "-o", f"{made.name}/echo_server", str(source)]
-    subprocess.run(command, check=True)
+    subprocess.run([compiler, "-O2", "-o", f"{made.name}/echo_server", str(source)], check=True)
     return made
 
 
 def cases(budget: Budget) -> Sequence[Case]:
-    native = str(Path(folder().name, "echo_server"))
-    metrics = [Metric("elapsed", f"{CLIENTS} clients at once", LIMIT)]
+    native = f"{folder().name}/echo_server"
+    jobs = [Job(CLIENTS, [Metric(f"{CLIENTS} clients at once", LIMIT)])]
     return [
         Case(
             "burst",
             loop,
             {
-                BASELINE: partial(measure, budget, partial(Program, native)),
-                SVCRUN: partial(measure, budget, partial(serve, budget, loop)),
+                BASELINE: partial(start, budget, partial(Program, native)),
+                SVCRUN: partial(start, budget, partial(serve, budget, loop)),
             },
-            metrics,
+            jobs,
         )
         for loop in budget.loops
     ]
 
 
 def serve(budget: Budget, loop: str) -> Program:
-    return program(budget.python, "stream_server", side=SVCRUN, loop=loop, handler="lines")
+    return program(budget.python, "stream_server", side=SVCRUN, loop=loop, handlers=["lines"])
 
 
-def measure(budget: Budget, start: partial[Program]) -> dict[str, float]:
-    with start() as server:
-        found = ask(
-            budget.python,
-            "burst_client",
-            port=server.answer()["port"],
-            clients=CLIENTS,
-            repeats=budget.repeats(REPEATS),
-        )
-    return {"elapsed": statistics.median(found)}
+@contextlib.contextmanager
+def start(budget: Budget, server: Callable[[], Program]) -> Iterator[Sample]:
+    with server() as serving:
+        (port,) = serving.answer()
+        with program(budget.python, "burst_client", port=port) as crowd:
+            crowd.ask(CLIENTS)  # a warm-up
+            yield lambda clients: {"cost": crowd.ask(clients)}
 
 
 TARGET = Target(

@@ -1,10 +1,10 @@
 """Start-up: what the imports cost, each in a fresh interpreter."""
 
-import statistics
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from functools import partial
 
-from benchmarks.cases import BASELINE, SVCRUN, Budget, Case, Metric, Target
+from benchmarks.cases import BASELINE, SVCRUN, Budget, Case, Job, Metric, Sample, Target
 from benchmarks.processes import evaluate
 
 ASYNCIO = "import asyncio, logging"
@@ -39,22 +39,19 @@ STATEMENTS = {
 
 
 def cases(budget: Budget) -> Sequence[Case]:
-    metrics = (
-        Metric("names", "from svcrun import entrypoint, Service", 1.10),
-        Metric("package", "import svcrun", 0.50),
-        Metric("program", "imports, and one service from start to end"),
-    )
-    sides = {side: partial(measure, budget, side) for side in budget.sides("aiomisc")}
-    return [Case("import", "", sides, metrics)]
+    turns = budget.amount(5)
+    jobs = [
+        Job("names", [Metric("from svcrun import entrypoint, Service", 1.10)], turns),
+        Job("package", [Metric("import svcrun", 0.50)], turns),
+        Job("program", [Metric("imports, and one service from start to end")], turns),
+    ]
+    sides = {side: partial(start, budget, side) for side in budget.sides("aiomisc")}
+    return [Case("import", "", sides, jobs)]
 
 
-def measure(budget: Budget, side: str) -> dict[str, float]:
-    return {
-        key: statistics.median(
-            cost(budget.python, statements[side]) for _ in range(budget.repeats(5))
-        )
-        for key, statements in STATEMENTS.items()
-    }
+@contextlib.contextmanager
+def start(budget: Budget, side: str) -> Iterator[Sample]:
+    yield lambda job: {"cost": cost(budget.python, STATEMENTS[job][side])}
 
 
 def cost(python: str, statements: str) -> float:

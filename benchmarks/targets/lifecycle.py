@@ -1,46 +1,53 @@
 """The life of services: what it costs to make, start and stop N of them."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
-from benchmarks.cases import Budget, Case, Metric, Target
-from benchmarks.processes import ask
+from benchmarks.cases import Budget, Case, Job, Metric, Sample, Target
+from benchmarks.processes import program
 
-SIZES = (1, 10, 100, 1_000, 10_000)
+# How many lives are measured together, by the number of services, and in how many turns.
+LIVES = {1: 20, 10: 15, 100: 5, 1_000: 1, 10_000: 1}
+TURNS = {1: 10, 10: 5, 100: 5, 1_000: 5, 10_000: 2}
 
 LIMITS = {
     "returns": {1: 1.5, 100: 1.0, 1_000: 1.0, 10_000: 1.0},
-    "runs on": dict.fromkeys(SIZES, 1.6),
+    "runs on": dict.fromkeys(LIVES, 1.6),
 }
 
 
 def cases(budget: Budget) -> Sequence[Case]:
-    sizes = [size for size in SIZES if size <= max(100_000 * budget.scale, 10)]
     return [
         Case(
             "lifecycle",
             loop,
-            {side: partial(measure, budget, side, kind, loop, sizes) for side in sides},
-            [
-                *(Metric(str(size), name(size, kind), limits.get(size)) for size in sizes),
-                Metric("first", f"{name(1, kind)}, first in the process"),
-            ],
+            {side: partial(start, budget, side, kind, loop) for side in budget.sides("aiomisc")},
+            list(jobs(budget, kind)),
         )
-        for sides in [budget.sides("aiomisc")]
-        for kind, limits in LIMITS.items()
+        for kind in LIMITS
         for loop in budget.loops
     ]
 
 
-def measure(budget: Budget, side: str, kind: str, loop: str, sizes: Sequence[int]) -> Any:
-    return ask(
-        budget.python, "lifecycle", side=side, kind=kind, loop=loop, sizes=sizes, scale=budget.scale
-    )
+def jobs(budget: Budget, kind: str) -> Iterator[Job]:
+    yield Job((1, 1), [Metric(f"{name(1, kind)}, first in the process")], turns=1)
+    for number, lives in LIVES.items():
+        if number <= max(100_000 * budget.scale, 10):
+            metric = Metric(name(number, kind), LIMITS[kind].get(number))
+            # Never one alone of the smallest: the first one was that.
+            least = 2 if number == 1 else 1
+            yield Job((number, budget.amount(lives, least=least)), [metric], TURNS[number])
 
 
-def name(size: int, kind: str) -> str:
-    return f"{size:_} start() {kind}".replace("_", " ")
+@contextlib.contextmanager
+def start(budget: Budget, side: str, kind: str, loop: str) -> Iterator[Sample]:
+    with program(budget.python, "lifecycle", side=side, kind=kind, loop=loop) as running:
+        yield lambda job: {"cost": running.ask(job)}
+
+
+def name(number: int, kind: str) -> str:
+    return f"{number:_} start() {kind}".replace("_", " ")
 
 
 TARGET = Target(

@@ -1,46 +1,54 @@
 """Logging: what a record costs."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
-from benchmarks.cases import BASELINE, Budget, Case, Metric, Target
-from benchmarks.processes import ask
+from benchmarks.cases import Budget, Case, Job, Metric, Sample, Target
+from benchmarks.processes import program
 
 LIMIT = 0.6
 
 # By format, how many records: rich takes its time for each, though in a thread of its own.
-RECORDS = {"stream": 15_000, "plain": 15_000, "color": 15_000, "json": 15_000, "rich": 1_500}
+RECORDS = {"stream": 2_000, "plain": 2_000, "color": 2_000, "json": 2_000, "rich": 200}
 
 NEEDS = {"color": "colorlog", "json": "pythonjsonlogger", "rich": "rich"}
 
 
 def cases(budget: Budget) -> Sequence[Case]:
-    there = ask(budget.python, "about", libraries=list(NEEDS.values()))["libraries"]
+    with program(budget.python, "about", libraries=list(NEEDS.values())) as about:
+        there = about.answer()["libraries"]
     return [
         Case(
             "log",
             "",
-            {side: partial(measure, budget, side, log_format) for side in budget.sides("aiomisc")},
+            {side: partial(start, budget, side, name) for side in budget.sides()},
             [
-                Metric("caller", f"{log_format}: the calling thread", LIMIT),
-                Metric("process", f"{log_format}: the whole process"),
+                Job(
+                    budget.amount(records),
+                    [
+                        Metric(f"{name}: the calling thread", LIMIT, "caller"),
+                        Metric(f"{name}: the whole process", None, "process"),
+                    ],
+                )
             ],
         )
-        for log_format in RECORDS
-        if NEEDS.get(log_format) is None or NEEDS[log_format] in there
+        for name, records in RECORDS.items()
+        if NEEDS.get(name) is None or NEEDS[name] in there
     ]
 
 
-def measure(budget: Budget, side: str, log_format: str) -> Any:
-    records = budget.repeats(RECORDS["stream" if side == BASELINE else log_format], least=100)
-    return ask(budget.python, "log", side=side, log_format=log_format, records=records)
+@contextlib.contextmanager
+def start(budget: Budget, side: str, log_format: str) -> Iterator[Sample]:
+    with program(budget.python, "log", side=side, log_format=log_format) as running:
+        running.ask(100)  # a warm-up
+        yield running.ask
 
 
 TARGET = Target(
     "log",
-    "Processor time of a log.info() with three arguments, in the thread that calls; and that of the\n"
-    "whole process until all records are written. Both write to a file.\n"
+    "Processor time of a log.info() with three arguments in the thread that calls; and that of\n"
+    "the whole process until all records are written. Both write to a file.\n"
     "baseline: logging.basicConfig(level=logging.INFO), whatever the format of svcrun",
     cases,
 )

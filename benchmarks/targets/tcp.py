@@ -1,55 +1,58 @@
 """TCP echo: what a round trip costs the server."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from benchmarks.cases import Budget, Case, Metric, Target
+from benchmarks.cases import Budget, Case, Job, Metric, Sample, Target
 from benchmarks.processes import program
-from benchmarks.targets.traffic import cost
+from benchmarks.targets.traffic import connections, cost
 
 LIMIT = 0.85
-CONNECTIONS = (1, 64, 512)
-TRIPS = 6_000
+TRIPS = 800
+
+# What is measured one after the other: a handler, and a number of connections.
+JOBS = (("lines", 1), ("lines", 64), ("lines", 512), ("drained lines", 64), ("chunks", 64))
+
+NAMES = {
+    "lines": "readline, write",
+    "drained lines": "readline, write, drain",
+    "chunks": "read, write",
+}
 
 
 def cases(budget: Budget) -> Sequence[Case]:
-    lines = [
-        Metric(str(number), f"lines, {number} connection{'s' * (number > 1)}", LIMIT)
-        for number in CONNECTIONS
+    jobs = [
+        Job((handler, number), [Metric(f"{NAMES[handler]}; {connections(number)}", LIMIT)])
+        for handler, number in JOBS
     ]
-    others = {
-        "drained lines": "lines and drain(), 64 connections",
-        "chunks": "read() and write(), 64 connections",
-    }
-    made = []
-    for loop in budget.loops:
-        sides = {
-            side: partial(measure, budget, side, loop, "lines", CONNECTIONS)
-            for side in budget.sides("aiomisc")
-        }
-        made.append(Case("tcp", loop, sides, lines))
-        for handler, name in others.items():
-            sides = {
-                side: partial(measure, budget, side, loop, handler, (64,))
-                for side in budget.sides("aiomisc")
-            }
-            made.append(Case("tcp", loop, sides, [Metric("64", name, LIMIT)]))
-    return made
+    return [
+        Case(
+            "tcp",
+            loop,
+            {side: partial(start, budget, side, loop) for side in budget.sides("aiomisc")},
+            jobs,
+        )
+        for loop in budget.loops
+    ]
 
 
-def measure(
-    budget: Budget, side: str, loop: str, handler: str, connections: Sequence[int]
-) -> dict[str, float]:
-    trips = budget.repeats(TRIPS, least=100)
-    found = {}
-    with program(budget.python, "stream_server", side=side, loop=loop, handler=handler) as server:
-        port = server.answer()["port"]
-        for number in connections:
-            client = program(
-                budget.python, "echo_client", port=port, connections=number, trips=trips
-            )
-            found[str(number)] = cost(server, client, trips)
-    return found
+@contextlib.contextmanager
+def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
+    handlers = list(NAMES)
+    with (
+        program(budget.python, "stream_server", side=side, loop=loop, handlers=handlers) as server,
+        program(budget.python, "echo_client") as client,
+    ):
+        ports = dict(zip(handlers, server.answer(), strict=True))
+
+        def sample(job: tuple[str, int]) -> Mapping[str, float]:
+            handler, number = job
+            trips = max(budget.amount(TRIPS), number)
+            client.ask((ports[handler], number, number))  # connects, where it is not connected yet
+            return cost(server, client, (ports[handler], number, trips), trips)
+
+        yield sample
 
 
 TARGET = Target(

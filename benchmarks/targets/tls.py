@@ -1,25 +1,25 @@
 """TLS echo: what a round trip costs the server."""
 
+import contextlib
 import functools
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
-from benchmarks.cases import Budget, Case, Metric, Target, Unavailable
+from benchmarks.cases import Budget, Case, Job, Metric, Sample, Target, Unavailable
 from benchmarks.processes import program
-from benchmarks.targets.traffic import cost
+from benchmarks.targets.traffic import connections, cost
 
 LIMIT = 0.95
 CONNECTIONS = (1, 64)
-TRIPS = 4_000
+TRIPS = 600
 
 
 @functools.cache
 def folder() -> tempfile.TemporaryDirectory[str]:
-    """Make a folder with a certificate that lasts as long as this process."""
+    """Make a folder with a certificate, which lasts as long as this process."""
     openssl = shutil.which("openssl")
     if openssl is None:
         raise Unavailable("a certificate is made by the program openssl, which is not there")
@@ -34,41 +34,38 @@ def folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def cases(budget: Budget) -> Sequence[Case]:
-    files = Path(folder().name)
-    certificate = {"cert": str(files / "cert.pem"), "key": str(files / "key.pem")}
-    metrics = [
-        Metric(str(number), f"lines, {number} connection{'s' * (number > 1)}", LIMIT)
+    folder()  # or it raises Unavailable
+    jobs = [
+        Job(number, [Metric(f"readline, write; {connections(number)}", LIMIT)])
         for number in CONNECTIONS
     ]
     return [
-        Case(
-            "tls",
-            loop,
-            {side: partial(measure, budget, side, loop, certificate) for side in budget.sides()},
-            metrics,
-        )
+        Case("tls", loop, {s: partial(start, budget, s, loop) for s in budget.sides()}, jobs)
         for loop in budget.loops
     ]
 
 
-def measure(budget: Budget, side: str, loop: str, certificate: dict[str, str]) -> dict[str, float]:
-    trips = budget.repeats(TRIPS, least=100)
-    found = {}
-    with program(
-        budget.python,
-        "stream_server",
-        side=side,
-        loop=loop,
-        handler="lines",
-        certificate=certificate,
-    ) as server:
-        port = server.answer()["port"]
-        for number in CONNECTIONS:
-            client = program(
-                budget.python, "echo_client", port=port, connections=number, trips=trips, tls=True
-            )
-            found[str(number)] = cost(server, client, trips)
-    return found
+@contextlib.contextmanager
+def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
+    trips = budget.amount(TRIPS, least=64)
+    with (
+        program(
+            budget.python,
+            "stream_server",
+            side=side,
+            loop=loop,
+            handlers=["lines"],
+            certificate={name: f"{folder().name}/{name}.pem" for name in ("cert", "key")},
+        ) as server,
+        program(budget.python, "echo_client", tls=True) as client,
+    ):
+        (port,) = server.answer()
+
+        def sample(number: int) -> Mapping[str, float]:
+            client.ask((port, number, number))  # connects, where it is not connected yet
+            return cost(server, client, (port, number, trips), trips)
+
+        yield sample
 
 
 TARGET = Target(

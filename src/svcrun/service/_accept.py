@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import socket
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
 __all__ = ("Listener", "listen")
@@ -61,8 +61,8 @@ async def listen(
     make_transport = getattr(loop, "_make_socket_transport", None)
     if make_transport is not None and hasattr(loop, "_selector"):
         return Listener(loop, sock, factory, backlog, make_transport)
-    if sock.family == getattr(socket, "AF_UNIX", None):
-        return await loop.create_unix_server(factory, sock=sock, backlog=backlog)
+    # Not create_unix_server() for a path: from Python 3.13 on that removes the file, which is the
+    # endpoint's to do.
     return await loop.create_server(factory, sock=sock, backlog=backlog)
 
 

@@ -145,9 +145,9 @@ class Connection(asyncio.BaseProtocol):
         transport = await self.server.loop.start_tls(
             self.transport, self, context, server_side=True, **options
         )
-        if transport is None:
-            # Closed by the peer as soon as it was complete, or just before.
-            raise ConnectionResetError("the connection was closed during the TLS handshake")
+        if transport is None or transport.get_extra_info("ssl_object") is None:
+            # The client closed the connection meanwhile, which no loop takes for an error.
+            raise ConnectionResetError("the client closed the connection")
         self.over_tls = True
         self.transport = transport
         self.reader.set_transport(transport)

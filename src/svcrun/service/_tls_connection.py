@@ -47,8 +47,10 @@ class TLSConnection(Connection, asyncio.BufferedProtocol):
                 self.server.ssl_context, ssl_handshake_timeout=self.server.ssl_handshake_timeout
             )
         except OSError as error:
+            # Who only looks whether the port is open is not worth a warning.
+            level = logging.INFO if isinstance(error, ConnectionResetError) else logging.WARNING
             reason = explain(error, self.server)
-            log.warning("%r: TLS handshake with %s failed: %s", self.server, self.peer, reason)
+            log.log(level, "%r: TLS handshake with %s failed: %s", self.server, self.peer, reason)
         except asyncio.CancelledError:
             pass  # by stop(), before there was anything to finish
         if self.over_tls:
@@ -63,7 +65,7 @@ class TLSConnection(Connection, asyncio.BufferedProtocol):
 def explain(error: OSError, server: TLSServer) -> str:
     """Tell why a handshake failed, in terms of who reads the log."""
     if not isinstance(error, ssl.SSLError):
-        return str(error) or "the connection was lost"
+        return str(error) or "the client closed the connection"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the client's certificate is not accepted: {error.verify_message}"
     if error.reason == "UNSUPPORTED_PROTOCOL":

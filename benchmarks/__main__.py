@@ -40,17 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     budget = Budget(options.python, loops, also, options.scale)
 
     began = time.monotonic()
-    cases, skipped = plan(targets, budget)
-    rows = runner.measure(cases, options.rounds, tell)
-    tell("")
-
     about |= {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "load": os.getloadavg()[0],
         "rounds": options.rounds,
         "scale": options.scale,
-        "seconds": round(time.monotonic() - began, 1),
     }
-    print(headline(about))
+    print(headline(about), flush=True)
+    cases, skipped = plan(targets, budget)
+    rows = runner.measure(cases, options.rounds, tell)
+    about["seconds"] = round(time.monotonic() - began, 1)
+    tell("")
     for line in report.table(rows, targets, skipped, also):
         print(line)
     print(f"\n{report.verdict(rows)}, in {about['seconds']:.0f} s")
@@ -127,10 +127,11 @@ def plan(targets: Sequence[Target], budget: Budget) -> tuple[list[Case], dict[st
 
 def headline(about: dict[str, Any]) -> str:
     libraries = "".join(f", {name} {version}" for name, version in about["libraries"].items())
-    return (
-        f"{about['python']}{libraries}; {about['machine']}; "
-        f"{about['rounds']} rounds at scale {about['scale']:g}"
-    )
+    rounds = f"{about['rounds']} round{'s' * (about['rounds'] > 1)} at scale {about['scale']:g}"
+    line = f"{about['python']}{libraries}; {about['machine']}; {rounds}"
+    if about["load"] > (os.cpu_count() or 1) / 2:
+        line += f"\nOther programs keep this machine busy (load {about['load']:.1f}): expect noise."
+    return line
 
 
 def tell(text: str) -> None:

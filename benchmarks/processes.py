@@ -24,7 +24,7 @@ TIME_LIMIT = 120.0
 @functools.cache
 def environment() -> dict[str, str]:
     """Return the environment of the programs, with nothing in it that changes what is measured."""
-    ours = ("PYTHON", "SVCRUN_", "AIOMISC_")
+    ours = ("PYTHON", "SVCRUN_", "AIOMISC_", "COVERAGE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
 

@@ -1,6 +1,5 @@
-"""Send lines on many connections and wait for them to come back; one line under way on each."""
+"""Send lines on many connections and wait until they have come back, in waves."""
 
-import select
 import socket
 import ssl
 
@@ -10,16 +9,16 @@ LINE = b"x" * 63 + b"\n"
 
 
 def main(tls: bool = False) -> None:
-    """Do as asked: a number of trips to a port, on a number of connections."""
+    """Do as asked: a number of waves to a port, on a number of connections."""
     here: tuple[int, int] | None = None
     clients: list[socket.socket] = []
-    for port, connections, trips in requests():
+    for port, connections, waves in requests():
         if (port, connections) != here:
             for client in clients:
                 client.close()
             here = (port, connections)
             clients = [connect(port, tls=tls) for _ in range(connections)]
-        exchange(clients, trips)
+        exchange(clients, waves)
         answer("done")
 
 
@@ -34,25 +33,22 @@ def connect(port: int, *, tls: bool) -> socket.socket:
     return client
 
 
-def exchange(clients: list[socket.socket], trips: int) -> None:
-    """Have so many lines come back, on all connections together."""
-    by_fd = {client.fileno(): client for client in clients}
-    started = 0
-    finished = 0
-    with select.epoll() as poll:
-        for client in clients[:trips]:
-            poll.register(client, select.EPOLLIN)
+def exchange(clients: list[socket.socket], waves: int) -> None:
+    """Send a line on each connection, then wait for all of them; do it again.
+
+    In waves, because a client that answers each line at once would let the faster server find fewer
+    lines at each turn of its loop, and seem the slower one.
+    """
+    for _ in range(waves):
+        for client in clients:
             client.sendall(LINE)
-            started += 1
-        while finished < trips:
-            for fd, _ in poll.poll():
-                client = by_fd[fd]
-                if not client.recv(4096).endswith(b"\n"):
-                    continue  # the rest is still to come
-                finished += 1
-                if started < trips:
-                    client.sendall(LINE)
-                    started += 1
+        for client in clients:
+            received = b""
+            while len(received) < len(LINE):
+                data = client.recv(4096)
+                if not data:
+                    raise ConnectionError("the server closed a connection")
+                received += data
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from benchmarks.processes import program
 from benchmarks.targets.traffic import connections, cost
 
 LIMIT = 0.85
-TRIPS = 800
+TRIPS = 1_024
 
 # What is measured one after the other: a handler, and a number of connections.
 JOBS = (("lines", 1), ("lines", 64), ("lines", 512), ("drained lines", 64), ("chunks", 64))
@@ -48,9 +48,9 @@ def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
 
         def sample(job: tuple[str, int]) -> Mapping[str, float]:
             handler, number = job
-            trips = max(budget.amount(TRIPS), number)
-            client.ask((ports[handler], number, number))  # connects, where it is not connected yet
-            return cost(server, client, (ports[handler], number, trips), trips)
+            waves = budget.amount(TRIPS // number)
+            client.ask((ports[handler], number, 1))  # connects, where it is not connected yet
+            return cost(server, client, (ports[handler], number, waves), waves * number)
 
         yield sample
 
@@ -58,7 +58,7 @@ def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
 TARGET = Target(
     "tcp",
     "Processor time that the server takes for a round trip: a client in another process sends a\n"
-    "line of 64 bytes on one of its connections and has it sent back.\n"
+    "line of 64 bytes on each of its connections, has all of them sent back, and does it again.\n"
     "baseline: asyncio.start_server() with the same handler",
     cases,
 )

@@ -14,7 +14,7 @@ from benchmarks.targets.traffic import connections, cost
 
 LIMIT = 0.95
 CONNECTIONS = (1, 64)
-TRIPS = 600
+TRIPS = 640
 
 
 @functools.cache
@@ -47,7 +47,6 @@ def cases(budget: Budget) -> Sequence[Case]:
 
 @contextlib.contextmanager
 def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
-    trips = budget.amount(TRIPS, least=64)
     with (
         program(
             budget.python,
@@ -62,8 +61,9 @@ def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
         (port,) = server.answer()
 
         def sample(number: int) -> Mapping[str, float]:
-            client.ask((port, number, number))  # connects, where it is not connected yet
-            return cost(server, client, (port, number, trips), trips)
+            waves = budget.amount(TRIPS // number)
+            client.ask((port, number, 1))  # connects, where it is not connected yet
+            return cost(server, client, (port, number, waves), waves * number)
 
         yield sample
 

@@ -135,11 +135,11 @@ class Walk:
         """The units that are not done."""
         self.busy: dict[Unit, None] = {}
         """The units that were visited and are not done."""
-        self._blocked: dict[Unit, int] = {}
+        self._blocked: dict[Unit, set[Unit]] = {}
         self._ready: deque[Unit] = deque()
         for unit in units:
             before = unit.requires if upwards else unit.dependants
-            blocking = sum(1 for other in before if self._is_visited(other)) if before else 0
+            blocking = {other for other in before if self._is_visited(other)} if before else None
             if blocking:
                 self._blocked[unit] = blocking
             else:
@@ -200,11 +200,12 @@ class Walk:
         """List the units that those after them, in that direction, have to wait for."""
         return () if self._stopped or self._upwards is not upwards else self.pending
 
-    def release(self, unit: Unit, *, upwards: bool) -> None:
-        """Say that one of those before `unit` in that direction is done, whoever visited it."""
-        if self._upwards is upwards and unit in self._blocked:
-            self._blocked[unit] -= 1
-            if not self._blocked[unit]:
+    def release(self, unit: Unit, before: Unit, *, upwards: bool) -> None:
+        """Say that `before`, which comes before `unit` in that direction, is done, or given up."""
+        blocking = self._blocked.get(unit)
+        if blocking is not None and self._upwards is upwards:
+            blocking.discard(before)
+            if not blocking:
                 del self._blocked[unit]
                 self._ready.append(unit)
 
@@ -225,6 +226,6 @@ class Walk:
         for after in unit.dependants if self._upwards else unit.requires:
             walk: Walk | None = after.walk
             if walk is not None:
-                walk.release(after, upwards=self._upwards)
+                walk.release(after, unit, upwards=self._upwards)
                 if walk is not self:
                     walk.wake()  # who waits for that walk goes on with it, in his own context

@@ -236,6 +236,8 @@ class Sweep:
             self._abandon_unit(unit)
 
     def _abandon_unit(self, unit: Unit) -> None:
+        if _has_ended(unit):
+            return
         self._give_up(unit)
         if self._walk is not None:
             self._walk.done(unit)
@@ -254,8 +256,13 @@ class Sweep:
             unit.task = None
 
     def _busy(self) -> list[Unit]:
-        # One that owes a stop() came through its start just now, and is about to be called again.
-        return [] if self._walk is None else [u for u in self._walk.busy if not u.owes_stop]
+        # One that owes a stop() came through its start just now, and what has ended is about to be
+        # taken note of.
+        return [
+            unit
+            for unit in (() if self._walk is None else self._walk.busy)
+            if not unit.owes_stop and not _has_ended(unit)
+        ]
 
     def _failed(self, unit: Unit, error: BaseException, message: str) -> None:
         unit.failed = True
@@ -273,6 +280,11 @@ class Sweep:
             elif state is ServiceState.STOPPING:
                 unit.move(ServiceState.STOPPED)
             unit.failed = False
+
+
+def _has_ended(unit: Unit) -> bool:
+    task = unit.stop_task or unit.task
+    return task is not None and task.done()
 
 
 def _stack(unit: Unit) -> str:

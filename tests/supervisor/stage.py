@@ -251,6 +251,9 @@ class Stage:
 
     def saw_cancel(self, actor: Actor) -> None:
         """Take note that what `actor` runs was cancelled."""
+        task = asyncio.current_task()
+        if task is not actor.starting and task is not actor.stopping:
+            return  # an earlier run, which was left alone
         actor.cancelled = True
         if actor.cancelled_from_outside:
             return
@@ -259,7 +262,7 @@ class Stage:
             unit = self.unit(actor)
             if unit is not None:
                 self.broke(f"{actor} was cancelled, although nothing stops it")
-        elif asyncio.current_task() is actor.starting and actor.actual is not STARTING:
+        elif task is actor.starting and actor.actual is not STARTING:
             for unit in sweep._units:
                 if unit.stop_task is not None or unit.owes_stop:
                     self.broke(

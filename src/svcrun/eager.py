@@ -185,6 +185,9 @@ class Waiter:
             self._loop.call_soon(wakeup, self, context=context)
 
     def __await__(self) -> Generator[Any, None, None]:
+        if self._wakeup is not None:
+            msg = f"{self!r} holds a task already"
+            raise RuntimeError(msg)
         self._asyncio_future_blocking = True
         yield self
 
@@ -198,9 +201,6 @@ class Waiter:
         self, wakeup: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
         """Take the wake-up call of the task that waits."""
-        if self._wakeup is not None:
-            msg = f"{self!r} holds a task already"
-            raise RuntimeError(msg)
         self._wakeup = wakeup
         self._context = context
 

@@ -1,0 +1,214 @@
+"""What goes past asyncio's public names, on every version and loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from svcrun.eager import Waiter, start_eagerly, wakeup_descriptor
+from tests.support import LoopFactory, loop_factories
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, LoopFactory] | None:
+    return loop_factories()
+
+
+async def test_the_first_step_runs_before_the_task_is_returned() -> None:
+    steps = []
+
+    async def work() -> str:
+        steps.append("first")
+        await asyncio.sleep(0)
+        steps.append("second")
+        return "done"
+
+    task = start_eagerly(work(), asyncio.get_running_loop(), name="work")
+    assert steps == ["first"]
+    assert task.get_name() == "work"
+    assert await task == "done"
+
+
+async def test_a_coroutine_that_never_waits_is_done_at_once() -> None:
+    async def work() -> Any:
+        return asyncio.current_task()
+
+    outer = asyncio.current_task()
+    task = start_eagerly(work(), asyncio.get_running_loop())
+    assert task.done()
+    assert task.result() is task
+    assert asyncio.current_task() is outer
+
+
+async def test_a_time_limit_inside_the_first_step_works() -> None:
+    async def work() -> None:
+        async with asyncio.timeout(0.01):
+            await asyncio.Event().wait()
+
+    task = start_eagerly(work(), asyncio.get_running_loop())
+    with pytest.raises(TimeoutError):
+        await task
+    assert not task.cancelling()
+
+
+async def test_an_error_of_the_first_step_is_the_tasks() -> None:
+    async def work() -> None:
+        raise LookupError
+
+    task = start_eagerly(work(), asyncio.get_running_loop())
+    assert isinstance(task.exception(), LookupError)
+
+
+async def test_what_the_first_step_sets_stays_in_its_own_context() -> None:
+    async def work() -> None:
+        variable.set(1)
+
+    await start_eagerly(work(), asyncio.get_running_loop())
+    assert variable.get() == 0
+
+    context = contextvars.copy_context()
+    await start_eagerly(work(), asyncio.get_running_loop(), context=context)
+    assert variable.get() == 0
+    assert context[variable] == 1
+
+
+async def test_a_task_factory_of_the_user_is_respected() -> None:
+    loop = asyncio.get_running_loop()
+    made = []
+
+    def factory(loop: Any, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(coro)
+        return asyncio.Task(coro, loop=loop, **options)
+
+    async def work() -> int:
+        return 1
+
+    loop.set_task_factory(factory)
+    try:
+        task = start_eagerly(work(), loop)
+        assert len(made) == 1
+        assert not task.done()
+        assert await task == 1
+    finally:
+        loop.set_task_factory(None)
+
+
+async def test_callbacks_can_be_scheduled_after_an_eager_start() -> None:
+    loop = asyncio.get_running_loop()
+
+    async def work() -> None: ...
+
+    await start_eagerly(work(), loop)
+    called = asyncio.Event()
+    loop.call_soon(called.set)
+    await asyncio.wait_for(called.wait(), timeout=60)
+
+
+class Sleeper:
+    """A task that waits on a waiter, again and again."""
+
+    def __init__(self) -> None:
+        self.waiter = Waiter(asyncio.get_running_loop())
+        self.woken = 0
+        self.task = start_eagerly(self._sleep(), asyncio.get_running_loop())
+
+    async def _sleep(self) -> None:
+        while True:
+            await self.waiter
+            self.woken += 1
+
+    async def end(self) -> None:
+        self.task.cancel()
+        await asyncio.wait((self.task,))
+
+
+async def test_a_callback_resumes_the_waiting_task_at_once() -> None:
+    sleeper = Sleeper()
+    seen = []
+
+    def wake() -> None:
+        sleeper.waiter.wake()
+        seen.append(sleeper.woken)
+        sleeper.waiter.wake()
+        seen.append(sleeper.woken)
+
+    asyncio.get_running_loop().call_soon(wake)
+    await asyncio.sleep(0)
+    assert seen == [1, 2]
+    await sleeper.end()
+
+
+async def test_from_inside_of_another_task_the_waiting_one_gets_its_turn_later() -> None:
+    sleeper = Sleeper()
+    sleeper.waiter.wake()
+    assert sleeper.woken == 0
+    await asyncio.sleep(0)
+    assert sleeper.woken == 1
+    await sleeper.end()
+
+
+async def test_waking_nobody_does_nothing() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+    waiter.wake()
+    assert not waiter.waiting
+    assert not waiter.cancel()
+
+
+async def test_a_waiting_task_can_be_cancelled_with_a_message() -> None:
+    sleeper = Sleeper()
+    assert sleeper.waiter.waiting
+    sleeper.task.cancel("enough")
+    with pytest.raises(asyncio.CancelledError, match="enough"):
+        await sleeper.task
+    assert sleeper.task.cancelled()
+
+
+async def test_a_cancelled_wait_can_be_followed_by_another_one() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+
+    async def work() -> str:
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            await waiter
+        return "woken"
+
+    task = start_eagerly(work(), asyncio.get_running_loop())
+    task.cancel()
+    await asyncio.sleep(0)
+    assert waiter.waiting
+    waiter.wake()
+    assert await task == "woken"
+
+
+async def test_a_second_task_is_refused() -> None:
+    sleeper = Sleeper()
+
+    async def wait() -> None:
+        await sleeper.waiter
+
+    second = start_eagerly(wait(), asyncio.get_running_loop())
+    with pytest.raises(RuntimeError, match="holds a task already"):
+        await second
+    await sleeper.end()
+
+
+async def test_there_is_a_descriptor_that_wakes_the_loop_or_no_need_for_one() -> None:
+    descriptor = wakeup_descriptor(asyncio.get_running_loop())
+    assert descriptor is not None
+
+
+def test_a_loop_that_does_not_tell_its_descriptor_is_no_error() -> None:
+    class Loop: ...
+
+    loop: Any = Loop()
+    assert wakeup_descriptor(loop) is None

@@ -160,8 +160,20 @@ def variables_in(path: Path) -> set[str]:
     }
 
 
+VARIABLES = sorted(variables_in(DOCS / "reference" / "environment.rst"))
+
+
 def test_the_environment_variables_of_the_manual_are_those_of_the_package() -> None:
-    assert variables_in(DOCS / "reference" / "environment.rst") == variables_in(SOURCE)
+    assert set(VARIABLES) == variables_in(SOURCE)
+
+
+@pytest.mark.parametrize("variable", [it for it in VARIABLES if "DATE" not in it])
+def test_a_variable_of_the_manual_is_read_and_named_if_it_can_not_be_used(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "neither this nor that")
+    with pytest.raises(ValueError, match=variable):
+        svcrun.entrypoint()
 
 
 def test_every_exported_name_is_in_the_reference() -> None:

@@ -123,7 +123,7 @@ class Entrypoint:
     ) -> None:
         _check(services)
         self._given = services
-        self._loop = loop
+        self._loop = None if loop is None else _check_loop(loop)
         self._options = Options(
             pool_size=pool_size,
             loop_factory=loop_factory,
@@ -139,7 +139,7 @@ class Entrypoint:
                 "buffer_size": log_buffer_size,
                 "date_format": log_date_format,
                 "flush_interval": log_flush_interval,
-                "handlers": tuple(log_handlers),
+                "handlers": log_handlers,
                 "buffer_limit": log_buffer_limit,
             },
         )
@@ -270,7 +270,9 @@ class Entrypoint:
             owns_loop = self._loop is None
             if self._loop is None:
                 self._loop = make_loop(self._options, self._undo)
-            loop = _check_loop(self._loop)
+            loop = self._loop
+            if loop.is_running():
+                raise _wrong_loop(loop)
             runtime = self._set_up(loop, LoopBody(loop), owns_loop=owns_loop)
             try:
                 drive(loop, runtime.enter(self.start_services(*self._given)), cancel=True)
@@ -315,9 +317,7 @@ class Entrypoint:
         try:
             loop = asyncio.get_running_loop()
             if self._loop is not None and self._loop is not loop:
-                raise ParameterError(
-                    "entrypoint", "loop", self._loop, "none in `async with`, which uses its own"
-                )
+                raise _wrong_loop(self._loop)
             self._loop = loop
             runtime = self._set_up(loop, TaskBody(loop), owns_loop=False)
             try:
@@ -450,12 +450,16 @@ def _check(services: tuple[Service, ...]) -> None:
 
 
 def _check_loop(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
-    accepted = "an event loop that neither runs nor is closed"
     if not isinstance(loop, asyncio.AbstractEventLoop):
-        raise ParameterTypeError("entrypoint", "loop", loop, accepted)
-    if loop.is_running() or loop.is_closed():
-        raise ParameterError("entrypoint", "loop", loop, accepted)
+        raise ParameterTypeError("entrypoint", "loop", loop, "an event loop, or nothing")
+    if loop.is_closed():
+        raise _wrong_loop(loop)
     return loop
+
+
+def _wrong_loop(loop: asyncio.AbstractEventLoop) -> ParameterError:
+    accepted = "a loop that is not closed: in `with`, one that does not run; in `async with`, none"
+    return ParameterError("entrypoint", "loop", loop, accepted)
 
 
 def _unless_cancelled(error: BaseException) -> BaseException | None:

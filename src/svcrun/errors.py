@@ -57,6 +57,10 @@ class NotAService(TypeError):
     def __init__(self, found: object) -> None:
         if isinstance(found, type):
             text = f"{found.__name__} is a class; pass an instance: {found.__name__}(...)"
+        elif isinstance(found, list | tuple | set | frozenset):
+            text = (
+                f"{found!r} is no svcrun.Service; pass services one by one: entrypoint(*services)"
+            )
         else:
             text = f"{found!r} is not a svcrun.Service instance"
         super().__init__(text)

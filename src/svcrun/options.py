@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import signal
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from svcrun.environment import Environment
 from svcrun.errors import ParameterError, ParameterTypeError
@@ -12,6 +13,8 @@ from svcrun.errors import ParameterError, ParameterTypeError
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
 
 __all__ = ("Options",)
 
@@ -40,45 +43,48 @@ class Options:
         log_config: bool | None,
         log: dict[str, Any],
     ) -> None:
-        environment = Environment()
-        self.use_uvloop = environment.switch("USE_UVLOOP", default=True)
-        self.pool_size = _pool_size(pool_size, environment)
-        self.loop_factory = loop_factory
-        self.debug = environment.switch("DEBUG", default=False) if debug is None else debug
+        env = Environment()
+        self.use_uvloop = env.switch("USE_UVLOOP", default=True)
+        self.loop_factory = _factory(loop_factory)
+        self.debug = _switch("debug", debug, env, default=False)
         self.signals = _signals(catch_signals)
-        self.shutdown_timeout = _shutdown_timeout(shutdown_timeout, environment)
+        self.pool_size = _count(*_choose("pool_size", pool_size, env.whole_number), "threads")
         self.start_timeout = _seconds("start_timeout", start_timeout)
-        if log_config is None:
-            log_config = environment.switch("LOG_CONFIG", default=True)
-        self.log = _complete_log_options(log, environment) if log_config else None
+        self.shutdown_timeout = (
+            _seconds(*_choose("shutdown_timeout", shutdown_timeout, env.number))
+            or DEFAULT_SHUTDOWN_TIMEOUT
+        )
+        self.log: dict[str, Any] | None = None
+        if _switch("log_config", log_config, env, default=True):
+            self.log = _log_options(env, **log)
 
 
-def _seconds(name: str, value: float | None) -> float | None:
+def _variable(option: str) -> str:
+    return f"SVCRUN_{option.upper()}"
+
+
+def _choose(
+    option: str, given: T | None, read: Callable[[str], T | None], variable: str | None = None
+) -> tuple[str, T | None]:
+    """Return what counts, the argument or else the variable, after the name of the one it is."""
+    if given is not None:
+        return option, given
+    variable = variable or option.upper()
+    return _variable(variable), read(variable)
+
+
+def _switch(option: str, given: bool | None, env: Environment, *, default: bool) -> bool:
+    if given is None:
+        return env.switch(option.upper(), default=default)
+    if given not in (False, True):
+        raise ParameterTypeError(OWNER, option, given, "True or False")
+    return bool(given)
+
+
+def _count(name: str, value: int | None, what: str) -> int | None:
     if value is None:
         return None
-    accepted = "a number of seconds above 0"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ParameterTypeError(OWNER, name, value, accepted)
-    if not value > 0 or math.isinf(value):
-        raise ParameterError(OWNER, name, value, accepted)
-    return float(value)
-
-
-def _shutdown_timeout(value: float | None, environment: Environment) -> float:
-    if value is None:
-        name, value = "SVCRUN_SHUTDOWN_TIMEOUT", environment.number("SHUTDOWN_TIMEOUT")
-    else:
-        name = "shutdown_timeout"
-    return _seconds(name, value) or DEFAULT_SHUTDOWN_TIMEOUT
-
-
-def _pool_size(value: int | None, environment: Environment) -> int | None:
-    name = "pool_size"
-    if value is None:
-        name, value = "SVCRUN_POOL_SIZE", environment.whole_number("POOL_SIZE")
-    if value is None:
-        return None
-    accepted = "a number of threads, at least 1"
+    accepted = f"a number of {what}, at least 1"
     if isinstance(value, bool) or not isinstance(value, int):
         raise ParameterTypeError(OWNER, name, value, accepted)
     if value < 1:
@@ -86,26 +92,88 @@ def _pool_size(value: int | None, environment: Environment) -> int | None:
     return value
 
 
+def _seconds(name: str, value: float | None, *, or_none: bool = False) -> float | None:
+    if value is None:
+        return None
+    accepted = "a number of seconds, 0 or more" if or_none else "a number of seconds above 0"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ParameterTypeError(OWNER, name, value, accepted)
+    # Beyond some centuries, timers overflow.
+    if not (0 < value <= threading.TIMEOUT_MAX or (or_none and value == 0)):
+        raise ParameterError(OWNER, name, value, accepted)
+    return float(value)
+
+
+def _factory(
+    value: Callable[[], asyncio.AbstractEventLoop] | None,
+) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if value is not None and not callable(value):
+        raise ParameterTypeError(
+            OWNER, "loop_factory", value, "a function that returns a new event loop"
+        )
+    return value
+
+
 def _signals(value: Iterable[int] | None) -> tuple[int, ...] | None:
     if value is None:
         return None
-    accepted = "signals, such as (signal.SIGINT, signal.SIGTERM)"
+    accepted = "signals that can be caught, such as (signal.SIGINT, signal.SIGTERM)"
     try:
-        return tuple(signal.Signals(signum) for signum in value)
+        signals = tuple(signal.Signals(signum) for signum in value)
     except TypeError:
         raise ParameterTypeError(OWNER, "catch_signals", value, accepted) from None
     except ValueError:
         raise ParameterError(OWNER, "catch_signals", value, accepted) from None
+    if signal.SIGKILL in signals or signal.SIGSTOP in signals:
+        raise ParameterError(OWNER, "catch_signals", value, accepted)
+    return signals
 
 
-def _complete_log_options(given: dict[str, Any], environment: Environment) -> dict[str, Any]:
-    found = {
-        "level": environment.text("LOG_LEVEL"),
-        "log_format": environment.text("LOG_FORMAT"),
-        "date_format": environment.text("LOG_DATE_FORMAT"),
-        "buffered": environment.switch("LOG_BUFFERING", default=True),
-        "buffer_size": environment.whole_number("LOG_BUFFER"),
-        "flush_interval": environment.number("LOG_FLUSH"),
+def _log_options(
+    env: Environment,
+    *,
+    level: int | str | None,
+    log_format: str | int | None,
+    buffered: bool | None,
+    buffer_size: int | None,
+    date_format: str | None,
+    flush_interval: float | None,
+    handlers: Iterable[logging.Handler],
+    buffer_limit: int | None,
+) -> dict[str, Any]:
+    level_name, level = _choose("log_level", level, env.text)
+    format_name, log_format = _choose("log_format", log_format, env.text)
+    if level is not None or log_format is not None:
+        from svcrun.log.formats import parse_format, parse_level
+
+        level = None if level is None else parse_level(level, level_name)
+        log_format = None if log_format is None else parse_format(log_format, format_name)
+    name, date_format = _choose("log_date_format", date_format, env.text)
+    if date_format is not None and not isinstance(date_format, str):
+        raise ParameterTypeError(OWNER, name, date_format, "a format such as '%H:%M:%S'")
+
+    size = _choose("log_buffer_size", buffer_size, env.whole_number, "LOG_BUFFER")
+    interval = _choose("log_flush_interval", flush_interval, env.number, "LOG_FLUSH")
+    options = {
+        "level": level,
+        "log_format": log_format,
+        "buffered": _switch("log_buffering", buffered, env, default=True),
+        "buffer_size": _count(*size, "records"),
+        "date_format": date_format,
+        "flush_interval": _seconds(*interval, or_none=True),
+        "handlers": _handlers(handlers),
+        "buffer_limit": _count("log_buffer_limit", buffer_limit, "records"),
     }
-    found.update((name, value) for name, value in given.items() if value is not None)
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _handlers(value: Iterable[logging.Handler]) -> tuple[logging.Handler, ...]:
+    try:
+        handlers = tuple(value)
+    except TypeError:
+        handlers = None
+    if handlers is None or not all(isinstance(handler, logging.Handler) for handler in handlers):
+        raise ParameterTypeError(
+            OWNER, "log_handlers", value, "logging.Handler instances, in a list"
+        )
+    return handlers

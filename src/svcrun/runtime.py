@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from svcrun.context import Context
 from svcrun.eager import current_loop, start_eagerly
-from svcrun.errors import StopTimeout, raise_together
+from svcrun.errors import ParameterTypeError, StopTimeout, raise_together
 from svcrun.guard import EXIT_HUNG, Guard
 from svcrun.interrupts import Interrupts
 from svcrun.supervisor import Supervisor
@@ -38,7 +38,12 @@ GUARD_GRACE = 8 * GRACE
 
 def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
     """Make an event loop and have it be the current one; `undo` closes it."""
-    loop = _new_loop(options) if options.loop_factory is None else options.loop_factory()
+    factory = options.loop_factory
+    loop = _new_loop(options) if factory is None else factory()
+    if not isinstance(loop, asyncio.AbstractEventLoop):
+        raise ParameterTypeError(
+            "entrypoint", "loop_factory", factory, f"one that returns an event loop, not {loop!r}"
+        )
     undo.callback(_close_loop, loop, current_loop())
     loop.set_debug(options.debug)
     asyncio.set_event_loop(loop)
@@ -172,7 +177,7 @@ class Runtime:
             await start
         finally:
             self._starting = None
-        while self._interrupts.first is not None and self.signal is None:
+        while self._interrupts.first is not None and self.signal is None:  # noqa: ASYNC110
             await asyncio.sleep(0)  # the loop is about to hear of it
         if self.body.is_closing:  # which nobody has noticed
             raise asyncio.CancelledError

@@ -293,12 +293,16 @@ def test_a_stop_that_hangs_is_cancelled_logged_and_the_process_ends_with_70(run:
     [
         "with entrypoint(Stubborn(), shutdown_timeout=0.3): pass",
         "run_async(block())",
-        "loop = asyncio.new_event_loop()\n"
-        "try:\n"
-        "    with entrypoint(Stubborn(), shutdown_timeout=0.3, loop=loop): pass\n"
-        "finally:\n"
-        "    loop.run_until_complete(asyncio.sleep(0)); release()\n"
-        "    loop.run_until_complete(asyncio.sleep(0.1)); loop.close()\n",
+        """
+loop = asyncio.new_event_loop()
+try:
+    with entrypoint(Stubborn(), shutdown_timeout=0.3, loop=loop):
+        pass
+finally:
+    release()
+    loop.run_until_complete(asyncio.sleep(0.1))
+    loop.close()
+""",
     ],
     ids=["sync", "async", "given loop"],
 )

@@ -290,7 +290,7 @@ class Supervisor:
 
     def _on_ready(self, unit: Unit) -> None:
         """React to ``start_event``, which is being set inside the service's own task."""
-        if unit.state is not STARTING:
+        if unit.state is not STARTING or unit.task is None:  # without a task, it was left alone
             return
         self._started(unit)
         if unit.in_sweep is None:

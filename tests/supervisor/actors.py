@@ -1,11 +1,12 @@
 """Services that do what a script says, for the model of the supervisor, and note what is done to them."""
 
+# mypy: disable-error-code="misc, arg-type, syntax"
+
 import asyncio
 import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from svcrun.errors import StartCancelled
 from svcrun.service.base import Service
 from svcrun.state import ServiceState
 
@@ -19,7 +20,7 @@ LINGERING = 0.5
 """Seconds that somebody takes to clean up."""
 
 
-class Boom(Exception):  # noqa: N818 - it is what a script raises, whatever for
+class Boom(Exception):
     """An error out of a script."""
 
 
@@ -100,6 +101,8 @@ class Actor(Service):
     owes_stop = False
     succeeded = False
     """Whether the present ``start()`` has returned or set its event."""
+    late = False
+    """Whether nobody waited for that any more."""
     starting: asyncio.Task[Any] | None = None
     stopping: asyncio.Task[Any] | None = None
     cancelled = False
@@ -111,7 +114,7 @@ class Actor(Service):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.number} {self.actual.name}>"
 
-    @property  # type: ignore[override] - a variable of the base, watched here
+    @property
     def _state(self) -> ServiceState:
         return self.actual
 
@@ -133,7 +136,7 @@ class Actor(Service):
         self.stage.saw_start(self)
         try:
             await self._play(script.prepare)
-            self.succeeded = True
+            self.succeeded, self.late = True, self.stage.abandons(self)
             if script.live is not None:
                 self.start_event.set()
                 await self._play(script.live)
@@ -202,7 +205,7 @@ class Gamma(Alpha):
     """One that stops without ado, and is an `Alpha`."""
 
     has_stop = False
-    stop = Service.stop  # type: ignore[assignment]
+    stop = Service.stop
 
 
 ACTORS: tuple[type[Actor], ...] = (Alpha, Beta, Gamma)

@@ -1,20 +1,21 @@
 """The place where actors act: it knows what the supervisor owes them, and whether it kept to that."""
 
+# mypy: disable-error-code="misc, arg-type, syntax"
+
 import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from svcrun.restart import Restart
 from svcrun.service.base import dependencies
 from svcrun.state import TRANSITIONS, ServiceState
 from svcrun.supervisor import Supervisor
 from svcrun.sweep import GRACE, Sweep
 from svcrun.unit import Unit
+from tests.supervisor.actors import Actor, Ask
 from tests.support_clock import VirtualClockLoop, waiting_tasks
-from tests.supervisor.actors import LINGERING, Actor, Ask
 
 NEW, STARTING, RUNNING, STOPPING, STOPPED, FAILED = ServiceState
 AT_REST = (NEW, STOPPED, FAILED)
@@ -196,7 +197,7 @@ class Stage:
         elif new is FAILED and old is RUNNING:
             if actor.on_crash == "shutdown" and self.closing is None:
                 self.crashes_to_be_fatal += 1
-        elif old is STARTING and actor.succeeded and not self._abandoning(actor):
+        elif old is STARTING and actor.succeeded and not actor.late:
             self.broke(f"{actor} had started")
         for call in self.calls:
             if actor in call.actors:
@@ -220,7 +221,7 @@ class Stage:
                 self.broke(f"{actor} is started without any {dependency}")
         unit = self.unit(actor)
         if unit is not None:
-            required.update(other.service for other in unit.requires)  # type: ignore[misc] - all are actors
+            required.update(other.service for other in unit.requires)
         for other in required:
             if other.actual is not RUNNING:
                 self.broke(f"{actor} is started before {other}, which it depends on")
@@ -232,10 +233,10 @@ class Stage:
         actor.owes_stop = False
         if actor.actual is not STOPPING:
             self.broke(f"stop() of {actor} was called")
-        if self._abandoning(actor):
+        if self.abandons(actor):
             return
         for dependant in self.actors:
-            if actor not in dependant.required or self._abandoning(dependant):
+            if actor not in dependant.required or self.abandons(dependant):
                 continue
             if dependant.owes_stop or dependant.actual in (STARTING, RUNNING):
                 self.broke(f"{actor} is stopped before {dependant}, which depends on it")
@@ -269,7 +270,8 @@ class Stage:
                         f"start() of {actor} was cancelled before stop() of {unit.service!r} ended"
                     )
 
-    def _abandoning(self, actor: Actor) -> bool:
+    def abandons(self, actor: Actor) -> bool:
+        """Whether what `actor` runs is not waited for any more."""
         sweep = self.sweep(actor)
         return sweep is not None and sweep._abandoning
 

@@ -40,7 +40,10 @@ DELAYS = (AT_ONCE, 0.0, 0.5, 1.0, 3.0, None)
 ENDS = (*[End.RETURN] * 3, *[End.FAIL] * 2, End.CANCELLED, End.DOOM)
 REACTIONS = (*[OnCancel.END] * 4, *list(OnCancel)[1:])
 WHOM = ((0,), (1,), (-1,), (1, 2), (0, -1))
-ASKS = (*[None] * 3 * 2 * len(WHOM), *(Ask(kind, whom) for kind in ("start", "stop") for whom in WHOM))
+ASKS = (
+    *[None] * 3 * 2 * len(WHOM),
+    *(Ask(kind, whom) for kind in ("start", "stop") for whom in WHOM),
+)
 PARTS = tuple(
     Part(delay, end, on_cancel, ask)
     for ask, on_cancel, end, delay in itertools.product(ASKS, REACTIONS, ENDS, DELAYS)

@@ -17,7 +17,7 @@ import svcrun
 from svcrun import errors, log, service, thread_pool
 from svcrun.state import TRANSITIONS
 from tests.conftest import Certificates
-from tests.documents import Block, Scene, find_blocks, play, read_blocks, read_scenes
+from tests.documents import Block, Scene, find_blocks, needs, play, read_blocks, read_scenes
 from tests.support import ROOT
 
 DOCS = ROOT / "docs"
@@ -123,8 +123,13 @@ def test_no_output_or_terminal_session_stands_without_its_program() -> None:
     [block for page in PAGES for block in read_blocks(page) if block.language == "sh"],
     ids=str,
 )
-def test_shell_commands_can_be_parsed(block: Block) -> None:
-    subprocess.run(["bash", "-n", "-c", block.text], check=True)
+def test_shell_commands_work(block: Block, tmp_path: Path) -> None:
+    if block.page.name == "README.rst":  # whose commands set up this very test
+        subprocess.run(["bash", "-n", "-c", block.text], check=True)
+    elif needs(block.text, "openssl"):
+        pytest.skip("needs openssl")
+    else:
+        subprocess.run(["bash", "-ec", block.text], check=True, cwd=tmp_path)
 
 
 def one_block(page: str, language: str) -> str:

@@ -35,7 +35,7 @@ nitpick_ignore = [
 
 
 def find_by_last_name(app: Any, env: Any, node: Any, contents: Any) -> Any:
-    """Resolve what a docstring calls by its bare name, or by another of the modules that export it."""
+    """Resolve what a docstring calls by its bare name, or by another module that exports it."""
     if node.get("refdomain") != "py":
         return None
     python = env.domains["py"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib.util
 import logging
@@ -332,6 +333,23 @@ def _wakeup_fd() -> int | None:
     return fd
 
 
+@functools.cache
+def _run_each_kind_of_loop() -> None:
+    """Have libuv open the pipe that it keeps for as long as the process lasts."""
+
+    async def nothing() -> None:
+        pass
+
+    def program() -> None:
+        for factory in loop_factories().values():
+            with asyncio.Runner(loop_factory=factory) as runner:
+                runner.run(nothing())
+
+    thread = threading.Thread(target=program)  # this one may run a loop
+    thread.start()
+    thread.join()
+
+
 @contextlib.contextmanager
 def nothing_left(*, within: float = 10.0) -> Iterator[None]:
     """Fail unless the block leaves this process as it found it.
@@ -340,6 +358,7 @@ def nothing_left(*, within: float = 10.0) -> Iterator[None]:
 
     :param within: seconds for a thread that is just ending to be gone.
     """
+    _run_each_kind_of_loop()
     before = Resources.held()
     yield
     deadline = time.monotonic() + within

@@ -37,7 +37,8 @@ class _JumpingSelector(selectors.DefaultSelector):
 class VirtualClockLoop(asyncio.SelectorEventLoop):
     """A loop that never sleeps: when nothing is ready, its time jumps to the next timer.
 
-    Only for what waits for timers and for other tasks: a loop that waits for sockets or threads would jump over them.
+    Only for what waits for timers and for other tasks: a loop that waits for sockets or threads
+    would jump over them.
 
     :raises Deadlock: from what runs the loop, when nothing is ready and there is no timer.
     """

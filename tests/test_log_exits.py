@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PATIENCE, ROOT, STRICT, Program
+from tests.support import PATIENCE, STRICT, Program
 
 RunProgram = Callable[..., Program]
 
@@ -19,8 +19,6 @@ import atexit, logging, os, signal, sys, threading, time
 from svcrun.log import basic_config
 session = basic_config("info", "plain")
 """
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
 
 def numbers(text: str, prefix: str = "") -> list[int]:
@@ -120,7 +118,6 @@ def test_a_pipe_that_nobody_reads_does_not_hold_the_program(tmp_path: Path) -> N
             [sys.executable, *STRICT, "-c", source],
             stdout=subprocess.PIPE,
             stderr=writer,
-            env=ENVIRONMENT,
             timeout=PATIENCE,
             check=False,
         )
@@ -141,7 +138,6 @@ def test_a_slow_reader_gets_every_line_whole(run_program: RunProgram) -> None:
         [sys.executable, *STRICT, "-c", source],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=ENVIRONMENT,
         text=True,
     ) as process:
         assert process.stdout is not None
@@ -175,7 +171,6 @@ def test_a_full_disk_ends_neither_the_writer_nor_the_exit_code(tmp_path: Path) -
     done = subprocess.run(
         [sys.executable, *STRICT, "-c", source],
         capture_output=True,
-        env=ENVIRONMENT,
         timeout=PATIENCE,
         text=True,
         check=False,
@@ -227,6 +222,23 @@ def test_parent_and_child_of_a_fork_write_their_own_records_once(run_program: Ru
     assert numbers(outcome.stderr, "parent ") == list(range(10_000))
     assert numbers(outcome.stderr, "child ") == list(range(5000))
     assert len(outcome.stderr.splitlines()) == 15_000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_was_buffered_before_a_fork_is_written_without_another_record(
+    run_program: RunProgram,
+) -> None:
+    outcome = run_program(
+        BEGIN + "written = threading.Event()\n"
+        "class Handler(logging.Handler):\n"
+        "    def emit(self, record): written.set()\n"
+        "basic_config('info', 'disabled', flush_interval=0.5, handlers=[Handler()])\n"
+        "logging.info('x')\n"
+        "child = os.fork()\n"
+        "if not child: os._exit(0)\n"
+        "print(written.wait(20)); os.waitpid(child, 0)\n"
+    ).wait()
+    assert outcome.stdout.split() == ["True"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

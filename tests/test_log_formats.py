@@ -167,6 +167,12 @@ def test_json_takes_extras_of_every_kind() -> None:
     assert datetime.fromisoformat(fields["timestamp"]) <= datetime.now(UTC)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_json_has_no_numbers_that_json_does_not_know(number: float) -> None:
+    written = write("json", "x", extra={"number": number})
+    assert json.loads(written, parse_constant=pytest.fail)["number"] == str(number)
+
+
 @pytest.mark.parametrize("text", ODD_TEXTS)
 def test_json_gives_back_any_text_from_one_line(text: str) -> None:
     written = write("json", "%s", text)

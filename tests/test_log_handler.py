@@ -5,6 +5,7 @@ import io
 import itertools
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -53,8 +54,10 @@ class Gated(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
         self.gate, self.busy = threading.Event(), threading.Event()
+        self.threads: set[str] = set()
 
     def write(self, text: str) -> int:
+        self.threads.add(threading.current_thread().name)
         self.busy.set()
         self.gate.wait(PATIENCE)
         return super().write(text)
@@ -115,6 +118,17 @@ def test_the_writer_wakes_at_buffer_size_and_not_before(log: logging.Logger) -> 
     assert not target.busy.wait(0.2)
     log.info("9")
     assert target.busy.wait(PATIENCE)
+
+
+def test_after_a_flush_records_are_collected_again(log: logging.Logger) -> None:
+    target = Collector()
+    handler = attach(log, target, flush_interval=3600)
+    for _ in range(3):
+        log.info("x")
+        handler.flush()
+        target.busy.clear()
+    log.info("x")
+    assert not target.busy.wait(0.2)
 
 
 @pytest.mark.parametrize("level", [logging.ERROR, logging.CRITICAL])
@@ -217,6 +231,7 @@ def test_close_gives_up_although_stderr_itself_is_stuck(
     assert stream.busy.wait(PATIENCE)
     handler.close(timeout=0.05)
     assert handler.abandoned
+    assert stream.threads == {THREAD_NAME}
     stream.gate.set()
 
 
@@ -270,12 +285,18 @@ def test_the_target_is_flushed_but_not_closed(log: logging.Logger) -> None:
     assert not collector.closed
 
 
-def test_after_close_a_record_is_written_by_the_thread_that_logs_it(log: logging.Logger) -> None:
+@pytest.mark.parametrize("early", [[], ["early"]])
+def test_after_close_a_record_is_written_by_the_thread_that_logs_it(
+    log: logging.Logger, early: list[str]
+) -> None:
     target = Collector()
     handler = attach(log, target)
+    for message in early:
+        log.info(message)
     handler.close()
+    target.threads.clear()
     log.info("late")
-    assert target.texts == ["late"]
+    assert target.texts == [*early, "late"]
     assert target.threads == {threading.current_thread().name}
 
 
@@ -693,7 +714,11 @@ def test_what_a_handler_logs_while_it_writes_does_not_come_back_to_it(
     assert sorted(stream.getvalue().split("\n")[:-1]) == ["about x", "about x", "x"]
 
 
-def test_flush_and_close_by_the_target_itself_do_not_wait_for_ever(log: logging.Logger) -> None:
+def test_flush_and_close_by_the_target_itself_do_not_wait(
+    log: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("svcrun.log.writer.PATIENCE", 3600)
+
     class Odd(Collector):
         def emit(self, record: logging.LogRecord) -> None:
             super().emit(record)
@@ -708,6 +733,7 @@ def test_flush_and_close_by_the_target_itself_do_not_wait_for_ever(log: logging.
     log.info("close")
     for thread in log_threads():
         thread.join(PATIENCE)
+        assert not thread.is_alive()
     assert target.texts == ["x", "close"]
 
 
@@ -831,5 +857,6 @@ def test_the_stderr_of_the_process_is_written_in_whole_lines(
     log.info("y" * 10_000)
     handler.close()
     assert all(data.endswith(b"\n") for data in writes)
+    assert all(len(data) <= select.PIPE_BUF or data.count(b"\n") == 1 for data in writes)
     assert len(writes) < 20
     assert b"".join(writes).count(b"\n") == 501

@@ -84,8 +84,6 @@ class Sweep:
             self._walk.go()
             await self._walk.wait(self._loop)
         finally:
-            for timer in self._timers:
-                timer.cancel()
             self._end()
 
     def limit(self, seconds: float) -> None:
@@ -270,6 +268,8 @@ class Sweep:
         log.error(message, unit.service, exc_info=error)
 
     def _end(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
         for unit in self._units:
             unit.end_timer()
             unit.in_sweep = None

@@ -1,6 +1,5 @@
 """Fixtures for the laws of the entrypoint: the forms it has, and programs of their own."""
 
-import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -8,14 +7,6 @@ import pytest
 from tests.entrypoint.forms import NAMES, Form
 from tests.entrypoint.programs import Run
 from tests.support import LoopFactory, Program, loop_factories
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _each_kind_of_loop_has_run() -> None:
-    """Let libuv open the pipe that it then keeps for as long as the process lasts."""
-    for factory in loop_factories().values():
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(asyncio.sleep(0))
 
 
 @pytest.fixture(params=list(loop_factories()))

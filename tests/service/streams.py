@@ -59,13 +59,13 @@ class Transport:
             return await handler(reader, writer)
 
         parameters = {"address": "127.0.0.1", "port": 0, **parameters}
-        base: type[StreamServer] = TCPServer
+        base: Any = TCPServer
         if self.certificates is not None:
             base = TLSServer
             parameters.setdefault("cert", self.certificates.server_cert)
             parameters.setdefault("key", self.certificates.server_key)
         made: Any = type("Server", (base,), {"handle_client": handle_client})(**parameters)
-        return made
+        return made  # type: ignore[no-any-return]
 
     def client_context(self) -> ssl.SSLContext | None:
         """Return what a client that trusts the server needs."""
@@ -97,7 +97,9 @@ class Transport:
 
 
 @contextlib.contextmanager
-def raw_client(server: StreamServer, *, receive_buffer: int | None = None) -> Iterator[socket.socket]:
+def raw_client(
+    server: StreamServer, *, receive_buffer: int | None = None
+) -> Iterator[socket.socket]:
     """Connect a socket that does nothing by itself."""
     with socket.socket() as sock:
         if receive_buffer is not None:

@@ -89,7 +89,7 @@ def test_a_loop_without_that_method_is_asked_to_serve(
             if unix:
                 reader, writer = await asyncio.open_unix_connection(str(server.address))
             else:
-                reader, writer = await asyncio.open_connection(server.address, server.port)
+                reader, writer = await asyncio.open_connection(str(server.address), server.port)
             writer.write(b"hello\n")
             assert await reader.readline() == b"hello\n"
             writer.close()

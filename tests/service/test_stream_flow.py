@@ -139,15 +139,17 @@ async def test_drain_waits_for_the_client(transport: Transport) -> None:
             await writer.drain()
             drained.append(number)
 
-    async with running(transport.server(handler)) as server:
-        async with transport.client(server) as (reader, _):
-            await reader.readexactly(1_000_000)
-            await eventually(lambda: [c for c in server.connections if c.paused])
-            before = len(drained)
-            assert before < 90
-            await reader.readexactly(99_000_000)
-            assert len(drained) == 100
-            assert await reader.read() == b""
+    async with (
+        running(transport.server(handler)) as server,
+        transport.client(server) as (reader, _),
+    ):
+        await reader.readexactly(1_000_000)
+        await eventually(lambda: [c for c in server.connections if c.paused])
+        before = len(drained)
+        assert before < 90
+        await reader.readexactly(99_000_000)
+        assert len(drained) == 100
+        assert await reader.read() == b""
 
 
 async def test_drain_raises_when_the_client_goes_meanwhile(tcp: Transport) -> None:
@@ -190,7 +192,8 @@ async def test_the_end_of_a_half_open_peer_is_noticed_by_the_write(tcp: Transpor
         await reader.read()
         with contextlib.suppress(OSError):
             while True:
-                sent.append(writer.write(b"x" * 1000))
+                writer.write(b"x" * 1000)
+                sent.append(1000)
                 await writer.drain()
                 await asyncio.sleep(0)
 

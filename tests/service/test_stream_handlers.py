@@ -297,9 +297,7 @@ async def test_a_loop_of_write_and_drain_ends_with_the_connection(transport: Tra
         await asyncio.wait_for(ended.wait(), 30)
 
 
-async def test_the_connection_can_be_turned_into_tls(
-    tcp: Transport, certificates: Any
-) -> None:
+async def test_the_connection_can_be_turned_into_tls(tcp: Transport, certificates: Any) -> None:
     """STARTTLS, as with asyncio's own streams."""
     secure = Transport(certificates)
     server_context = secure.server(echo)._make_options().create_context()  # type: ignore[union-attr]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from svcrun.service import _stream
-from svcrun.service.tcp import TCPServer
+from svcrun.service._stream import StreamServer
 from tests.service.streams import Transport, careless_echo, echo, raw_client, running
 from tests.support import eventually, nothing_left
 
@@ -17,7 +17,7 @@ from tests.support import eventually, nothing_left
 SOON = 3.0
 
 
-async def stop_within(server: TCPServer, seconds: float) -> float:
+async def stop_within(server: StreamServer, seconds: float) -> float:
     """Stop a server; return the seconds that took, or fail."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
@@ -240,11 +240,10 @@ async def test_a_client_need_not_confirm_the_end_of_tls(certificates: Any) -> No
         assert context is not None
         return context.wrap_socket(sock, server_hostname="localhost")
 
-    with raw_client(server) as sock:
-        with await asyncio.to_thread(shake_hands, sock) as secure:
-            await eventually(lambda: [c for c in server.connections if c.over_tls])
-            await stop_within(server, SOON)
-            assert await asyncio.to_thread(secure.recv, 10) == b""
+    with raw_client(server) as sock, await asyncio.to_thread(shake_hands, sock) as secure:
+        await eventually(lambda: [c for c in server.connections if c.over_tls])
+        await stop_within(server, SOON)
+        assert await asyncio.to_thread(secure.recv, 10) == b""
 
 
 async def test_an_unfinished_handshake_is_ended_at_once(certificates: Any) -> None:

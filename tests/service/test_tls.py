@@ -55,7 +55,7 @@ def context(certificates: Certificates) -> ssl.SSLContext:
 
 
 async def ask(server: TLSServer, context: ssl.SSLContext) -> bytes:
-    """Return the answer to a line; what is raised is of the handshake or what TLS 1.3 says later."""
+    """Return the answer to a line, or raise what the handshake does, or TLS 1.3 later."""
     reader, writer = await asyncio.open_connection(
         str(server.address), server.port, ssl=context, server_hostname="localhost"
     )
@@ -344,13 +344,13 @@ class TestParameters:
 
     def test_certificate_and_key_are_required(self) -> None:
         with pytest.raises(AttributeError, match="cert=, key="):
-            Secure(address="::1", port=0)
+            Secure(address="::1", port=0)  # type: ignore[call-arg]
 
     async def test_wrong_contents_are_named_at_the_start_and_nothing_is_left(
         self, secure: Any, certificates: Certificates, no_leaks: None
     ) -> None:
         server = secure(key=certificates.client_key)
-        with pytest.raises(ValueError, match="key=.*client.key"):
+        with pytest.raises(ValueError, match=r"key=.*client\.key"):
             await server.start()
         await server.stop()
 

@@ -1,4 +1,4 @@
-"""Services that do what a script says, for the model of the supervisor, and note what is done to them."""
+"""Services that do what a script says, and note what is done to them."""
 
 # mypy: disable-error-code="misc, arg-type, syntax"
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.supervisor.stage import Stage
 
 AT_ONCE = -1.0
-"""The delay of what does not wait at all; 0.0 waits for the next turn of the loop, None for ever."""
+"""The delay of what does not wait at all; 0.0 waits for the next turn, None for ever."""
 
 LINGERING = 0.5
 """Seconds that somebody takes to clean up."""

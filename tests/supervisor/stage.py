@@ -1,4 +1,4 @@
-"""The place where actors act: it knows what the supervisor owes them, and whether it kept to that."""
+"""Where actors act: it knows what the supervisor owes them, and whether it kept to that."""
 
 # mypy: disable-error-code="misc, arg-type, syntax"
 
@@ -324,9 +324,9 @@ class Stage:
                 if sweeping is not None and spent > limit + sweeping:
                     self.broke(f"{actor} still starts after {spent:g} s")
         elif actor.actual is STOPPING:
-            if actor.stop_timeout is not None and spent > actor.stop_timeout:
-                if actor.stopping is not None and not actor.cancelled and not actor.asks:
-                    self.broke(f"stop() of {actor} goes on for {spent:g} s")
+            overrun = actor.stop_timeout is not None and spent > actor.stop_timeout
+            if overrun and actor.stopping is not None and not actor.cancelled and not actor.asks:
+                self.broke(f"stop() of {actor} goes on for {spent:g} s")
             if sweeping is not None and spent > sweeping:
                 self.broke(f"{actor} still stops after {spent:g} s")
 

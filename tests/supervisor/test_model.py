@@ -1,4 +1,7 @@
-"""Random lives of random services, each step checked against the laws in `tests.supervisor.stage`."""
+"""Random lives of random services, each step checked against the laws in `tests.supervisor.stage`.
+
+``SVCRUN_TEST_PROFILE=thorough`` lives a hundred times as many.
+"""
 
 import itertools
 import os
@@ -6,14 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 from hypothesis import HealthCheck, settings, strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from svcrun.restart import Restart
 from tests.supervisor.actors import (
@@ -34,14 +30,20 @@ T = TypeVar("T")
 
 THOROUGH = os.environ.get("SVCRUN_TEST_PROFILE") == "thorough"
 
+
+def one_of(choices: Sequence[T]) -> st.SearchStrategy[T]:
+    # Not sampled_from(): it shows all of its elements when an example is shown.
+    return st.integers(0, len(choices) - 1).map(choices.__getitem__)
+
+
 # One draw for each part of a script, out of all that there can be: drawing is what takes the time.
 # The simple ones come first, which is where examples shrink to.
 DELAYS = (AT_ONCE, 0.0, 0.5, 1.0, 3.0, None)
-ENDS = (*[End.RETURN] * 3, *[End.FAIL] * 2, End.CANCELLED, End.DOOM)
+ENDS = (*[End.RETURN] * 6, *[End.FAIL] * 2, End.CANCELLED, End.DOOM)
 REACTIONS = (*[OnCancel.END] * 4, *list(OnCancel)[1:])
 WHOM = ((0,), (1,), (-1,), (1, 2), (0, -1))
 ASKS = (
-    *[None] * 3 * 2 * len(WHOM),
+    *[None] * 6 * 2 * len(WHOM),
     *(Ask(kind, whom) for kind in ("start", "stop") for whom in WHOM),
 )
 PARTS = tuple(
@@ -50,97 +52,96 @@ PARTS = tuple(
 )
 LIVES = (*[None] * len(PARTS), *PARTS)
 
-
-def one_of(choices: Sequence[T]) -> st.SearchStrategy[T]:
-    # Not sampled_from(): it shows all of its elements when an example is shown.
-    return st.integers(0, len(choices) - 1).map(choices.__getitem__)
-
-
-scripts = st.builds(Script, prepare=one_of(PARTS), live=one_of(LIVES), stop=one_of(PARTS))
-
-POLICIES = (
+DEPENDENCIES = ((), (), (), (-1,), (-2,), (-1, -2), (-3,), (Alpha,), (Beta,))
+TIMEOUTS = (None, None, 0.7)
+POLICIES: tuple[Literal["shutdown", "ignore"] | Restart, ...] = (
     "shutdown",
     "ignore",
     Restart(limit=3, window=10, delay=1.0, jitter=0.5),
     Restart(limit=1, window=100, delay=0.0),
 )
-# start_timeout, stop_timeout and on_crash
-OPTIONS = tuple(itertools.product((None, None, 0.7), (None, None, 0.7), POLICIES))
+OPTIONS = tuple(itertools.product(TIMEOUTS, TIMEOUTS, POLICIES, DEPENDENCIES, ACTORS))
+
+PASSING = (
+    *(("turn", count) for count in (1, 2, 3)),
+    *(("advance", seconds) for seconds in (0.25, 0.5, 1.0, 2.0, 5.0, 30.0)),
+)
+
+scripts = st.builds(Script, prepare=one_of(PARTS), live=one_of(LIVES), stop=one_of(PARTS))
+lives = st.tuples(one_of(OPTIONS), st.lists(scripts, min_size=1, max_size=3))
+numbers = st.lists(st.integers(0, 5), min_size=1, max_size=3)
 
 
 class SupervisorLives(RuleBasedStateMachine):
-    actors = Bundle("actors")
-    some_actors = st.lists(actors, min_size=1, max_size=4)
-
     stage: Stage
 
     @initialize(
         start_timeout=st.sampled_from([None, 4.0]),
         stop_timeout=st.sampled_from([10.0, None]),
         closes_when_fatal=st.booleans(),
+        new=st.lists(lives, min_size=1, max_size=3),
     )
     def begin(
-        self, *, start_timeout: float | None, stop_timeout: float | None, closes_when_fatal: bool
+        self,
+        *,
+        start_timeout: float | None,
+        stop_timeout: float | None,
+        closes_when_fatal: bool,
+        new: list[tuple[tuple[object, ...], list[Script]]],
     ) -> None:
         self.stage = Stage(
             start_timeout=start_timeout,
             stop_timeout=stop_timeout,
             closes_when_fatal=closes_when_fatal,
         )
+        self.stage.spawn("start", [self._make(*life) for life in new])
 
-    @rule(
-        target=actors,
-        kind=st.sampled_from(ACTORS),
-        scripts=st.lists(scripts, min_size=1, max_size=3).map(tuple),
-        depends_on=st.lists(actors, max_size=2),
-        classes=st.sampled_from([(), (), (), (), (Alpha,), (Beta,)]),
-        options=one_of(OPTIONS),
-    )
-    def make(
-        self,
-        kind: type[Actor],
-        scripts: tuple[Script, ...],
-        depends_on: list[Actor],
-        classes: tuple[type[Actor], ...],
-        options: tuple[float | None, float | None, Literal["shutdown", "ignore"] | Restart],
-    ) -> Actor:
-        start_timeout, stop_timeout, on_crash = options
+    def _make(self, options: tuple[object, ...], scripts: list[Script]) -> Actor:
+        start_timeout, stop_timeout, on_crash, depends_on, kind = options
+        actors = self.stage.actors
         actor = kind(
-            number=len(self.stage.actors),
+            number=len(actors),
             stage=self.stage,
-            scripts=scripts,
-            depends_on=(*depends_on, *classes),
+            scripts=tuple(scripts),
+            depends_on=[
+                actors[other] if isinstance(other, int) else other
+                for other in depends_on
+                if not isinstance(other, int) or len(actors) >= -other
+            ],
             start_timeout=start_timeout,
             stop_timeout=stop_timeout,
             on_crash=on_crash,
         )
-        self.stage.add(actor)
+        actors.append(actor)
         return actor
 
-    @rule(actors=some_actors)
-    def start(self, actors: list[Actor]) -> None:
-        self.stage.spawn("start", actors)
+    def _actors(self, numbers: list[int]) -> list[Actor]:
+        return [self.stage.actors[number % len(self.stage.actors)] for number in numbers]
 
-    @rule(actors=some_actors)
-    def stop(self, actors: list[Actor]) -> None:
-        self.stage.spawn("stop", actors)
+    @rule(new=st.lists(lives, min_size=1, max_size=2))
+    def start_new_ones(self, new: list[tuple[tuple[object, ...], list[Script]]]) -> None:
+        self.stage.spawn("start", [self._make(*life) for life in new])
 
-    @rule(count=st.integers(1, 4))
-    def turn(self, count: int) -> None:
-        self.stage.loop.turn(count)
+    @rule(kind=st.sampled_from(["start", "stop"]), numbers=numbers)
+    def call(self, kind: str, numbers: list[int]) -> None:
+        self.stage.spawn(kind, self._actors(numbers))
 
-    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 2.0, 5.0, 30.0]))
-    def advance(self, seconds: float) -> None:
-        self.stage.loop.advance(seconds)
+    @rule(how=one_of(PASSING))
+    def pass_time(self, how: tuple[str, float]) -> None:
+        what, amount = how
+        if what == "turn":
+            self.stage.loop.turn(int(amount))
+        else:
+            self.stage.loop.advance(amount)
 
     @precondition(lambda self: any(not task.done() for task in self.stage.callers))
-    @rule(number=st.integers(0, 7))
+    @rule(number=st.integers(0, 3))
     def cancel_a_caller(self, number: int) -> None:
         callers = [task for task in self.stage.callers if not task.done()]
         callers[number % len(callers)].cancel()
 
     @precondition(lambda self: any(actor.starting for actor in self.stage.actors))
-    @rule(number=st.integers(0, 7))
+    @rule(number=st.integers(0, 3))
     def cancel_a_start_from_outside(self, number: int) -> None:
         actors = [actor for actor in self.stage.actors if actor.starting is not None]
         actor = actors[number % len(actors)]
@@ -148,15 +149,13 @@ class SupervisorLives(RuleBasedStateMachine):
         actor.cancelled_from_outside = True
         actor.starting.cancel()
 
-    @precondition(lambda self: self.stage.closing is None and len(self.stage.callers) > 1)
+    @precondition(lambda self: not self.stage.hurried)
     @rule(limit=st.sampled_from([20.0, 2.0, 0.0]))
-    def close(self, limit: float) -> None:
-        self.stage.close(limit)
-
-    @precondition(lambda self: self.stage.closing is not None and not self.stage.hurried)
-    @rule()
-    def hurry(self) -> None:
-        self.stage.hurry()
+    def close_or_hurry(self, limit: float) -> None:
+        if self.stage.closing is None:
+            self.stage.close(limit)
+        else:
+            self.stage.hurry()
 
     @invariant()
     def laws_hold(self) -> None:
@@ -175,8 +174,8 @@ class SupervisorLives(RuleBasedStateMachine):
 
 SupervisorLives.TestCase.settings = settings(
     deadline=None,
-    max_examples=20_000 if THOROUGH else 300,
-    stateful_step_count=50,
+    max_examples=20_000 if THOROUGH else 200,
+    stateful_step_count=30,
     suppress_health_check=list(HealthCheck),
 )
 TestSupervisorLives = SupervisorLives.TestCase

@@ -38,7 +38,6 @@ class _Handler(JournaldLogHandler):  # type: ignore[misc]  # the library has no 
         }
     )
 
-
     def close(self) -> None:
         """Close the connection, which the library leaves open."""
         self.transport.socket.close()

@@ -3,8 +3,9 @@
 A task for each datagram costs more than the datagram. Here the task that reads also handles what it
 has read, and then reads on, so a handler that never waits costs a plain ``await``. When a handler
 does wait, its task waits with it, and the next datagram finds another task reading (the pattern is
-known as leader and followers). To the handler it makes no difference: it runs in a task and a context
-that it has for itself as long as it runs, and a task that it leaves changed is not used again.
+known as leader and followers). To the handler it makes no difference: it runs in a task and a
+context that it has for itself as long as it runs, and a task that it leaves changed is not used
+again.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from contextvars import copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
-from svcrun.eager import Waiter, start_eagerly
 from svcrun.addresses import format_address
+from svcrun.eager import Waiter, start_eagerly
 from svcrun.tasks import format_stack
 
 if TYPE_CHECKING:
@@ -144,7 +145,10 @@ class Crew:
         task = worker.task = cast("asyncio.Task[None]", asyncio.current_task())
         self._workers[task] = worker
         try:
-            while not self._closed and await self._take_turn(worker) and len(self._idle) < SPARE:
+            while not self._closed and await self._take_turn(worker):
+                # The end may have come while the handler waited: nobody would wake this any more.
+                if self._is_over():
+                    break
                 self._idle.append(worker)
                 await worker.waiter
         finally:
@@ -152,6 +156,9 @@ class Crew:
             if worker in self._idle:
                 self._idle.remove(worker)
             self._tell_end()
+
+    def _is_over(self) -> bool:
+        return self._closed or len(self._idle) >= SPARE
 
     async def _take_turn(self, worker: Worker) -> bool:
         """Read and handle until nothing is left; tell whether the worker may go on."""
@@ -175,9 +182,7 @@ class Crew:
                 self._report(error, data, addr)
 
             if (
-                context != untouched
-                or task.cancelling()
-                or task._callbacks  # noqa: SLF001 - the only way to know that someone waits for it
+                context != untouched or task.cancelling() or task._callbacks  # noqa: SLF001 - the only way to know that someone waits for it
             ):
                 return False
             # Another worker has read on if the handler waited.
@@ -224,7 +229,7 @@ class Crew:
                 return
 
     def _is_serious(self, error: OSError) -> bool:
-        """Tell whether an error of reading may be there at the next attempt; if so, make a pause."""
+        """Tell whether an error of reading may come again at once; if so, make a pause."""
         if isinstance(error, ConnectionError):
             # A connected socket reports here, once, that what was sent earlier did not arrive.
             log.debug("%r heard from its peer: %s", self._owner, error)
@@ -264,7 +269,7 @@ class Crew:
             worker.waiter.wake()
 
     async def close(self, drain_timeout: float) -> None:
-        """Stop reading, give handlers `drain_timeout` seconds to end, and cancel those that don't."""
+        """Stop reading, give handlers `drain_timeout` seconds to end, then cancel them."""
         self.stop_reading()
         if drain_timeout > 0 and await self._ended(drain_timeout):
             return

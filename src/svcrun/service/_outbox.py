@@ -9,8 +9,8 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.addresses import format_address
+from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
     from svcrun.service._tally import Tally

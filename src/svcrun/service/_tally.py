@@ -15,7 +15,7 @@ INTERVAL = 10.0
 
 
 class Tally:
-    """A counter that logs its first event at once, then at most one line in :data:`INTERVAL` seconds.
+    """A counter that logs its first event at once, then one line in some seconds at most.
 
     :param logger: where the lines go, as warnings.
 
@@ -56,4 +56,4 @@ class Tally:
         new = self.total - self._logged
         self._logged = self.total
         self._last = ("", ())
-        self._logger.warning(f"{message} (%d times, %d in all)", *args, new, self.total)
+        self._logger.warning(message + " (%d times, %d in all)", *args, new, self.total)  # noqa: G003 - it joins formats

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 class UDPServer(SimpleServer):
     """Handle each datagram that arrives at an address with a call of :meth:`handle_datagram`.
 
-    :param address: an IP address, a host name, or the path of a Unix socket; ``"::"`` stands for all
-        addresses, those of IPv4 included. See :class:`svcrun.sockets.Endpoint`.
+    :param address: an IP address, a host name, or the path of a Unix socket; ``"::"`` stands for
+        all addresses, those of IPv4 included. See :class:`svcrun.sockets.Endpoint`.
     :param port: 0 to 65535; 0 takes a free one.
     :param options: socket options as ``(level, option, value)``. A larger ``SO_RCVBUF`` lets longer
         bursts wait for their turn.
@@ -79,7 +79,7 @@ class UDPServer(SimpleServer):
         **kwargs: Any,
     ) -> None:
         # None stands for what a subclass has as its default.
-        given = {"address": address, "port": port, "options": options or None, "sock": sock}
+        given = {"address": address, "port": port, "options": tuple(options) or None, "sock": sock}
         kwargs.update((name, value) for name, value in given.items() if value is not None)
         super().__init__(**kwargs)
         self.socket: socket.socket | None = None

@@ -1,0 +1,214 @@
+"""Laws of what ``import svcrun`` gives, and what it costs (C1, C2)."""
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import svcrun
+from tests.support import PATIENCE, STRICT
+
+# What an aiomisc user finds under the same name, and what is new.
+NAMES = {
+    "Context": "svcrun.context",
+    "Entrypoint": "svcrun.entrypoint",
+    "Restart": "svcrun.restart",
+    "Service": "svcrun.service.base",
+    "ServiceState": "svcrun.state",
+    "Signal": "svcrun.signal",
+    "ThreadPoolExecutor": "svcrun.thread_pool.executor",
+    "__version__": "svcrun.version",
+    "awaitable": "svcrun.utils",
+    "bind_socket": "svcrun.sockets",
+    "cancel_tasks": "svcrun.utils",
+    "entrypoint": "svcrun.entrypoint",
+    "get_context": "svcrun.context",
+    "receiver": "svcrun.signal",
+    "run": "svcrun.entrypoint",
+    "select": "svcrun.utils",
+    "shield": "svcrun.utils",
+    "threaded": "svcrun.thread_pool.functions",
+    "threaded_separate": "svcrun.thread_pool.functions",
+    "timeout": "svcrun.timeout",
+    "version_info": "svcrun.version",
+}
+
+# Of the modules, those whose name is that of what they hold, too.
+ECLIPSED = ("entrypoint", "timeout")
+
+EXTRAS = (
+    *("aiohttp", "aiohttp_asgi", "colorlog", "croniter", "logging_journald", "pythonjsonlogger"),
+    *("raven", "rich", "sentry_sdk", "uvicorn", "uvloop"),
+)
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with svcrun and nothing else."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert svcrun.__file__ is not None
+    (folder / "svcrun").symlink_to(Path(svcrun.__file__).parent)
+    return folder
+
+
+Evaluate = Callable[[str], Any]
+
+
+@pytest.fixture
+def evaluate(alone: Path) -> Evaluate:
+    """Run a program with nothing but the standard library and svcrun; return its `result`."""
+
+    def run(program: str) -> Any:
+        path = f"import sys; sys.path.append({str(alone)!r})"
+        code = f"{path}\n{program}\nimport json; print(json.dumps(result))"
+        done = subprocess.run(
+            [sys.executable, *STRICT, "-I", "-S", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def loaded(*modules: str) -> str:
+    """Return the statement that finds out which of `modules` are loaded."""
+    return f"result = [m for m in {modules!r} if m in sys.modules]"
+
+
+def test_the_exported_names_are_these() -> None:
+    assert sorted(svcrun.__all__) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_is_there_and_is_that_of_its_module(name: str) -> None:
+    value = getattr(svcrun, name)
+    assert value is getattr(importlib.import_module(NAMES[name]), name)
+
+
+def test_all_names_are_listed_without_being_loaded(evaluate: Evaluate) -> None:
+    listed = evaluate("import svcrun; result = dir(svcrun)")
+    assert set(listed) >= {*NAMES, "log", "service"}
+    query = loaded("svcrun.entrypoint", "svcrun.service")
+    assert not evaluate(f"import svcrun; dir(svcrun); {query}")
+
+
+def test_a_star_import_gives_just_the_names(evaluate: Evaluate) -> None:
+    given = evaluate("from svcrun import *; result = [n for n in globals() if n[:2] != '__']")
+    assert set(given) == {name for name in NAMES if name[:2] != "__"}
+
+
+def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
+    with pytest.raises(AttributeError, match="'svcrun' has no attribute 'nonsense'"):
+        _ = svcrun.nonsense  # type: ignore[attr-defined]
+    with pytest.raises(ImportError, match="nonsense"):
+        exec("from svcrun import nonsense")  # noqa: S102 - linters refuse the statement itself
+
+
+@pytest.mark.parametrize("name", ECLIPSED)
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "import svcrun.{name}",
+        "from svcrun.{name} import {name}",
+        "import importlib; importlib.import_module('svcrun.{name}')",
+        "import svcrun.service.base, svcrun.runtime, svcrun.utils, svcrun.timeout",
+        "import svcrun; svcrun.{name}; import svcrun.{name}",
+        "import svcrun.{name}; import importlib; importlib.reload(__import__('sys')"
+        ".modules['svcrun.{name}'])",
+    ],
+)
+def test_a_name_is_what_it_holds_and_not_its_module_whatever_was_imported_before(
+    evaluate: Evaluate, before: str, name: str
+) -> None:
+    program = f"{before.format(name=name)}\nfrom svcrun import {name}\nresult = str(type({name}))"
+    assert "module" not in evaluate(program)
+
+
+def test_the_module_behind_a_name_can_be_imported_from(evaluate: Evaluate) -> None:
+    assert evaluate(
+        "from svcrun.entrypoint import Entrypoint, entrypoint, run\n"
+        "import svcrun.entrypoint\n"
+        "result = Entrypoint is entrypoint is svcrun.entrypoint and run is svcrun.run"
+    )
+
+
+@pytest.mark.parametrize("module", ["log", "service"])
+def test_some_modules_are_there_without_being_imported(evaluate: Evaluate, module: str) -> None:
+    assert evaluate(f"import svcrun; result = svcrun.{module}.__name__") == f"svcrun.{module}"
+
+
+def test_the_documented_modules_can_be_imported(evaluate: Evaluate) -> None:
+    names = [
+        *("entrypoint", "signal", "context", "thread_pool", "timeout", "utils", "log", "version"),
+        *("service", "service.base", "service.tcp", "service.tls", "service.udp"),
+    ]
+    modules = ", ".join(f"svcrun.{name}" for name in names)
+    assert evaluate(f"import {modules}; result = True")
+
+
+# What it costs.
+
+
+def test_importing_the_package_loads_nothing_of_weight(evaluate: Evaluate) -> None:
+    heavy = ("asyncio", "logging", "typing", "inspect", "svcrun.entrypoint", "svcrun.service")
+    assert not evaluate(f"import svcrun; {loaded(*heavy)}")
+
+
+def test_what_most_programs_import_loads_nothing_besides_asyncio_and_logging(
+    evaluate: Evaluate,
+) -> None:
+    everything = "result = list(sys.modules)"
+    base = set(evaluate(f"import asyncio, logging; {everything}"))
+    ours = set(evaluate(f"from svcrun import entrypoint, Service; {everything}"))
+    assert not {name for name in ours - base if not name.startswith("svcrun")}
+
+
+def test_nothing_of_the_core_loads_an_extra() -> None:
+    """Here they are installed, all or some."""
+    code = f"""
+import sys
+from svcrun import *
+import svcrun.runtime, svcrun.log, svcrun.thread_pool, svcrun.service.tcp, svcrun.service.tls
+{loaded(*EXTRAS)}
+print(result)
+"""
+    done = subprocess.run(
+        [sys.executable, *STRICT, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_core_runs_without_any_extra(evaluate: Evaluate) -> None:
+    assert (
+        evaluate("""
+from svcrun import *
+
+
+class Hello(Service):
+    async def start(self):
+        pass
+
+
+async def main():
+    return await threaded(int)()
+
+
+result = run(main(), Hello(), debug=True)
+""")
+        == 0
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
 import linecache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +27,8 @@ def format_stack(task: asyncio.Task[Any]) -> str:
         frame = _first_of(awaited, "cr_frame", "gi_frame", "ag_frame")
         if frame is None:
             # A step of an asynchronous generator does not tell whose it is, but refers to it.
+            import gc
+
             referents = gc.get_referents(awaited)
             awaited = next((one for one in referents if inspect.isasyncgen(one)), None)
             continue

@@ -291,6 +291,8 @@ class Entrypoint:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
+        if self._left:
+            return False
         runtime = self._running()
         runtime.end_body()
         try:
@@ -337,6 +339,8 @@ class Entrypoint:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
+        if self._left:
+            return False
         runtime = self._running()
         runtime.end_body()
         cancelled: asyncio.CancelledError | None = None

@@ -507,3 +507,12 @@ def test_entrypoints_live_side_by_side_in_threads(loop_factory: LoopFactory) -> 
         for thread in threads:
             thread.join()
     assert logs == [["s starts", "['s']", "s stops", "s is cancelled"]] * len(logs)
+
+
+def test_leaving_a_second_time_does_nothing(loop_factory: LoopFactory) -> None:
+    log: Log = []
+    ep = entrypoint(Brief(log=log), loop_factory=loop_factory, log_config=False)
+    with ep:
+        pass
+    assert ep.__exit__(None, None, None) is False
+    assert log == ["server starts", "server stops"]

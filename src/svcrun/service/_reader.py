@@ -246,7 +246,7 @@ class Reader(asyncio.StreamReader):
             await self._attend()
         while len(self._buffer) < n:
             if self._eof:
-                raise asyncio.IncompleteReadError(self._take(len(self._buffer)), n)
+                raise asyncio.IncompleteReadError(self._take_rest(), n)
             await self._wait("readexactly", EXACTLY, n)
             data = self._given
             if data is not None:
@@ -282,7 +282,7 @@ class Reader(asyncio.StreamReader):
                         "Separator is not found, and chunk exceed the limit", offset
                     )
             if self._eof:
-                raise asyncio.IncompleteReadError(self._take(len(buffer)), None)
+                raise asyncio.IncompleteReadError(self._take_rest(), None)
             await self._wait("readuntil", ANYTHING)
 
         if start > self._limit:
@@ -302,6 +302,12 @@ class Reader(asyncio.StreamReader):
             del buffer[:n]
         if self._paused:
             self._resume_reading()
+        return data
+
+    def _take_rest(self) -> bytes:
+        """Take what is left at the end of the stream; there is nothing to read on for."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
         return data
 
     async def _wait(self, method: str, want: int, count: int = -1) -> None:

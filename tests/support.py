@@ -284,7 +284,8 @@ class Resources:
         gc.collect()
         return cls(
             descriptors=_descriptors(),
-            threads=frozenset(threading.enumerate()),
+            # Python up to 3.12 never forgets a thread that it has not started, however dead.
+            threads=frozenset(t for t in threading.enumerate() if not t.name.startswith("Dummy")),
             signal_handlers={number: signal.getsignal(number) for number in signal.Signals},
             wakeup_fd=_wakeup_fd(),
             # pytest puts handlers of its own there, other ones in each phase of a test.

@@ -10,13 +10,19 @@ from benchmarks.processes import Program, program
 CONNECTIONS = 1_000
 SERVICES = 1_000
 
+# How the baseline ends its connections.
+WRITERS, HANDLERS = "close writers", "cancel handlers"
+
 
 def cases(budget: Budget) -> Sequence[Case]:
     connections = budget.amount(CONNECTIONS, least=10)
     services = budget.amount(SERVICES, least=10)
     jobs = [
-        Job(("connections", connections), metrics(f"{connections} idle connections", 0.3), turns=2),
-        Job(("services", services), metrics(f"{services} services", 1.5), turns=2),
+        Job((WRITERS, connections), metrics(f"{connections} connections", 0.3), turns=2),
+        Job(
+            (HANDLERS, connections), metrics(f"{connections} connections, cancelled", 0.3), turns=2
+        ),
+        Job((None, services), metrics(f"{services} services", 1.5), turns=2),
     ]
     return [
         Case(
@@ -35,26 +41,28 @@ def metrics(name: str, limit: float) -> Sequence[Metric]:
 
 @contextlib.contextmanager
 def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
-    def sample(job: tuple[str, int]) -> Mapping[str, float]:
-        what, number = job
-        if what == "services":
+    def sample(job: tuple[str | None, int]) -> Mapping[str, float]:
+        way, number = job
+        if way is None:
             return end_services(budget, side, loop, number)
-        return end_server(budget, side, loop, number)
+        return end_server(budget, side, loop, way, number)
 
     yield sample
 
 
-def end_server(budget: Budget, side: str, loop: str, connections: int) -> Mapping[str, float]:
-    with serve(budget, side, loop) as server:
+def end_server(
+    budget: Budget, side: str, loop: str, way: str, connections: int
+) -> Mapping[str, float]:
+    with serve(budget, side, loop, way) as server:
         (port,) = server.answer()
         with program(budget.python, "idle_clients", port=port, connections=connections) as clients:
             clients.answer()
             return end(server)
 
 
-def serve(budget: Budget, side: str, loop: str) -> Program:
+def serve(budget: Budget, side: str, loop: str, way: str) -> Program:
     if side == BASELINE:
-        return program(budget.python, "orderly_server", loop=loop)
+        return program(budget.python, "orderly_server", loop=loop, way=way)
     return program(budget.python, "stream_server", side=side, loop=loop, handlers=["drained lines"])
 
 
@@ -72,8 +80,9 @@ def end(running: Program) -> Mapping[str, float]:
 TARGET = Target(
     "shutdown",
     "Processor time from SIGTERM to the end of the process, that of the interpreter included.\n"
-    "baseline: with connections, an asyncio.start_server() program that closes the listener and\n"
-    "every writer, then waits for all writers and all handlers; with services, whose start() runs\n"
-    "on, an asyncio.Runner that does nothing but wait for SIGTERM",
+    "baseline with idle connections: an asyncio.start_server() program that closes its listener\n"
+    'and all writers at once, then waits for the writers and the handlers; if "cancelled", one\n'
+    "whose handlers are cancelled by asyncio.Runner, and each closes its writer and waits for it.\n"
+    "baseline with services, whose start() runs on: an asyncio.Runner that only waits for SIGTERM",
     cases,
 )

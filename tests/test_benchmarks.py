@@ -1,0 +1,168 @@
+"""The benchmarks: each target can be measured, and what is printed is what was measured."""
+
+import contextlib
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import __main__ as command, report, runner
+from benchmarks.cases import (
+    BASELINE,
+    SVCRUN,
+    Budget,
+    Case,
+    Job,
+    Metric,
+    Sample,
+    Target,
+    Unavailable,
+)
+from benchmarks.processes import Program
+from tests.support import PATIENCE, ROOT
+
+LINE = re.compile(
+    r"  (?P<name>\S.*?) +(stock|uvloop)? +[\d.]+ (s|ms|us|ns) +[\d.]+ (s|ms|us|ns)"
+    r" +(?P<ratio>[\d.]+) \([\d.]+-[\d.]+\) *(?P<limit>[\d.]+)? *(?P<verdict>ok|over)?"
+)
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=3 * PATIENCE,
+    )
+
+
+@pytest.mark.parametrize("target", [target.name for target in command.TARGETS])
+def test_a_target_is_measured_on_both_sides_and_printed_as_ratios(
+    target: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "found.json"
+    done = benchmark(
+        target, "--loop", "stock", "--rounds", "1", "--scale", "0.001", "--json", str(file)
+    )
+    assert done.returncode == 0, done.stderr
+    if "left out:" in done.stdout:
+        pytest.skip(done.stdout)
+
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    printed = [match for line in done.stdout.splitlines() if (match := LINE.fullmatch(line))]
+    assert [match["name"] for match in printed] == [row["name"] for row in rows]
+    for row, match in zip(rows, printed, strict=True):
+        assert set(row["samples"]) == {BASELINE, SVCRUN}
+        assert all(
+            cost > 0 and math.isfinite(cost) for side in row["samples"].values() for cost in side
+        )
+        assert match["ratio"] == f"{row['ratio']:.2f}"
+        assert match["verdict"] == {True: "ok", False: "over", None: None}[row["ok"]]
+    assert any(row["limit"] for row in rows)
+
+
+def test_a_name_that_is_no_target_is_refused_with_the_names_that_are() -> None:
+    done = benchmark("speed")
+    assert done.returncode == 2
+    assert "'speed'" in done.stderr
+    assert all(target.name in done.stderr for target in command.TARGETS)
+
+
+def test_the_sides_take_turns_and_start_afresh_in_each_round() -> None:
+    seen: list[str] = []
+
+    @contextlib.contextmanager
+    def start(name: str) -> Iterator[Sample]:
+        def sample(job: Any) -> Mapping[str, float]:
+            seen.append(f"{name} {job}")
+            return {"cost": 1.0}
+
+        seen.append(f"{name} starts")
+        yield sample
+        seen.append(f"{name} ends")
+
+    def a() -> AbstractContextManager[Sample]:
+        return start("A")
+
+    def b() -> AbstractContextManager[Sample]:
+        return start("B")
+
+    case = Case("target", "", {BASELINE: a, SVCRUN: b}, [Job("works", [Metric("name")], turns=2)])
+    runner.measure([case], 2, lambda _: None)
+    assert seen == [
+        *("A starts", "B starts", "A works", "B works", "B works", "A works", "B ends", "A ends"),
+        *("A starts", "B starts", "B works", "A works", "A works", "B works", "B ends", "A ends"),
+    ]
+
+
+def make_row(samples: Mapping[str, list[float]], limit: float | None = None) -> runner.Row:
+    return runner.Row("target", "stock", Metric("name", limit), dict(samples))
+
+
+def test_a_ratio_is_the_median_of_the_turns_and_not_that_of_the_costs() -> None:
+    row = make_row({BASELINE: [1, 10, 4], SVCRUN: [2, 20, 1]})
+    assert row.ratio() == 2
+    assert row.median(SVCRUN) / row.median(BASELINE) == 0.5
+    assert row.middle_half() == (1.125, 2)
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(2.0, "ok"), (1.99, "over"), (None, "")])
+def test_a_ratio_up_to_the_target_is_ok_and_one_above_it_is_over(
+    limit: float | None, verdict: str
+) -> None:
+    row = make_row({BASELINE: [1.0], SVCRUN: [2.0]}, limit)
+    match = LINE.fullmatch(report.line(row, ()))
+    assert match
+    assert (match["verdict"] or "") == verdict
+    asked, good = int(limit is not None), int(verdict == "ok")
+    assert report.verdict([row]) == f"{good} of {asked} targets reached"
+
+
+def test_a_target_that_needs_what_is_not_there_is_left_out_with_the_reason() -> None:
+    def cases(_: Budget) -> list[Case]:
+        raise Unavailable("there is no compiler")
+
+    target = Target("native", "Something in C.", cases)
+    planned, skipped = command.plan([target], Budget(sys.executable, ["stock"]))
+    assert planned == []
+    assert "  left out: there is no compiler" in report.table([], [target], skipped, ())
+
+
+def test_a_program_that_fails_is_an_error_with_what_it_wrote() -> None:
+    with (
+        Program(sys.executable, "-c", "raise SystemExit('it went wrong')") as program,
+        pytest.raises(RuntimeError, match="it went wrong"),
+    ):
+        program.answer()
+
+
+def test_a_program_is_gone_when_the_block_is_left() -> None:
+    with Program(sys.executable, "-c", "print(1, flush=True); input()") as program:
+        assert program.answer() == 1
+        assert program.cpu_time() > 0
+    with pytest.raises(OSError, match="Invalid argument"):
+        program.cpu_time()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (12.34, "12.3 s"),
+        (0.0123, "12.3 ms"),
+        (0.99996, "1000 ms"),
+        (1.5e-4, "150 us"),
+        (2.25e-6, "2.25 us"),
+        (4e-8, "40.0 ns"),
+    ],
+)
+def test_a_duration_has_three_figures(seconds: float, text: str) -> None:
+    assert report.duration(seconds) == text

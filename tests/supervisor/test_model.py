@@ -7,10 +7,11 @@
 
 import itertools
 import os
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
-from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from svcrun.restart import Restart
@@ -29,6 +30,9 @@ from tests.supervisor.actors import (
 from tests.supervisor.stage import Stage
 
 T = TypeVar("T")
+Policy = Literal["shutdown", "ignore"] | Restart
+Dependency = int | type[Actor]  # how many actors back, or of what class
+Options = tuple[tuple[Dependency, ...], float | None, float | None, Policy, type[Actor]]
 
 THOROUGH = os.environ.get("SVCRUN_TEST_PROFILE") == "thorough"
 
@@ -56,13 +60,15 @@ LIVES = (*[None] * len(PARTS), *PARTS)
 
 DEPENDENCIES = ((), (), (), (-1,), (-2,), (-1, -2), (-3,), (Alpha,), (Beta,))
 TIMEOUTS = (None, None, 0.7)
-POLICIES: tuple[Literal["shutdown", "ignore"] | Restart, ...] = (
+POLICIES: tuple[Policy, ...] = (
     "shutdown",
     "ignore",
     Restart(limit=3, window=10, delay=1.0, jitter=0.5),
     Restart(limit=1, window=100, delay=0.0),
 )
-OPTIONS = tuple(itertools.product(TIMEOUTS, TIMEOUTS, POLICIES, DEPENDENCIES, ACTORS))
+OPTIONS: tuple[Options, ...] = tuple(
+    itertools.product(TIMEOUTS, TIMEOUTS, POLICIES, DEPENDENCIES, ACTORS)
+)
 
 PASSING = (
     *(("turn", count) for count in (1, 2, 3)),
@@ -89,7 +95,7 @@ class SupervisorLives(RuleBasedStateMachine):
         start_timeout: float | None,
         stop_timeout: float | None,
         closes_when_fatal: bool,
-        new: list[tuple[tuple[object, ...], list[Script]]],
+        new: list[tuple[Options, list[Script]]],
     ) -> None:
         self.stage = Stage(
             start_timeout=start_timeout,
@@ -98,7 +104,7 @@ class SupervisorLives(RuleBasedStateMachine):
         )
         self.stage.spawn("start", [self._make(*life) for life in new])
 
-    def _make(self, options: tuple[object, ...], scripts: list[Script]) -> Actor:
+    def _make(self, options: Options, scripts: list[Script]) -> Actor:
         start_timeout, stop_timeout, on_crash, depends_on, kind = options
         actors = self.stage.actors
         actor = kind(
@@ -121,7 +127,7 @@ class SupervisorLives(RuleBasedStateMachine):
         return [self.stage.actors[number % len(self.stage.actors)] for number in numbers]
 
     @rule(new=st.lists(lives, min_size=1, max_size=2))
-    def start_new_ones(self, new: list[tuple[tuple[object, ...], list[Script]]]) -> None:
+    def start_new_ones(self, new: list[tuple[Options, list[Script]]]) -> None:
         self.stage.spawn("start", [self._make(*life) for life in new])
 
     @rule(kind=st.sampled_from(["start", "stop"]), numbers=numbers)
@@ -136,13 +142,19 @@ class SupervisorLives(RuleBasedStateMachine):
         else:
             self.stage.loop.advance(amount)
 
-    @precondition(lambda self: any(not task.done() for task in self.stage.callers))
+    def a_caller_waits(self) -> bool:
+        return any(not task.done() for task in self.stage.callers)
+
+    @precondition(a_caller_waits)
     @rule(number=st.integers(0, 3))
     def cancel_a_caller(self, number: int) -> None:
         callers = [task for task in self.stage.callers if not task.done()]
         callers[number % len(callers)].cancel()
 
-    @precondition(lambda self: any(actor.starting for actor in self.stage.actors))
+    def a_start_runs(self) -> bool:
+        return any(actor.starting is not None for actor in self.stage.actors)
+
+    @precondition(a_start_runs)
     @rule(number=st.integers(0, 3))
     def cancel_a_start_from_outside(self, number: int) -> None:
         actors = [actor for actor in self.stage.actors if actor.starting is not None]
@@ -176,8 +188,53 @@ class SupervisorLives(RuleBasedStateMachine):
 
 SupervisorLives.TestCase.settings = settings(
     deadline=None,
-    max_examples=20_000 if THOROUGH else 200,
+    max_examples=20_000 if THOROUGH else 300,
     stateful_step_count=30,
     suppress_health_check=list(HealthCheck),
 )
 TestSupervisorLives = SupervisorLives.TestCase
+
+
+def _random_life(chance: random.Random) -> tuple[Options, list[Script]]:
+    return chance.choice(OPTIONS), [
+        Script(chance.choice(PARTS), chance.choice(LIVES), chance.choice(PARTS))
+        for _ in range(chance.randint(1, 3))
+    ]
+
+
+def _random_step(machine: SupervisorLives, chance: random.Random) -> Callable[[], None]:
+    numbers = [chance.randrange(8) for _ in range(chance.randint(1, 3))]
+    steps: list[tuple[int, Callable[[], None]]] = [
+        (6, lambda: machine.start_new_ones([_random_life(chance) for _ in numbers])),
+        (3, lambda: machine.call("start", numbers)),
+        (3, lambda: machine.call("stop", numbers)),
+        (10, lambda: machine.pass_time(chance.choice(PASSING))),
+    ]
+    if machine.a_caller_waits():
+        steps.append((1, lambda: machine.cancel_a_caller(numbers[0])))
+    if machine.a_start_runs():
+        steps.append((1, lambda: machine.cancel_a_start_from_outside(numbers[0])))
+    if not machine.stage.hurried:
+        steps.append((1, lambda: machine.close_or_hurry(chance.choice((20.0, 2.0, 0.0)))))
+    _, step = chance.choices(steps, [weight for weight, _ in steps])[0]
+    return step
+
+
+@settings(deadline=None, max_examples=50_000 if THOROUGH else 2000)
+@given(seed=st.integers(0, 2**64))
+def test_services_out_of_a_seed_keep_the_laws(seed: int) -> None:
+    # The same, with nothing that shrinks, but many times as fast.
+    chance = random.Random(seed)
+    machine = SupervisorLives()
+    try:
+        machine.begin(
+            start_timeout=chance.choice((None, 4.0)),
+            stop_timeout=chance.choice((None, 10.0, 10.0)),
+            closes_when_fatal=chance.random() < 0.3,
+            new=[_random_life(chance) for _ in range(chance.randint(1, 3))],
+        )
+        for _ in range(chance.randint(1, 25)):
+            _random_step(machine, chance)()
+            machine.laws_hold()
+    finally:
+        machine.teardown()

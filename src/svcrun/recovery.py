@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from svcrun.eager import start_eagerly
+from svcrun.errors import ShuttingDown
 from svcrun.order import with_dependants
 from svcrun.service.base import Service, dependencies
 
@@ -69,7 +70,10 @@ class Recovery:
             except asyncio.CancelledError:
                 raise
             except BaseException as failure:
-                log.exception("%r could not be started again", self._crashed)
+                if not isinstance(failure, ShuttingDown):
+                    log.exception("%r could not be started again", self._crashed)
+                if self not in self._supervisor.recoveries:
+                    return  # called off: the failure came in place of the cancellation
                 error = failure
                 delay = self._next_delay()
             else:

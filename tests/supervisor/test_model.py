@@ -1,12 +1,11 @@
 """Random lives of random services, each step checked against the laws in `tests.supervisor.stage`.
 
-``SVCRUN_TEST_PROFILE=thorough`` lives a hundred times as many.
+``SVCRUN_TEST_PROFILE=thorough`` lives fifty times as many.
 """
 
 # mypy: disable-error-code="operator, attr-defined, no-any-return"
 
 import itertools
-import os
 import random
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
@@ -28,13 +27,12 @@ from tests.supervisor.actors import (
     Script,
 )
 from tests.supervisor.stage import Stage
+from tests.support import examples
 
 T = TypeVar("T")
 Policy = Literal["shutdown", "ignore"] | Restart
 Dependency = int | type[Actor]  # how many actors back, or of what class
-Options = tuple[tuple[Dependency, ...], float | None, float | None, Policy, type[Actor]]
-
-THOROUGH = os.environ.get("SVCRUN_TEST_PROFILE") == "thorough"
+Options = tuple[float | None, float | None, Policy, tuple[Dependency, ...], type[Actor]]
 
 
 def one_of(choices: Sequence[T]) -> st.SearchStrategy[T]:
@@ -188,7 +186,7 @@ class SupervisorLives(RuleBasedStateMachine):
 
 SupervisorLives.TestCase.settings = settings(
     deadline=None,
-    max_examples=20_000 if THOROUGH else 300,
+    max_examples=examples(300),
     stateful_step_count=30,
     suppress_health_check=list(HealthCheck),
 )
@@ -220,7 +218,7 @@ def _random_step(machine: SupervisorLives, chance: random.Random) -> Callable[[]
     return step
 
 
-@settings(deadline=None, max_examples=50_000 if THOROUGH else 2000)
+@settings(deadline=None, max_examples=examples(2000))
 @given(seed=st.integers(0, 2**64))
 def test_services_out_of_a_seed_keep_the_laws(seed: int) -> None:
     # The same, with nothing that shrinks, but many times as fast.

@@ -244,7 +244,7 @@ def skip_without(program: Block) -> None:
 def wait_for_output(program: Program, expected: Iterable[str]) -> None:
     """Wait until a program that runs on has printed what is expected before its end."""
     deadline = time.monotonic() + PATIENCE
-    texts = [text.partition("SIGINT received")[0] for text in expected]
+    texts = [re.split(r"SIG(?:INT|TERM) received", text)[0] for text in expected]
     texts = [text[: text.rfind("\n") + 1] for text in texts]
     while find_missing(texts, program.stdout, program.stderr) is not None:
         if time.monotonic() > deadline or not program.is_running():

@@ -26,6 +26,9 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 # How long something that does happen may take on a busy machine. A bound on failure, not a wait.
 PATIENCE: Final = 30.0
 
+# What SVCRUN_TEST_PROFILE says: "quick", nothing, or "thorough".
+PROFILE: Final = os.environ.get("SVCRUN_TEST_PROFILE", "normal")
+
 # Every warning is an error, asyncio checks itself, and unclosed resources are reported.
 STRICT: Final = ("-X", "dev", "-W", "error")
 
@@ -37,14 +40,23 @@ def has(*modules: str) -> bool:
     return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
+def examples(count: int) -> int:
+    """Return how many random examples to try where *count* is the usual number."""
+    return max(1, round(count * {"quick": 0.1, "normal": 1, "thorough": 50}[PROFILE]))
+
+
 def loop_factories() -> dict[str, LoopFactory]:
-    """Return the event loops to test with: the stock loop, and uvloop where it is installed."""
+    """Return the event loops to test with: the stock loop, and uvloop where it is installed.
+
+    ``SVCRUN_TEST_LOOP`` names one of them.
+    """
     factories: dict[str, LoopFactory] = {"asyncio": asyncio.SelectorEventLoop}
     if has("uvloop"):
         import uvloop
 
         factories["uvloop"] = uvloop.new_event_loop
-    return factories
+    chosen = os.environ.get("SVCRUN_TEST_LOOP")
+    return {chosen: factories[chosen]} if chosen else factories
 
 
 async def eventually(check: Callable[[], object], *, within: float = PATIENCE) -> None:

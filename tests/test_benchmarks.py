@@ -26,7 +26,9 @@ from benchmarks.cases import (
     Unavailable,
 )
 from benchmarks.processes import Program
-from tests.support import PATIENCE, ROOT
+from tests.support import PATIENCE, PROFILE, ROOT
+
+pytestmark = pytest.mark.skipif(PROFILE == "quick", reason="slow, and one environment tells it all")
 
 LINE = re.compile(
     r"  (?P<name>\S.*?) +(stock|uvloop)? +[\d.]+ (s|ms|us|ns) +[\d.]+ (s|ms|us|ns)"

@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from svcrun.service._connection import PlainConnection
 from svcrun.service._reader import Reader
 from svcrun.service.tcp import TCPServer
+from tests.support import examples
 
 LIMIT = 8
 
@@ -117,7 +118,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(steps)
 def test_every_read_gives_what_asyncio_gives(steps: list[Step]) -> None:
     """C27."""

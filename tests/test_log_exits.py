@@ -106,6 +106,30 @@ def test_the_first_record_may_come_while_the_interpreter_ends(run_program: RunPr
     assert outcome.stderr.split() == ["late"]
 
 
+CONFIGURED = """
+class Handler(logging.StreamHandler):
+    def format(self, record):
+        return f"{threading.current_thread().name} {super().format(record)}"
+
+session.close()
+session = basic_config("info", "disabled", handlers=[Handler()])
+logging.info("before")
+import logging.config
+logging.config.dictConfig({"version": 1, "loggers": {"library": {"level": "INFO"}}})
+logging.info("after")
+"""
+
+
+@pytest.mark.parametrize("end", ["", "session.close()"])
+def test_a_library_that_configures_logging_takes_neither_the_thread_nor_a_record(
+    run_program: RunProgram, end: str
+) -> None:
+    """logging.config closes every handler of the process, and forgets them."""
+    outcome = run_program(BEGIN + CONFIGURED + end).wait()
+    assert outcome.returncode == 0
+    assert outcome.stderr.splitlines() == ["svcrun-log before", "svcrun-log after"]
+
+
 def test_a_pipe_that_nobody_reads_does_not_hold_the_program(tmp_path: Path) -> None:
     source = (
         BEGIN + "for number in range(30_000): logging.info('%d', number)\n"

@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from svcrun.log import (
     LogFormat,
     LogLevel,
+    ThreadedHandler,
     basic_config,
     create_logging_handler,
     formats,
@@ -337,6 +339,21 @@ def test_journald_gets_message_priority_and_extras(
     assert b"MESSAGE=x 1" in lines
     assert b"PRIORITY=%d" % priority in lines
     assert b"EXTRA_REQUEST=abc" in lines
+
+
+def test_journald_stays_connected_when_logging_is_configured_meanwhile(
+    datagrams: socket.socket,
+) -> None:
+    pytest.importorskip("logging_journald")
+    with basic_config("info", "journald", socket_path=datagrams.getsockname()) as session:
+        (handler,) = session.handlers
+        assert isinstance(handler, ThreadedHandler)
+        # What logging.config does to every handler of the process.
+        logging.shutdown([weakref.ref(handler.target)])
+        root.info("x")
+        session.flush()
+        assert b"MESSAGE=x\n" in datagrams.recv(10_000)
+    assert handler.target.transport.socket.fileno() == -1  # type: ignore[attr-defined]
 
 
 def test_journald_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:

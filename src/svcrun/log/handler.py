@@ -7,6 +7,7 @@ from threading import TIMEOUT_MAX, get_ident
 from typing import Final
 
 from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.log.kept import KeptHandler
 from svcrun.log.records import ATOMS, ATTRIBUTE_COUNT, Unrenderable, render, settle_extra
 from svcrun.log.sinks import make_sink
 from svcrun.log.writer import Writer, writing_threads
@@ -16,7 +17,7 @@ __all__ = ("ThreadedHandler",)
 _ERROR: Final = logging.ERROR
 
 
-class ThreadedHandler(logging.Handler):
+class ThreadedHandler(KeptHandler):
     """Pass records to another handler, in a thread of its own.
 
     A log call takes note of the record and returns: it never waits and never raises. The thread
@@ -145,6 +146,8 @@ class ThreadedHandler(logging.Handler):
 
         :param timeout: how long to wait, in seconds; by default as long as something is written.
         """
+        if self.kept:
+            return
         self._writer.close(timeout)
         super().close()
 

@@ -7,6 +7,8 @@ import logging
 import os
 from typing import Any
 
+from svcrun.log.kept import KeptHandler
+
 try:
     from logging_journald import JournaldLogHandler
 except ImportError as error:
@@ -25,7 +27,7 @@ class _Priorities(dict[int, int]):
         return self[max(lower)] if lower else self[logging.DEBUG]
 
 
-class _Handler(JournaldLogHandler):  # type: ignore[misc]  # the library has no types
+class _Handler(JournaldLogHandler, KeptHandler):  # type: ignore[misc]  # the library has no types
     # The library's own table lacks all other levels, and takes CRITICAL for the emergency that
     # journald announces on every terminal of the machine.
     LEVELS = _Priorities(
@@ -40,6 +42,8 @@ class _Handler(JournaldLogHandler):  # type: ignore[misc]  # the library has no 
 
     def close(self) -> None:
         """Close the connection, which the library leaves open."""
+        if self.kept:
+            return
         self.transport.socket.close()
         super().close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 from time import monotonic
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from svcrun.log.handler import ThreadedHandler
 from svcrun.log.hooks import Hooks, log_loop_exception
+from svcrun.log.kept import KeptHandler
 from svcrun.log.records import can_make_records, make_record
 from svcrun.log.sinks import close_handler, flush_handler
 
@@ -91,6 +93,7 @@ class LogSession:
             if loop is not None:
                 self._take_loop(loop)
             _sessions.append(self)
+            self._keep(True)
             _root.place(self.level, self.handlers)
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -121,6 +124,7 @@ class LogSession:
             if self not in _sessions:
                 return self._complete
             self._give_back()
+            self._keep(False)
         self._hurry()
         for handler in self.handlers:
             if not isinstance(handler, ThreadedHandler):
@@ -134,6 +138,20 @@ class LogSession:
             for target in self._targets:
                 close_handler(target)
         return self._complete
+
+    def end_threads(self) -> None:
+        """Write every buffered record and end the threads; from then on, a log call writes."""
+        self._keep(False)
+        self._hurry()
+        for handler in self.handlers:
+            if isinstance(handler, ThreadedHandler) and handler not in self._yours:
+                handler.close()
+
+    def _keep(self, kept: bool) -> None:
+        """Let nobody else close the handlers of the session, or let them be closed."""
+        for handler in (*self.handlers, *self._targets):
+            if isinstance(handler, KeptHandler) and handler not in self._yours:
+                handler.kept = kept
 
     def _hurry(self) -> None:
         """Set all threads to work, so that one time limit does for all."""
@@ -220,6 +238,16 @@ def _flush_newest() -> None:
         newest = _sessions[-1] if _sessions else None
     if newest is not None:
         newest.flush()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """Write what sessions that are never closed have buffered.
+
+    That runs before logging.shutdown(), which has an empty list after some uses of logging.config.
+    """
+    for session in tuple(_sessions):
+        session.end_threads()
 
 
 def _countdown(timeout: float | None) -> Callable[[], float | None]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
 from svcrun.context import Context
 from svcrun.eager import current_loop, start_eagerly
-from svcrun.errors import ParameterTypeError, StopTimeout, raise_together
+from svcrun.errors import ParameterTypeError, ShuttingDown, StopTimeout, raise_together
 from svcrun.guard import EXIT_HUNG, Guard
 from svcrun.interrupts import Interrupts
 from svcrun.supervisor import Supervisor
 from svcrun.sweep import GRACE
-from svcrun.tasks import format_stack, join
+from svcrun.tasks import cancel_and_wait, format_stack, join
 from svcrun.teardown import Deadline, end_executor, end_tasks, end_threads
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ log = logging.getLogger(__name__)
 
 __all__ = ("Runtime", "drive", "make_loop")
 
-# Seconds past its time limit that a shutdown has to cancel what hangs, one kind after the other.
-GUARD_GRACE = 8 * GRACE
+# Seconds past its time limit that a roll-back has to cancel what hangs, and all of a shutdown has,
+# one kind after the other.
+ROLL_BACK_GRACE = 3 * GRACE
+GUARD_GRACE = 10 * GRACE
 
 
 def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
@@ -58,7 +61,7 @@ def _close_loop(
 
 
 def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
-    if options.use_uvloop:
+    if options.use_uvloop and _has_standard_streams():
         try:
             import uvloop
         except ImportError:
@@ -66,6 +69,19 @@ def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
         else:
             return uvloop.new_event_loop()
     return asyncio.new_event_loop()
+
+
+def _has_standard_streams() -> bool:
+    """Tell whether descriptors 0 to 2 are open.
+
+    If one is not, a new loop gets it for its own use, and libuv aborts a process that closes it.
+    """
+    try:
+        for descriptor in range(3):
+            os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 class Runtime:
@@ -93,7 +109,7 @@ class Runtime:
         self._call_hook = call_hook
         self._starting: asyncio.Task[Any] | None = None
         self._shutdown: asyncio.Task[None] | None = None
-        self._hook: asyncio.Task[Any] | None = None
+        self._hooks: set[asyncio.Task[Any] | None] = set()
         self._is_to_end = False  # whether something asks for the end of the start or the block
         self._interrupted = False  # whether they have been told
         self._leaving = False
@@ -177,6 +193,7 @@ class Runtime:
             await start
         finally:
             self._starting = None
+            self._unlimit()
         while self._interrupts.first is not None and self.signal is None:  # noqa: ASYNC110
             await asyncio.sleep(0)  # the loop is about to hear of it
         if self.body.is_closing:  # which nobody has noticed
@@ -199,7 +216,7 @@ class Runtime:
         """
         if self._hung or self.supervisor.hung:
             return self._exit_hung(error)
-        if not self._is_to_end or not isinstance(error, asyncio.CancelledError):
+        if not self._is_to_end or not isinstance(error, asyncio.CancelledError | ShuttingDown):
             return error
         if len(self._crashes) > 1:
             return BaseExceptionGroup("several services crashed", self._crashes)
@@ -217,8 +234,7 @@ class Runtime:
         self.in_body = False
         self._leaving = True
         self.body.unwatch()
-        if self._limit is not None:
-            self._limit.cancel()
+        self._unlimit()
         self._guard.answer()  # the loop did not run, perhaps, but will do so now
 
     def _on_caught(self) -> None:
@@ -245,13 +261,15 @@ class Runtime:
         log.warning("interrupted again, cutting everything short")
         self._deadline.set(self._loop.time())
         self.supervisor.hurry()
-        if self._hook is not None:
-            self._hook.cancel()
+        for hook in self._hooks:
+            if hook is not None:
+                hook.cancel()
         if self._starting is not None:
             self._starting.cancel()
+            self._limit_to(ROLL_BACK_GRACE)
         elif self.in_body:
             self.body.insist()
-            self._limit_body(GRACE)
+            self._limit_to(GRACE)
 
     def interrupt(self) -> None:
         """End the start or the block, once, as soon as there is something to be ended."""
@@ -262,24 +280,29 @@ class Runtime:
             self._interrupted = self.body.interrupt()
         elif self._starting is not None:
             self._interrupted = self._starting.cancel()
+            self._limit_to(self._deadline.left() + ROLL_BACK_GRACE)
         if not self._interrupted:
             # What ran has just come to its end, and it is not known yet what comes next.
             self._loop.call_soon(self.interrupt)
 
-    def _limit_body(self, seconds: float) -> None:
-        if self._limit is not None:
-            self._limit.cancel()
+    def _limit_to(self, seconds: float) -> None:
+        self._unlimit()
         self._limit = self._loop.call_later(seconds, self._give_up)
 
+    def _unlimit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+
     def _give_up(self) -> None:
-        """Wait no longer for a block that goes on although it was asked to end."""
+        """Wait no longer for a start or a block that goes on although it was asked to end."""
         self._hung = True
-        if isinstance(self.body.task, asyncio.Task):
-            stack = format_stack(self.body.task)
-            log.error("the block of the entrypoint does not end; it waits at\n%s", stack)
-        if not self.body.give_up():
+        what, task = ("block", self.body.task) if self.in_body else ("start", self._starting)
+        if isinstance(task, asyncio.Task):
+            stack = format_stack(task)
+            log.error("the %s of the entrypoint does not end; it waits at\n%s", what, stack)
+        if not self.in_body or not self.body.give_up():
             # So it is the process that has to end, but not without the services.
-            reason = "the block of the entrypoint goes on although it was cancelled"
+            reason = f"the {what} of the entrypoint goes on although it was cancelled"
             self.shut_down(None).add_done_callback(lambda _: self._guard.die(reason))
 
     # Leaving.
@@ -326,7 +349,7 @@ class Runtime:
         self._deadline.set(self._loop.time() + timeout)
         self._guard.watch(timeout, GUARD_GRACE)
         if self.in_body:
-            self._limit_body(timeout)
+            self._limit_to(timeout)
 
     def shut_down(self, exception: BaseException | None) -> asyncio.Task[Any]:
         """Stop everything, once; everybody who wants it waits for the same task."""
@@ -334,6 +357,10 @@ class Runtime:
             self._close()
             self._shutdown = start_eagerly(self._stop_all(exception), self._loop, name="shutdown")
         return self._shutdown
+
+    def waits_for(self, task: asyncio.Task[Any] | None) -> bool:
+        """Tell whether `task`, the current one, is a ``stop()`` or a hook that we wait for."""
+        return task in self._hooks or self.supervisor.waits_for(task)
 
     async def _stop_all(self, exception: BaseException | None) -> None:
         services = self.supervisor.services
@@ -372,32 +399,48 @@ class Runtime:
         call = self._call_hook(name, services)
         if call is None:
             return []
-        task = start_eagerly(_errors_of(call, name), self._loop, name=name)
+        task = start_eagerly(self._errors_of(call, name), self._loop, name=name)
         if not task.done():
             await self._wait_for_hook(task, name)
         return task.result() if task.done() and not task.cancelled() else []
 
     async def _wait_for_hook(self, task: asyncio.Task[Any], name: str) -> None:
-        self._hook = task
         try:
             if self.body.is_closing:
                 await self._deadline.wait((task,))
             else:
                 await asyncio.wait((task,))
         except asyncio.CancelledError:
-            task.cancel()
+            await _cancel_hook(task, name)
             raise
-        finally:
-            self._hook = None
         if not task.done():
             self._hung = True
             log.error("a hook %s hangs and is cancelled; it waits at\n%s", name, format_stack(task))
-            task.cancel()
-            await asyncio.wait((task,), timeout=GRACE)
+            await _cancel_hook(task, name)
+
+    async def _errors_of(self, call: Coroutine[Any, Any, None], name: str) -> list[BaseException]:
+        task = asyncio.current_task()
+        self._hooks.add(task)
+        try:
+            await call
+        except asyncio.CancelledError:
+            log.warning("a hook %s was cancelled", name)
+            raise
+        except BaseException as error:  # whatever it is, services are stopped
+            log.exception("a hook %s failed", name)
+            return [error]
+        finally:
+            self._hooks.discard(task)
+        return []
 
     def _flush_log(self) -> None:
         if self._log is not None:
             self._log.flush(timeout=GRACE)
+
+
+async def _cancel_hook(task: asyncio.Task[Any], name: str) -> None:
+    if await cancel_and_wait((task,), GRACE):
+        log.error("a hook %s ignores its cancellation and is left alone", name)
 
 
 async def _what_ended(coro: Coroutine[Any, Any, None]) -> BaseException | None:
@@ -407,18 +450,6 @@ async def _what_ended(coro: Coroutine[Any, Any, None]) -> BaseException | None:
     except (KeyboardInterrupt, SystemExit) as error:
         return error
     return None
-
-
-async def _errors_of(call: Coroutine[Any, Any, None], name: str) -> list[BaseException]:
-    try:
-        await call
-    except asyncio.CancelledError:
-        log.warning("a hook %s was cancelled", name)
-        raise
-    except BaseException as error:  # whatever it is, services are stopped
-        log.exception("a hook %s failed", name)
-        return [error]
-    return []
 
 
 def drive(

@@ -1,6 +1,7 @@
 """Fixtures that the tests of several modules share; their helpers live in ``tests/support.py``."""
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,12 @@ from tests.support import LoopFactory, Program, loop_factories, nothing_left
 # A busy machine is no reason to fail: pytest-timeout bounds a test, hypothesis does not.
 hypothesis.settings.register_profile("project", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("project")
+
+
+def pytest_collection_finish() -> None:
+    """Leave pytest's own objects out of the many collections that tests ask for."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_asyncio_loop_factories(

@@ -6,6 +6,7 @@ import errno
 import logging
 import resource
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -252,6 +253,24 @@ class TestListener:
             assert not server.is_serving()
             assert server.sockets == ()
             server.close()
+
+
+async def test_clients_that_reset_before_they_are_accepted_leave_nothing(
+    transport: Transport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody can tell their addresses any more: on uvloop, the transport raises if asked."""
+    caplog.set_level(logging.INFO)
+    async with running(transport.server(echo)) as server:
+        for _ in range(20):
+            # The loop does not turn meanwhile.
+            with raw_client(server) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        async with transport.client(server) as (reader, writer):
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"hello\n"
+        await eventually(lambda: not server.connections)
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
+    assert len(caplog.records) == 1 + 20
 
 
 async def test_clients_that_connect_and_go_leave_nothing(transport: Transport) -> None:

@@ -297,6 +297,37 @@ async def test_a_loop_of_write_and_drain_ends_with_the_connection(transport: Tra
         await asyncio.wait_for(ended.wait(), 30)
 
 
+async def test_what_is_written_to_a_lost_connection_is_ignored(
+    transport: Transport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that is told many clients the news must not fail because one of them has gone."""
+    caplog.set_level(logging.INFO)
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.set()
+        with contextlib.suppress(OSError):
+            await reader.read()
+        for _ in range(10):
+            await asyncio.sleep(0)  # uvloop takes some turns to close a socket
+            writer.write(b"news")
+            writer.writelines([b"more", b"news"])
+        if writer.can_write_eof():
+            writer.write_eof()
+        writer.close()
+        done.set()
+
+    async with running(transport.server(handler)) as server:
+        async with transport.client(server) as (_, writer):
+            await asyncio.wait_for(begun.wait(), 30)
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        await asyncio.wait_for(done.wait(), 30)
+        await eventually(lambda: not server.connections)
+    assert [record.getMessage()[:9] for record in caplog.records] == ["Listening"]
+
+
 async def test_the_connection_can_be_turned_into_tls(tcp: Transport, certificates: Any) -> None:
     """STARTTLS, as with asyncio's own streams."""
     secure = Transport(certificates)

@@ -10,7 +10,7 @@ import pytest
 
 from svcrun.service import _stream
 from svcrun.service._stream import StreamServer
-from tests.service.streams import Transport, careless_echo, echo, raw_client, running
+from tests.service.streams import Handler, Transport, careless_echo, echo, raw_client, running
 from tests.support import eventually, nothing_left
 
 # Far less than the 5 seconds that working handlers get, far more than anything here takes.
@@ -230,9 +230,16 @@ async def test_nor_can_one_whose_handler_waits_for_it_to_read(tcp: Transport) ->
         await stop_within(server, SOON)
 
 
-async def test_a_client_need_not_confirm_the_end_of_tls(certificates: Any) -> None:
+async def close_itself(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+@pytest.mark.parametrize("handler", [echo, close_itself])
+async def test_a_client_need_not_confirm_the_end_of_tls(
+    certificates: Any, handler: Handler
+) -> None:
     transport = Transport(certificates)
-    server = transport.server(echo)
+    server = transport.server(handler)
     await server.start()
 
     def shake_hands(sock: socket.socket) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from svcrun.addresses import format_address
 from svcrun.eager import start_eagerly
 from svcrun.service._reader import Reader
-from svcrun.service._writer import Writer
+from svcrun.service._writer import Writer, extra_info
 from svcrun.tasks import format_stack
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Connection(asyncio.BaseProtocol):
     @property
     def peer(self) -> str:
         """The address of the client, as people write it."""
-        return format_address(self.socket_transport.get_extra_info("peername"))
+        return format_address(extra_info(self.socket_transport, "peername"))
 
     # What the transport calls.
 
@@ -86,6 +86,8 @@ class Connection(asyncio.BaseProtocol):
             return  # a handshake that failed; some versions of the TLS layer tell, others don't
         self.lost = True
         self.error = exc
+        if "writer" in self.__dict__:
+            self.writer.lose()
         if self._waiters is not None:
             self._release_waiters()
         if exc is None:
@@ -134,6 +136,12 @@ class Connection(asyncio.BaseProtocol):
             await self._wait()
         if self.error is not None:
             raise self.error
+
+    def close(self) -> None:
+        """Close the transport after what was written is sent."""
+        # Closed twice, asyncio's transport of TLS is good for nothing, not even to be aborted.
+        if not self.transport.is_closing():
+            self.transport.close()
 
     async def start_tls(self, context: Any, **options: Any) -> None:
         """Put TLS between the transport and this protocol.
@@ -243,7 +251,7 @@ class Connection(asyncio.BaseProtocol):
         if self.lost:
             self.release()
         else:
-            self.transport.close()
+            self.close()
         if self.server.stopping:
             self.server.progress()
 

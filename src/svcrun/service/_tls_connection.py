@@ -43,6 +43,18 @@ class TLSConnection(Connection, asyncio.BufferedProtocol):
 
     async def _serve(self) -> None:
         try:
+            await self._shake_hands()
+        finally:
+            if not self.over_tls:
+                # The TLS layer tells only of the end of connections that it has established.
+                self.socket_transport.abort()
+                self.lost = True
+                self._finish()
+        if self.over_tls:
+            await super()._serve()
+
+    async def _shake_hands(self) -> None:
+        try:
             await self.start_tls(
                 self.server.ssl_context, ssl_handshake_timeout=self.server.ssl_handshake_timeout
             )
@@ -53,13 +65,6 @@ class TLSConnection(Connection, asyncio.BufferedProtocol):
             log.log(level, "%r: TLS handshake with %s failed: %s", self.server, self.peer, reason)
         except asyncio.CancelledError:
             pass  # by stop(), before there was anything to finish
-        if self.over_tls:
-            await super()._serve()
-        else:
-            # The TLS layer tells only of the end of connections that it has established.
-            self.socket_transport.abort()
-            self.lost = True
-            self._finish()
 
 
 def explain(error: OSError, server: TLSServer) -> str:

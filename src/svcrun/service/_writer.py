@@ -11,7 +11,20 @@ if TYPE_CHECKING:
 
     from svcrun.service._connection import Connection
 
-__all__ = ("Writer",)
+__all__ = ("Writer", "extra_info")
+
+
+def extra_info(transport: Any, name: str, default: Any = None) -> Any:
+    """Return what a transport knows, by names like ``"peername"``."""
+    try:
+        return transport.get_extra_info(name, default)
+    except (AttributeError, OSError):
+        # uvloop asks a closed socket, if the client had gone before it was accepted.
+        return default
+
+
+def _ignore(_: object) -> None:
+    """Do nothing."""
 
 
 class Writer(asyncio.StreamWriter):
@@ -32,6 +45,10 @@ class Writer(asyncio.StreamWriter):
         self._transport = transport
         self.write = transport.write  # type: ignore[method-assign]
 
+    def lose(self) -> None:
+        """Write into the void from now on, as asyncio does; uvloop would raise an error."""
+        self.write = _ignore  # type: ignore[assignment]
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} transport={self._transport!r}>"
 
@@ -45,11 +62,13 @@ class Writer(asyncio.StreamWriter):
 
     def writelines(self, data: Iterable[Any]) -> None:
         """Write several pieces of data."""
-        self._transport.writelines(data)
+        if not self._connection.lost:
+            self._transport.writelines(data)
 
     def write_eof(self) -> None:
         """Close the writing half of the connection, after what was written was sent."""
-        self._transport.write_eof()
+        if not self._connection.lost:
+            self._transport.write_eof()
 
     def can_write_eof(self) -> bool:
         """Tell whether the transport can close its writing half only; TLS can't."""
@@ -58,7 +77,7 @@ class Writer(asyncio.StreamWriter):
 
     def close(self) -> None:
         """Close the connection, after what was written was sent."""
-        self._transport.close()
+        self._connection.close()
 
     def is_closing(self) -> bool:
         """Tell whether the connection is closed or being closed."""
@@ -74,7 +93,7 @@ class Writer(asyncio.StreamWriter):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return what the transport knows, by names like ``"peername"``."""
-        return self._transport.get_extra_info(name, default)
+        return extra_info(self._transport, name, default)
 
     async def drain(self) -> None:
         """Wait until most of what was written is sent.

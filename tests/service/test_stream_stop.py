@@ -234,9 +234,17 @@ async def close_itself(_: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     writer.close()
 
 
-@pytest.mark.parametrize("handler", [echo, close_itself])
+async def close_and_wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        await reader.read()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("handler", [echo, close_itself, close_and_wait])
 async def test_a_client_need_not_confirm_the_end_of_tls(
-    certificates: Any, handler: Handler
+    certificates: Any, handler: Handler, caplog: pytest.LogCaptureFixture
 ) -> None:
     transport = Transport(certificates)
     server = transport.server(handler)
@@ -251,6 +259,7 @@ async def test_a_client_need_not_confirm_the_end_of_tls(
         await eventually(lambda: [c for c in server.connections if c.over_tls])
         await stop_within(server, SOON)
         assert await asyncio.to_thread(secure.recv, 10) == b""
+    assert not caplog.records
 
 
 async def test_an_unfinished_handshake_is_ended_at_once(certificates: Any) -> None:

@@ -194,10 +194,11 @@ class Connection(asyncio.BaseProtocol):
         if self.task is not None and (at_once or self.reader.waiting):
             self.task.cancel()
 
-    def is_flushed(self) -> bool:
-        """Tell whether all that was written is with the system."""
+    def is_sent(self) -> bool:
+        """Tell whether the transport is closed, and all that was written is with the system."""
         return self.transport is None or (
-            self.transport.get_write_buffer_size() == 0
+            self.transport.is_closing()
+            and self.transport.get_write_buffer_size() == 0
             and self.socket_transport.get_write_buffer_size() == 0
         )
 

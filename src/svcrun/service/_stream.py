@@ -227,7 +227,7 @@ class StreamServer(SimpleServer):
         def working() -> list[Connection]:
             return [c for c in ending if not (c.finished or c.excused)]
 
-        await self._until(lambda: not working(), deadline)
+        await self._dismiss(working, deadline)
         return working()
 
     async def _close_transports(self, ending: set[Connection], deadline: float) -> None:
@@ -235,13 +235,7 @@ class StreamServer(SimpleServer):
             return [c for c in ending & self.connections if not c.excused]
 
         # Each handler that ended has closed its transport. Now its output leaves.
-        loop = self.loop
-        deadline = max(deadline, loop.time() + LINGER)
-        while remaining() and loop.time() < deadline:
-            await self._until(lambda: not remaining(), min(loop.time() + LINGER, deadline))
-            for connection in remaining():
-                if connection.is_flushed():
-                    connection.abort()  # all was sent, and nobody need confirm that
+        await self._dismiss(remaining, max(deadline, self.loop.time() + LINGER))
         rest = remaining()
         for connection in rest:
             connection.abort()
@@ -249,6 +243,15 @@ class StreamServer(SimpleServer):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         self.connections.difference_update(rest)
+
+    async def _dismiss(self, remaining: Callable[[], list[Connection]], deadline: float) -> None:
+        """Wait until none are `remaining`; help those that are closed but for a confirmation."""
+        loop = self.loop
+        while remaining() and loop.time() < deadline:
+            await self._until(lambda: not remaining(), min(loop.time() + LINGER, deadline))
+            for connection in remaining():
+                if connection.is_sent():
+                    connection.abort()
 
     async def _until(self, reached: Callable[[], bool], deadline: float) -> bool:
         """Wait until `reached` is true, to the `deadline` at most; tell whether it is."""

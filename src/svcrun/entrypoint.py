@@ -212,7 +212,7 @@ class Entrypoint:
         _check(services)
         if runtime.body.is_closing:
             raise ShuttingDown(services)
-        running = supervisor.services
+        running = set(map(id, supervisor.services))
         if self.pre_start:
             await self.pre_start.call(entrypoint=self, services=services)
         await supervisor.start(services)
@@ -221,7 +221,7 @@ class Entrypoint:
         try:
             await self.post_start.call(entrypoint=self, services=services)
         except BaseException as error:
-            started = [service for service in services if service not in running]
+            started = [service for service in services if id(service) not in running]
             with suppress(Exception):  # logged, and not what went wrong first
                 await supervisor.stop(started, _unless_cancelled(error))
             raise
@@ -244,15 +244,18 @@ class Entrypoint:
     async def graceful_shutdown(self, exception: BaseException | None = None) -> None:
         """Begin the shutdown, unless it has begun, and wait until all services are stopped.
 
-        The block is ended as by a signal, unless it is the code of the block that calls this.
+        The start or the block is ended as by a signal, unless it is the code of the block that
+        calls this. A ``stop()`` or a hook of the shutdown that calls this does not wait.
 
         :param exception: passed to their ``stop()``.
         """
         runtime = self._running()
         shutdown = runtime.shut_down(exception)
-        if asyncio.current_task() is not runtime.body.task:
+        current = asyncio.current_task()
+        if current is not runtime.body.task:
             runtime.interrupt()
-        await asyncio.shield(shutdown)
+        if not runtime.waits_for(current):
+            await asyncio.shield(shutdown)
 
     # Entering and leaving.
 
@@ -419,10 +422,10 @@ class Entrypoint:
 entrypoint = Entrypoint
 
 
-def run(main: Awaitable[T], *services: Service, **kwargs: Any) -> T:
-    """Run `main` while `services` run, and return its result.
+def run(coro: Awaitable[T], *services: Service, **kwargs: Any) -> T:
+    """Run `coro` while `services` run, and return its result.
 
-    :param main: a coroutine, usually.
+    :param coro: a coroutine, usually; anything that can be awaited.
     :param kwargs: options of :class:`Entrypoint`.
 
     :raises KeyboardInterrupt: if SIGINT ended it.
@@ -435,16 +438,16 @@ def run(main: Awaitable[T], *services: Service, **kwargs: Any) -> T:
     'done'
     """
     try:
-        if not inspect.isawaitable(main):
-            raise ParameterTypeError("run", "main", main, "a coroutine: run(main()), not run(main)")
+        if not inspect.isawaitable(coro):
+            raise ParameterTypeError("run", "coro", coro, "a coroutine: run(main()), not run(main)")
         ep = Entrypoint(*services, **kwargs)
         ep._raise_signal = True  # noqa: SLF001 - the same module
         with ep as loop:
-            result = loop.run_until_complete(main)
+            result = loop.run_until_complete(coro)
         return result  # noqa: RET504 - in the block, type checkers would see a way around it
     finally:
-        if inspect.iscoroutine(main) and inspect.getcoroutinestate(main) == inspect.CORO_CREATED:
-            main.close()
+        if inspect.iscoroutine(coro) and inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
+            coro.close()
 
 
 def _check(services: tuple[Service, ...]) -> None:

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from svcrun.state import ServiceState
 
 
+def show(service: object) -> str:
+    """Return the representation of `service`, or what can be told if it can't be had.
+
+    What is told of a service must not depend on the code of that service.
+    """
+    try:
+        return repr(service)
+    except Exception as error:  # noqa: BLE001 - somebody else's
+        return f"<{type(service).__qualname__}, without a representation: {type(error).__name__}>"
+
+
 class ParameterError(ValueError):
     """A parameter has a value that can't be used.
 
@@ -71,7 +82,7 @@ class IllegalTransition(RuntimeError):
     """A service was asked for a move that its state does not allow."""
 
     def __init__(self, owner: object, old: ServiceState, new: ServiceState) -> None:
-        super().__init__(f"{owner!r} can't go from {old.name} to {new.name}")
+        super().__init__(f"{show(owner)} can't go from {old.name} to {new.name}")
         self.owner = owner
         self.old = old
         self.new = new
@@ -82,7 +93,8 @@ class ServiceInUse(ValueError):
 
     def __init__(self, service: object) -> None:
         super().__init__(
-            f"{service!r} is run by another entrypoint; stop it there, or make a second instance"
+            f"{show(service)} is run by another entrypoint; "
+            "stop it there, or make a second instance"
         )
         self.service = service
 
@@ -91,9 +103,10 @@ class UnknownDependency(ValueError):
     """A service depends on one that is neither given nor running."""
 
     def __init__(self, service: object, dependency: object) -> None:
-        name = dependency.__name__ if isinstance(dependency, type) else repr(dependency)
+        name = dependency.__name__ if isinstance(dependency, type) else show(dependency)
         super().__init__(
-            f"{service!r} depends on {name}, which is neither given to the entrypoint nor running"
+            f"{show(service)} depends on {name}, "
+            "which is neither given to the entrypoint nor running"
         )
         self.service = service
         self.dependency = dependency
@@ -103,7 +116,7 @@ class DependencyCycle(ValueError):
     """Services depend on each other in a circle."""
 
     def __init__(self, circle: Sequence[object]) -> None:
-        path = " -> ".join(map(repr, circle))
+        path = " -> ".join(map(show, circle))
         super().__init__(f"these services depend on each other, so none can be the first: {path}")
         self.circle = tuple(circle)
 
@@ -113,7 +126,7 @@ class DependencyDown(RuntimeError):
 
     def __init__(self, service: object, dependency: object) -> None:
         super().__init__(
-            f"{service!r} can't start: it depends on {dependency!r}, which is not running"
+            f"{show(service)} can't start: it depends on {show(dependency)}, which is not running"
         )
         self.service = service
         self.dependency = dependency
@@ -127,7 +140,7 @@ class StartTimeout(TimeoutError):
 
     def __init__(self, service: object, timeout: float, stack: str) -> None:
         super().__init__(
-            f"{service!r} did not start within {timeout:g} s; it was waiting at\n{stack}"
+            f"{show(service)} did not start within {timeout:g} s; it was waiting at\n{stack}"
         )
         self.service = service
         self.timeout = timeout
@@ -139,7 +152,7 @@ class StopTimeout(TimeoutError):
 
     def __init__(self, service: object, timeout: float, stack: str) -> None:
         super().__init__(
-            f"{service!r} did not stop within {timeout:g} s; it was waiting at\n{stack}"
+            f"{show(service)} did not stop within {timeout:g} s; it was waiting at\n{stack}"
         )
         self.service = service
         self.timeout = timeout
@@ -150,7 +163,7 @@ class StartCancelled(RuntimeError):
     """``start()`` of a service was cancelled by something other than the entrypoint."""
 
     def __init__(self, service: object) -> None:
-        super().__init__(f"start() of {service!r} was cancelled from outside")
+        super().__init__(f"start() of {show(service)} was cancelled from outside")
         self.service = service
 
 
@@ -158,7 +171,7 @@ class ShuttingDown(RuntimeError):
     """Services were to be started while the entrypoint shuts down, or after its end."""
 
     def __init__(self, services: Iterable[object]) -> None:
-        names = ", ".join(map(repr, services))
+        names = ", ".join(map(show, services))
         super().__init__(f"{names} can't be started: the entrypoint is shutting down")
 
 
@@ -167,7 +180,8 @@ class StartDuringStop(RuntimeError):
 
     def __init__(self, service: object) -> None:
         super().__init__(
-            f"{service!r} can't be started by a service that is being stopped together with it; "
+            f"{show(service)} can't be started by a service "
+            "that is being stopped together with it; "
             "start it when that stop is over"
         )
         self.service = service
@@ -186,7 +200,7 @@ class LoopClosed(RuntimeError):
     """The event loop was closed while an entrypoint was running in it."""
 
     def __init__(self, services: Iterable[object]) -> None:
-        names = ", ".join(map(repr, services)) or "none"
+        names = ", ".join(map(show, services)) or "none"
         super().__init__(
             f"the event loop was closed inside the block; what could not be stopped: {names}"
         )

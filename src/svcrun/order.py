@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from svcrun.errors import DependencyCycle, UnknownDependency
-from svcrun.service.base import dependencies
+from svcrun.service.base import Service, dependencies
 from svcrun.unit import NOBODY
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def link(units: Iterable[Unit], running: Collection[Unit]) -> None:
     :raises UnknownDependency: if one depends on a service that is in neither.
     :raises DependencyCycle: if there is no order in which all could start.
     """
-    dependent = [unit for unit in units if unit.service.depends_on]
+    dependent = [unit for unit in units if unit.service.depends_on is not Service.depends_on]
     if not dependent:
         return
 

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from svcrun.eager import start_eagerly
-from svcrun.errors import ShuttingDown
+from svcrun.errors import ShuttingDown, show
 from svcrun.order import with_dependants
 from svcrun.service.base import Service, dependencies
 
@@ -51,7 +51,7 @@ class Recovery:
             self._supervisor.fatal(self, error)
         else:
             self.task = start_eagerly(
-                self._run(unit, error, delay), self._loop, name=f"restart of {unit.service!r}"
+                self._run(unit, error, delay), self._loop, name=f"restart of {show(unit.service)}"
             )
 
     def leave_out(self, services: Iterable[Service]) -> None:
@@ -63,7 +63,7 @@ class Recovery:
     async def _run(self, unit: Unit, error: BaseException, delay: float | None) -> None:
         await self._supervisor.stop_units([unit], error)
         while delay is not None:
-            log.warning("%r will be started again in %.1f s", self._crashed, delay)
+            log.warning("%s will be started again in %.1f s", show(self._crashed), delay)
             await asyncio.sleep(delay)
             try:
                 await self._start()
@@ -71,7 +71,7 @@ class Recovery:
                 raise
             except BaseException as failure:
                 if not isinstance(failure, ShuttingDown):
-                    log.exception("%r could not be started again", self._crashed)
+                    log.exception("%s could not be started again", show(self._crashed))
                 if self not in self._supervisor.recoveries:
                     return  # called off: the failure came in place of the cancellation
                 error = failure
@@ -95,8 +95,8 @@ class Recovery:
         delay = self._policy.next_delay(service._crashes, self._loop.time())
         if delay is None:
             log.error(
-                "%r crashed more than %d times within %g s",
-                service,
+                "%s crashed more than %d times within %g s",
+                show(service),
                 self._policy.limit,
                 self._policy.window,
             )

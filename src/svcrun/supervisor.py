@@ -22,6 +22,7 @@ from svcrun.errors import (
     StartDuringStop,
     StartTimeout,
     raise_together,
+    show,
 )
 from svcrun.order import Walk, link, unlink, with_dependants
 from svcrun.recovery import Recovery
@@ -243,7 +244,9 @@ class Supervisor:
         if unit.in_batch in self._batches and not unit.start_cancelled:
             unit.in_batch.fail(error)
         else:
-            log.error("%r failed while its start was being called off", service, exc_info=error)
+            log.error(
+                "%s failed while its start was being called off", show(service), exc_info=error
+            )
         self._not_started(unit, FAILED)
         return False
 
@@ -302,7 +305,7 @@ class Supervisor:
         error = None if called_off else _outcome(task, unit.service)
         if unit.task is not task:  # it was left alone when it did not end in time
             if error is not None:
-                log.error("%r failed after it was left alone", unit.service, exc_info=error)
+                log.error("%s failed after it was left alone", show(unit.service), exc_info=error)
             return
 
         unit.task = None
@@ -321,7 +324,7 @@ class Supervisor:
         unit.move(FAILED)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             return  # the loop has passed it on already
-        log.error("%r crashed", service, exc_info=error)
+        log.error("%s crashed", show(service), exc_info=error)
         if isinstance(service.on_crash, Restart):
             recovery = Recovery(self, unit, service.on_crash, self._loop)
             self.recoveries.add(recovery)
@@ -378,9 +381,16 @@ class Supervisor:
         """
         units = with_dependants(units)
         others = {unit.in_sweep for unit in units if unit.in_sweep is not None}
+        stopping = set(units)
         for unit in units:
             if unit.in_batch is not None and not unit.owes_stop and unit.in_sweep is None:
-                unit.in_batch.fail(StartCancelled(unit.service), at_once=True)
+                down = next((required for required in unit.requires if required in stopping), None)
+                error = (
+                    StartCancelled(unit.service)
+                    if down is None
+                    else DependencyDown(unit.service, down.service)
+                )
+                unit.in_batch.fail(error, at_once=True)
         own = self._sweep(
             [unit for unit in units if unit.in_sweep is None and not unit.at_rest],
             exception,
@@ -388,6 +398,10 @@ class Supervisor:
         )
         current = asyncio.current_task()
         return [own, *(sweep for sweep in others if not sweep.owns(current))]
+
+    def waits_for(self, task: asyncio.Task[Any] | None) -> bool:
+        """Tell whether `task`, the current one, has to end before a stop that is in progress."""
+        return any(sweep.owns(task) for sweep in self._sweeps)
 
     async def close(self, exception: BaseException | None, limit: float | None) -> None:
         """Stop everything within `limit` seconds, and start nothing more.

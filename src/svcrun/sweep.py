@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from svcrun.eager import start_eagerly
-from svcrun.errors import StopTimeout
+from svcrun.errors import StopTimeout, show
 from svcrun.order import Walk
 from svcrun.service.base import Service
 from svcrun.state import ServiceState
@@ -80,6 +80,9 @@ class Sweep:
             if self._walk is not None:
                 await self._walk.wait(self._loop)
             running = [unit for unit in self._units if unit.task is not None]
+            if self._abandoning:  # on what hung; the others are not even cancelled yet
+                self._abandoning = False
+                self._timers.append(self._loop.call_later(GRACE, self._abandon))
             self._walk = Walk(running, self._cancel_start, upwards=False)
             self._walk.go()
             await self._walk.wait(self._loop)
@@ -107,7 +110,7 @@ class Sweep:
             return
         self._hurried = True
         for unit in self._busy():
-            log.warning("%r is cut short; it was waiting at\n%s", unit.service, _stack(unit))
+            log.warning("%s is cut short; it was waiting at\n%s", show(unit.service), _stack(unit))
             self._cut(unit)
         self._timers.append(self._loop.call_later(GRACE, self._abandon))
 
@@ -121,7 +124,7 @@ class Sweep:
     def start_ended(self, unit: Unit, error: BaseException | None) -> None:
         """Take note that ``start()`` of `unit` has ended, with `error` if it failed."""
         if error is not None:
-            self._failed(unit, error, "start() of %r failed while the service was being stopped")
+            self._failed(unit, error, "start() of %s failed while the service was being stopped")
         walk = self._walk
         if walk is None or unit not in walk.busy or unit.stop_task is not None:
             return
@@ -135,10 +138,11 @@ class Sweep:
         if task.cancelled():
             if not unit.stop_cancelled:
                 log.warning(
-                    "stop() of %r ended by cancellation, which did not come from here", unit.service
+                    "stop() of %s ended by cancellation, which did not come from here",
+                    show(unit.service),
                 )
         elif (error := task.exception()) is not None:
-            self._failed(unit, error, "stop() of %r failed")
+            self._failed(unit, error, "stop() of %s failed")
 
     def _on_stop_done(self, task: asyncio.Task[Any], unit: Unit) -> None:
         if unit.stop_task is task:
@@ -146,7 +150,9 @@ class Sweep:
             if self._walk is not None:
                 self._walk.done(unit)
         elif not task.cancelled() and (error := task.exception()) is not None:
-            log.error("stop() of %r failed after it was left alone", unit.service, exc_info=error)
+            log.error(
+                "stop() of %s failed after it was left alone", show(unit.service), exc_info=error
+            )
 
     # What the two walks do with a unit; each tells whether the unit is done.
 
@@ -159,7 +165,7 @@ class Sweep:
         service = unit.service
         unit.owes_stop = False
         unit.move(ServiceState.STOPPING)
-        if type(service).stop is Service.stop:
+        if type(service).stop is Service.stop and "stop" not in service.__dict__:
             return True
         self._calling = True
         try:
@@ -170,7 +176,7 @@ class Sweep:
             )
             task = start_eagerly(coro, self._loop, name=type(service).__qualname__)
         except BaseException as error:  # noqa: BLE001 - one failing stop() never cuts another short
-            self._failed(unit, error, "stop() of %r failed")
+            self._failed(unit, error, "stop() of %s failed")
             return True
         finally:
             self._calling = False
@@ -182,11 +188,16 @@ class Sweep:
         task.add_done_callback(lambda task: self._on_stop_done(task, unit))
         if self._hurried:
             return self._cut(unit)
-        if service.stop_timeout is not None:
-            unit.timer = self._loop.call_later(
-                service.stop_timeout, self._stop_overrun, unit, service.stop_timeout
-            )
+        self._limit_stop(unit)
         return False
+
+    def _limit_stop(self, unit: Unit) -> None:
+        try:
+            timeout = unit.service.stop_timeout
+            if timeout is not None:
+                unit.timer = self._loop.call_later(timeout, self._stop_overrun, unit, timeout)
+        except Exception as error:  # noqa: BLE001 - it was right at the start, and changed since
+            self._failed(unit, error, "the stop_timeout of %s is not usable")
 
     def _cancel_start(self, unit: Unit) -> bool:
         if unit.task is None:
@@ -224,7 +235,7 @@ class Sweep:
 
     def _late(self, unit: Unit, timeout: float) -> None:
         self._failed(
-            unit, StopTimeout(unit.service, timeout, _stack(unit)), "%r hangs and is cancelled"
+            unit, StopTimeout(unit.service, timeout, _stack(unit)), "%s hangs and is cancelled"
         )
         self._cut(unit)
 
@@ -244,8 +255,8 @@ class Sweep:
         self.hung = True
         unit.failed = True
         log.error(
-            "%r does not end although it was cancelled, and is left alone at\n%s",
-            unit.service,
+            "%s does not end although it was cancelled, and is left alone at\n%s",
+            show(unit.service),
             _stack(unit),
         )
         if unit.stop_task is not None:
@@ -265,7 +276,7 @@ class Sweep:
     def _failed(self, unit: Unit, error: BaseException, message: str) -> None:
         unit.failed = True
         self.errors.append(error)
-        log.error(message, unit.service, exc_info=error)
+        log.error(message, show(unit.service), exc_info=error)
 
     def _end(self) -> None:
         for timer in self._timers:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from svcrun.errors import IllegalTransition
+from svcrun.errors import IllegalTransition, show
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Unit:
         self.moved: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Unit {self.service!r}>"
+        return f"<Unit {show(self.service)}>"
 
     @property
     def state(self) -> ServiceState:
@@ -83,7 +83,7 @@ class Unit:
             raise IllegalTransition(service, old, state)
         service._state = state
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("%r: was %s", service, old.name)
+            log.debug("%s: was %s", show(service), old.name)
         if self.moved is not None:
             self.wake()
 

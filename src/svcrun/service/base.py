@@ -97,8 +97,12 @@ class ServiceMeta(ABCMeta):
 
 
 def _takes_argument(method: object) -> bool:
-    code = getattr(method, "__code__", None)
-    return code is None or code.co_argcount > 1 or bool(code.co_flags & inspect.CO_VARARGS)
+    while method is not None:  # a decorator passes on what it is given
+        code = getattr(method, "__code__", None)
+        if not (code is None or code.co_argcount > 1 or code.co_flags & inspect.CO_VARARGS):
+            return False
+        method = getattr(method, "__wrapped__", None)
+    return True
 
 
 def _names(value: str | Iterable[str]) -> frozenset[str]:
@@ -245,7 +249,7 @@ def check_lifecycle_parameters(service: Service) -> None:
         service.start_timeout is None
         and service.stop_timeout is None
         and service.on_crash == "shutdown"
-        and service.depends_on == ()
+        and service.depends_on is Service.depends_on
     ):
         return
 

@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -296,6 +297,70 @@ async def test_data_that_comes_with_the_handshake_is_not_lost(
     async with running(secure(limit=40_000)) as server:
         with raw_client(server) as sock:
             assert await asyncio.to_thread(talk, sock) == line * 20
+
+
+class TestReload:
+    """What `reload_certificates()` changes, and what it does not."""
+
+    @pytest.fixture
+    def files(self, certificates: Certificates, tmp_path: Path) -> dict[str, Path]:
+        found = {"cert": tmp_path / "cert.pem", "key": tmp_path / "key.pem"}
+        shutil.copy(certificates.server_cert, found["cert"])
+        shutil.copy(certificates.server_key, found["key"])
+        return found
+
+    async def test_new_files_are_for_new_connections(
+        self,
+        secure: Any,
+        certificates: Certificates,
+        context: ssl.SSLContext,
+        files: dict[str, Path],
+    ) -> None:
+        other = ssl.create_default_context(cafile=certificates.other_ca)
+        async with running(secure(**files)) as server:
+            reader, writer = await asyncio.open_connection(
+                server.address, server.port, ssl=context, server_hostname="localhost"
+            )
+            writer.write(b"before\n")
+            assert await reader.readline() == b"before\n"
+
+            shutil.copy(certificates.stranger_cert, files["cert"])
+            shutil.copy(certificates.stranger_key, files["key"])
+            server.reload_certificates()
+            assert await ask(server, other) == b"hello\n"
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await ask(server, context)
+
+            writer.write(b"after\n")
+            assert await reader.readline() == b"after\n"
+            writer.close()
+            await writer.wait_closed()
+
+    @pytest.mark.parametrize("name", ["cert", "key"])
+    @pytest.mark.parametrize("damage", ["garbage", "absent", "of another pair"])
+    async def test_files_that_can_not_be_used_change_nothing(
+        self,
+        secure: Any,
+        certificates: Certificates,
+        context: ssl.SSLContext,
+        files: dict[str, Path],
+        name: str,
+        damage: str,
+    ) -> None:
+        async with running(secure(**files)) as server:
+            if damage == "garbage":
+                files[name].write_text("garbage")
+            elif damage == "absent":
+                files[name].unlink()
+            else:
+                shutil.copy(getattr(certificates, f"stranger_{name}"), files[name])
+            with pytest.raises((ValueError, FileNotFoundError), match=r"key|cert"):
+                server.reload_certificates()
+            assert await ask(server, context) == b"hello\n"
+
+    async def test_a_server_that_does_not_run_has_nothing_to_reload(self, secure: Any) -> None:
+        with pytest.raises(RuntimeError, match=r"reload_certificates\(\) of <Secure NEW>"):
+            secure().reload_certificates()
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")

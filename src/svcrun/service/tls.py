@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.errors import NotRunning, ParameterError, ParameterTypeError
 from svcrun.service._accept import RECEIVE_SIZE
 from svcrun.service._stream import StreamServer
 from svcrun.service._tls_connection import TLSConnection
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from svcrun.service._connection import Connection
 
 __all__ = ("SSLOptions", "TLSServer")
+
+log = logging.getLogger(__name__)
 
 
 class TLSServer(StreamServer):
@@ -80,6 +83,20 @@ class TLSServer(StreamServer):
         self.ssl_context = self._make_options().create_context()
         self.receive_buffer = memoryview(bytearray(RECEIVE_SIZE))
         await super().start()
+
+    def reload_certificates(self) -> None:
+        """Read the files again, and use what they contain from the next handshake on.
+
+        Connections that there are stay as they are. If a file can't be used, nothing changes.
+
+        :raises RuntimeError: if the server is not running.
+        :raises OSError: if a file can't be read; :class:`FileNotFoundError` if there is none.
+        :raises ValueError: if a file does not contain what its parameter asks for.
+        """
+        if self.server is None:
+            raise NotRunning(self, "reload_certificates()")
+        self.ssl_context = self._make_options().create_context()
+        log.info("%r: certificates read again", self)
 
     def _connection_factory(self) -> Callable[[], Connection]:
         return lambda: TLSConnection(self)

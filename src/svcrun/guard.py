@@ -12,6 +12,7 @@ import _thread
 import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -221,5 +222,7 @@ def _stacks() -> bytes:
 
 def _write_to_stderr(text: bytes) -> None:
     """Write to the descriptor: what ``sys.stderr`` is may wait for a lock."""
+    if sys.__stderr__ is None:
+        return  # the process began without, and the descriptor may be that of a client by now
     while text:
         text = text[os.write(2, text) :]

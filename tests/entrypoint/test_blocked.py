@@ -2,6 +2,7 @@
 
 import signal as signals
 import time
+from pathlib import Path
 
 import pytest
 
@@ -252,6 +253,30 @@ with entrypoint(Blocking(), shutdown_timeout=0.5, log_format="disabled"):
 """
     )
     assert outcome.returncode == 70
+
+
+def test_the_stacks_of_a_process_without_stderr_go_nowhere(run: Run, tmp_path: Path) -> None:
+    """The descriptor of stderr is then that of whatever was opened first, such as a client."""
+    path = tmp_path / "opened first"
+    outcome = run(
+        blocked("time.sleep(600)")
+        + f"""
+if len(sys.argv) == 1:
+    os.close(2)
+    os.execv(sys.executable, [*sys.orig_argv, "again"])
+
+class Blocking(Server):
+    async def stop(self, exception=None):
+        block_it()
+
+say(os.open({str(path)!r}, os.O_WRONLY | os.O_CREAT))
+with entrypoint(Blocking(), shutdown_timeout=0.5):
+    logging.error("x")
+"""
+    )
+    assert outcome.returncode == 70
+    assert lines(outcome)[0] == "2"
+    assert path.read_bytes() == b""
 
 
 # What hangs without blocking the loop.

@@ -42,15 +42,20 @@ async def test_the_writer_is_closed_when_the_handler_returns(transport: Transpor
         await eventually(lambda: not server.connections)
 
 
+class OtherError(BaseException):
+    """As some libraries derive theirs, so that nobody catches it by mistake."""
+
+
+@pytest.mark.parametrize("error", [LookupError, OtherError])
 async def test_an_error_is_logged_once_with_peer_and_traceback_and_the_server_lives_on(
-    transport: Transport, caplog: pytest.LogCaptureFixture
+    transport: Transport, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     """C26."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = await reader.readline()
         if line == b"fail\n":
-            raise LookupError("no such thing")
+            raise error("no such thing")
         writer.write(line)
 
     async with running(transport.server(handler)) as server:
@@ -66,7 +71,7 @@ async def test_an_error_is_logged_once_with_peer_and_traceback_and_the_server_li
     assert len(failures) == 1
     assert peer in failures[0].getMessage()
     assert failures[0].exc_info
-    assert isinstance(failures[0].exc_info[1], LookupError)
+    assert isinstance(failures[0].exc_info[1], error)
 
 
 async def test_a_vanished_client_is_one_line_without_traceback(

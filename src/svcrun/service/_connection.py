@@ -235,12 +235,14 @@ class Connection(asyncio.BaseProtocol):
             await self.server.handle_client(self.reader, self.writer)
         except asyncio.CancelledError:
             pass  # by stop(), by the handler itself or whoever has its task: it ends either way
-        except Exception as error:  # noqa: BLE001 - whatever it is, the server lives on
+        except (GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the server lives on
             self._log_failure(error)
         finally:
             self._finish()
 
-    def _log_failure(self, error: Exception) -> None:
+    def _log_failure(self, error: BaseException) -> None:
         if error is self.error or error is self._reset:
             log.info("%r: connection to %s lost: %s", self.server, self.peer, error)
         else:

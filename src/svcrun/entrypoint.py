@@ -254,7 +254,9 @@ class Entrypoint:
         current = asyncio.current_task()
         if current is not runtime.body.task:
             runtime.interrupt()
-        if not runtime.waits_for(current):
+        if runtime.waits_for(current):
+            await asyncio.sleep(0)  # a start() is cancelled here
+        else:
             await asyncio.shield(shutdown)
 
     # Entering and leaving.

@@ -52,6 +52,27 @@ with entrypoint(Server()) as loop:
     assert_killed(program.wait())
 
 
+@pytest.mark.parametrize("second", [signals.SIGTERM, signals.SIGINT])
+@pytest.mark.parametrize("first", [signals.SIGTERM, signals.SIGINT])
+def test_the_second_signal_may_be_of_either_kind(
+    run: Run, first: signals.Signals, second: signals.Signals
+) -> None:
+    program = run.start(
+        blocked(BLOCKING["a lock"])
+        + """
+with entrypoint(Server()) as loop:
+    loop.call_soon(block_it)
+    loop.run_forever()
+"""
+    )
+    program.wait_for_line("blocked")
+    program.send_signal(first)
+    time.sleep(0.5)
+    assert program.is_running()
+    program.send_signal(second)
+    assert_killed(program.wait())
+
+
 @pytest.mark.parametrize("code", [BLOCKING["a lock"], BLOCKING["a regular expression"]])
 def test_without_a_second_signal_a_blocked_process_ends_with_the_time_limit(
     run: Run, code: str
@@ -398,6 +419,68 @@ def test_a_main_that_swallows_its_cancellation_does_not_keep_services_from_being
     assert outcome.returncode == 70, outcome
     assert lines(outcome)[:4] == ["started", "no", "stopped", "cancelled"]
     assert "in main" in outcome.stderr
+
+
+@pytest.mark.parametrize("form", ["sync", "async"])
+def test_a_start_that_swallows_its_cancellation_is_named_and_does_not_hold_up_the_end(
+    run: Run, form: str
+) -> None:
+    outcome = run(
+        """
+        async def hang_here(**_):
+            send()
+            while True:
+                try:
+                    await asyncio.sleep(600)
+                except asyncio.CancelledError:
+                    say("no")
+
+        async def block():
+            async with entrypoint(Server(), shutdown_timeout=0.3):
+                say("never")
+
+        entrypoint.POST_START.connect(hang_here)
+        if form == "sync":
+            with entrypoint(Server(), shutdown_timeout=0.3):
+                say("never")
+        else:
+            run_async(block())
+        """.replace("form", repr(form))
+    )
+    assert outcome.returncode == 70, outcome
+    assert lines(outcome) == ["started", "no", "stopped", "cancelled"]
+    assert "the start of the entrypoint does not end" in outcome.stderr
+    assert "in hang_here" in outcome.stderr
+
+
+@pytest.mark.parametrize("phase", ["start", "stop"])
+def test_nobody_else_is_blamed_for_what_hangs(run: Run, phase: str) -> None:
+    outcome = run(
+        """
+        class Stubborn(Server):
+            async def start(self):
+                if phase == "start":
+                    send()
+                    await self.hang_here()
+                await super().start()
+
+            async def stop(self, exception=None):
+                await self.hang_here()
+
+            async def hang_here(self):
+                while True:
+                    try:
+                        await asyncio.sleep(600)
+                    except asyncio.CancelledError:
+                        pass
+
+        with entrypoint(Server(name="innocent"), Stubborn(name="culprit"), shutdown_timeout=0.3):
+            pass
+        """.replace("phase", repr(phase))
+    )
+    assert_hung(outcome, "culprit", "in Stubborn.hang_here")
+    assert "innocent" not in outcome.stderr
+    assert {"stopped", "cancelled"} <= set(lines(outcome))
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 import svcrun
-from svcrun import ServiceState, entrypoint, threaded, threaded_separate
+from svcrun import ServiceState, Signal, entrypoint, threaded, threaded_separate
 from svcrun.context import get_context
 from svcrun.errors import NoEntrypoint, ShuttingDown
 from tests.entrypoint.actors import Asking, Brief, Failing, Hanging, Log, Server
 from tests.entrypoint.forms import Form
+from tests.support import PATIENCE, eventually
 
 # Services that come and go.
 
@@ -103,6 +104,96 @@ def test_services_can_come_and_go_from_inside_of_a_service(live: Form) -> None:
     assert sorted(log[2:]) == ["inner stops", "outer stops"]
 
 
+def test_a_service_may_stop_itself_from_its_start(live: Form) -> None:
+    log: Log = []
+
+    class Leaving(Server):
+        async def start(self) -> None:
+            self.start_event.set()
+            await asyncio.sleep(0)
+            try:
+                await svcrun.entrypoint.get_current().stop_services(self)
+            finally:
+                log.append("start ends")
+
+    service = Leaving(log=log)
+
+    async def body(ep: entrypoint) -> None:
+        await eventually(lambda: service.state is ServiceState.STOPPED)
+        assert ep.services == ()
+
+    live(service, body=body)
+    assert log == ["server stops", "start ends"]
+
+
+def test_services_may_stop_themselves_and_each_other_from_their_stops(live: Form) -> None:
+    log: Log = []
+
+    async def stop_all() -> None:
+        await svcrun.entrypoint.get_current().stop_services(*services)
+
+    services = [Asking(log=log, name=name, in_stop=stop_all) for name in ("a", "b", "c")]
+
+    async def body(ep: entrypoint) -> None:
+        await asyncio.gather(ep.stop_services(services[0]), ep.stop_services(services[1]))
+        assert ep.services == ()
+
+    live(*services, body=body, shutdown_timeout=PATIENCE)
+    assert sorted(log[3:]) == ["a stops", "b stops", "c stops"]
+
+
+@pytest.mark.parametrize("depends_on", ["unknown", "itself"])
+def test_late_services_that_can_not_be_put_in_order_are_refused_before_anything_starts(
+    live: Form, depends_on: str
+) -> None:
+    log: Log = []
+    late = Brief(log=log, name="late")
+    late.depends_on = late if depends_on == "itself" else Hanging
+
+    async def body(ep: entrypoint) -> None:
+        with pytest.raises(ValueError, match="late"):
+            await ep.start_services(Brief(log=log), late)
+        assert ep.services == ()
+
+    live(body=body)
+    assert log == []
+
+
+def test_a_late_service_may_depend_on_one_that_runs(live: Form) -> None:
+    log: Log = []
+
+    async def body(ep: entrypoint) -> None:
+        await ep.start_services(Brief(log=log, name="late", depends_on=Server))
+
+    live(Server(log=log), body=body)
+    assert log == [
+        *("server starts", "late starts", "late stops", "server stops", "server is cancelled")
+    ]
+
+
+def test_a_late_start_in_progress_is_rolled_back_by_the_shutdown(live: Form) -> None:
+    log: Log = []
+    along = Server(log=log, name="along")
+    outcome: list[BaseException] = []
+
+    async def start_late() -> None:
+        with pytest.raises(ShuttingDown, match="shutting down") as caught:
+            await svcrun.entrypoint.get_current().start_services(along, Hanging(log=log, name="h"))
+        outcome.append(caught.value)
+
+    async def body(ep: entrypoint) -> None:
+        late = asyncio.create_task(start_late())
+        while len(log) < 2:  # noqa: ASYNC110 - a list has no event
+            await asyncio.sleep(0)
+        await ep.graceful_shutdown()
+        await late
+
+    live(body=body)
+    assert log[:2] == ["along starts", "h starts"]
+    assert sorted(log[2:]) == ["along is cancelled", "along stops", "h is cancelled"]
+    assert outcome
+
+
 def test_nothing_is_started_once_the_shutdown_has_begun(live: Form) -> None:
     log: Log = []
 
@@ -172,6 +263,52 @@ def test_graceful_shutdown_called_by_a_service_ends_the_block(live: Form) -> Non
     assert sorted(log) == [
         *("block ends", "ending stops", "server is cancelled", "server starts", "server stops")
     ]
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "later"])
+def test_graceful_shutdown_called_by_a_start_ends_the_start_in_good_order(
+    live: Form, waits: bool
+) -> None:
+    log: Log = []
+
+    async def end() -> None:
+        if waits:
+            await asyncio.sleep(0.001)
+        await svcrun.entrypoint.get_current().graceful_shutdown()
+
+    async def body(_: entrypoint) -> None:
+        log.append("never")
+
+    with pytest.raises(SystemExit) as caught:
+        live(Server(log=log), Asking(log=log, in_start=end), body=body)
+    assert caught.value.code == 0
+    assert log == ["server starts", "server stops", "server is cancelled"]
+
+
+@pytest.mark.parametrize("where", ["stop", "late stop", "pre_stop", "post_stop"])
+def test_graceful_shutdown_does_not_wait_for_who_calls_it(live: Form, where: str) -> None:
+    if live.name == "run" and where == "late stop":
+        pytest.skip("there is no result then")
+    log: Log = []
+
+    async def end(**_: Any) -> None:
+        await svcrun.entrypoint.get_current().graceful_shutdown()
+        log.append("called")
+
+    service = Asking(log=log, in_stop=None if "_" in where else end)
+
+    async def body(ep: entrypoint) -> None:
+        if where == "late stop":
+            await ep.stop_services(service)
+
+    hook = getattr(entrypoint, where.upper(), Signal())
+    hook.connect(end)
+    try:
+        live(service, Server(log=log, name="other"), body=body, shutdown_timeout=PATIENCE)
+    finally:
+        hook.disconnect(end)
+    assert log.count("called") == 1
+    assert {"server stops", "other stops", "other is cancelled"} <= set(log)
 
 
 def test_run_without_a_result_exits_in_good_order() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import svcrun
-from svcrun import Service, ServiceState, entrypoint
+from svcrun import Restart, Service, ServiceState, entrypoint
 from svcrun.errors import NotEntered, StartCancelled, StartTimeout
 from tests.entrypoint.actors import Asking, Brief, Failing, Hanging, Log, Server
 from tests.entrypoint.forms import Form
-from tests.support import LoopFactory, nothing_left
+from tests.support import PATIENCE, LoopFactory, nothing_left
 
 
 def test_the_block_runs_when_all_have_started_and_they_stop_when_it_is_left(live: Form) -> None:
@@ -109,6 +109,32 @@ def test_dependants_start_after_and_stop_before_what_they_depend_on(live: Form) 
     ]
 
 
+def test_services_without_an_order_start_and_stop_at_the_same_time(live: Form) -> None:
+    barriers: dict[str, asyncio.Barrier] = {}
+
+    async def meet(where: str) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await barriers.setdefault(where, asyncio.Barrier(3)).wait()
+
+    services = [
+        Asking(log=[], in_start=lambda: meet("start"), in_stop=lambda: meet("stop"))
+        for _ in range(3)
+    ]
+    live(*services)
+    assert set(barriers) == {"start", "stop"}
+
+
+def test_a_dependency_may_be_named_by_its_class_or_a_base_of_that(live: Form) -> None:
+    log: Log = []
+
+    class Derived(Brief):
+        pass
+
+    first, last = Brief(log=log, name="first", depends_on=Brief), Derived(log=log, name="last")
+    live(first, last)
+    assert log == ["last starts", "first starts", "first stops", "last stops"]
+
+
 def test_a_service_given_twice_counts_once(live: Form) -> None:
     log: Log = []
     service = Brief(log=log)
@@ -175,6 +201,31 @@ def test_whatever_start_raises_comes_out_after_the_roll_back(
     assert log == ["server starts", "server stops", "server is cancelled"]
 
 
+class Odd(BaseException):
+    """Not an Exception."""
+
+
+KINDS = Odd("odd"), ExceptionGroup("group", [ValueError("in it")]), RecursionError("deep")
+
+
+@pytest.mark.parametrize("phase", ["start", "run", "stop"])
+@pytest.mark.parametrize("error", KINDS, ids=lambda error: type(error).__name__)
+def test_an_error_of_any_kind_comes_out_as_it_is_and_everything_is_stopped(
+    live: Form, error: BaseException, phase: str
+) -> None:
+    log: Log = []
+
+    async def body(_: entrypoint) -> None:
+        if phase == "run":
+            await asyncio.Event().wait()
+
+    with pytest.raises(type(error)) as caught:
+        live(Server(log=log), Failing(log=log, name="f", error=error, phase=phase), body=body)
+    assert caught.value is error
+    assert log.count("server stops") == log.count("server is cancelled") == 1
+    assert log.count("f stops") == (phase != "start")
+
+
 def test_a_start_past_its_time_limit_tells_where_it_waits(live: Form) -> None:
     log: Log = []
     with pytest.raises(TimeoutError, match="culprit") as caught:
@@ -209,6 +260,86 @@ def test_a_crash_ends_the_block_with_its_error(live: Form) -> None:
     assert log == [
         *("server starts", "block is left", "server stops", "f stops", "server is cancelled")
     ]
+
+
+def test_a_service_that_exits_the_program_does_so_after_the_shutdown(live: Form) -> None:
+    if live.name == "async":
+        pytest.skip("out of a task, it ends a loop that is not ours")
+    log: Log = []
+    service = Failing(log=log, name="f", error=SystemExit(7), phase="run", on_crash="ignore")
+
+    async def body(_: entrypoint) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(SystemExit) as caught:
+        live(Server(log=log), service, body=body)
+    assert caught.value.code == 7
+    assert log == ["server starts", "server stops", "f stops", "server is cancelled"]
+
+
+@pytest.mark.parametrize("phase", ["start", "block", "stop"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(7)], ids=repr)
+def test_what_a_callback_raises_through_the_loop_comes_out_after_the_shutdown(
+    live: Form, phase: str, error: BaseException
+) -> None:
+    if live.name == "async":
+        pytest.skip("it ends a loop that is not ours")
+    log: Log = []
+
+    def fail() -> None:
+        raise error
+
+    async def wait() -> None:
+        asyncio.get_running_loop().call_soon(fail)
+        await asyncio.sleep(0.01)
+
+    async def body(_: entrypoint) -> None:
+        if phase == "block":
+            await wait()
+
+    service = Asking(
+        log=log,
+        name="a",
+        in_start=wait if phase == "start" else None,
+        in_stop=wait if phase == "stop" else None,
+    )
+    with pytest.raises(type(error)) as caught:
+        live(Server(log=log), service, body=body)
+    assert caught.value is error
+    stopped = ["server stops", "server is cancelled"]
+    if phase == "start":
+        assert log == ["server starts", *stopped]
+    else:
+        assert log[2:] == [stopped[0], "a stops", stopped[1]]
+
+
+@pytest.mark.parametrize("on_crash", ["shutdown", "ignore", Restart(delay=0)], ids=repr)
+def test_a_crash_during_the_shutdown_comes_out_and_cuts_nobody_short(
+    live: Form, on_crash: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: Log = []
+    error = ValueError("crash")
+    stopping = asyncio.Event()
+
+    class Late(Server):
+        async def start(self) -> None:
+            self.log.append("late starts")
+            self.start_event.set()
+            await stopping.wait()
+            raise error
+
+    async def slowly() -> None:
+        stopping.set()
+        await asyncio.sleep(0.01)
+        log.append("slow has stopped")
+
+    with pytest.raises(ValueError, match="crash") as caught:
+        live(Late(log=log, name="late", on_crash=on_crash), Asking(log=log, in_stop=slowly))
+    assert caught.value is error
+    assert log == [
+        *("late starts", "server starts", "late stops", "server stops", "slow has stopped")
+    ]
+    assert "Late name='late'" in caplog.text
 
 
 def test_two_crashes_do_not_disturb_the_end_of_the_block(live: Form) -> None:

@@ -57,6 +57,25 @@ def test_the_loop_is_uvloop_where_installed_unless_that_is_off(
         assert type(loop).__module__.split(".")[0] == module
 
 
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_a_program_without_standard_streams_runs(run: Run, closed: tuple[int, ...]) -> None:
+    outcome = run(
+        f"""
+        class Quiet(Service):
+            async def start(self):
+                await asyncio.to_thread(int)
+
+        for descriptor in {closed}:
+            os.close(descriptor)
+        with entrypoint(Quiet(), log_format="disabled") as loop:
+            loop.call_soon(send)
+            loop.run_forever()
+        os._exit(5)
+        """
+    )
+    assert outcome.returncode == 5
+
+
 def test_the_loop_that_was_current_before_is_so_again(loop_factory: LoopFactory) -> None:
     outer = loop_factory()
     before = current_loop()
@@ -306,6 +325,17 @@ def test_the_default_executor_has_as_many_threads_as_asked_for(loop_factory: Loo
 
     with entrypoint(loop_factory=loop_factory, log_config=False, pool_size=3) as loop:
         names = loop.run_until_complete(main())
+    assert len(names) == 2
+    assert all("svcrun" in name for name in names)
+
+
+def test_the_threads_are_there_before_the_first_start(live: Form) -> None:
+    names: list[str] = []
+
+    async def work() -> None:
+        names.append(await threaded(lambda: threading.current_thread().name)())
+
+    live(Asking(log=[], in_start=work, in_stop=work), pool_size=1)
     assert len(names) == 2
     assert all("svcrun" in name for name in names)
 

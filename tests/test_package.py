@@ -1,7 +1,9 @@
 """Laws of what ``import svcrun`` gives, and what it costs (C1, C2)."""
 
 import importlib
+import inspect
 import json
+import operator
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,6 +95,66 @@ def test_the_exported_names_are_these() -> None:
 def test_each_name_is_there_and_is_that_of_its_module(name: str) -> None:
     value = getattr(svcrun, name)
     assert value is getattr(importlib.import_module(NAMES[name]), name)
+
+
+# Names, order and defaults of parameters; None stands for what the environment may give.
+SIGNATURES = {
+    "run": "(coro, *services, **kwargs)",
+    "entrypoint": "(*services, loop=None, pool_size=None, log_level=None, log_format=None, "
+    "log_buffering=None, log_buffer_size=None, log_date_format=None, log_flush_interval=None, "
+    "log_config=None, log_handlers=(), loop_factory=None, debug=None, catch_signals=None, "
+    "shutdown_timeout=None, start_timeout=None, log_buffer_limit=None)",
+    "entrypoint.start_services": "(self, *services)",
+    "entrypoint.stop_services": "(self, *services, exc=None)",
+    "entrypoint.graceful_shutdown": "(self, exception=None)",
+    "entrypoint.closing": "(self)",
+    "entrypoint.get_current": "()",
+    "Service.start": "(self)",
+    "Service.stop": "(self, exception=None)",
+    "Service.set_loop": "(self, loop)",
+    "bind_socket": "(*args, address, port=0, options=(), reuse_addr=True, reuse_port=False, "
+    "proto_name=None)",
+    "select": "(*awaitables, return_exceptions=False, cancel=True, timeout=None, wait=True, "
+    "loop=None)",
+    "get_context": "(loop=None)",
+    "timeout": "(seconds)",
+    "awaitable": "(function)",
+    "shield": "(function)",
+    "cancel_tasks": "(tasks)",
+    "receiver": "(signal)",
+    "service.TCPServer": "(address=None, port=None, options=(), sock=None, **kwargs)",
+    "service.UDPServer": "(address=None, port=None, options=(), sock=None, **kwargs)",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_the_parameters_have_their_documented_names_order_and_defaults(name: str) -> None:
+    signature = inspect.signature(operator.attrgetter(name)(svcrun))
+    bare = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in signature.parameters.values()
+    ]
+    assert str(inspect.Signature(bare)) == SIGNATURES[name]
+
+
+def test_an_entrypoint_has_the_documented_attributes() -> None:
+    for name in ("PRE_START", "POST_START", "PRE_STOP", "POST_STOP"):
+        assert isinstance(getattr(svcrun.entrypoint, name), svcrun.Signal)
+    with svcrun.entrypoint(log_config=False) as loop:
+        ep = svcrun.entrypoint.get_current()
+        assert (ep.loop, ep.services) == (loop, ())
+        assert isinstance(ep.ctx, svcrun.Context)
+        for name in ("pre_start", "post_start", "pre_stop", "post_stop"):
+            assert isinstance(getattr(ep, name), svcrun.Signal)
+
+
+def test_a_service_has_the_documented_attributes() -> None:
+    service = svcrun.service.TaskStoreBase
+    assert isinstance(service, svcrun.service.ServiceMeta)
+    for name in ("loop", "start_event", "context", "state", "create_task"):
+        assert hasattr(service, name)
+    assert set(service.__async_required__) == {"start", "stop"}
+    assert service.__required__ == frozenset()
 
 
 def test_all_names_are_listed_without_being_loaded(evaluate: Evaluate) -> None:

@@ -11,6 +11,7 @@ TYPE_CHECKING = False  # that of `typing` takes longer to import than all the re
 if TYPE_CHECKING:
     from typing import Any
 
+    from svcrun import log as log, service as service
     from svcrun.context import Context, get_context
     from svcrun.entrypoint import Entrypoint, entrypoint, run
     from svcrun.restart import Restart

@@ -1,0 +1,155 @@
+"""What a type checker sees of services and entrypoints; it checks this file, the tests run it (C5).
+
+Where it must complain, a ``type: ignore`` that is not needed would be an error.
+"""
+
+import asyncio
+from typing import Any, assert_type
+
+import pytest
+
+import svcrun
+from svcrun import Context, Restart, Service, ServiceState, entrypoint
+from svcrun.service import TaskStoreBase
+
+
+class Base(Service):
+    port: int
+    host: str = "localhost"
+
+    async def start(self) -> None: ...
+
+
+class Derived(Base):
+    retries: int = 3
+
+
+class Own(Service):
+    def __init__(self, first: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.first = first
+
+    async def start(self) -> None: ...
+
+
+class Tasks(TaskStoreBase):
+    async def start(self) -> None: ...
+
+
+# Entrypoints.
+
+
+def test_a_with_block_gets_the_loop() -> None:
+    with entrypoint(log_config=False) as loop:
+        assert_type(loop, asyncio.AbstractEventLoop)
+        assert_type(loop.run_until_complete(asyncio.sleep(0, 42)), int)
+
+
+async def test_an_async_with_block_gets_the_entrypoint() -> None:
+    async with entrypoint(log_config=False) as ep:
+        assert_type(ep, entrypoint)
+        assert_type(ep.loop, asyncio.AbstractEventLoop)
+        assert_type(ep.services, tuple[Service, ...])
+        assert_type(ep.ctx, Context | None)
+        assert_type(svcrun.entrypoint.get_current(), entrypoint)
+        assert_type(svcrun.Entrypoint.get_current(), entrypoint)
+
+
+def test_run_gives_what_the_coroutine_returns() -> None:
+    assert_type(svcrun.run(asyncio.sleep(0, "result"), Derived(port=1), log_config=False), str)
+
+
+def test_code_after_a_block_can_be_reached() -> None:
+    reached = False
+    with entrypoint(log_config=False):
+        reached = True
+    assert reached  # of a block that may swallow errors, a type checker would doubt this
+
+
+def test_the_options_are_known() -> None:
+    with pytest.raises(TypeError, match="poolsize"):
+        entrypoint(poolsize=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="pool_size"):
+        entrypoint(pool_size="3")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="is a class"):
+        entrypoint(Base)  # type: ignore[arg-type]
+
+
+def test_a_hook_keeps_its_type() -> None:
+    @svcrun.receiver(svcrun.Signal())
+    async def hook(entrypoint: entrypoint, services: tuple[Service, ...]) -> int:
+        return len(services)
+
+    with entrypoint(log_config=False) as loop:
+        ep = svcrun.entrypoint.get_current()
+        assert_type(loop.run_until_complete(hook(ep, ep.services)), int)
+
+
+# Services.
+
+
+def test_the_annotations_of_a_service_are_its_keywords() -> None:
+    service = Derived(port=1, retries=5)
+    assert_type(service.port, int)
+    assert_type(service.host, str)
+    assert_type(service.retries, int)
+
+
+def test_the_keywords_that_every_service_has_are_known() -> None:
+    service = Derived(
+        port=1,
+        name="it",
+        depends_on=[Base, Own(1)],
+        start_timeout=1,
+        stop_timeout=0.5,
+        on_crash=Restart(limit=3),
+    )
+    assert_type(service.name, str | None)
+    assert_type(service.state, ServiceState)
+    assert_type(service.start_event, asyncio.Event)
+    Base(port=1, on_crash="ignore", depends_on=Derived)
+
+
+def test_a_keyword_that_nobody_declared_is_an_error_to_type_checkers_only() -> None:
+    service = Derived(port=1, prot=2)  # type: ignore[call-arg]
+    assert vars(service)["prot"] == 2
+
+
+def test_a_keyword_without_a_default_is_mandatory_to_type_checkers_only() -> None:
+    Derived()  # type: ignore[call-arg]
+
+
+def test_a_keyword_of_the_wrong_type_is_an_error_to_type_checkers() -> None:
+    Derived(port="1")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="on_crash"):
+        Derived(port=1, on_crash="explode")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="depends_on"):
+        Derived(port=1, depends_on="Base")  # type: ignore[arg-type]
+
+
+def test_what_is_kept_inside_is_no_keyword() -> None:
+    with pytest.raises(TypeError):
+        Derived(1)  # type: ignore[arg-type, call-arg]
+    Derived(port=1, _state=ServiceState.STOPPED)  # type: ignore[call-arg]
+
+
+def test_a_constructor_of_its_own_is_what_counts() -> None:
+    assert_type(Own(1, name="it", whatever=5).first, int)
+    with pytest.raises(TypeError, match="first"):
+        Own()  # type: ignore[call-arg]
+
+
+async def test_the_tasks_of_a_service_have_the_type_of_their_results() -> None:
+    service = Tasks()
+    assert_type(await service.create_task(asyncio.sleep(0, 42)), int)
+    assert_type(service.tasks, set[asyncio.Task[Any]])
+
+
+def test_the_class_is_abstract_until_it_has_a_start() -> None:
+    with pytest.raises(TypeError, match="start"):
+        Service()  # type: ignore[abstract]
+
+
+def test_modules_that_are_there_without_being_imported_are_known() -> None:
+    assert svcrun.log.LogFormat.json in svcrun.log.LogFormat
+    assert issubclass(svcrun.service.TCPServer, svcrun.Service)

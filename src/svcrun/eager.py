@@ -6,14 +6,13 @@ that turn. This is the only place of the package that goes past asyncio's public
 falls back to the ordinary way where it can't do better:
 
 * :func:`start_eagerly` makes a task and runs its first step before it returns. Python 3.12 can do
-that itself
-  (``eager_start``); on 3.11 the step that the new task hands to ``loop.call_soon()`` is caught and
-  run.
+  that itself (``eager_start``); on 3.11 the step that the new task hands to ``loop.call_soon()`` is
+  caught and run.
 * :func:`current_loop` finds the loop that is set but does not run.
 * :func:`wakeup_descriptor` finds the descriptor with which a loop wakes itself.
 * :class:`Waiter` is awaited like a future. It follows the protocol of future-like objects (see
   :func:`asyncio.isfuture`), so a task that awaits it hands over its wake-up call, which
-      :meth:`Waiter.wake` runs directly.
+  :meth:`Waiter.wake` runs directly.
 """
 
 from __future__ import annotations
@@ -117,7 +116,7 @@ else:
         for callback, args, callback_context in caught:
             loop.call_soon(callback, *args, context=callback_context)
 
-        current = asyncio.current_task(loop)
+        current = _tasks._current_tasks.get(loop)  # type: ignore[attr-defined]
         if current is None:
             context.run(step)
         else:

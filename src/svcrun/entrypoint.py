@@ -212,7 +212,7 @@ class Entrypoint:
         _check(services)
         if runtime.body.is_closing:
             raise ShuttingDown(services)
-        running = set(map(id, supervisor.services))
+        running = set(map(id, supervisor.services)) if self.post_start else ()
         if self.pre_start:
             await self.pre_start.call(entrypoint=self, services=services)
         await supervisor.start(services)

@@ -167,6 +167,7 @@ class Walk:
     def done(self, unit: Unit) -> None:
         """Say that `unit`, visited before, is done now."""
         if unit in self.pending:
+            self.busy.pop(unit, None)
             self._settle(unit)
             self.go()
 
@@ -218,8 +219,7 @@ class Walk:
 
     def _settle(self, unit: Unit) -> None:
         self.pending.discard(unit)
-        self.busy.pop(unit, None)
-        if not self._stopped:
+        if (unit.dependants or unit.requires) and not self._stopped:
             self._release_those_after(unit)
 
     def _release_those_after(self, unit: Unit) -> None:

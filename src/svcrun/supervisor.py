@@ -31,7 +31,7 @@ from svcrun.service.base import Service, StartEvent, check_lifecycle_parameters
 from svcrun.state import ServiceState
 from svcrun.sweep import Sweep
 from svcrun.tasks import format_stack
-from svcrun.unit import Unit
+from svcrun.unit import Unit, traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -56,8 +56,10 @@ class Batch:
         # Every start() runs in the context of the caller, also one that another service's readiness
         # lets loose.
         self.context = contextvars.copy_context()
+        traced = traces()
         for unit in units:
             unit.in_batch = self
+            unit.traced = traced
 
     def fail(self, error: BaseException, *, at_once: bool = False) -> None:
         """Start nothing more.
@@ -225,7 +227,8 @@ class Supervisor:
         return False
 
     def _started(self, unit: Unit) -> None:
-        unit.end_timer()
+        if unit.timer is not None:
+            unit.end_timer()
         unit.owes_stop = True
         unit.move(RUNNING)
         if unit.in_sweep is not None:
@@ -321,6 +324,7 @@ class Supervisor:
 
     def _crashed(self, unit: Unit, error: BaseException) -> None:
         service = unit.service
+        unit.traced = traces()
         unit.move(FAILED)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             return  # the loop has passed it on already
@@ -422,7 +426,9 @@ class Supervisor:
                 sweep.limit(limit)
 
         units = [
-            unit for unit in self._units.values() if unit.in_sweep is None and not unit.at_rest
+            unit
+            for unit in self._units.values()
+            if unit.in_sweep is None and (unit.owes_stop or unit.state is STARTING)
         ]
         own = self._sweep(units, exception, limit)
         for sweep in (own, *self._sweeps):
@@ -468,7 +474,8 @@ class Supervisor:
     def _forget(self, unit: Unit) -> None:
         if self._units.get(id(unit.service)) is unit:
             del self._units[id(unit.service)]
-        unlink(unit)
+        if unit.requires:
+            unlink(unit)
         if unit.moved is not None:
             unit.wake()
 

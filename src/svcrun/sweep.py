@@ -11,6 +11,7 @@ from svcrun.order import Walk
 from svcrun.service.base import Service
 from svcrun.state import ServiceState
 from svcrun.tasks import format_stack
+from svcrun.unit import traces
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,8 +61,10 @@ class Sweep:
         self.hung = False
         self.task: asyncio.Task[None] | None = None
         self.ended: asyncio.Future[None] = loop.create_future()
+        traced = traces()
         for unit in units:
             unit.in_sweep = self
+            unit.traced = traced
 
     def begin(self) -> bool:
         """Call what can be called now, and tell whether all of it has ended already."""
@@ -133,7 +136,8 @@ class Sweep:
             walk.done(unit)
 
     def _stop_ended(self, unit: Unit, task: asyncio.Task[Any]) -> None:
-        unit.end_timer()
+        if unit.timer is not None:
+            unit.end_timer()
         unit.stop_task = None
         if task.cancelled():
             if not unit.stop_cancelled:
@@ -157,12 +161,12 @@ class Sweep:
     # What the two walks do with a unit; each tells whether the unit is done.
 
     def _call_stop(self, unit: Unit) -> bool:  # noqa: PLR0911 - each return is one way to be done
-        if unit.state is ServiceState.STARTING:
+        service = unit.service
+        if service.state is ServiceState.STARTING:
             return self._cancel_start(unit)
         if not unit.owes_stop:
             return True
 
-        service = unit.service
         unit.owes_stop = False
         unit.move(ServiceState.STOPPING)
         if type(service).stop is Service.stop and "stop" not in service.__dict__:
@@ -282,10 +286,11 @@ class Sweep:
         for timer in self._timers:
             timer.cancel()
         for unit in self._units:
-            unit.end_timer()
+            if unit.timer is not None:
+                unit.end_timer()
             unit.in_sweep = None
             unit.task = None
-            state = unit.state
+            state = unit.service.state
             if state is ServiceState.STARTING or (unit.failed and state is ServiceState.STOPPING):
                 unit.move(ServiceState.FAILED)
             elif state is ServiceState.STOPPING:

@@ -16,19 +16,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__all__ = ("NOBODY", "Unit")
+__all__ = ("NOBODY", "Unit", "traces")
 
 NOBODY: dict[Unit, None] = {}
 """The dependants of most units: a set that keeps its order, shared until there is a first
 member."""
 
 
+def traces() -> bool:
+    """Tell whether moves of units are to be logged."""
+    return log.isEnabledFor(logging.DEBUG)
+
+
 class Unit:
     """What a supervisor knows of one service.
 
     :attr:`owes_stop` says that the service was started and its ``stop()`` not called since. It
-        alone decides whether
-    ``stop()`` is called, so that no way to the end can forget it or do it twice.
+    alone decides whether ``stop()`` is called, so that no way to the end can forget it or do it
+    twice.
     """
 
     __slots__ = (
@@ -45,6 +50,7 @@ class Unit:
         "stop_task",
         "task",
         "timer",
+        "traced",
         "walk",
     )
 
@@ -63,6 +69,7 @@ class Unit:
         self.failed = False  # whether stop(), or start() meanwhile, raised or hung
         self.owes_stop = False
         self.moved: asyncio.Future[None] | None = None
+        self.traced = False  # whether moves are logged; asked once for all of a start, or a stop
 
     def __repr__(self) -> str:
         return f"<Unit {show(self.service)}>"
@@ -82,7 +89,7 @@ class Unit:
         if state not in old.successors:
             raise IllegalTransition(service, old, state)
         service._state = state
-        if log.isEnabledFor(logging.DEBUG):
+        if self.traced:
             log.debug("%s: was %s", show(service), old.name)
         if self.moved is not None:
             self.wake()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from svcrun.addresses import Option
 
-__all__ = ("Endpoint", "bind_socket", "local_address")
+__all__ = ("Endpoint", "bind_socket", "is_connected", "local_address")
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class Endpoint:
         bound = sock.getsockname()
         if not bound or (sock.family != AF_UNIX and bound[1] == 0):
             raise ParameterError(owner, "sock", sock, "a socket that is bound to an address")
-        if self.kind == socket.SOCK_STREAM and _is_connected(sock):
+        if self.kind == socket.SOCK_STREAM and is_connected(sock):
             raise ParameterError(owner, "sock", sock, "a socket to listen on, not a connection")
         sock.setblocking(False)
         for option in self.options:
@@ -347,7 +347,8 @@ def _choose(found: list[tuple[Any, ...]]) -> tuple[int, Any]:
     return found[0][0], found[0][4]
 
 
-def _is_connected(sock: socket.socket) -> bool:
+def is_connected(sock: socket.socket) -> bool:
+    """Tell whether `sock` has a peer."""
     with contextlib.suppress(OSError):
         sock.getpeername()
         return True

@@ -12,8 +12,8 @@ from tests.support import LoopFactory, loop_factories
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, LoopFactory] | None:
-    """Run the tests of stream servers on each kind of loop: what they do differs."""
-    if item.path.name.startswith(("test_stream", "test_tcp", "test_tls")):
+    """Run the tests of servers on each kind of loop: what they do differs."""
+    if item.path.name.startswith(("test_stream", "test_tcp", "test_tls", "test_udp")):
         return loop_factories()
     return None
 

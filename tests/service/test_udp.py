@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import logging
@@ -14,57 +13,13 @@ import pytest
 
 from svcrun import entrypoint
 from svcrun.service import UDPServer
-from tests.support import LoopFactory, eventually, loop_factories
+from tests.service.datagrams import Echo, ask, client, running
+from tests.support import PATIENCE, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-SOON = 60.0
 variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
-
-
-def pytest_asyncio_loop_factories(
-    config: pytest.Config, item: pytest.Item
-) -> Mapping[str, LoopFactory] | None:
-    return loop_factories()
-
-
-class Echo(UDPServer):
-    async def handle_datagram(self, data: bytes, addr: Any) -> None:
-        self.sendto(data, addr)
-
-
-@contextlib.asynccontextmanager
-async def running(server: UDPServer) -> AsyncIterator[UDPServer]:
-    server.set_loop(asyncio.get_running_loop())
-    await server.start()
-    try:
-        yield server
-    finally:
-        await asyncio.wait_for(server.stop(), SOON)
-
-
-@contextlib.contextmanager
-def client(server: UDPServer) -> Any:
-    family = socket.AF_INET6 if ":" in str(server.address) else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
-        sock.connect((server.address, server.port))
-        yield sock
-
-
-async def ask(sock: socket.socket, data: bytes) -> bytes:
-    sock.send(data)
-    answers: list[bytes] = []
-
-    def receive() -> bool:
-        with contextlib.suppress(BlockingIOError):
-            answers.append(sock.recv(65_536))
-        return bool(answers)
-
-    await eventually(receive)
-    return answers[0]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -240,16 +195,16 @@ async def test_handlers_under_way_may_finish_when_the_server_stops() -> None:
             await go_on.wait()
             finished.append(data)
 
-    server = Server("127.0.0.1", 0, drain_timeout=SOON)
+    server = Server("127.0.0.1", 0, drain_timeout=PATIENCE)
     await server.start()
     with client(server) as sock:
         sock.send(b"x")
-        await asyncio.wait_for(begun.wait(), SOON)
+        await asyncio.wait_for(begun.wait(), PATIENCE)
     stop = asyncio.create_task(server.stop())
     await asyncio.sleep(0)
     assert not stop.done()
     go_on.set()
-    await asyncio.wait_for(stop, SOON)
+    await asyncio.wait_for(stop, PATIENCE)
     assert finished == [b"x"]
 
 
@@ -270,7 +225,7 @@ async def test_without_time_to_finish_handlers_are_cancelled_at_once() -> None:
     async with running(Server("127.0.0.1", 0)) as server:
         with client(server) as sock:
             sock.send(b"x")
-            await asyncio.wait_for(begun.wait(), SOON)
+            await asyncio.wait_for(begun.wait(), PATIENCE)
     assert cancelled == [b"x"]
 
 
@@ -286,7 +241,7 @@ async def test_a_handler_can_stop_its_own_server() -> None:
     await server.start()
     with client(server) as sock:
         sock.send(b"x")
-        await asyncio.wait_for(stopped.wait(), SOON)
+        await asyncio.wait_for(stopped.wait(), PATIENCE)
     assert server.socket is None or server.socket.fileno() == -1
 
 

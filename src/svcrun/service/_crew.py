@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from svcrun.addresses import format_address
 from svcrun.eager import Waiter, start_eagerly
+from svcrun.sockets import is_connected
 from svcrun.tasks import format_stack
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Crew:
         self._sock = sock
         self._fd = sock.fileno()
         self._receive = _receiver(sock)
+        self._is_connected = is_connected(sock)
         self._handle = handle
         self._max_tasks = max_tasks
         self._dropped = dropped
@@ -119,6 +121,10 @@ class Crew:
 
     def _on_readable(self) -> None:
         """Let one worker after the other read, until nothing is left or the time is over."""
+        if self._is_connected:
+            # libuv watches no longer over a socket that had an error to tell, without telling that.
+            self._loop.remove_reader(self._fd)
+            self._loop.add_reader(self._fd, self._on_readable)
         self._turn_ends = monotonic() + SLICE
         for _ in range(BATCH):
             if self._idle:

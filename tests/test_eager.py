@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from svcrun.eager import Waiter, start_eagerly, wakeup_descriptor
-from tests.support import LoopFactory, loop_factories
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
-
-
-def pytest_asyncio_loop_factories(
-    config: pytest.Config, item: pytest.Item
-) -> Mapping[str, LoopFactory] | None:
-    return loop_factories()
 
 
 async def test_the_first_step_runs_before_the_task_is_returned() -> None:

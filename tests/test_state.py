@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from svcrun.errors import IllegalTransition
 from svcrun.service.base import Service
 from svcrun.state import TRANSITIONS, ServiceState
+from svcrun.supervisor import Supervisor
 from svcrun.unit import Unit
+from tests.support import eventually
 
 NEW, STARTING, RUNNING, STOPPING, STOPPED, FAILED = ServiceState
 
@@ -55,12 +59,40 @@ def test_a_unit_makes_legal_moves_and_refuses_others(old: ServiceState, new: Ser
         assert service.state is old
 
 
-def test_every_move_is_logged_at_debug_level_with_the_service(
+class Crashing(Service):
+    async def start(self) -> None:
+        self.start_event.set()
+        await asyncio.sleep(0)
+        raise ValueError
+
+
+async def test_every_move_is_logged_at_debug_level_with_the_service(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("DEBUG", logger="svcrun")
-    Unit(Nothing(name="it")).move(STARTING)
-    [record] = caplog.records
-    assert record.levelname == "DEBUG"
-    assert "<Nothing name='it' STARTING>" in record.getMessage()
-    assert "NEW" in record.getMessage()
+    supervisor = Supervisor(asyncio.get_running_loop(), on_fatal=lambda _: None)
+    brief, crashing = Nothing(name="it"), Crashing()
+    await supervisor.start([brief])
+    caplog.set_level("DEBUG", logger="svcrun.unit")  # from now on
+    await supervisor.stop([brief], None)
+    await supervisor.start([brief, crashing])
+    await eventually(lambda: crashing.state is FAILED)
+    await supervisor.close(None, None)
+    moves = [record.getMessage() for record in caplog.records if record.name == "svcrun.unit"]
+    assert [move for move in moves if "Nothing" in move] == [
+        "<Nothing name='it' STOPPING>: was RUNNING",
+        "<Nothing name='it' STOPPED>: was STOPPING",
+        "<Nothing name='it' STARTING>: was STOPPED",
+        "<Nothing name='it' RUNNING>: was STARTING",
+        "<Nothing name='it' STOPPING>: was RUNNING",
+        "<Nothing name='it' STOPPED>: was STOPPING",
+    ]
+    assert [move for move in moves if "Crashing" in move] == [
+        "<Crashing STARTING>: was NEW",
+        "<Crashing RUNNING>: was STARTING",
+        "<Crashing FAILED>: was RUNNING",
+        "<Crashing STOPPING>: was FAILED",
+        "<Crashing STOPPED>: was STOPPING",
+    ]
+    assert {record.levelname for record in caplog.records if record.name == "svcrun.unit"} == {
+        "DEBUG"
+    }

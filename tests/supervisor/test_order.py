@@ -305,3 +305,18 @@ def test_a_walk_that_is_stopped_holds_nobody_back_any_more() -> None:
     visits = Visits()
     walk([above], visits)
     assert visits.names == ["1"]
+
+
+def test_who_waits_for_a_walk_goes_on_when_another_one_lets_it() -> None:
+    async def main() -> None:
+        below, above = chain(2)
+        visits = Visits(above)
+        walk_below, walk_above = walk([below], Visits()), walk([above], visits)
+        waiting = asyncio.ensure_future(walk_above.wait(asyncio.get_running_loop()))
+        await asyncio.sleep(0)
+        walk_below.done(below)
+        assert visits.names == []  # it goes on in the context of who waits
+        await asyncio.wait_for(waiting, 1)
+        assert visits.names == ["1"]
+
+    asyncio.run(main())

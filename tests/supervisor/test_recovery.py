@@ -120,6 +120,18 @@ async def test_what_is_stopped_by_somebody_during_the_wait_does_not_come_back(
     await sup.close(None, None)
 
 
+async def test_what_is_being_stopped_at_the_crash_does_not_come_back() -> None:
+    log: Log = []
+    service = Fleeting(log=log, name="it", lives=(1,), on_crash=AFTER_TEN)
+    above = Plain(log=log, name="above", depends_on=service, stops_in=5)
+    sup = await started(service, above)
+    await sup.stop([above], None)
+    await asyncio.sleep(100)
+    assert sup.services == (service,)
+    assert log[-1] == "15 it starts"
+    await sup.close(None, None)
+
+
 async def test_what_is_started_by_somebody_during_the_wait_runs_at_once_and_once() -> None:
     log: Log = []
     service = Fleeting(log=log, name="it", lives=(1,), on_crash=AFTER_TEN)

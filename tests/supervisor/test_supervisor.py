@@ -78,6 +78,16 @@ async def test_two_who_want_the_same_service_start_it_once() -> None:
     await sup.close(None, None)
 
 
+async def test_a_start_waits_for_what_somebody_else_is_starting() -> None:
+    log: Log = []
+    below = Plain(log=log, name="below", starts_in=3)
+    above = Plain(log=log, name="above", depends_on=below)
+    sup = supervisor()
+    await asyncio.gather(sup.start([below]), sup.start([above]))
+    assert log == ["0 below starts", "3 above starts"]
+    await sup.close(None, None)
+
+
 async def test_a_service_that_is_being_stopped_is_started_again_afterwards() -> None:
     log: Log = []
     service = Plain(log=log, name="it", stops_in=3)
@@ -104,11 +114,13 @@ async def test_a_service_that_crashed_is_stopped_before_it_is_started_again() ->
     await sup.close(None, None)
 
 
-async def test_who_starts_services_and_is_cancelled_waits_for_the_roll_back() -> None:
+async def test_who_starts_services_and_is_cancelled_once_or_twice_waits_for_the_roll_back() -> None:
     log: Log = []
     ready = Plain(log=log, name="ready", stops_in=2)
     sup = supervisor()
     starting = asyncio.create_task(sup.start([ready, Plain(log=log, name="slow", starts_in=9)]))
+    await asyncio.sleep(1)
+    starting.cancel()
     await asyncio.sleep(1)
     starting.cancel()
     await asyncio.wait((starting,))

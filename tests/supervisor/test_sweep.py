@@ -49,7 +49,9 @@ async def test_stopping_one_stops_its_dependants_and_nobody_else() -> None:
     await sup.close(None, None)
 
 
-async def test_a_stop_past_its_own_limit_is_cancelled_and_named_and_nobody_else_is() -> None:
+async def test_a_stop_past_its_own_limit_is_cancelled_and_named_and_nobody_else_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     log: Log = []
     late = Plain(log=log, name="late", stops_in=math.inf, stop_timeout=2)
     slow = Plain(log=log, name="slow", stops_in=5)
@@ -61,6 +63,8 @@ async def test_a_stop_past_its_own_limit_is_cancelled_and_named_and_nobody_else_
     assert log[2:5] == ["0 late stops", "0 slow stops", "2 late is cancelled"]
     assert (late.state, slow.state) == (FAILED, STOPPED)
     assert not sup.hung
+    (record,) = caplog.records
+    assert record.getMessage() == "<Plain name='late' STOPPING> hangs and is cancelled"
 
 
 async def test_a_stop_that_goes_on_after_its_limit_is_left_alone_a_moment_later() -> None:
@@ -131,6 +135,17 @@ async def test_in_a_hurry_all_waiting_is_cut_short_and_nothing_counts_as_hung() 
     assert not sup.hung
     assert sup.errors == []
     assert (below.state, above.state) == (STOPPED, STOPPED)
+
+
+async def test_the_time_limit_is_no_matter_any_more_for_what_was_cut_short() -> None:
+    service = Plain(log=[], name="it", stops_in=9, stubborn=GRACE / 4)
+    sup = await started(service)
+    closing = asyncio.create_task(sup.close(None, 2 + GRACE / 8))
+    await asyncio.sleep(2)
+    sup.hurry()
+    await closing
+    assert not sup.hung
+    assert sup.errors == []
 
 
 async def test_several_errors_come_out_together_and_the_services_can_be_started_again() -> None:

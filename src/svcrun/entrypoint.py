@@ -14,6 +14,7 @@ from svcrun.errors import (
     NoEntrypoint,
     NotAService,
     NotEntered,
+    OtherLoop,
     ParameterError,
     ParameterTypeError,
     ShuttingDown,
@@ -196,7 +197,7 @@ class Entrypoint:
 
         A task that waits here is not cancelled then, and can go on to its end.
         """
-        await self._running().body.closing()
+        await self._running_here().body.closing()
 
     async def start_services(self, *services: Service) -> None:
         """Start more services, as entering does: in their order, all of them or none.
@@ -207,7 +208,7 @@ class Entrypoint:
         :raises RuntimeError: if the entrypoint is shutting down.
         :raises BaseException: what a ``start()`` raised, as it is; several as a group.
         """
-        runtime = self._running()
+        runtime = self._running_here()
         supervisor = runtime.supervisor
         _check(services)
         if runtime.body.is_closing:
@@ -232,7 +233,7 @@ class Entrypoint:
         :param exc: passed to their ``stop()``.
         :raises BaseException: what a ``stop()`` raised, as it is; several as a group.
         """
-        runtime = self._running()
+        runtime = self._running_here()
         errors = await runtime.hook_errors("pre_stop", services)
         try:
             await runtime.supervisor.stop(services, exc)
@@ -249,7 +250,7 @@ class Entrypoint:
 
         :param exception: passed to their ``stop()``.
         """
-        runtime = self._running()
+        runtime = self._running_here()
         shutdown = runtime.shut_down(exception)
         current = asyncio.current_task()
         if current is not runtime.body.task:
@@ -419,6 +420,12 @@ class Entrypoint:
         if self._left:
             raise NotEntered("the entrypoint has been left; use it inside its `with` block")
         return self._runtime
+
+    def _running_here(self) -> Runtime:
+        runtime = self._running()
+        if running_loop() is not self._loop:
+            raise OtherLoop(self._loop)
+        return runtime
 
 
 entrypoint = Entrypoint

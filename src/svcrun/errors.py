@@ -210,6 +210,17 @@ class NotEntered(RuntimeError):
     """An entrypoint was used before it was entered, or entered twice."""
 
 
+class OtherLoop(RuntimeError):
+    """An entrypoint was asked for something in another event loop than its own."""
+
+    def __init__(self, loop: object) -> None:
+        super().__init__(
+            f"the entrypoint runs on {loop!r}, which is not the loop that runs here; "
+            "from another thread, use asyncio.run_coroutine_threadsafe(..., entrypoint.loop)"
+        )
+        self.loop = loop
+
+
 class NoEndpoint(ValueError, RuntimeError):
     """A server was made without being told where to listen."""
 

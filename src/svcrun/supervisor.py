@@ -25,6 +25,7 @@ from svcrun.errors import (
     show,
 )
 from svcrun.order import Walk, link, unlink, with_dependants
+from svcrun.per_loop import running_loop
 from svcrun.recovery import Recovery
 from svcrun.restart import Restart
 from svcrun.service.base import Service, StartEvent, check_lifecycle_parameters
@@ -217,14 +218,21 @@ class Supervisor:
         if event.is_set():
             self._started(unit)
             return True
+        self._wait_for(unit, event)
+        return False
+
+    def _wait_for(self, unit: Unit, event: asyncio.Event) -> None:
+        """Have somebody notice when `unit` is ready, or does not get there."""
         if isinstance(event, StartEvent):
             event.callback = partial(self._on_ready, unit)
-        timeout = self._start_timeout if service.start_timeout is None else service.start_timeout
+            if event.is_set():  # by a thread, just now
+                self._loop.call_soon(self._on_ready, unit)
+        own = unit.service.start_timeout
+        timeout = self._start_timeout if own is None else own
         if timeout is not None:
             unit.timer = self._loop.call_later(timeout, self._start_overrun, unit, timeout)
         if unit.in_sweep is not None:
             unit.in_sweep.start_waits(unit)
-        return False
 
     def _started(self, unit: Unit) -> None:
         if unit.timer is not None:
@@ -295,7 +303,10 @@ class Supervisor:
     # Watching.
 
     def _on_ready(self, unit: Unit) -> None:
-        """React to ``start_event``, which is being set inside the service's own task."""
+        """React to ``start_event``, which the service's own task is setting, or a thread."""
+        if running_loop() is not self._loop:
+            self._loop.call_soon_threadsafe(self._on_ready, unit)
+            return
         if unit.state is not STARTING or unit.task is None:  # without a task, it was left alone
             return
         self._started(unit)

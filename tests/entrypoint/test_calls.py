@@ -10,7 +10,7 @@ import pytest
 import svcrun
 from svcrun import ServiceState, Signal, entrypoint, threaded, threaded_separate
 from svcrun.context import get_context
-from svcrun.errors import NoEntrypoint, ShuttingDown
+from svcrun.errors import NoEntrypoint, OtherLoop, ShuttingDown
 from tests.entrypoint.actors import Asking, Brief, Failing, Hanging, Log, Server
 from tests.entrypoint.forms import Form
 from tests.support import PATIENCE, eventually
@@ -204,6 +204,47 @@ def test_nothing_is_started_once_the_shutdown_has_begun(live: Form) -> None:
 
     live(Asking(log=log, in_stop=come))
     assert log == ["server starts", "server stops", "refused"]
+
+
+@pytest.mark.parametrize("name", ["start", "stop", "closing", "shutdown"])
+def test_a_call_in_another_loop_is_refused_with_the_remedy_and_changes_nothing(
+    live: Form, name: str
+) -> None:
+    log: Log = []
+    service, late = Server(log=log), Brief(log=log, name="late")
+
+    async def body(ep: entrypoint) -> None:
+        calls: dict[str, Callable[[], Any]] = {
+            "start": lambda: ep.start_services(late),
+            "stop": lambda: ep.stop_services(service),
+            "closing": ep.closing,
+            "shutdown": ep.graceful_shutdown,
+        }
+
+        def elsewhere() -> None:
+            with pytest.raises(OtherLoop, match="run_coroutine_threadsafe"):
+                asyncio.run(calls[name]())
+
+        await asyncio.to_thread(elsewhere)
+        assert ep.services == (service,)
+
+    live(service, body=body)
+    assert log == ["server starts", "server stops", "server is cancelled"]
+
+
+def test_another_thread_may_call_in_the_loop_of_the_entrypoint(live: Form) -> None:
+    log: Log = []
+    late = Brief(log=log, name="late")
+
+    async def body(ep: entrypoint) -> None:
+        def elsewhere() -> None:
+            for call in (ep.start_services(late), ep.stop_services(late)):
+                asyncio.run_coroutine_threadsafe(call, ep.loop).result(PATIENCE)
+
+        await asyncio.to_thread(elsewhere)
+
+    live(body=body)
+    assert log == ["late starts", "late stops"]
 
 
 # The shutdown on request.

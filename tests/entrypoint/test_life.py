@@ -55,6 +55,29 @@ def test_the_block_waits_for_the_start_event_not_for_the_end_of_start(live: Form
     assert log == ["server starts", "block", "server stops", "server is cancelled"]
 
 
+def test_a_thread_of_the_service_may_say_that_it_is_ready(live: Form) -> None:
+    log: Log = []
+
+    class Threaded(Server):
+        async def start(self) -> None:
+            await asyncio.to_thread(self.work)
+
+        def work(self) -> None:
+            self.start_event.set()
+            assert stopping.wait(PATIENCE)
+
+        async def stop(self, exception: BaseException | None = None) -> None:
+            stopping.set()
+            await super().stop(exception)
+
+    async def body(_: entrypoint) -> None:
+        log.append("block")
+
+    stopping = threading.Event()
+    live(Threaded(log=log), body=body)
+    assert log == ["block", "server stops"]
+
+
 def test_a_service_finds_its_loop_and_its_entrypoint_everywhere(live: Form) -> None:
     found: list[Any] = []
 

@@ -187,7 +187,10 @@ class Service(metaclass=ServiceMeta):
 
     @property
     def start_event(self) -> asyncio.Event:
-        """Set this in a :meth:`start` that runs on, as soon as the service is ready."""
+        """Set this in a :meth:`start` that runs on, as soon as the service is ready.
+
+        A thread that works for the service may do it as well.
+        """
         event = self._start_event
         if event is None:
             event = self._start_event = StartEvent()

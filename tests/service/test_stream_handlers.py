@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import re
 import socket
 import struct
 from typing import Any
@@ -300,6 +301,35 @@ async def test_a_loop_of_write_and_drain_ends_with_the_connection(transport: Tra
         async with transport.client(server) as (reader, _):
             assert await reader.readexactly(4) == b"tick"
         await asyncio.wait_for(ended.wait(), 30)
+
+
+@pytest.mark.parametrize("how", ["garbage", "closed", "reset", "silent"])
+async def test_a_turn_to_tls_that_fails_is_one_line_and_leaves_nothing(
+    tcp: Transport, certificates: Any, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    secure = Transport(certificates).server(echo)
+    context = secure._make_options().create_context()  # type: ignore[union-attr]
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readline() == b"STARTTLS\n"
+        writer.write(b"go\n")
+        await writer.start_tls(context, ssl_handshake_timeout=0.2 if how == "silent" else 30)
+
+    async with running(tcp.server(handler)) as server:
+        with raw_client(server) as sock:
+            sock.sendall(b"STARTTLS\n")
+            assert await asyncio.to_thread(sock.recv, 3) == b"go\n"
+            if how == "garbage":
+                sock.sendall(b"garbage, no handshake at all\n")
+            elif how == "reset":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if how in {"garbage", "silent"}:
+                await eventually(lambda: not server.connections)
+        await eventually(lambda: not server.connections)
+    assert len(caplog.records) == 2  # the first is that it listens
+    assert re.search(r" lost: \S", caplog.messages[1])
+    assert not caplog.records[1].exc_info
 
 
 async def test_what_is_written_to_a_lost_connection_is_ignored(

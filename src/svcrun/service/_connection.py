@@ -150,12 +150,20 @@ class Connection(asyncio.BaseProtocol):
         """
         # Nothing may pause the present transport meanwhile: nobody would resume it.
         self.reader.set_transport(None)
-        transport = await self.server.loop.start_tls(
-            self.transport, self, context, server_side=True, **options
-        )
-        if transport is None or transport.get_extra_info("ssl_object") is None:
-            # The client closed the connection meanwhile, which no loop takes for an error.
-            raise ConnectionResetError("the client closed the connection")
+        try:
+            transport = await self.server.loop.start_tls(
+                self.transport, self, context, server_side=True, **options
+            )
+            if transport is None or transport.get_extra_info("ssl_object") is None:
+                # The client closed the connection meanwhile, which no loop takes for an error.
+                raise ConnectionResetError("the client closed the connection")
+        except BaseException as error:
+            # The TLS layer need not tell of the end of a connection that it has not established.
+            self.socket_transport.abort()
+            self.connection_lost(None)
+            if isinstance(error, OSError):
+                self.error = error
+            raise
         self.over_tls = True
         self.transport = transport
         self.reader.set_transport(transport)
@@ -244,7 +252,8 @@ class Connection(asyncio.BaseProtocol):
 
     def _log_failure(self, error: BaseException) -> None:
         if error is self.error or error is self._reset:
-            log.info("%r: connection to %s lost: %s", self.server, self.peer, error)
+            reason = str(error) or "the client closed it"
+            log.info("%r: connection to %s lost: %s", self.server, self.peer, reason)
         else:
             log.error("%r: handler for %s failed", self.server, self.peer, exc_info=error)
 

@@ -46,9 +46,6 @@ class TLSConnection(Connection, asyncio.BufferedProtocol):
             await self._shake_hands()
         finally:
             if not self.over_tls:
-                # The TLS layer tells only of the end of connections that it has established.
-                self.socket_transport.abort()
-                self.lost = True
                 self._finish()
         if self.over_tls:
             await super()._serve()

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from svcrun.context import Context
 from svcrun.eager import current_loop, start_eagerly
-from svcrun.errors import ParameterTypeError, ShuttingDown, StopTimeout, raise_together
+from svcrun.errors import (
+    ParameterError,
+    ParameterTypeError,
+    ShuttingDown,
+    StopTimeout,
+    raise_together,
+)
 from svcrun.guard import EXIT_HUNG, Guard
 from svcrun.interrupts import Interrupts
 from svcrun.supervisor import Supervisor
@@ -43,10 +49,11 @@ def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
     """Make an event loop and have it be the current one; `undo` closes it."""
     factory = options.loop_factory
     loop = _new_loop(options) if factory is None else factory()
-    if not isinstance(loop, asyncio.AbstractEventLoop):
-        raise ParameterTypeError(
-            "entrypoint", "loop_factory", factory, f"one that returns an event loop, not {loop!r}"
-        )
+    is_loop = isinstance(loop, asyncio.AbstractEventLoop)
+    if not is_loop or loop.is_closed():
+        kind = ParameterError if is_loop else ParameterTypeError
+        accepted = f"a function that returns a new event loop, not {loop!r}"
+        raise kind("entrypoint", "loop_factory", factory, accepted)
     undo.callback(_close_loop, loop, current_loop())
     loop.set_debug(options.debug)
     asyncio.set_event_loop(loop)

@@ -217,6 +217,15 @@ def test_a_loop_factory_that_makes_no_loop_is_refused() -> None:
         pass
 
 
+def test_a_loop_factory_that_makes_a_closed_loop_is_refused() -> None:
+    with (
+        nothing_left(),
+        pytest.raises(ValueError, match=r"loop_factory=.*new event loop, not .*closed=True"),
+        make(loop_factory=closed_loop),
+    ):
+        pass
+
+
 def test_a_coroutine_that_run_refuses_is_closed() -> None:
     with pytest.raises(TypeError):
         run(asyncio.sleep(0), Brief)

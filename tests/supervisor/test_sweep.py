@@ -137,6 +137,15 @@ async def test_in_a_hurry_all_waiting_is_cut_short_and_nothing_counts_as_hung() 
     assert (below.state, above.state) == (STOPPED, STOPPED)
 
 
+async def test_what_is_stopped_after_the_hurry_began_is_cut_short_as_well() -> None:
+    log: Log = []
+    sup = await started(Plain(log=log, name="it", stops_in=9))
+    sup.hurry()
+    await sup.close(None, 60)
+    assert now() == 0
+    assert log[1:] == ["0 it stops", "0 it is cancelled", "0 it is cancelled"]
+
+
 async def test_the_time_limit_is_no_matter_any_more_for_what_was_cut_short() -> None:
     service = Plain(log=[], name="it", stops_in=9, stubborn=GRACE / 4)
     sup = await started(service)

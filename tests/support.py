@@ -42,7 +42,7 @@ def has(*modules: str) -> bool:
 
 def examples(count: int) -> int:
     """Return how many random examples to try where *count* is the usual number."""
-    return max(1, round(count * {"quick": 0.1, "normal": 1, "thorough": 50}[PROFILE]))
+    return max(1, round(count * {"quick": 0.25, "normal": 1, "thorough": 50}[PROFILE]))
 
 
 def loop_factories() -> dict[str, LoopFactory]:

@@ -101,6 +101,20 @@ def test_what_is_logged_while_the_interpreter_ends_is_written(run_program: RunPr
     assert outcome.stderr.split() == ["early", "late", "latest"]
 
 
+@pytest.mark.parametrize("before", ["", "logging.info('before')"])
+def test_what_a_destructor_logs_when_modules_are_taken_down_is_written(
+    run_program: RunProgram, before: str
+) -> None:
+    outcome = run_program(
+        BEGIN + "class Last:\n"
+        "    def __del__(self, log=logging.info): log('last')\n"
+        "last, circle = Last(), Last()\n"
+        "circle.itself = circle\n" + before
+    ).wait()
+    assert outcome.returncode == 0
+    assert outcome.stderr.splitlines() == ["before"] * bool(before) + ["last", "last"]
+
+
 def test_the_first_record_may_come_while_the_interpreter_ends(run_program: RunProgram) -> None:
     outcome = run_program(BEGIN + "atexit.register(lambda: logging.info('late'))").wait()
     assert outcome.stderr.split() == ["late"]

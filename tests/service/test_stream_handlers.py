@@ -303,6 +303,32 @@ async def test_a_loop_of_write_and_drain_ends_with_the_connection(transport: Tra
         await asyncio.wait_for(ended.wait(), 30)
 
 
+async def test_what_was_sent_in_the_clear_does_not_pass_for_encrypted(
+    tcp: Transport, certificates: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    secure = Transport(certificates)
+    context = secure.server(echo)._make_options().create_context()  # type: ignore[union-attr]
+    lines: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines.append(await reader.readline())
+        writer.write(b"go\n")
+        await writer.start_tls(context)
+        lines.append(await reader.readline())
+        writer.write(b"done\n")
+
+    async with running(tcp.server(handler)) as server, tcp.client(server) as (reader, writer):
+        writer.write(b"STARTTLS\nsmuggled\n")
+        assert await reader.readline() == b"go\n"
+        client_context = secure.client_context()
+        assert client_context is not None
+        await writer.start_tls(client_context, server_hostname="localhost")
+        writer.write(b"encrypted\n")
+        assert await reader.readline() == b"done\n"
+    assert lines == [b"STARTTLS\n", b"encrypted\n"]
+    assert "9 bytes that 127.0.0.1" in caplog.text
+
+
 @pytest.mark.parametrize("how", ["garbage", "closed", "reset", "silent"])
 async def test_a_turn_to_tls_that_fails_is_one_line_and_leaves_nothing(
     tcp: Transport, certificates: Any, caplog: pytest.LogCaptureFixture, how: str

@@ -148,6 +148,14 @@ class Connection(asyncio.BaseProtocol):
 
         :raises OSError: if the handshake fails, and so the connection is lost.
         """
+        if dropped := self.reader.drop():
+            # Somebody between client and server may have put it there, to pass for the client's.
+            log.warning(
+                "%r: %d bytes that %s sent in the clear before the TLS handshake are dropped",
+                self.server,
+                dropped,
+                self.peer,
+            )
         # Nothing may pause the present transport meanwhile: nobody would resume it.
         self.reader.set_transport(None)
         try:

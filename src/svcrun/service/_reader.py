@@ -135,6 +135,12 @@ class Reader(asyncio.StreamReader):
         if len(self._buffer) > 2 * self._limit:
             self._pause_reading()
 
+    def drop(self) -> int:
+        """Forget what is buffered; return how many bytes that were."""
+        dropped = len(self._buffer)
+        self._buffer.clear()
+        return dropped
+
     def at_eof(self) -> bool:
         """Tell whether all was read, to the end of the stream."""
         return self._eof and not self._buffer

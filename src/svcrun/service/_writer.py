@@ -112,7 +112,12 @@ class Writer(asyncio.StreamWriter):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> None:
-        """Go on with TLS, as the server that the client expects (``STARTTLS``)."""
+        """Go on with TLS, as the server that the client expects (``STARTTLS``).
+
+        What the client sent before and nobody has read is dropped: it was not encrypted.
+
+        :raises OSError: if the handshake fails, and so the connection is lost.
+        """
         await self.drain()
         await self._connection.start_tls(
             sslcontext,

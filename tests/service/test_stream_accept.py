@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import re
 import resource
 import socket
 import struct
@@ -202,7 +203,7 @@ class TestListener:
             assert sock.calls <= 6
         lines = [record for record in caplog.records if record.levelno == logging.ERROR]
         assert len(lines) == 1
-        assert "Too many open files" in lines[0].getMessage()
+        assert re.search(r" on 127\.0\.0\.1:\d+: .*Too many open files", lines[0].getMessage())
 
     async def test_it_can_be_closed_while_it_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
         accepted: list[Any] = []

@@ -13,6 +13,8 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from svcrun.addresses import format_address
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
@@ -155,7 +157,7 @@ class Listener(asyncio.AbstractServer):
             except Exception as error:
                 connection.close()
                 protocol.connection_lost(error)
-                log.exception("A connection from %s could not be set up", peer)
+                log.exception("A connection from %s could not be set up", format_address(peer))
         self._exhausted = False
         self._burst = min(2 * burst, self._backlog)
 
@@ -167,7 +169,7 @@ class Listener(asyncio.AbstractServer):
             self._exhausted = True
             log.error(
                 "No connection can be accepted on %s: %s; trying again every %g s",
-                self._sock.getsockname(),
+                format_address(self._sock.getsockname()),
                 error,
                 RETRY_DELAY,
             )

@@ -272,6 +272,22 @@ async def test_an_unfinished_handshake_is_ended_at_once(certificates: Any) -> No
             assert await asyncio.to_thread(sock.recv, 10) == b""
 
 
+async def test_so_is_that_of_a_handler(tcp: Transport, certificates: Any) -> None:
+    secure = Transport(certificates).server(echo)
+    context = secure._make_options().create_context()  # type: ignore[union-attr]
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await writer.start_tls(context)
+
+    server = tcp.server(handler, drain_timeout=60)
+    await server.start()
+    with raw_client(server) as sock:
+        await eventually(lambda: server.connections)
+        await stop_within(server, SOON)
+        with contextlib.suppress(OSError):
+            assert await asyncio.to_thread(sock.recv, 10) == b""
+
+
 async def test_connections_made_but_not_handed_over_are_closed(transport: Transport) -> None:
     server = transport.server(echo)
     await server.start()

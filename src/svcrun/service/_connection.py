@@ -48,6 +48,8 @@ class Connection(asyncio.BaseProtocol):
     error: BaseException | None = None
     # What drain() raises after that.
     _reset: ConnectionResetError | None = None
+    # Whether a TLS handshake is in progress, and whether one has succeeded.
+    shaking_hands = False
     over_tls = False
     _waiters: list[asyncio.Future[None]] | None = None
 
@@ -158,6 +160,7 @@ class Connection(asyncio.BaseProtocol):
             )
         # Nothing may pause the present transport meanwhile: nobody would resume it.
         self.reader.set_transport(None)
+        self.shaking_hands = True
         try:
             transport = await self.server.loop.start_tls(
                 self.transport, self, context, server_side=True, **options
@@ -172,6 +175,8 @@ class Connection(asyncio.BaseProtocol):
             if isinstance(error, OSError):
                 self.error = error
             raise
+        finally:
+            self.shaking_hands = False
         self.over_tls = True
         self.transport = transport
         self.reader.set_transport(transport)
@@ -207,7 +212,7 @@ class Connection(asyncio.BaseProtocol):
         :param at_once: cancel it whatever it does.
         """
         self.reader.end()
-        if self.task is not None and (at_once or self.reader.waiting):
+        if self.task is not None and (at_once or self.reader.waiting or self.shaking_hands):
             self.task.cancel()
 
     def is_sent(self) -> bool:

@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 from svcrun.addresses import (
     AF_UNIX,
@@ -39,6 +40,9 @@ __all__ = ("Endpoint", "bind_socket", "is_connected", "local_address")
 log = logging.getLogger(__name__)
 
 _FIRST_UNPRIVILEGED_PORT: Final = 1024
+
+# Sockets that were given to servers, which close them in the end.
+_adopted: WeakSet[socket.socket] = WeakSet()
 
 
 class Endpoint:
@@ -130,7 +134,7 @@ class Endpoint:
         host = f"[{self.address}]" if ":" in (self.address or "") else self.address
         return f"{self.scheme}://{host}:{self.port}"
 
-    async def resolve(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def resolve(self, loop: asyncio.AbstractEventLoop, owner: object = None) -> None:
         """Look up a host name without blocking `loop`; do nothing for any other place.
 
         :meth:`bind` would do it otherwise, and does so for ``localhost``, for which no name server
@@ -143,7 +147,7 @@ class Endpoint:
                 self.address, self.port, type=self.kind, flags=socket.AI_PASSIVE
             )
         except OSError as error:
-            raise self._explain(error, self.owner) from error
+            raise self._explain(error, self.owner if owner is None else owner) from error
         self._resolved = _choose(found)
 
     def bind(self, owner: object = None, backlog: int | None = None) -> socket.socket:
@@ -198,6 +202,8 @@ class Endpoint:
         """Prepare a given socket, which may have changed since the endpoint was made."""
         if sock.fileno() == -1:
             raise ParameterError(owner, "sock", sock, "an open socket")
+        if sock in _adopted:
+            raise ParameterError(owner, "sock", sock, "a socket that no other server uses")
         bound = sock.getsockname()
         if not bound or (sock.family != AF_UNIX and bound[1] == 0):
             raise ParameterError(owner, "sock", sock, "a socket that is bound to an address")
@@ -210,6 +216,7 @@ class Endpoint:
             sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
         )
         self._rebind = (sock.family, bound, v6only)
+        _adopted.add(sock)
         return sock
 
     def _open(self) -> socket.socket:

@@ -83,8 +83,8 @@ async def test_a_host_name_is_resolved() -> None:
 
 
 async def test_a_host_name_that_does_not_exist_is_named() -> None:
-    server = Echo("no-such-host.invalid", 8080)
-    with pytest.raises(socket.gaierror, match=r"no-such-host\.invalid") as caught:
+    server = Echo("no-such-host.invalid", 8080, name="srv")
+    with pytest.raises(socket.gaierror, match=r"'srv'.*no-such-host\.invalid:8080") as caught:
         await server.start()
     assert caught.value.errno in {socket.EAI_NONAME, socket.EAI_AGAIN, socket.EAI_NODATA}
     await server.stop()
@@ -136,6 +136,16 @@ async def test_a_bound_socket_can_be_given(*, blocking: bool) -> None:
         # Started again, it binds another socket to the same address.
         async with running(server):
             assert (server.address, server.port) == place
+            assert await ask(server) == b"hello you\n"
+
+
+async def test_a_socket_can_be_given_to_one_server_only() -> None:
+    """Else the second would take the clients of the first, or neither of them get any."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        async with running(Echo(sock=sock)) as server:
+            with pytest.raises(ValueError, match=r"sock=.*that no other server uses"):
+                await Echo(sock=sock).start()
             assert await ask(server) == b"hello you\n"
 
 

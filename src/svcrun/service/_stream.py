@@ -97,7 +97,7 @@ class StreamServer(SimpleServer):
             self._endpoint = self._make_endpoint()
         endpoint = self._endpoint
         loop = self.loop
-        await endpoint.resolve(loop)
+        await endpoint.resolve(loop, self)
         sock = endpoint.bind(self, self.backlog)
         self.stopping = False
         try:

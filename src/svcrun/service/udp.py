@@ -156,7 +156,7 @@ class UDPServer(SimpleServer):
             handle = awaitable(handle)
 
         loop = asyncio.get_running_loop()
-        await self._endpoint.resolve(loop)
+        await self._endpoint.resolve(loop, self)
         sock = self._endpoint.bind(self)
         try:
             self._crew = Crew(

@@ -7,7 +7,7 @@ import pytest
 
 import svcrun
 from svcrun import Signal, entrypoint
-from svcrun.errors import FrozenSignal, NotACoroutineFunction
+from svcrun.errors import FrozenSignal, NotACoroutineFunction, ShuttingDown
 from tests.entrypoint.actors import Brief, Failing, Log, Server
 from tests.entrypoint.forms import Form
 from tests.support import LoopFactory
@@ -170,6 +170,22 @@ def test_a_hook_that_fails_after_a_late_start_stops_what_was_started_and_nothing
     assert log == [
         *("before starts", "late starts", "late stops", "before stops", "before is cancelled")
     ]
+
+
+def test_no_hook_is_called_for_a_late_start_that_is_refused(live: Form) -> None:
+    called: list[Any] = []
+
+    @svcrun.receiver(entrypoint.PRE_START)
+    async def hook(entrypoint: Any, services: Any) -> None:
+        called.append(services)
+
+    async def body(ep: entrypoint) -> None:
+        await ep.graceful_shutdown()
+        with pytest.raises(ShuttingDown):
+            await ep.start_services(Brief(log=[]))
+
+    live(body=body)
+    assert called == [()]
 
 
 def test_a_hook_that_fails_at_a_late_stop_does_not_keep_the_service_running(live: Form) -> None:

@@ -412,6 +412,57 @@ def test_a_crash_before_the_block_rolls_back_and_its_error_comes_out(
     assert "from stop()" in caplog.text
 
 
+def test_two_crashes_before_the_block_come_out_as_a_group(live: Form) -> None:
+    errors = ValueError("one"), LookupError("two")
+    services = (Failing(log=[], error=error, phase="run") for error in errors)
+
+    class Slow(Server):
+        async def start(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        live(*services, Slow(log=[]))
+    assert caught.value.exceptions == errors
+
+
+async def test_a_cancellation_during_the_shutdown_comes_out_when_that_is_over() -> None:
+    log: Log = []
+
+    async def slowly() -> None:
+        task.cancel()
+        await asyncio.sleep(0.01)
+        log.append("stopped")
+
+    async def block() -> None:
+        async with entrypoint(Asking(log=log, in_stop=slowly), log_config=False):
+            pass
+        log.append("never")
+
+    task = asyncio.create_task(block())
+    await asyncio.wait((task,))
+    assert task.cancelled()
+    assert log == ["server starts", "server stops", "stopped"]
+
+
+async def test_a_cancellation_comes_out_also_if_something_else_ends_the_block_as_well() -> None:
+    log: Log = []
+
+    async def block() -> None:
+        async with entrypoint(Brief(log=log), log_config=False) as ep:
+            ending = asyncio.create_task(ep.graceful_shutdown())
+            asyncio.get_running_loop().call_soon(task.cancel)
+            await asyncio.gather(ending, asyncio.Event().wait())
+        log.append("never")
+
+    task = asyncio.create_task(block())
+    await asyncio.wait((task,))
+    assert task.cancelled()
+    assert log == ["server starts", "server stops"]
+
+
 def test_a_crash_that_is_ignored_is_logged_and_the_block_goes_on(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:

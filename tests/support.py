@@ -90,6 +90,8 @@ class Program:
         sets are not passed on.
     :param options: options of the interpreter.
     :param cwd: its working directory.
+    :param measured: whether its coverage is measured, where that of the tests is. A fork while
+        another thread runs may take along a lock of what measures, and the child wait for it.
 
     .. code-block:: python
 
@@ -106,6 +108,7 @@ class Program:
         env: Mapping[str, str] | None = None,
         options: Sequence[str] = STRICT,
         cwd: Path | None = None,
+        measured: bool = True,
     ) -> None:
         # Source goes through a file: tracebacks show its lines, and ps stays readable.
         self._folder = tempfile.TemporaryDirectory(prefix="svcrun-test-")
@@ -119,7 +122,7 @@ class Program:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(env or {}),
+            env=_environment(env or {}, measured=measured),
             cwd=cwd or ROOT,
             encoding="utf-8",
             errors="backslashreplace",
@@ -223,12 +226,14 @@ class Program:
             output.close()
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    systemd = {"NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC", "WATCHDOG_PID", "INVOCATION_ID"}
+def _environment(extra: Mapping[str, str], *, measured: bool) -> dict[str, str]:
+    unwanted = {"NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC", "WATCHDOG_PID", "INVOCATION_ID"}
+    if not measured:
+        unwanted |= {"COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"}
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("SVCRUN_") and name not in systemd
+        if not name.startswith("SVCRUN_") and name not in unwanted
     }
     return {**inherited, "PYTHONUNBUFFERED": "1", **extra}
 

@@ -299,6 +299,37 @@ def test_a_fork_does_not_wait_for_a_stuck_sink(run_program: RunProgram) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forks_with_nothing_logged_between_them_do_not_stop_the_log(
+    run_program: RunProgram,
+) -> None:
+    outcome = run_program(
+        BEGIN + "logging.info('0'); session.flush()\n"
+        "for _ in range(3):\n"
+        "    child = os.fork()\n"
+        "    if not child: os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "logging.info('1'); print(session.flush(timeout=20))\n"
+    ).wait()
+    assert outcome.stdout == "True\n"
+    assert numbers(outcome.stderr) == [0, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_closed_log_does_not_delay_a_fork(run_program: RunProgram) -> None:
+    outcome = run_program(
+        BEGIN + "logging.info('0'); session.flush()\n"
+        "def fork():\n"
+        "    child = os.fork()\n"
+        "    if not child: os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "fork(); session.close()\n"
+        "from svcrun.log import forking\n"
+        "print(list(forking._running))\n"
+    ).wait()
+    assert outcome.stdout == "[]\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_process_of_multiprocessing_writes_its_records(
     tmp_path: Path, run_program: RunProgram, method: str
@@ -331,7 +362,8 @@ def test_forks_under_load_neither_hang_nor_lose_nor_repeat(run_program: RunProgr
         "    child = os.fork()\n"
         "    if not child: logging.info('child %d', number); session.close(); os._exit(0)\n"
         "    os.waitpid(child, 0)\n"
-        "thread.join()\n"
+        "thread.join()\n",
+        measured=False,
     ).wait(within=60)
     assert numbers(outcome.stderr, "parent ") == list(range(20))
     assert numbers(outcome.stderr, "child ") == list(range(20))

@@ -151,6 +151,7 @@ class Writer:
             self._closed = True
             self.threshold = -1
             self._write_here()
+            forking.forget(self)
         elif get_ident() not in writing_threads and self._reach(_Mark(last=True), timeout):
             self._join()
         else:
@@ -237,6 +238,7 @@ class Writer:
         self._sink.abandoned = True
         self._closed = True
         self.threshold = -1
+        forking.forget(self)
         lost = max(0, lost) + self._discard()
         if lost:
             complain(
@@ -333,9 +335,10 @@ class Writer:
         _open(self._wake)
 
     def come_to_rest(self, deadline: float) -> bool:
-        """Wait for the thread to end, and tell whether it did."""
-        if not self._taken.locked():
-            return False  # there is none
+        """Wait for the thread to end, and tell whether it did; then none starts any more."""
+        if self._taken.acquire(blocking=False):
+            self._rest.acquire(blocking=False)  # there is none, so nobody has seen the request
+            return True
         if not self._resting.acquire(timeout=max(0, deadline - monotonic())):
             if self._rest.acquire(blocking=False):
                 return False  # the request is taken back

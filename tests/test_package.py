@@ -19,7 +19,10 @@ from tests.support import PATIENCE, STRICT
 NAMES = {
     "Context": "svcrun.context",
     "Entrypoint": "svcrun.entrypoint",
+    "IteratorWrapper": "svcrun.thread_pool.generators",
+    "IteratorWrapperSeparate": "svcrun.thread_pool.generators",
     "Restart": "svcrun.restart",
+    "SelectResult": "svcrun.utils",
     "Service": "svcrun.service.base",
     "ServiceState": "svcrun.state",
     "Signal": "svcrun.signal",
@@ -34,10 +37,15 @@ NAMES = {
     "run": "svcrun.entrypoint",
     "select": "svcrun.utils",
     "shield": "svcrun.utils",
+    "sync_await": "svcrun.thread_pool.waiting",
+    "sync_wait_coroutine": "svcrun.thread_pool.waiting",
     "threaded": "svcrun.thread_pool.functions",
+    "threaded_iterable": "svcrun.thread_pool.generators",
+    "threaded_iterable_separate": "svcrun.thread_pool.generators",
     "threaded_separate": "svcrun.thread_pool.functions",
     "timeout": "svcrun.timeout",
     "version_info": "svcrun.version",
+    "wait_coroutine": "svcrun.thread_pool.waiting",
 }
 
 # Of the modules, those whose name is that of what they hold, too.

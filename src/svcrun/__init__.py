@@ -19,15 +19,29 @@ if TYPE_CHECKING:
     from svcrun.signal import Signal, receiver
     from svcrun.sockets import bind_socket
     from svcrun.state import ServiceState
-    from svcrun.thread_pool import ThreadPoolExecutor, threaded, threaded_separate
+    from svcrun.thread_pool import (
+        IteratorWrapper,
+        IteratorWrapperSeparate,
+        ThreadPoolExecutor,
+        sync_await,
+        sync_wait_coroutine,
+        threaded,
+        threaded_iterable,
+        threaded_iterable_separate,
+        threaded_separate,
+        wait_coroutine,
+    )
     from svcrun.timeout import timeout
-    from svcrun.utils import awaitable, cancel_tasks, select, shield
+    from svcrun.utils import SelectResult, awaitable, cancel_tasks, select, shield
     from svcrun.version import __version__, version_info
 
 __all__ = (
     "Context",
     "Entrypoint",
+    "IteratorWrapper",
+    "IteratorWrapperSeparate",
     "Restart",
+    "SelectResult",
     "Service",
     "ServiceState",
     "Signal",
@@ -42,16 +56,24 @@ __all__ = (
     "run",
     "select",
     "shield",
+    "sync_await",
+    "sync_wait_coroutine",
     "threaded",
+    "threaded_iterable",
+    "threaded_iterable_separate",
     "threaded_separate",
     "timeout",
     "version_info",
+    "wait_coroutine",
 )
 
 _HOMES = {
     "Context": "svcrun.context",
     "Entrypoint": "svcrun.entrypoint",
+    "IteratorWrapper": "svcrun.thread_pool",
+    "IteratorWrapperSeparate": "svcrun.thread_pool",
     "Restart": "svcrun.restart",
+    "SelectResult": "svcrun.utils",
     "Service": "svcrun.service.base",
     "ServiceState": "svcrun.state",
     "Signal": "svcrun.signal",
@@ -66,10 +88,15 @@ _HOMES = {
     "run": "svcrun.entrypoint",
     "select": "svcrun.utils",
     "shield": "svcrun.utils",
+    "sync_await": "svcrun.thread_pool",
+    "sync_wait_coroutine": "svcrun.thread_pool",
     "threaded": "svcrun.thread_pool",
+    "threaded_iterable": "svcrun.thread_pool",
+    "threaded_iterable_separate": "svcrun.thread_pool",
     "threaded_separate": "svcrun.thread_pool",
     "timeout": "svcrun.timeout",
     "version_info": "svcrun.version",
+    "wait_coroutine": "svcrun.thread_pool",
 }
 
 _MODULES = frozenset({"log", "service"})

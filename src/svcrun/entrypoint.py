@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import signal
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar, Token
@@ -151,6 +152,7 @@ class Entrypoint:
 
         self._entered = False
         self._left = False
+        self._pid = 0  # of the process that entered
         self._runtime: Runtime | None = None
         self._undo = ExitStack()
         self._raise_signal = False
@@ -282,7 +284,9 @@ class Entrypoint:
             runtime = self._set_up(loop, LoopBody(loop), owns_loop=owns_loop)
             try:
                 drive(loop, runtime.enter(self.start_services(*self._given)), cancel=True)
-            except BaseException as error:  # noqa: BLE001 - whatever it is comes out below
+            except BaseException as error:
+                if self._is_forked():
+                    raise
                 self._finish(runtime, _unless_cancelled(error))
                 raise runtime.start_error(error, self._exit_by_signal) from error.__cause__
             runtime.begin_body()
@@ -297,7 +301,7 @@ class Entrypoint:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if self._left:
+        if self._left or self._is_forked():
             return False
         runtime = self._running()
         runtime.end_body()
@@ -330,7 +334,9 @@ class Entrypoint:
             runtime = self._set_up(loop, TaskBody(loop), owns_loop=False)
             try:
                 await runtime.enter_in_task(self.start_services(*self._given))
-            except BaseException as error:  # noqa: BLE001 - whatever it is comes out below
+            except BaseException as error:
+                if self._is_forked():
+                    raise
                 await runtime.finish_in_task(_unless_cancelled(error))
                 raise runtime.start_error(error, self._exit_by_signal) from error.__cause__
             runtime.begin_body()
@@ -345,7 +351,7 @@ class Entrypoint:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if self._left:
+        if self._left or self._is_forked():
             return False
         runtime = self._running()
         runtime.end_body()
@@ -366,6 +372,7 @@ class Entrypoint:
         if self._entered:
             raise NotEntered("an entrypoint can be entered once; make another one")
         self._entered = True
+        self._pid = os.getpid()
         self._undo.callback(self._restore_signals)
         for hook in (self.pre_start, self.post_start, self.pre_stop, self.post_stop):
             hook.freeze()
@@ -395,7 +402,12 @@ class Entrypoint:
 
     def _end(self) -> None:
         self._left = True
-        self._undo.close()
+        if not self._is_forked():
+            self._undo.close()
+
+    def _is_forked(self) -> bool:
+        """Whether this is a child of the process that entered: everything is that one's to end."""
+        return os.getpid() != self._pid
 
     def _conclude(self, runtime: Runtime, error: BaseException | None) -> bool:
         swallow = runtime.conclude(error)

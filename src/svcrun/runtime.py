@@ -476,7 +476,8 @@ def drive(
             if loop.is_closed() or loop.is_running():
                 raise
         except (KeyboardInterrupt, SystemExit) as error:
-            if not task.done():
+            own = task.done() and not task.cancelled() and task.exception() is error
+            if not own:  # perhaps in the very turn in which the task has ended
                 interruption = interruption or error
                 if cancel:
                     task.cancel()

@@ -414,7 +414,16 @@ def test_a_crash_before_the_block_rolls_back_and_its_error_comes_out(
 
 def test_two_crashes_before_the_block_come_out_as_a_group(live: Form) -> None:
     errors = ValueError("one"), LookupError("two")
-    services = (Failing(log=[], error=error, phase="run") for error in errors)
+
+    class Crashing(Server):
+        error: BaseException
+
+        async def start(self) -> None:
+            self.start_event.set()
+            await asyncio.sleep(0)  # both of them crash in the next turn
+            raise self.error
+
+    services = [Crashing(log=[], error=error) for error in errors]
 
     class Slow(Server):
         async def start(self) -> None:
@@ -721,3 +730,26 @@ def test_leaving_a_second_time_does_nothing(loop_factory: LoopFactory) -> None:
         pass
     assert ep.__exit__(None, None, None) is False
     assert log == ["server starts", "server stops"]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 4])
+def test_a_service_that_exits_the_program_just_after_its_start_does_so(
+    turns: int, loop_factory: LoopFactory
+) -> None:
+    log: Log = []
+
+    class Exiting(Service):
+        async def start(self) -> None:
+            self.start_event.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            raise SystemExit(3)
+
+    with (
+        pytest.raises(SystemExit) as caught,
+        entrypoint(Server(log=log), Exiting(), loop_factory=loop_factory, log_config=False) as loop,
+    ):
+        loop.run_until_complete(asyncio.sleep(10))
+    assert caught.value.code == 3
+    assert log[0] == "server starts"
+    assert "server stops" in log

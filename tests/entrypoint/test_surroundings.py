@@ -663,3 +663,51 @@ def test_the_executor_of_the_program_is_not_replaced_in_a_loop_that_is_given(
         job = asyncio.to_thread(lambda: threading.current_thread().name)
         assert loop.run_until_complete(job).startswith("theirs")
     loop.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "does", "code"),
+    [
+        ("block", "pass", 0),
+        ("block", "sys.exit(3)", 3),
+        ("task", "sys.exit(3)", 3),
+    ],
+)
+def test_what_unwinds_in_a_child_that_is_forked_off_ends_nothing_of_the_parents(
+    where: str, does: str, code: int, run: Run
+) -> None:
+    outcome = run(
+        f"""
+        def fork():
+            child = os.fork()
+            if not child:
+                {does}
+                return
+            say("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            # The loop of the parent can still be woken.
+            wake = asyncio.get_running_loop().call_soon_threadsafe
+            threading.Timer(0.1, wake, [woken.set]).start()
+
+        class Forking(Service):
+            async def start(self):
+                self.start_event.set()
+                await asyncio.sleep(0)
+                if {where!r} == "task":
+                    fork()
+                await asyncio.Event().wait()
+
+        async def block():
+            if {where!r} == "block":
+                fork()
+            if os.getpid() == parent:
+                await woken.wait()
+
+        parent, woken = os.getpid(), asyncio.Event()
+        with entrypoint(Server(), Forking()) as loop:
+            loop.run_until_complete(block())
+        if os.getpid() == parent:
+            say("left")
+        """
+    )
+    assert lines(outcome) == ["started", f"child {code}", "stopped", "cancelled", "left"]
+    assert outcome.returncode == 0

@@ -88,8 +88,9 @@ def test_a_blocked_loop_is_told_from_one_that_takes_its_time(guard: Mortal, wher
         thread.join()
     guard._loop.run_until_complete(asyncio.sleep(0.1 + ANSWER_TIME * 2))
     assert not guard.deaths
-    guard.release()
 
+
+def test_a_blocked_loop_is_not_waited_for_past_the_time_limit(guard: Mortal) -> None:
     guard.watch(0.1, 600)
     deadline = time.monotonic() + PATIENCE
     while not guard.deaths and time.monotonic() < deadline:
@@ -107,13 +108,25 @@ def test_a_shutdown_that_goes_on_and_on_is_ended(guard: Mortal, in_handler: bool
     assert guard.deaths[0].startswith("the shutdown is not over 0.2 s past its time limit")
 
 
-def test_a_watch_that_was_released_in_time_does_nothing(guard: Mortal) -> None:
-    guard.watch(0.05, 0.05)
-    guard.release()
-    guard.watch_from_handler(0.05, 0.05, if_blocked=lambda: guard.deaths.append("blocked"))
+@pytest.mark.parametrize("in_handler", [False, True])
+def test_a_watch_that_was_released_in_time_does_nothing(guard: Mortal, in_handler: bool) -> None:
+    if in_handler:
+        guard.watch_from_handler(0.05, 0.05, if_blocked=lambda: guard.deaths.append("blocked"))
+    else:
+        guard.watch(0.05, 0.05)
     guard.release()
     time.sleep(0.2 + ANSWER_TIME)
     assert not guard.deaths
+
+
+def test_after_the_release_no_watch_begins(guard: Mortal) -> None:
+    threads = threading.active_count()
+    guard.release()
+    guard.watch(600, 600)
+    guard.watch_from_handler(600, 600, if_blocked=lambda: None)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert threading.active_count() == threads
+    assert not guard._ends
 
 
 def test_a_second_watch_does_not_move_the_time_limit(guard: Mortal) -> None:

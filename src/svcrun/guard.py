@@ -53,6 +53,7 @@ class Guard:
         self._last_words = last_words
         self._ends: list[Callable[[], None]] = []
         self._asked: float | None = None
+        self._released = False
         self._dying = _thread.allocate_lock()
 
     # Whether the loop turns.
@@ -84,6 +85,8 @@ class Guard:
         :param limit: seconds after which a loop that is blocked is not waited for any longer.
         :param grace: further seconds that a loop which turns has to come to an end by itself.
         """
+        if self._released:
+            return
         stages = self._stages(limit, grace)
         if not self._ends and not self._watch_by_timer(stages):
             self._watch_by_thread(stages)
@@ -99,6 +102,8 @@ class Guard:
 
         :param if_blocked: called by each of them if the loop has not turned for a while.
         """
+        if self._released:
+            return
 
         def nudge() -> None:
             if self.blocked:
@@ -110,7 +115,8 @@ class Guard:
         self._watch_by_thread(stages)
 
     def release(self) -> None:
-        """End the watch."""
+        """End the watch, for good: a signal that comes later must not begin another."""
+        self._released = True
         while self._ends:
             self._ends.pop()()
         self.answer()

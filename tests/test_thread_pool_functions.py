@@ -368,6 +368,8 @@ async def test_separate_threads_that_hang_are_told_by_name_and_stack(
     assert await wait_separate_threads(timeout=PATIENCE) == []  # it is told once
     release.set()
     await call
+    # Nobody has seen it off.
+    await eventually(lambda: "svcrun-hang" not in {one.name for one in threading.enumerate()})
 
 
 async def test_waiting_with_no_separate_threads_returns_at_once() -> None:

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from svcrun import log as log, service as service
     from svcrun.context import Context, get_context
     from svcrun.entrypoint import Entrypoint, entrypoint, run
+    from svcrun.periodic import PeriodicCallback
+    from svcrun.recurring import (
+        RecurringCallback,
+        StrategyException,
+        StrategySkip,
+        StrategyStop,
+    )
     from svcrun.restart import Restart
     from svcrun.service.base import Service
     from svcrun.signal import Signal, receiver
@@ -40,11 +47,16 @@ __all__ = (
     "Entrypoint",
     "IteratorWrapper",
     "IteratorWrapperSeparate",
+    "PeriodicCallback",
+    "RecurringCallback",
     "Restart",
     "SelectResult",
     "Service",
     "ServiceState",
     "Signal",
+    "StrategyException",
+    "StrategySkip",
+    "StrategyStop",
     "ThreadPoolExecutor",
     "__version__",
     "awaitable",
@@ -72,11 +84,16 @@ _HOMES = {
     "Entrypoint": "svcrun.entrypoint",
     "IteratorWrapper": "svcrun.thread_pool",
     "IteratorWrapperSeparate": "svcrun.thread_pool",
+    "PeriodicCallback": "svcrun.periodic",
+    "RecurringCallback": "svcrun.recurring",
     "Restart": "svcrun.restart",
     "SelectResult": "svcrun.utils",
     "Service": "svcrun.service.base",
     "ServiceState": "svcrun.state",
     "Signal": "svcrun.signal",
+    "StrategyException": "svcrun.recurring",
+    "StrategySkip": "svcrun.recurring",
+    "StrategyStop": "svcrun.recurring",
     "ThreadPoolExecutor": "svcrun.thread_pool",
     "__version__": "svcrun.version",
     "awaitable": "svcrun.utils",

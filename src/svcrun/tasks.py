@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import linecache
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -12,7 +13,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ("cancel_and_wait", "format_stack", "join")
+__all__ = ("cancel_and_wait", "current_work", "format_stack", "join")
+
+current_work: ContextVar[object] = ContextVar("current_work", default=None)
+"""Stands for the piece of work that code belongs to, be it in other tasks that this one began.
+
+Who waits for pieces of work to end, and is called by one of them, must not wait for that one.
+"""
 
 
 def format_stack(task: asyncio.Task[Any]) -> str:

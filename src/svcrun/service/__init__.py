@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from svcrun.service.base import Service, ServiceMeta, SimpleClient, SimpleServer, TaskStoreBase
+    from svcrun.service.graceful import GracefulService
+    from svcrun.service.periodic import PeriodicService
     from svcrun.service.tcp import TCPServer
     from svcrun.service.tls import TLSServer
     from svcrun.service.udp import UDPServer
 
 __all__ = (
+    "GracefulService",
+    "PeriodicService",
     "Service",
     "ServiceMeta",
     "SimpleClient",
@@ -23,6 +27,8 @@ __all__ = (
 )
 
 _HOMES = {
+    "GracefulService": "svcrun.service.graceful",
+    "PeriodicService": "svcrun.service.periodic",
     "Service": "svcrun.service.base",
     "ServiceMeta": "svcrun.service.base",
     "SimpleClient": "svcrun.service.base",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextvars import Context
 
-    from svcrun.service._tally import Tally
+    from svcrun.tally import Tally
 
     Handler = Callable[[bytes, Any], Awaitable[object]]
     Receive = Callable[[int], tuple[bytes, Any]]

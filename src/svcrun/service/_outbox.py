@@ -13,7 +13,7 @@ from svcrun.addresses import format_address
 from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
-    from svcrun.service._tally import Tally
+    from svcrun.tally import Tally
 
     Data = bytes | bytearray | memoryview
 

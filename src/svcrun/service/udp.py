@@ -13,9 +13,9 @@ from svcrun.callables import is_coroutine_function
 from svcrun.errors import AlreadyRunning, NotRunning, ParameterError, ParameterTypeError
 from svcrun.service._crew import Crew
 from svcrun.service._outbox import Outbox
-from svcrun.service._tally import Tally
 from svcrun.service.base import SimpleServer, parameter
 from svcrun.sockets import Endpoint, local_address
+from svcrun.tally import Tally
 
 if TYPE_CHECKING:
     import os

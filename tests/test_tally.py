@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from svcrun.service import _tally
-from svcrun.service._tally import INTERVAL, Tally
+from svcrun import tally as _tally
+from svcrun.tally import INTERVAL, Tally
 
 
 class Clock:

@@ -1,0 +1,64 @@
+"""``python -m svcrun``: look at things before they are deployed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ("main",)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m svcrun", description="Look at things before you deploy them."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    cron = commands.add_parser(
+        "cron",
+        help="print the next times that a cron line names",
+        description="Print the next times that a cron line names, with their offsets from UTC.",
+    )
+    cron.add_argument("spec", metavar="SPEC", help='the cron line, in quotes: "*/5 * * * *"')
+    cron.add_argument(
+        "--timezone", default="UTC", metavar="NAME", help="the zone it is meant in (UTC)"
+    )
+    cron.add_argument("-n", type=_count, default=10, metavar="N", help="how many (10)")
+    cron.set_defaults(run=_print_upcoming)
+
+    options = parser.parse_args(arguments)
+    code: int = options.run(options)
+    return code
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("give a number above 0")
+    return count
+
+
+def _print_upcoming(options: argparse.Namespace) -> int:
+    try:
+        from svcrun.cron_spec import CronSpec
+
+        spec = CronSpec(options.spec, options.timezone)
+    except (ImportError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    try:
+        for when in spec.upcoming(options.n):
+            sys.stdout.write(f"{when.isoformat()} {when:%a}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stderr.close()  # nobody reads any more, and no word of that at the exit
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,597 @@
+"""The one loop of all that recurs: ask the schedule, wait for the moment, call, keep count."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from contextvars import copy_context
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from svcrun.callables import describe
+from svcrun.clock import clock_of
+from svcrun.eager import Waiter, current_loop, start_eagerly
+from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.per_loop import running_loop
+from svcrun.tasks import current_work
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextvars import Context
+
+    from svcrun.clock import Clock
+
+    ExceptionsType: TypeAlias = tuple[type[BaseException], ...] | type[BaseException]
+    CallbackType: TypeAlias = Callable[..., Any]
+    Strategy: TypeAlias = Callable[["RecurringCallback"], float | Awaitable[float]]
+
+__all__ = (
+    "Overlap",
+    "RecurringCallback",
+    "Schedule",
+    "Series",
+    "StrategyException",
+    "StrategySkip",
+    "StrategyStop",
+)
+
+log = logging.getLogger(__name__)
+
+Overlap: TypeAlias = Literal["skip", "queue", "cancel"]
+
+OVERLAPS = ("skip", "queue", "cancel")
+
+
+class StrategyException(Exception):
+    """Raised by a strategy: the series ends."""
+
+
+class StrategyStop(StrategyException):
+    """Raised by a strategy to end the series."""
+
+
+class StrategySkip(StrategyException):
+    """Raised by a strategy to be asked again later, without a call.
+
+    :param next_attempt_delay: seconds until then.
+    """
+
+    def __init__(self, next_attempt_delay: float) -> None:
+        super().__init__(next_attempt_delay)
+        self.delay = next_attempt_delay
+
+
+class Schedule:
+    """Knows the moments of a series; this one leaves them to somebody else."""
+
+    by_wall: ClassVar[bool] = False
+    """Whether they are moments of the wall clock, and not of the loop's."""
+
+    def next(self, series: Series) -> float | None:  # noqa: ARG002 - for others
+        """Return the next moment, None if it is not known yet."""
+        return None
+
+    def is_due(self, series: Series, moment: float) -> bool:  # noqa: ARG002 - for others
+        """Tell whether to call, now that `moment` has come, and see to what was missed."""
+        return True
+
+    def is_to_replan(self, series: Series, now: float) -> bool:  # noqa: ARG002 - for others
+        """Tell whether to ask for the next moment anew: the wall clock was set back to `now`."""
+        return False
+
+
+def find_clock(loop: asyncio.AbstractEventLoop | None) -> Clock:
+    """Return the clock of `loop`, or of the current loop.
+
+    :raises RuntimeError: if there is none.
+    """
+    found = loop or running_loop() or current_loop()
+    if found is None:
+        msg = "no event loop is running; give one: start(..., loop=...)"
+        raise RuntimeError(msg)
+    return clock_of(found)
+
+
+class Recurring:
+    """A function to be called again and again, and the count of its calls.
+
+    :param coroutine_func: what to call; what it returns is awaited if it can be.
+    :param args: are given to it,
+    :param kwargs: and so are these.
+    :param name: tells it apart in the log; the name of the function by default.
+
+    :raises TypeError: if it can't be called.
+    """
+
+    __slots__ = (
+        "_series",
+        "args",
+        "calls",
+        "failures",
+        "func",
+        "kwargs",
+        "last_duration",
+        "last_start",
+        "name",
+        "skipped",
+    )
+
+    def __init__(
+        self, coroutine_func: CallbackType, *args: Any, name: str | None = None, **kwargs: Any
+    ) -> None:
+        _check_callable(type(self).__name__, "coroutine_func", coroutine_func)
+        self.func = coroutine_func
+        self.args = args
+        self.kwargs = kwargs
+        self.name = name or describe(coroutine_func)
+        self.calls = 0
+        """How many calls were begun."""
+        self.failures = 0
+        """How many of them raised something, `suppress_exceptions` and cancellations included."""
+        self.skipped = 0
+        """How many times it was due and not called."""
+        self.last_start: float | None = None
+        """When the last call began, in seconds since the epoch; None before the first."""
+        self.last_duration: float | None = None
+        """How many seconds the last call that is over took; None before that."""
+        self._series: Series | None = None
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next call is due, in seconds since the epoch; None if that is not known."""
+        series = self._series
+        if series is None or series.is_over or series.moment == inf:
+            return None
+        if series.schedule.by_wall:
+            return series.moment
+        return series.clock.wall() + series.moment - series.clock.time()
+
+    def _begin(self, series: Series) -> None:
+        if self._series is not None and not self._series.is_over:
+            raise asyncio.InvalidStateError(f"{self!r} was started already; stop it first")
+        self._series = series
+        series.plan()
+
+    def stop(self, return_exceptions: bool = False) -> asyncio.Future[Any]:
+        """End the calls, and cancel the one under way unless there is a shield.
+
+        A call that stops its own series is not cancelled.
+
+        :param return_exceptions: give what is raised otherwise, in a list.
+
+        Returns a future that is done when all is over, and then raises
+        :class:`asyncio.CancelledError`; or :class:`RuntimeError`, if there was nothing to stop.
+        """
+        series, self._series = self._series, None
+        loop = find_clock(None).loop if series is None else series.clock.loop
+        stopped: asyncio.Future[Any] = loop.create_future()
+
+        def tell(error: BaseException) -> None:
+            if stopped.done():
+                return  # who waited for it does so no longer
+            if return_exceptions:
+                stopped.set_result([error])
+            elif isinstance(error, asyncio.CancelledError):
+                stopped.cancel()
+            else:
+                stopped.set_exception(error)
+
+        if series is None:
+            tell(RuntimeError(f"{self!r} was not started"))
+        else:
+            series.cancel(lambda: tell(asyncio.CancelledError()))
+        return stopped
+
+    async def finish(self) -> None:
+        """End the calls, and wait for the one under way to end by itself; idempotent.
+
+        A call may wait for this: then nobody waits for that call. If this is cancelled, so is the
+        call under way.
+        """
+        if self._series is not None:
+            await self._series.finish()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}({self.name})>"
+
+
+class RecurringCallback(Recurring):
+    """A function to be called again and again, at times that another function determines.
+
+    It counts the calls: see :attr:`calls`, :attr:`failures`, :attr:`last_start`,
+    :attr:`last_duration` and :attr:`next_due`.
+
+    >>> import asyncio
+    >>> from svcrun import RecurringCallback, StrategyStop
+    >>> def three_times(callback):
+    ...     if callback.calls == 3:
+    ...         raise StrategyStop
+    ...     return 0.001
+    >>> async def main():
+    ...     await RecurringCallback(print, "tick").start(three_times)
+    >>> asyncio.run(main())
+    tick
+    tick
+    tick
+    """
+
+    __slots__ = ()
+
+    def start(
+        self,
+        strategy: Strategy,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        shield: bool = False,
+        suppress_exceptions: ExceptionsType = (),
+        clock: Clock | None = None,
+    ) -> asyncio.Task[None]:
+        """Begin to call, with pauses in between, and return the task that does so.
+
+        Cancel the task to end it, which also cancels a call under way.
+
+        :param strategy: is given this object and returns the seconds until the next call, or
+            something to be awaited for them. It is asked again when that call is over, and may
+            raise :class:`StrategyStop` or :class:`StrategySkip`. A negative number counts as 0;
+            what is no number ends the calls. The log has a warning of both.
+        :param loop: the loop to do it in; the current one by default.
+        :param shield: let a call under way go on when the task is cancelled.
+        :param suppress_exceptions: are not logged when the function raises them.
+        :param clock: another clock than that of the loop.
+
+        :raises ValueError, TypeError: naming a parameter that has a wrong value.
+        """
+        _check_callable(self, "strategy", strategy)
+        clock = clock or find_clock(loop)
+        series = Series(
+            self, Schedule(), clock, shield=shield, suppress_exceptions=suppress_exceptions
+        )
+        self._series = series
+        name = f"strategy of {self.name}"
+        task = clock.loop.create_task(_follow(strategy, self, series), name=name)
+        task.add_done_callback(_retrieve)  # a failure is logged when it happens
+        return task
+
+
+async def _follow(strategy: Strategy, callback: RecurringCallback, series: Series) -> None:
+    """Ask the strategy, have a call, and again."""
+    progress = asyncio.Event()
+    series.on_progress = progress.set
+    try:
+        while (pause := await _ask(strategy, callback)) is not None:
+            progress.clear()
+            series.call_at(series.clock.time() + pause)
+            await progress.wait()
+            if series.is_over:
+                break
+    except asyncio.CancelledError:
+        over = asyncio.Event()
+        series.cancel(over.set)
+        await over.wait()
+        raise
+    except Exception:
+        log.exception("%r: the strategy failed, there will be no more calls", callback)
+        raise
+    finally:
+        series.end()
+
+
+async def _ask(strategy: Strategy, callback: RecurringCallback) -> float | None:
+    """Return the seconds until the next call, None if there is to be none."""
+    while True:
+        pause: Any
+        try:
+            pause = strategy(callback)
+            if inspect.isawaitable(pause):
+                pause = await pause
+        except StrategySkip as skip:
+            await asyncio.sleep(skip.delay)
+            continue
+        except StrategyException:
+            return None
+        if isinstance(pause, bool) or not isinstance(pause, int | float) or not isfinite(pause):
+            log.warning(
+                "%r: there will be no more calls, since the strategy %s returned %r and no seconds",
+                callback,
+                describe(strategy),
+                pause,
+            )
+            return None
+        if pause < 0:
+            log.warning(
+                "%r: the strategy %s returned %r seconds, which count as 0",
+                callback,
+                describe(strategy),
+                pause,
+            )
+            return 0
+        return pause
+
+
+class Series:
+    """The calls of one callback on one schedule, from the start to the end.
+
+    :param callback: what to call; it keeps count.
+    :param schedule: knows when.
+    :param clock: shows the time.
+    :param shield: whether a call under way goes on when the series is cancelled.
+    :param suppress_exceptions: are not logged.
+    :param overlap: what to do when a call is due while another is under way: ``"skip"`` it,
+        ``"queue"`` it, or ``"cancel"`` the other.
+
+    Calls never overlap. One task makes them all, since a task for each costs more than a small
+    call. To the callback it makes no difference: it has the task and its context for itself as long
+    as it runs, and a task that it leaves changed makes no further calls.
+
+    :raises TypeError, ValueError: naming the parameter that has a wrong value.
+    """
+
+    __slots__ = (
+        "_alarm",
+        "_began",
+        "_call",
+        "_cancelled",
+        "_context",
+        "_due",
+        "_excused",
+        "_is_late",
+        "_overlap",
+        "_shield",
+        "_suppress",
+        "_task",
+        "_waiter",
+        "callback",
+        "clock",
+        "entry",
+        "is_over",
+        "moment",
+        "on_progress",
+        "schedule",
+    )
+
+    def __init__(
+        self,
+        callback: Recurring,
+        schedule: Schedule,
+        clock: Clock,
+        *,
+        shield: bool = False,
+        suppress_exceptions: ExceptionsType = (),
+        overlap: Overlap = "skip",
+    ) -> None:
+        check_call_options(callback, overlap, suppress_exceptions)
+        self.callback = callback
+        self.schedule = schedule
+        self.clock = clock
+        self.is_over = False
+        """Whether no more calls will begin."""
+        self._shield = shield
+        self._suppress = suppress_exceptions
+        self._overlap = overlap
+        self._context = copy_context()
+
+        self._alarm = clock.by_wall if schedule.by_wall else clock.by_loop
+        self.entry: list[Any] | None = None  # of the alarm
+        self.moment = inf
+        """When the next call is due, by the clock of the alarm."""
+        self.on_progress: Callable[[], object] | None = None
+
+        self._task: asyncio.Task[None] | None = None  # makes the calls
+        self._waiter = Waiter(clock.loop)  # where it waits in between
+        self._due = 0  # how many calls are due
+        self._call: object = None  # stands for the call under way
+        self._began = 0.0
+        self._cancelled: object = None  # the call that we have cancelled
+        self._excused: object = None  # the call that waits for our end, so that we don't for its
+        self._is_late = False  # whether the last call that was due had to wait, or was skipped
+
+    # When to call.
+
+    def plan(self) -> None:
+        """Have the alarm ring at the next moment, if the schedule knows it."""
+        moment = self.schedule.next(self)
+        if moment is not None:
+            self.call_at(moment)
+
+    def call_at(self, moment: float) -> None:
+        """Have the next call at `moment`."""
+        self.moment = moment
+        self._alarm.add(self, moment)
+
+    def ring(self) -> None:
+        """Take note that the moment has come."""
+        is_due = self.schedule.is_due(self, self.moment)
+        self.plan()
+        if not is_due:
+            return
+        if self._call is not None:
+            self._meanwhile()
+            return
+        self._is_late = False
+        self._due += 1
+        self._proceed()
+
+    def on_set_back(self, now: float) -> None:
+        """React to a wall clock that was set back to `now`."""
+        if self.schedule.is_to_replan(self, now):
+            self.plan()
+
+    def _meanwhile(self) -> None:
+        """Do what is to be done when a call is due while another is under way."""
+        if not self._is_late:
+            self._is_late = True
+            seconds = time.monotonic() - self._began
+            log.warning(_MEANWHILE[self._overlap], self.callback, seconds)
+        if self._overlap == "queue":
+            self._due += 1
+            return
+        if self._overlap == "skip" or self._due:
+            self.callback.skipped += 1
+            return
+        self._due = 1
+        self._cancel_call()
+
+    # The calls.
+
+    def _proceed(self) -> None:
+        """Have what is due called."""
+        if self.is_over or not self._due:
+            return
+        if self._task is not None:
+            self._waiter.wake()
+            return
+        context = self._context.copy()
+        name = self.callback.name
+        task = start_eagerly(self._work(context), self.clock.loop, name=name, context=context)
+        if not task.done():
+            self._task = task  # it may not have begun
+
+    async def _work(self, context: Context) -> None:
+        """Make the calls that are due, until the end or until one leaves the task changed."""
+        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]  # never None here
+        self._task = task
+        untouched = self._context
+        calling = False
+        try:
+            while not self.is_over:
+                if not self._due:
+                    await self._waiter
+                    continue
+                self._due -= 1
+                calling = True
+                await self._perform(task)
+                calling = False
+                if (
+                    context != untouched or task.cancelling() or task._callbacks  # noqa: SLF001 - the only way to know that someone waits for it
+                ):
+                    break
+                if self._due:
+                    await asyncio.sleep(0)  # a long queue is no reason to keep others waiting
+        except asyncio.CancelledError:
+            if not calling:  # a program that ends all tasks wants no more calls
+                self.end()
+            raise
+        finally:
+            self._task = None
+            if self._due and not self.is_over and not self.clock.loop.is_closed():
+                self.clock.loop.call_soon(self._proceed)
+
+    async def _perform(self, task: asyncio.Task[None]) -> None:
+        callback = self.callback
+        callback.calls += 1
+        callback.last_start = self.clock.wall()
+        self._began = began = time.monotonic()
+        self._call = call = object()
+        token = current_work.set(call)
+        try:
+            result = callback.func(*callback.args, **callback.kwargs)
+            if result is not None and inspect.isawaitable(result):
+                await result
+        except self._suppress:
+            callback.failures += 1
+        except asyncio.CancelledError:
+            if self._cancelled is not call:
+                callback.failures += 1
+                log.warning("%r: a call was cancelled by somebody else", callback)
+            raise
+        except Exception:
+            callback.failures += 1
+            log.exception("%r failed", callback)
+        except (SystemExit, KeyboardInterrupt):
+            task.add_done_callback(_retrieve)  # the loop raises it, which is enough
+            raise
+        finally:
+            callback.last_duration = time.monotonic() - began
+            current_work.reset(token)
+            self._call = None
+            if self.on_progress is not None:
+                self.on_progress()
+
+    def _cancel_call(self) -> None:
+        call, task = self._call, self._task
+        if task is None or call is None or call is self._excused or call is self._cancelled:
+            return
+        self._cancelled = call
+        task.cancel()
+
+    # The end.
+
+    def end(self) -> None:
+        """Begin no more calls; idempotent."""
+        self.is_over = True
+        self._alarm.discard(self)
+        self._waiter.wake()
+        if self.on_progress is not None:
+            self.on_progress()
+
+    def cancel(self, tell: Callable[[], object]) -> None:
+        """End the series, and the call under way unless there is a shield.
+
+        :param tell: called when there is nothing to wait for.
+        """
+        self._excuse_caller()
+        self.end()
+        call, task = self._call, self._task
+        if task is None or (call is not None and (self._shield or call is self._excused)):
+            tell()
+        else:
+            self._cancel_call()
+            task.add_done_callback(lambda _: tell())
+
+    async def finish(self) -> None:
+        """End the series, and wait for the call under way to end by itself.
+
+        That call is cancelled when this is cancelled meanwhile.
+        """
+        self._excuse_caller()
+        self.end()
+        try:
+            await self.wait()
+        except asyncio.CancelledError:
+            self._cancel_call()
+            raise
+
+    async def wait(self) -> None:
+        """Wait for the end of a series that was ended."""
+        if self._task is not None and (self._call is None or self._call is not self._excused):
+            await asyncio.wait((self._task,))
+
+    def _excuse_caller(self) -> None:
+        """Do not wait for a call that waits for the end of its own series."""
+        if self._call is not None and self._call is current_work.get():
+            self._excused = self._call
+
+
+_MEANWHILE = {
+    "skip": "%r: a call takes %.3g s so far; until it is over, all that are due are skipped",
+    "queue": "%r: a call takes %.3g s so far; those that are due begin after it",
+    "cancel": "%r: a call takes %.3g s so far; it is cancelled since the next is due",
+}
+
+
+def _check_callable(owner: object, name: str, value: object) -> None:
+    if not callable(value):
+        raise ParameterTypeError(owner, name, value, "a function")
+
+
+def check_call_options(owner: object, overlap: object, suppress_exceptions: object) -> None:
+    """Refuse what a series can't use.
+
+    :raises ValueError, TypeError: naming `owner`, the parameter, the value and what is accepted.
+    """
+    if overlap not in _MEANWHILE:
+        raise ParameterError(owner, "overlap", overlap, "'skip', 'queue' or 'cancel'")
+    classes = (
+        suppress_exceptions if isinstance(suppress_exceptions, tuple) else (suppress_exceptions,)
+    )
+    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
+        accepted = "a tuple of exception classes"
+        raise ParameterTypeError(owner, "suppress_exceptions", suppress_exceptions, accepted)
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Take notice of how `task` ended, so that asyncio does not report it a second time."""
+    if not task.cancelled():
+        task.exception()

@@ -48,12 +48,14 @@ class CronCallback(Recurring):
     >>> import asyncio
     >>> from svcrun.cron import CronCallback
     >>> async def main():
-    ...     every_second = CronCallback(print, "tick")
+    ...     second_begins = asyncio.Event()
+    ...     every_second = CronCallback(second_begins.set)
     ...     every_second.start("* * * * * *")
-    ...     await asyncio.sleep(1)
+    ...     await second_begins.wait()
     ...     await every_second.stop(return_exceptions=True)
+    ...     print(every_second.calls, "call")
     >>> asyncio.run(main())
-    tick
+    1 call
     """
 
     __slots__ = ()

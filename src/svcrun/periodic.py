@@ -35,8 +35,8 @@ class PeriodicCallback(Recurring):
     >>> from svcrun import PeriodicCallback
     >>> async def main():
     ...     ticks = PeriodicCallback(print, "tick")
-    ...     ticks.start(0.01)
-    ...     await asyncio.sleep(0.025)
+    ...     ticks.start(0.1)
+    ...     await asyncio.sleep(0.25)
     ...     await ticks.stop(return_exceptions=True)
     >>> asyncio.run(main())
     tick

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Certificates
 from tests.documents import run_console
-from tests.support import PATIENCE, ROOT, Outcome, Program
+from tests.support import PATIENCE, ROOT, Outcome, Program, has
 
 EXAMPLES = ROOT / "examples"
 Run = Callable[..., Program]
@@ -239,3 +239,26 @@ def test_the_threads_compute_the_digests_of_files(run: Run) -> None:
     first, second = outcome.stdout.splitlines()
     assert first == second
     assert re.fullmatch(rf"[0-9a-f]{{64}} {re.escape(str(license_file))}", first)
+
+
+@pytest.mark.skipif(not has("croniter"), reason="needs croniter")
+def test_the_schedule_measures_and_reports_and_waits_for_the_reports_at_the_end(run: Run) -> None:
+    program = run("scheduled.py", "--interval", "0.05", "--duration", "0.4")
+    due = program.wait_for_line(r"due (\S+) Reports\.report at \* \* \* \* \* \*$")
+    assert due[1].endswith("+00:00")
+    program.wait_for_line("report 1 is sent")
+    program.wait_for_line(r"sending a report of \d+ values")
+    outcome = interrupt(program)
+    begun = outcome.stdout.count("sending a report of")
+    assert begun >= 2
+    end = re.search(r"(\d+) values were measured, (\d+) reports sent\n\Z", outcome.stdout)
+    assert end is not None
+    assert int(end[1]) > 1
+    assert int(end[2]) == begun == len(re.findall(r"report \d+ is sent", outcome.stdout))
+
+
+@pytest.mark.skipif(not has("croniter"), reason="needs croniter")
+def test_the_schedule_refuses_a_line_that_never_comes_true(run: Run) -> None:
+    outcome = run("scheduled.py", "--line", "0 0 31 2 *").wait()
+    assert outcome.returncode == 1
+    assert "'0 0 31 2 *'" in outcome.stderr.splitlines()[-1]

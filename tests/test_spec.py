@@ -7,6 +7,8 @@ not accept any more, and imports that the document leaves out are added. Its por
 import re
 import socket
 import ssl
+import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,10 @@ pytestmark = [
 
 IMPORTS = """\
 import asyncio
+import logging
 from svcrun import entrypoint
-from svcrun.service import TCPServer, TLSServer, UDPServer
+from svcrun.service import PeriodicService, TCPServer, TLSServer, UDPServer
+log = logging.getLogger("document")
 """
 
 # Reports, before the program begins, when everything has started.
@@ -42,13 +46,16 @@ entrypoint.POST_START.connect(_announce)
 Start = Callable[..., Program]
 
 
-def read_block(title: str) -> str:
-    """Return the first block of Python under a title of the document, made to run with svcrun."""
+def read_block(title: str, number: int = 0) -> str:
+    """Return a block of Python under a title of the document, made to run with svcrun.
+
+    :param number: which of them, the first by default.
+    """
     text = DOCUMENT.read_text(encoding="utf-8")
     sections = re.split(r"^(.+)\n[=+]{4,}$", text, flags=re.MULTILINE)
     section = sections[sections.index(title) + 1]
-    blocks = find_blocks(DOCUMENT, section)
-    source = next(block.text for block in blocks if block.language == "python")
+    blocks = [block for block in find_blocks(DOCUMENT, section) if block.language == "python"]
+    source = blocks[number].text
     return source.replace("aiomisc", "svcrun").replace(", loop=self.loop", "")
 
 
@@ -73,13 +80,19 @@ def on_free_port(source: str, port: int) -> tuple[str, int]:
     return source.replace(f"port={port}", f"port={free}"), free
 
 
-def stop(program: Program) -> Outcome:
-    """End a program by a signal, in order and without a word of complaint."""
+def end(program: Program) -> Outcome:
+    """End a program by a signal, in order."""
     program.terminate()
     outcome = program.wait()
     assert outcome.returncode == 0, outcome.stderr
-    assert "Traceback" not in outcome.stderr
     assert "Warning" not in outcome.stderr
+    return outcome
+
+
+def stop(program: Program) -> Outcome:
+    """End a program by a signal, in order and without a word of complaint."""
+    outcome = end(program)
+    assert "Traceback" not in outcome.stderr
     return outcome
 
 
@@ -173,6 +186,110 @@ def test_the_tls_server_echoes(start: Start, tmp_path: Path, certificates: Certi
         client.sendall(b"hello\n")
         assert client.recv(100) == b"hello\n"
     stop(program)
+
+
+def test_the_periodic_callback_is_called_at_once(start: Start) -> None:
+    program = start(read_block("PeriodicService"))
+    program.wait_for_line("Running periodic callback", stream="stderr")
+    outcome = stop(program)
+    assert outcome.stderr.count("Running periodic callback") == 1
+
+
+def test_the_periodic_callback_under_way_comes_to_its_end_at_the_stop(start: Start) -> None:
+    source = read_block("PeriodicService")
+    work = """\
+        print("begins", flush=True)
+        await asyncio.sleep(0.3)
+        print("is done", flush=True)
+"""
+    assert "        # ...\n" in source
+    program = start(source.replace("        # ...\n", work))
+    program.wait_for_line("begins")
+    assert "is done" in stop(program).stdout.splitlines()
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["a function", "a method"])
+def test_the_cron_service_runs_as_written_and_knows_the_next_hour(
+    start: Start, number: int
+) -> None:
+    pytest.importorskip("croniter")
+    source = read_block("CronService", number)
+    report = """
+async def _report(**_):
+    print("next:", *service.upcoming(1), flush=True)
+entrypoint.POST_START.connect(_report)
+with entrypoint("""
+    program = start(source.replace("\nwith entrypoint(", report))
+    program.wait_for_line(r"next: \S+:00:00\+00:00 .*callback at 0 \* \* \* \*")
+    stop(program)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["a function", "a method"])
+def test_the_cron_callback_is_called_and_comes_to_its_end_at_the_stop(
+    start: Start, number: int
+) -> None:
+    pytest.importorskip("croniter")
+    source = read_block("CronService", number)
+    work = """\
+print("begins", flush=True)
+{0}await asyncio.sleep(0.3)
+{0}print("is done", flush=True)"""
+    source = re.sub(
+        r"^( +)# \.\.\.$", lambda m: m[1] + work.format(m[1]), source, flags=re.MULTILINE
+    )
+    # Six fields, of which the last is for seconds: nobody wants to wait for an hour.
+    source = source.replace("0 * * * *", "* * * * * *")
+    program = start(source)
+    program.wait_for_line("begins")
+    outcome = stop(program)
+    assert "Running cron callback" in outcome.stderr
+    assert outcome.stdout.count("begins") == outcome.stdout.count("is done") >= 1
+
+
+def test_the_services_of_many_kinds_run_side_by_side(start: Start) -> None:
+    source, tcp_port = on_free_port(read_block("Multiple services"), 8901)
+    source, udp_port = on_free_port(source, 3000)
+    program = start(source)
+    # The class misspells its `callback`, so that each call fails, and the others go on.
+    program.wait_for_line(r"LoggingService has no callback\(\)", stream="stderr")
+    with (
+        socket.create_connection(("::1", tcp_port), PATIENCE) as stream,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as datagrams,
+    ):
+        for _ in range(2):
+            stream.sendall(b"hello\n")
+            assert stream.recv(100) == b"hello\n"
+            datagrams.sendto(b"hello", ("::1", udp_port))
+            program.wait_for_line(r"\('::1', \d+.*\) -> b'hello'")
+            program.wait_for_line(r"LoggingService has no callback\(\)", stream="stderr")
+        outcome = end(program)
+        assert stream.recv(100) == b""
+    assert "Hello from service" not in outcome.stdout
+    errors = re.findall(r"^(\w+Error)\b", outcome.stderr, flags=re.MULTILINE)
+    assert len(errors) >= 3
+    assert set(errors) == {"NotImplementedError"}
+
+
+def test_the_swan_flies_and_no_duckling_is_waited_for(run_program: Start) -> None:
+    # The last two lines await something outside of a function, as asyncio's own console can do.
+    classes, service, calls = read_block("GracefulService").partition("service = ")
+    main = textwrap.indent(service + calls, "    ")
+    source = f"{classes}async def main():\n{main}\n"
+    begin = time.monotonic()
+    outcome = run_program(f"{IMPORTS}{source}asyncio.run(main())\n").wait()
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert outcome.stdout == "Flew to a lake\n"
+    assert time.monotonic() - begin >= 1
+
+
+def test_the_swan_flies_before_an_entrypoint_is_left(run_program: Start) -> None:
+    source = read_block("GracefulService").replace(
+        "await service.start()", "with entrypoint(service):"
+    )
+    source = source.replace("await service.stop()", "    print('left at once')")
+    outcome = run_program(IMPORTS + source, env={"SVCRUN_LOG_FORMAT": "stream"}).wait()
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert outcome.stdout == "left at once\nFlew to a lake\n"
 
 
 def test_the_configured_services_have_their_keywords(start: Start) -> None:

@@ -142,31 +142,42 @@ class CronSpec:
 
 
 def _read(text: str) -> croniter:
-    """Have croniter read a line, but for what it does not mean as others do."""
-    fields = text.lower().split()
+    """Have croniter read a line, but for what it does not take as others do."""
+    line = text.lower()
     if not text.strip().startswith("@"):
+        fields = line.split()
         if len(fields) not in {5, 6}:
             raise ParameterError("cron", "spec", text, f"{_ACCEPTED} ({len(fields)} fields found)")
-        for number, field in enumerate(fields):
-            for part in field.split(","):
-                _refuse_backward(text, number, part)
+        line = " ".join(
+            ",".join(_check_range(text, number, part) for part in field.split(","))
+            for number, field in enumerate(fields)
+        )
     try:
-        return croniter(text)
+        return croniter(line)
     except (CroniterError, ValueError, KeyError, TypeError) as error:
         raise ParameterError("cron", "spec", text, f"{_ACCEPTED} ({error})") from None
 
 
-def _refuse_backward(text: str, number: int, part: str) -> None:
-    """Refuse a range like 5-1, which croniter takes for 5-59,0-1."""
+def _check_range(text: str, number: int, part: str) -> str:
+    """Return `part` of a field as croniter understands it.
+
+    A range like 5-1 is refused, which croniter takes for 5-59,0-1. One like 5-5 is just 5; croniter
+    takes it for the whole field.
+    """
     found = _RANGE.fullmatch(part)
     if found is None:
-        return
+        return part
     low, high = (_value(number, end) for end in found.groups()[:2])
+    if low is None or high is None:
+        return part
+    if low == high:
+        return found[1]
     if number == _WEEKDAY and high == 0:
         high = 7  # fri-sun
-    if low is not None and high is not None and low > high:
+    if low > high:
         ends = f"{found[1]}-{_HIGHEST[number]},{_LOWEST[number]}-{found[2]}"
         raise ParameterError("cron", "spec", text, f"ranges that run forward, as in {ends}")
+    return part
 
 
 def _value(number: int, end: str) -> int | None:

@@ -13,13 +13,24 @@ from typing import Any
 from benchmarks import report, runner
 from benchmarks.cases import Budget, Case, Target, Unavailable
 from benchmarks.processes import program, this_python, write_bytecode
-from benchmarks.targets import accept, burst, imports, lifecycle, log, shutdown, tcp, tls, udp
+from benchmarks.targets import (
+    accept,
+    burst,
+    imports,
+    lifecycle,
+    log,
+    recurring,
+    shutdown,
+    tcp,
+    tls,
+    udp,
+)
 
-MODULES = (imports, lifecycle, tcp, tls, accept, burst, udp, log, shutdown)
+MODULES = (imports, lifecycle, tcp, tls, accept, burst, udp, recurring, log, shutdown)
 TARGETS = [module.TARGET for module in MODULES]
 
 LOOPS = ("stock", "uvloop")
-LIBRARIES = ("aiomisc",)
+LIBRARIES = ("aiomisc", "apscheduler")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +76,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks",
         description="Measure svcrun against plain asyncio, in the same run and as ratios.",
         epilog="A ratio is the cost of svcrun divided by that of plain asyncio: less is better. "
-        "It is the median of all turns; in brackets, where the middle half of them lies.",
+        "It is the median of all turns; in brackets, where the middle half of them lies. A target "
+        "with a unit is one for the time of svcrun, whatever the ratio.",
     )
     parser.add_argument(
         "targets",
@@ -85,7 +97,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--scale", type=float, help="the amount of work in each measurement, in relation (1.0)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="be done in half a minute: 1 round, scale 0.3"
+        "--quick", action="store_true", help="be done in about a minute: 1 round, scale 0.3"
     )
     parser.add_argument(
         "--also",

@@ -21,11 +21,13 @@ class Metric:
     :param name: what the line is called.
     :param limit: the highest ratio to the baseline that is good enough; None leaves that open.
     :param key: where it is found in the result of a job.
+    :param bound: the most seconds that are good enough, whatever the ratio; None leaves that open.
     """
 
     name: str
     limit: float | None = None
     key: str = "cost"
+    bound: float | None = None
 
 
 @dataclass(frozen=True)

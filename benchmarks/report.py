@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.cases import BASELINE, SVCRUN, Target
+from benchmarks.cases import BASELINE, SVCRUN, Metric, Target
 from benchmarks.runner import Row
 
 WIDTH = 42
@@ -18,7 +18,7 @@ def header(also: Sequence[str]) -> str:
     others = "".join(f"{side:>10}" for side in also)
     return (
         f"  {'':{WIDTH}} {'loop':6} {'baseline':>9} {'svcrun':>9}  "
-        f"{'ratio':>5} {'(middle half)':13} {'target':>6}     {others}"
+        f"{'ratio':>5} {'(middle half)':13} {'target':>7}     {others}"
     ).rstrip()
 
 
@@ -26,14 +26,20 @@ def line(row: Row, also: Sequence[str]) -> str:
     """Return the line of one metric."""
     low, high = row.middle_half()
     spread = f"({low:.2f}-{high:.2f})"
-    target = "" if row.metric.limit is None else f"{row.metric.limit:.2f}"
     verdict = {True: "ok", False: "over", None: ""}[row.is_good]
     others = "".join(f"{row.ratio(s):10.2f}" if s in row.samples else " " * 10 for s in also)
     return (
         f"  {row.metric.name:{WIDTH}} {row.loop:6} {duration(row.median(BASELINE)):>9} "
-        f"{duration(row.median(SVCRUN)):>9}  {row.ratio():5.2f} {spread:13} {target:>6} "
+        f"{duration(row.median(SVCRUN)):>9}  {row.ratio():5.2f} {spread:13} {asked(row.metric):>7} "
         f"{verdict:4}{others}"
     ).rstrip()
+
+
+def asked(metric: Metric) -> str:
+    """Show what is good enough: a ratio, or a time with its unit."""
+    limit = [] if metric.limit is None else [f"{metric.limit:.2f}"]
+    bound = [] if metric.bound is None else [duration(metric.bound)]
+    return ", ".join(limit + bound)
 
 
 def duration(seconds: float) -> str:
@@ -82,6 +88,7 @@ def as_json(rows: Iterable[Row], about: Mapping[str, Any]) -> str:
             "name": row.metric.name,
             "ratio": row.ratio(),
             "limit": row.metric.limit,
+            "bound": row.metric.bound,
             "ok": row.is_good,
             "also": {
                 side: row.ratio(side) for side in row.samples if side not in (BASELINE, SVCRUN)

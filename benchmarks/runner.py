@@ -41,7 +41,12 @@ class Row:
     @property
     def is_good(self) -> bool | None:
         """Whether svcrun reaches what it has to; None where nothing is asked."""
-        return None if self.metric.limit is None else self.ratio() <= self.metric.limit
+        limit, bound = self.metric.limit, self.metric.bound
+        if limit is None and bound is None:
+            return None
+        return (limit is None or self.ratio() <= limit) and (
+            bound is None or self.median(SVCRUN) <= bound
+        )
 
     def _ratios(self, side: str) -> list[float]:
         pairs = zip(self.samples[side], self.samples[BASELINE], strict=True)

@@ -32,7 +32,8 @@ pytestmark = pytest.mark.skipif(PROFILE == "quick", reason="slow, and one enviro
 
 LINE = re.compile(
     r"  (?P<name>\S.*?) +(stock|uvloop)? +[\d.]+ (s|ms|us|ns) +[\d.]+ (s|ms|us|ns)"
-    r" +(?P<ratio>[\d.]+) \([\d.]+-[\d.]+\) *(?P<limit>[\d.]+)? *(?P<verdict>ok|over)?"
+    r" +(?P<ratio>[\d.]+) \([\d.]+-[\d.]+\) *(?P<limit>[\d.]+( (s|ms|us|ns))?)?"
+    r" *(?P<verdict>ok|over)?"
 )
 
 
@@ -127,6 +128,22 @@ def test_a_ratio_up_to_the_target_is_ok_and_one_above_it_is_over(
     assert (match["verdict"] or "") == verdict
     asked, good = int(limit is not None), int(verdict == "ok")
     assert report.verdict([row]) == f"{good} of {asked} targets reached"
+
+
+@pytest.mark.parametrize(("bound", "verdict"), [(2.0, "ok"), (1.99, "over")])
+def test_a_time_up_to_the_bound_is_ok_and_a_longer_one_is_over_whatever_the_ratio(
+    bound: float, verdict: str
+) -> None:
+    row = runner.Row(
+        "target",
+        "stock",
+        Metric("name", bound=bound),
+        {BASELINE: [0.01, 0.01, 9.0], SVCRUN: [2.0, 0.1, 3.0]},
+    )
+    match = LINE.fullmatch(report.line(row, ()))
+    assert match
+    assert (match["limit"], match["verdict"]) == (report.duration(bound), verdict)
+    assert report.verdict([row]) == f"{int(verdict == 'ok')} of 1 targets reached"
 
 
 def test_a_target_that_needs_what_is_not_there_is_left_out_with_the_reason() -> None:

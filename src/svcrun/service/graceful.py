@@ -59,10 +59,10 @@ class GracefulService(Service):
     graceful_wait_timeout: float | None = None
     cancel_on_timeout: bool = True
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # some servers have positional ones
         self._graceful_tasks: dict[asyncio.Task[Any], _Entry] = {}
-        self._is_ending_tasks = False
-        super().__init__(**kwargs)
+        self._stops = 0  # how many calls of stop() are under way
+        super().__init__(*args, **kwargs)
         self._check_wait_timeout()
 
     def _check_wait_timeout(self) -> None:
@@ -84,87 +84,126 @@ class GracefulService(Service):
 
         :param cancel: cancel the task at the stop, instead of waiting for it to end by itself.
         """
-        work = object()
+        entry = _Entry(self, cancel)
         context = copy_context()
-        context.run(current_work.set, work)
-        task = self.loop.create_task(coro, context=context)
-        self._graceful_tasks[task] = _Entry(work, cancel)
+        context.run(current_work.set, entry)
+        name = getattr(coro, "__qualname__", None)
+        task = self.loop.create_task(coro, name=name, context=context)
+        self._graceful_tasks[task] = entry
         task.add_done_callback(self._on_end)
-        if cancel and self._is_ending_tasks:
+        if cancel and self._stops:
+            entry.is_cancelled = True
             task.cancel()
         return task
 
     def _on_end(self, task: asyncio.Task[Any]) -> None:
         del self._graceful_tasks[task]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if not isinstance(error, SystemExit | KeyboardInterrupt):  # the loop raises those
             log.error("%s: %s failed", show(self), task.get_name(), exc_info=error)
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Stop what else the service is, then wait for the tasks.
 
-        A task may stop the service itself, and is not waited for then.
+        A task may stop the service itself, and is not waited for then. When this is cancelled, so
+        are the tasks, and nobody waits for them.
         """
+        work = current_work.get()
+        own = work if isinstance(work, _Entry) and work.owner is self else None
+        self._stops += 1
+        if own is not None:
+            own.stops += 1
         try:
-            await super().stop(exception)
-        finally:
-            self._is_ending_tasks = True
             try:
-                await self._end_tasks()
-            finally:
-                self._is_ending_tasks = False
+                await super().stop(exception)
+            except Exception:
+                await self._end_tasks(own)
+                raise
+            await self._end_tasks(own)
+        except asyncio.CancelledError:
+            # A task whose own stop() is cut short leaves the others to those who wait for them.
+            if own is None or self._stops == 1:
+                self._cancel_tasks(own)
+            raise
+        finally:
+            self._stops -= 1
+            if own is not None:
+                own.stops -= 1
 
-    async def _end_tasks(self) -> None:
+    async def _end_tasks(self, own: _Entry | None) -> None:
+        """Wait for the tasks, except for that of `own`, which waits for this."""
         entries = self._graceful_tasks
-        for task, entry in list(entries.items()):
-            if entry.work is current_work.get():
-                entry.is_left = True  # it waits for this
-            elif entry.cancel:
+        for task, entry in entries.items():
+            if entry.cancel and not entry.is_cancelled and entry is not own:
+                entry.is_cancelled = True
                 task.cancel()
 
         loop = asyncio.get_running_loop()
         limit = self.graceful_wait_timeout
         deadline = None if limit is None else loop.time() + limit
-        try:
-            # Tasks may create others until the last of them has ended.
-            while tasks := [task for task, entry in entries.items() if not entry.is_left]:
-                willing = [task for task in tasks if not entries[task].cancel]
-                left = deadline - loop.time() if willing and deadline is not None else None
-                if left is None or left > 0:
-                    await asyncio.wait(tasks, timeout=left)
-                else:
-                    self._leave(willing)
-                    await asyncio.sleep(0)  # so that they hear of it
-        except asyncio.CancelledError:
-            # Nobody waits any longer, so what is left ends without being waited for.
-            for task, entry in entries.items():
-                if entry.work is not current_work.get():
-                    task.cancel()
-            raise
+        # Tasks may create others until the last of them has ended.
+        while tasks := [task for task, entry in entries.items() if entry.is_awaited_by(own)]:
+            late = [task for task in tasks if not (entries[task].cancel or task.done())]
+            left = deadline - loop.time() if late and deadline is not None else None
+            if left is None or left > 0:
+                await asyncio.wait(tasks, timeout=left)
+            else:
+                self._leave(late)
+                await asyncio.sleep(0)  # so that they hear of it
+
+    def _cancel_tasks(self, own: _Entry | None) -> None:
+        """Cancel the tasks, except for that of `own` and those that were left to run."""
+        tasks = [
+            task
+            for task, entry in self._graceful_tasks.items()
+            if not (entry is own or entry.is_left or task.done())
+        ]
+        if not tasks:
+            return
+        self._log_late(tasks, "when the stop was cut short", is_cancelled=True)
+        for task in tasks:
+            self._graceful_tasks[task].is_cancelled = False  # whoever ignores this is told again
+            task.cancel()
 
     def _leave(self, tasks: list[asyncio.Task[Any]]) -> None:
         """Do what is to be done about `tasks` that take too long."""
+        limit = f"within graceful_wait_timeout={self.graceful_wait_timeout:g} s"
+        self._log_late(tasks, limit, is_cancelled=self.cancel_on_timeout)
         for task in tasks:
             self._graceful_tasks[task].is_left = True
             if self.cancel_on_timeout:
                 task.cancel()
+
+    def _log_late(self, tasks: list[asyncio.Task[Any]], limit: str, *, is_cancelled: bool) -> None:
         log.warning(
-            "%s: %d tasks were not done within graceful_wait_timeout=%g s, so they are %s; "
-            "%s waits at\n%s",
+            "%s: %d tasks were not done %s, so they are %s; %s waits at\n%s",
             show(self),
             len(tasks),
-            self.graceful_wait_timeout,
-            "cancelled" if self.cancel_on_timeout else "left to run",
+            limit,
+            "cancelled" if is_cancelled else "left to run",
             tasks[0].get_name(),
             format_stack(tasks[0]),
         )
 
 
 class _Entry:
-    """What is known of a task."""
+    """What is known of a task; it is also the piece of work that the task's code belongs to."""
 
-    __slots__ = ("cancel", "is_left", "work")
+    __slots__ = ("cancel", "is_cancelled", "is_left", "owner", "stops")
 
-    def __init__(self, work: object, cancel: bool) -> None:
-        self.work = work
+    def __init__(self, owner: GracefulService, cancel: bool) -> None:
+        self.owner = owner
         self.cancel = cancel  # whether the stop cancels it
-        self.is_left = False  # whether the stop doesn't wait for it
+        self.is_cancelled = False  # whether one has, and another would disturb its cleaning up
+        self.is_left = False  # whether it took too long
+        self.stops = 0  # how many calls of stop() it waits for
+
+    def is_awaited_by(self, own: _Entry | None) -> bool:
+        """Tell whether a stop waits for the task, be it a stop that the task of `own` waits for.
+
+        Tasks that wait for stops don't wait for each other, but for those that are cancelled.
+        """
+        if self.is_left or self is own:
+            return False
+        return own is None or self.cancel or not self.stops

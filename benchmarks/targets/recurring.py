@@ -94,7 +94,7 @@ TARGET = Target(
     "recurring",
     "Functions that are called every 100 ms: processor time of a call; lateness, drift; seconds\n"
     "until all have ended. They are due one after the other, or all at once. 10000 may be more\n"
-    "than a processor can do: a call is one that was made. 10000 of 50 us are five times too many.\n"
+    "than a processor can do: a call is one that was made. 10000 of 50 us are far too many.\n"
     "baseline: loop.call_at() for each, which starts a task, keeps it until it is done, and sets\n"
     "the next timer. svcrun: a PeriodicCallback for each.\n"
     "Cron lines, in Europe/Berlin: processor time to find the next time.\n"

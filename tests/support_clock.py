@@ -5,6 +5,7 @@ import contextlib
 import gc
 import selectors
 from collections.abc import Callable, Coroutine, Iterator
+from datetime import datetime
 from typing import Any, TypeVar
 
 from svcrun.tasks import format_stack
@@ -65,6 +66,21 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def timers(self) -> list[asyncio.TimerHandle]:
         """Return the timers that wait for their time."""
         return [timer for timer in self._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+
+
+class Wall:
+    """A wall clock that goes with the loop's, and can be set."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: datetime) -> None:
+        self._loop = loop
+        self._ahead = now.timestamp() - loop.time()
+
+    def __call__(self) -> float:
+        return self._loop.time() + self._ahead
+
+    def set(self, seconds: float) -> None:
+        """Set the clock forward, or back if `seconds` is negative."""
+        self._ahead += seconds
 
 
 def waiting_tasks(loop: asyncio.AbstractEventLoop) -> str:

@@ -89,8 +89,8 @@ class Ringer(Protocol):
     entry: list[Any] | None
     """Of the alarm; None to begin with."""
 
-    def ring(self) -> None:
-        """React to the moment that was set. A call may set another."""
+    def ring(self, now: float) -> None:
+        """React to the moment that was set, at the time `now`. A call may set another."""
 
     def on_set_back(self, now: float) -> None:
         """React to a wall clock that was set back to `now`."""
@@ -121,8 +121,8 @@ class Alarm:
         """Call `ringer` at `moment`, and no longer at another."""
         if ringer.entry is not None:
             self.discard(ringer)
-        ringer.entry = [moment, next(self._numbers), ringer]
-        heappush(self._entries, ringer.entry)
+        ringer.entry = entry = [moment, next(self._numbers), ringer]
+        heappush(self._entries, entry)
         if self._timer is None or moment < self._armed_for:
             self._arm()
 
@@ -138,7 +138,7 @@ class Alarm:
             self._litter = 0
             self._disarm()
         elif self._litter > LITTER and self._litter * 2 > len(self._entries):
-            self._entries = [entry for entry in self._entries if entry[2] is not None]
+            self._entries[:] = [entry for entry in self._entries if entry[2] is not None]
             heapify(self._entries)
             self._litter = 0
 
@@ -148,13 +148,14 @@ class Alarm:
         end = time.monotonic() + SLICE
         try:
             now = self._latest()
-            while self._entries and self._entries[0][0] <= now:
-                ringer = heappop(self._entries)[2]
+            entries = self._entries
+            while entries and entries[0][0] <= now:
+                ringer = heappop(entries)[2]
                 if ringer is None:
                     self._litter -= 1
                     continue
                 ringer.entry = None
-                ringer.ring()
+                ringer.ring(now)
                 if time.monotonic() >= end:
                     break
         finally:

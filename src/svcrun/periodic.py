@@ -116,9 +116,9 @@ class FixedSchedule(Schedule):
         moment = self._first + self._number * self._interval
         return moment + random.random() * self._jitter if self._jitter else moment  # noqa: S311 - no secret
 
-    def is_due(self, series: Series, moment: float) -> bool:
+    def is_due(self, series: Series, moment: float, now: float) -> bool:
         """Leave out the moments that passed while the loop was blocked, but for the last."""
-        late = series.clock.time() - moment
+        late = now - moment
         if late >= self._interval and not self._keeps_late:
             missed = int(late // self._interval)
             self._number += missed

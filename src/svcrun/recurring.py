@@ -8,6 +8,7 @@ import logging
 import time
 from contextvars import copy_context
 from math import inf, isfinite
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from svcrun.callables import describe
@@ -73,8 +74,8 @@ class Schedule:
         """Return the next moment, None if it is not known yet."""
         return None
 
-    def is_due(self, series: Series, moment: float) -> bool:  # noqa: ARG002 - for others
-        """Tell whether to call, now that `moment` has come, and see to what was missed."""
+    def is_due(self, series: Series, moment: float, now: float) -> bool:  # noqa: ARG002 - for others
+        """Tell whether to call at `now` for `moment`, and see to what was missed since."""
         return True
 
     def is_to_replan(self, series: Series, now: float) -> bool:  # noqa: ARG002 - for others
@@ -250,26 +251,26 @@ class RecurringCallback(Recurring):
         )
         self._series = series
         name = f"strategy of {self.name}"
-        task = clock.loop.create_task(_follow(strategy, self, series), name=name)
+        task = start_eagerly(_follow(strategy, self, series), clock.loop, name=name)
+        series.follower = task
         task.add_done_callback(_retrieve)  # a failure is logged when it happens
         return task
 
 
 async def _follow(strategy: Strategy, callback: RecurringCallback, series: Series) -> None:
     """Ask the strategy, have a call, and again."""
-    progress = asyncio.Event()
-    series.on_progress = progress.set
+    called = asyncio.Event()
+    series.on_call_over = called.set
     try:
         while (pause := await _ask(strategy, callback)) is not None:
-            progress.clear()
+            called.clear()
             series.call_at(series.clock.time() + pause)
-            await progress.wait()
-            if series.is_over:
-                break
+            await called.wait()
     except asyncio.CancelledError:
-        over = asyncio.Event()
-        series.cancel(over.set)
-        await over.wait()
+        if not series.is_over:  # else who has ended it sees to the call as well
+            over = asyncio.Event()
+            series.cancel(over.set)
+            await over.wait()
         raise
     except Exception:
         log.exception("%r: the strategy failed, there will be no more calls", callback)
@@ -345,9 +346,10 @@ class Series:
         "callback",
         "clock",
         "entry",
+        "follower",
         "is_over",
         "moment",
-        "on_progress",
+        "on_call_over",
         "schedule",
     )
 
@@ -376,7 +378,10 @@ class Series:
         self.entry: list[Any] | None = None  # of the alarm
         self.moment = inf
         """When the next call is due, by the clock of the alarm."""
-        self.on_progress: Callable[[], object] | None = None
+        self.on_call_over: Callable[[], object] | None = None
+        """Called when a call is over."""
+        self.follower: asyncio.Task[None] | None = None
+        """Who determines the moments, if the schedule does not."""
 
         self._task: asyncio.Task[None] | None = None  # makes the calls
         self._waiter = Waiter(clock.loop)  # where it waits in between
@@ -400,9 +405,9 @@ class Series:
         self.moment = moment
         self._alarm.add(self, moment)
 
-    def ring(self) -> None:
-        """Take note that the moment has come."""
-        is_due = self.schedule.is_due(self, self.moment)
+    def ring(self, now: float) -> None:
+        """Take note, at `now`, that the moment has come."""
+        is_due = self.schedule.is_due(self, self.moment, now)
         self.plan()
         if not is_due:
             return
@@ -411,7 +416,10 @@ class Series:
             return
         self._is_late = False
         self._due += 1
-        self._proceed()
+        if self._task is None:
+            self._hire()
+        else:
+            self._waiter.wake()
 
     def on_set_back(self, now: float) -> None:
         """React to a wall clock that was set back to `now`."""
@@ -435,12 +443,9 @@ class Series:
 
     # The calls.
 
-    def _proceed(self) -> None:
-        """Have what is due called."""
-        if self.is_over or not self._due:
-            return
-        if self._task is not None:
-            self._waiter.wake()
+    def _hire(self) -> None:
+        """Have a task make the calls that are due."""
+        if self.is_over or self._task is not None:
             return
         context = self._context.copy()
         name = self.callback.name
@@ -476,7 +481,7 @@ class Series:
         finally:
             self._task = None
             if self._due and not self.is_over and not self.clock.loop.is_closed():
-                self.clock.loop.call_soon(self._proceed)
+                self.clock.loop.call_soon(self._hire)
 
     async def _perform(self, task: asyncio.Task[None]) -> None:
         callback = self.callback
@@ -487,7 +492,7 @@ class Series:
         token = current_work.set(call)
         try:
             result = callback.func(*callback.args, **callback.kwargs)
-            if result is not None and inspect.isawaitable(result):
+            if isinstance(result, CoroutineType) or inspect.isawaitable(result):
                 await result
         except self._suppress:
             callback.failures += 1
@@ -506,8 +511,8 @@ class Series:
             callback.last_duration = time.monotonic() - began
             current_work.reset(token)
             self._call = None
-            if self.on_progress is not None:
-                self.on_progress()
+            if self.on_call_over is not None:
+                self.on_call_over()
 
     def _cancel_call(self) -> None:
         call, task = self._call, self._task
@@ -523,8 +528,9 @@ class Series:
         self.is_over = True
         self._alarm.discard(self)
         self._waiter.wake()
-        if self.on_progress is not None:
-            self.on_progress()
+        follower = self.follower
+        if follower is not None and follower is not asyncio.current_task(self.clock.loop):
+            follower.cancel()
 
     def cancel(self, tell: Callable[[], object]) -> None:
         """End the series, and the call under way unless there is a shield.
@@ -533,12 +539,19 @@ class Series:
         """
         self._excuse_caller()
         self.end()
-        call, task = self._call, self._task
-        if task is None or (call is not None and (self._shield or call is self._excused)):
-            tell()
+        pending = self._pending()
+        if self._shield and self._call is not None:
+            pending = [task for task in pending if task is not self._task]
         else:
             self._cancel_call()
-            task.add_done_callback(lambda _: tell())
+
+        def check(_: object = None) -> None:
+            if all(task.done() for task in pending):
+                tell()
+
+        for task in pending:
+            task.add_done_callback(check)
+        check()
 
     async def finish(self) -> None:
         """End the series, and wait for the call under way to end by itself.
@@ -555,8 +568,18 @@ class Series:
 
     async def wait(self) -> None:
         """Wait for the end of a series that was ended."""
+        if pending := self._pending():
+            await asyncio.wait(pending)
+
+    def _pending(self) -> list[asyncio.Task[None]]:
+        """Return the tasks that have not ended and do not wait for the end themselves."""
+        pending = []
         if self._task is not None and (self._call is None or self._call is not self._excused):
-            await asyncio.wait((self._task,))
+            pending.append(self._task)
+        follower = self.follower
+        if follower is not None and follower is not asyncio.current_task(self.clock.loop):
+            pending.append(follower)
+        return pending
 
     def _excuse_caller(self) -> None:
         """Do not wait for a call that waits for the end of its own series."""

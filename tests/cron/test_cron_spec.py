@@ -211,7 +211,12 @@ def test_where_clocks_are_not_set_cronsim_finds_the_same(line: str, zone: str, b
 
 
 @hypothesis.settings(max_examples=examples(40))
-@hypothesis.given(fields(), st.sampled_from(ZONES), st.integers(2020, 2035), st.randoms())
+@hypothesis.given(
+    fields(),
+    st.sampled_from([zone for zone in ZONES if zone != "Australia/Lord_Howe"]),
+    st.integers(2020, 2035),
+    st.randoms(),
+)
 def test_where_clocks_are_set_cronsim_differs_as_listed(
     line: str, name: str, year: int, source: random.Random
 ) -> None:
@@ -222,6 +227,9 @@ def test_where_clocks_are_set_cronsim_differs_as_listed(
     * A star with a step in the hour field counts as every hour.
     * Times in a gap come one by one, as many minutes after its end as they were after its
       beginning, or not at all. For svcrun they come together, right after it.
+
+    After Lord Howe's change by half an hour, cronsim loses the first half of the next day's first
+    hour, so that zone is left out.
     """
     zone = ZoneInfo(name)
     days = list(changes(zone, [year]))

@@ -1,0 +1,263 @@
+"""Laws of calls at the times of cron lines: clocks that are set, times that are missed (C31)."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from svcrun.clock import Clock
+from svcrun.cron import CronCallback, CronSpec
+from tests.support_clock import VirtualClockLoop, Wall
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+async def wall() -> Wall:
+    return Wall(asyncio.get_running_loop(), NOON)
+
+
+class Job(CronCallback):
+    """A callback that notes when it is called, as clocks on the wall show it."""
+
+    __slots__ = ("times", "wall")
+
+    def __init__(self, wall: Wall) -> None:
+        super().__init__(self.note, name="job")
+        self.wall = wall
+        self.times: list[str] = []
+
+    def note(self) -> None:
+        self.times.append(datetime.fromtimestamp(self.wall(), UTC).strftime("%H:%M:%S"))
+
+    def begin(self, spec: str, **options: Any) -> None:
+        self.start(spec, clock=Clock(asyncio.get_running_loop(), self.wall), **options)
+
+
+@pytest.fixture
+async def job(wall: Wall) -> AsyncIterator[Job]:
+    job = Job(wall)
+    yield job
+    await job.finish()
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [it.getMessage() for it in caplog.records if it.levelno >= logging.WARNING]
+
+
+async def block(seconds: float) -> None:
+    """Have the loop do nothing else for so long."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualClockLoop)
+    loop._jumping.now += seconds
+    await asyncio.sleep(0)
+
+
+async def test_calls_come_at_their_times(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    job.begin("*/20 * * * *")
+    await asyncio.sleep(3700)
+    assert job.times == ["12:20:00", "12:40:00", "13:00:00"]
+    assert job.next_due == datetime(2026, 1, 1, 13, 20, tzinfo=UTC).timestamp()
+    assert not caplog.records
+
+
+async def test_no_call_comes_a_moment_too_early(wall: Wall) -> None:
+    times: list[float] = []
+    callback = CronCallback(lambda: times.append(wall()))
+    wall.set(0.123456789)
+    callback.start("* * * * * *", clock=Clock(asyncio.get_running_loop(), wall))
+    await asyncio.sleep(100)
+    await callback.finish()
+    late = [it % 1 for it in times]
+    assert len(late) == 100
+    assert max(late) < 0.01  # and not 0.9999
+
+
+async def test_a_spec_can_be_given_as_well(job: Job) -> None:
+    spec = CronSpec("30 13 * * *", "Europe/Berlin")
+    job.start(spec, clock=Clock(asyncio.get_running_loop(), job.wall))
+    await asyncio.sleep(3600)
+    assert job.times == ["12:30:00"]
+
+
+async def test_the_zone_of_the_line_counts(job: Job) -> None:
+    job.begin("30 13 * * *", timezone="Europe/Berlin")
+    await asyncio.sleep(3600)
+    assert job.times == ["12:30:00"]
+
+
+async def test_calls_go_on_through_changes_of_the_clocks(wall: Wall) -> None:
+    wall.set(datetime(2026, 10, 24, 12, tzinfo=UTC).timestamp() - NOON.timestamp())
+    job = Job(wall)
+    job.begin("30 2 * * *", timezone="Europe/Berlin")
+    await asyncio.sleep(2 * 86400)
+    await job.finish()
+    assert job.times == ["00:30:00", "01:30:00"]
+
+
+# A wall clock that is set.
+
+
+async def test_a_clock_that_is_set_forward_is_noticed(job: Job, wall: Wall) -> None:
+    job.begin("0 18 * * *")
+    await asyncio.sleep(10)
+    wall.set(6 * 3600 - 15)
+    await asyncio.sleep(10)
+    assert job.times == ["18:00:00"]
+
+
+async def test_times_that_a_clock_jumps_over_are_one_call(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.begin("*/10 * * * *")
+    await asyncio.sleep(300)
+    wall.set(1800)  # 12:35
+    await asyncio.sleep(601)
+    assert len(job.times) == 2
+    assert job.times[0] < "12:35:03"
+    assert job.times[1] == "12:40:00"
+    assert job.skipped == 2
+    (warning,) = warnings(caplog)
+    assert "3 calls" in warning
+    assert "2026-01-01T12:10:00+00:00 to 2026-01-01T12:30:00+00:00" in warning
+
+
+async def test_or_they_are_skipped(job: Job, wall: Wall, caplog: pytest.LogCaptureFixture) -> None:
+    job.begin("*/10 * * * *", misfire="skip")
+    await asyncio.sleep(300)
+    wall.set(1800)
+    await asyncio.sleep(601)
+    assert job.times == ["12:40:00"]
+    assert job.skipped == 3
+    assert "12:10:00" in warnings(caplog)[0]
+
+
+@pytest.mark.parametrize("misfire", ["skip", "once"])
+async def test_one_that_is_in_time_is_called_and_those_before_are_missed(
+    job: Job, wall: Wall, misfire: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.begin("* * * * * *", misfire=misfire)
+    await block(3.5)
+    await asyncio.sleep(1)
+    assert job.times == ["12:00:03", "12:00:04"]
+    assert job.skipped == 2
+    (warning,) = warnings(caplog)
+    assert "12:00:01" in warning
+    assert "12:00:02" in warning
+
+
+async def test_a_jump_over_years_takes_no_time(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.begin("* * * * * *")
+    await asyncio.sleep(1.5)
+    wall.set(10 * 365 * 86400)
+    await asyncio.sleep(1)
+    assert len(job.times) in {2, 3}
+    assert "or more" in warnings(caplog)[0]
+
+
+async def test_times_that_a_clock_set_back_brings_again_are_not_called_again(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.begin("*/10 * * * *")
+    await asyncio.sleep(1900)  # 12:31:40
+    wall.set(-1500)  # 12:06:40
+    await asyncio.sleep(2100)
+    assert job.times == ["12:10:00", "12:20:00", "12:30:00", "12:40:00"]
+    (warning,) = warnings(caplog)
+    assert "set back" in warning
+    assert "2026-01-01T12:30:00+00:00" in warning
+
+
+async def test_after_hours_back_times_come_again(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.begin("0 * * * *")
+    await asyncio.sleep(5 * 3600 + 60)  # 17:01
+    wall.set(-5 * 3600)  # 12:01
+    await asyncio.sleep(3600)
+    assert job.times[-2:] == ["17:00:00", "13:00:00"]
+    (warning,) = warnings(caplog)
+    assert "may come again" in warning
+
+
+async def test_a_clock_set_back_before_the_first_call_loses_none(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.begin("0 13 * * *")
+    await asyncio.sleep(60)
+    wall.set(-86400)
+    await asyncio.sleep(3600)
+    assert job.times == ["13:00:00"]
+    assert not caplog.records
+
+
+async def test_small_corrections_are_nothing(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.begin("* * * * *")
+    for _ in range(300):
+        await asyncio.sleep(1)
+        wall.set(-0.1)
+    await asyncio.sleep(60)
+    assert job.times == ["12:01:00", "12:02:00", "12:03:00", "12:04:00", "12:05:00"]
+    assert not caplog.records
+
+
+async def test_while_the_loop_is_idle_the_clock_is_looked_at_now_and_then(job: Job) -> None:
+    job.begin("0 0 1 1 *")
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualClockLoop)
+    assert len(loop.timers()) == 1
+    assert loop.timers()[0].when() - loop.time() <= 1
+
+
+# Overlap.
+
+
+async def test_a_time_that_comes_during_a_call_is_skipped(
+    wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = CronCallback(asyncio.sleep, 150)
+    callback.start("* * * * *", clock=Clock(asyncio.get_running_loop(), wall))
+    await asyncio.sleep(250)
+    assert (callback.calls, callback.skipped) == (2, 2)
+    assert len(warnings(caplog)) == 1
+    await callback.finish()
+
+
+# What subclasses and bad input do.
+
+
+async def test_a_subclass_may_find_the_next_time_by_a_rule_of_its_own(wall: Wall) -> None:
+    class Often(Job):
+        __slots__ = ()
+
+        def get_next(self, spec: CronSpec, after: float) -> float:
+            return 0.25
+
+    often = Often(wall)
+    often.begin("0 0 1 1 *")
+    await asyncio.sleep(1.1)
+    await often.finish()
+    assert often.calls == 4
+
+
+@pytest.mark.parametrize(
+    "options", [{"misfire": "twice"}, {"overlap": "wait"}, {"timezone": "Mars/Olympus"}]
+)
+async def test_wrong_options_are_refused(job: Job, options: dict[str, str]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}='{value}'"):
+        job.begin("* * * * *", **options)
+    assert job.next_due is None
+
+
+async def test_a_second_start_is_refused(job: Job) -> None:
+    job.begin("* * * * *")
+    with pytest.raises(asyncio.InvalidStateError):
+        job.begin("* * * * *")

@@ -27,7 +27,9 @@ python_use_unqualified_type_names = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!svcrun\.)[A-Za-z_]+\..+"),
     ("py:class", r"(svcrun\..+\.)?[PST]"),  # type variables
-    ("py:class", "AbstractEventLoop|Option|Receiver"),  # of asyncio; aliases of types
+    ("py:class", "AbstractEventLoop|tzinfo"),  # of asyncio and datetime
+    ("py:class", "CallbackType|ExceptionsType|Misfire|Option|Overlap|Receiver|Strategy"),  # aliases
+    ("py:class", "Clock"),  # what only tests give
 ]
 nitpick_ignore = [
     (role, name) for role in ("py:class", "py:exc", "py:obj", "py:data") for name in dir(builtins)

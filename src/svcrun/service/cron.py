@@ -80,6 +80,7 @@ class Upcoming(NamedTuple):
     when: datetime
     """In the zone of its cron line."""
     callback: CronCallback
+    """Makes it."""
 
     def __str__(self) -> str:
         return f"{self.when.isoformat()} {self.callback.name}"

@@ -165,7 +165,7 @@ class CronSchedule(Schedule):
             f"{len(missed)}{'' if is_complete else ' or more'} calls were",
             first,
             last,
-            "there is one call for all of them" if calls else "they are skipped",
+            "there is one call for all of them" if self._misfire == "once" else "they are skipped",
         )
         return calls
 

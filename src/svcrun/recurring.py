@@ -16,7 +16,7 @@ from svcrun.clock import clock_of
 from svcrun.eager import Waiter, current_loop, start_eagerly
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.per_loop import running_loop
-from svcrun.tasks import current_work
+from svcrun.tasks import current_work, format_stack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -407,7 +407,8 @@ class Series:
 
     def ring(self, now: float) -> None:
         """Take note, at `now`, that the moment has come."""
-        is_due = self.schedule.is_due(self, self.moment, now)
+        moment, self.moment = self.moment, inf  # until the next one is known
+        is_due = self.schedule.is_due(self, moment, now)
         self.plan()
         if not is_due:
             return
@@ -563,6 +564,11 @@ class Series:
         try:
             await self.wait()
         except asyncio.CancelledError:
+            if self._task is not None and self._call is not None:
+                stack = format_stack(self._task)
+                log.warning(
+                    "%r: the last call is not waited for; it is at\n%s", self.callback, stack
+                )
             self._cancel_call()
             raise
 

@@ -135,9 +135,9 @@ async def test_or_they_are_skipped(job: Job, wall: Wall, caplog: pytest.LogCaptu
     assert "12:10:00" in warnings(caplog)[0]
 
 
-@pytest.mark.parametrize("misfire", ["skip", "once"])
+@pytest.mark.parametrize(("misfire", "told"), [("skip", "are skipped"), ("once", "is one call")])
 async def test_one_that_is_in_time_is_called_and_those_before_are_missed(
-    job: Job, wall: Wall, misfire: str, caplog: pytest.LogCaptureFixture
+    job: Job, wall: Wall, misfire: str, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     job.begin("* * * * * *", misfire=misfire)
     await block(3.5)
@@ -147,6 +147,7 @@ async def test_one_that_is_in_time_is_called_and_those_before_are_missed(
     (warning,) = warnings(caplog)
     assert "12:00:01" in warning
     assert "12:00:02" in warning
+    assert told in warning
 
 
 async def test_a_jump_over_years_takes_no_time(

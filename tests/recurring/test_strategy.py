@@ -39,6 +39,20 @@ async def test_a_strategy_may_be_awaited() -> None:
     assert callback.calls == 3
 
 
+async def test_nothing_is_due_before_the_strategy_has_said_so() -> None:
+    due: list[float | None] = []
+
+    def strategy(callback: RecurringCallback) -> float:
+        due.append(callback.next_due)
+        if callback.calls == 2:
+            raise StrategyStop
+        return 1
+
+    callback = RecurringCallback(lambda: due.append(callback.next_due))
+    await callback.start(strategy)
+    assert due == [None] * 5
+
+
 async def test_a_call_can_be_skipped() -> None:
     loop = asyncio.get_running_loop()
     begin = loop.time()

@@ -510,10 +510,10 @@ class Series:
             raise
         finally:
             callback.last_duration = time.monotonic() - began
-            current_work.reset(token)
             self._call = None
             if self.on_call_over is not None:
                 self.on_call_over()
+        current_work.reset(token)  # a task that was cancelled makes no further calls
 
     def _cancel_call(self) -> None:
         call, task = self._call, self._task

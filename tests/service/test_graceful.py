@@ -131,6 +131,20 @@ def test_after_graceful_wait_timeout_nobody_waits(
     assert "await asyncio.sleep(seconds)" in message
 
 
+def test_a_task_that_ends_at_the_very_last_moment_is_not_late(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        service = Noting(graceful_wait_timeout=10)
+        service.create_graceful_task(service.sleep("work", 10))
+        await asyncio.sleep(0)
+        await service.stop()
+        assert service.notes == ["work is done"]
+
+    run_virtual(main())
+    assert not messages(caplog)
+
+
 def test_what_is_cancelled_on_timeout_is_not_waited_for_further(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -668,8 +682,40 @@ def test_a_task_that_has_stopped_its_service_is_waited_for_by_others_again() -> 
 
         service.create_graceful_task(restart())
         await asyncio.sleep(1)
-        await service.stop()
+        await service.create_graceful_task(service.stop())
         assert service.notes == ["work after that is done"]
+
+    run_virtual(main())
+
+
+def test_a_task_may_give_up_a_stop_and_go_on() -> None:
+    async def main() -> None:
+        service = Noting()
+
+        async def stop() -> None:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(service.stop(), 2)
+            await service.sleep("stop", 1)
+
+        service.create_graceful_task(service.sleep("work", 5))
+        await service.create_graceful_task(stop())
+        assert service.notes == ["work is cancelled", "stop is done"]
+
+    run_virtual(main())
+
+
+def test_a_stop_from_outside_that_is_cancelled_also_ends_the_stops_by_tasks() -> None:
+    async def main() -> None:
+        service = Noting()
+        service.create_graceful_task(service.sleep("work", 5))
+        task = service.create_graceful_task(service.stop())
+        await asyncio.sleep(1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(service.stop(), 2)
+        await asyncio.wait((task,))
+        assert task.cancelled()
+        assert service.notes == ["work is cancelled"]
+        assert now() == 3
 
     run_virtual(main())
 
@@ -714,6 +760,23 @@ def test_a_task_of_one_service_may_stop_another_and_is_waited_for_by_its_own() -
         await asyncio.sleep(1)
         await one.stop()
         assert other.notes == ["other work is done"]
+        assert one.notes == ["done"]
+
+    run_virtual(main())
+
+
+def test_a_task_that_stops_another_service_is_waited_for_by_tasks_of_its_own() -> None:
+    async def main() -> None:
+        one, other = Noting(), Noting()
+        other.create_graceful_task(other.sleep("other work", 3))
+
+        async def stop_other() -> None:
+            await other.stop()
+            one.notes.append("done")
+
+        one.create_graceful_task(stop_other())
+        await asyncio.sleep(1)
+        await one.create_graceful_task(one.stop())
         assert one.notes == ["done"]
 
     run_virtual(main())

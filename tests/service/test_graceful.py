@@ -897,11 +897,7 @@ def tcp_server(*bases: type[Service]) -> Any:
 
 
 FIRST = pytest.param((GracefulService, TCPServer), id="graceful first")
-LAST = pytest.param(
-    (TCPServer, GracefulService),
-    id="graceful last",
-    marks=pytest.mark.xfail(strict=True, reason="TaskStoreBase.stop() does not call the next one"),
-)
+LAST = pytest.param((TCPServer, GracefulService), id="graceful last")
 
 
 @pytest.mark.parametrize("bases", [FIRST, LAST])

@@ -310,9 +310,12 @@ class TaskStoreBase(Service):
         task.add_done_callback(self.tasks.discard)
         return task
 
-    async def stop(self, exception: BaseException | None = None) -> None:  # noqa: ARG002 - inherited
+    async def stop(self, exception: BaseException | None = None) -> None:
         """Cancel the tasks and wait for their end."""
-        await cancel_and_wait(self.tasks)
+        try:
+            await cancel_and_wait(self.tasks)
+        finally:
+            await super().stop(exception)  # of another base, perhaps
 
 
 class SimpleServer(TaskStoreBase):

@@ -51,6 +51,7 @@ def test_it_prints_ten_times_in_utc() -> None:
         (["* * * * *", "--timezone", "Mars/Olympus"], "timezone='Mars/Olympus'"),
         (["* * * * *", "-n", "0"], "0"),
         (["* * * * *", "-n", "many"], "many"),
+        (["@yearly", "-n", "9000"], "the year 9999"),
         ([], "SPEC"),
     ],
 )

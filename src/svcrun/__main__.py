@@ -51,7 +51,12 @@ def _print_upcoming(options: argparse.Namespace) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     try:
-        for when in spec.upcoming(options.n):
+        times = spec.upcoming(options.n)
+    except (OverflowError, ValueError):
+        sys.stderr.write(f"-n {options.n} goes beyond the year 9999\n")
+        return 2
+    try:
+        for when in times:
             sys.stdout.write(f"{when.isoformat()} {when:%a}\n")
         sys.stdout.flush()
     except BrokenPipeError:

@@ -31,7 +31,7 @@ _ACCEPTED = (
 )
 
 _HOURS = 24
-_MONTH, _WEEKDAY = 3, 4  # the numbers of these fields
+_DAY, _MONTH, _WEEKDAY = 2, 3, 4  # the numbers of these fields
 _LOWEST = (0, 0, 1, 1, 0, 0)
 _HIGHEST = (59, 23, 31, 12, 6, 59)
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
@@ -143,11 +143,15 @@ class CronSpec:
 
 def _read(text: str) -> croniter:
     """Have croniter read a line, but for what it does not take as others do."""
-    line = text.lower()
-    if not text.strip().startswith("@"):
+    line = text.lower().strip()
+    if not line.startswith("@"):
         fields = line.split()
         if len(fields) not in {5, 6}:
             raise ParameterError("cron", "spec", text, f"{_ACCEPTED} ({len(fields)} fields found)")
+        if fields[_DAY] not in {"*", "?"} and re.search("#|l", fields[_WEEKDAY]):
+            # croniter takes that for neither of the two, nor for both.
+            accepted = "either a day of the month or an nth weekday, with '*' for the other"
+            raise ParameterError("cron", "spec", text, accepted)
         line = " ".join(
             ",".join(_check_range(text, number, part) for part in field.split(","))
             for number, field in enumerate(fields)

@@ -574,6 +574,8 @@ class Series:
 
     async def wait(self) -> None:
         """Wait for the end of a series that was ended."""
+        if self._pending():
+            await asyncio.sleep(0)  # enough for a task that has no call under way
         if pending := self._pending():
             await asyncio.wait(pending)
 

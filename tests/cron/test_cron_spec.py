@@ -305,6 +305,17 @@ def test_croniter_alone_accepts_ranges_that_run_backward(spec: str, remedy: str)
     assert remedy in str(raised.value)
 
 
+def test_croniter_alone_understands_no_day_together_with_an_nth_weekday() -> None:
+    after = datetime(2026, 1, 1, tzinfo=UTC)
+    assert croniter_finds("0 0 7 * mon#1", after, 2) == [
+        "2026-01-05 00:00+00:00",  # a Monday, but not the 7th
+        "2026-02-02 00:00+00:00",
+    ]
+    for spec in "0 0 7 * mon#1", "0 0 7 * L5":
+        with pytest.raises(ValueError, match="either a day of the month or an nth weekday"):
+            CronSpec(spec)
+
+
 # What lines there are.
 
 
@@ -313,6 +324,7 @@ def test_croniter_alone_accepts_ranges_that_run_backward(spec: str, remedy: str)
     [
         ("@hourly", "0 * * * *"),
         ("@daily", "0 0 * * *"),
+        (" @Daily ", "0 0 * * *"),
         ("@midnight", "0 0 * * *"),
         ("@weekly", "0 0 * * 0"),
         ("@monthly", "0 0 1 * *"),

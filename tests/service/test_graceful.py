@@ -514,8 +514,11 @@ def test_a_service_may_be_started_and_stopped_again() -> None:
             await service.start()
             service.create_graceful_task(service.sleep(f"{number} short", 1))
             service.create_graceful_task(service.sleep(f"{number} long", 3))
-            service.create_graceful_task(asyncio.sleep(math.inf), cancel=True)
+            poll = service.create_graceful_task(asyncio.sleep(math.inf), cancel=True)
+            await asyncio.sleep(0.5)
+            assert not poll.done()
             await service.stop()
+            assert poll.cancelled()
         assert service.notes == [
             f"{number} {what}"
             for number in range(3)
@@ -684,6 +687,27 @@ def test_a_task_that_has_stopped_its_service_is_waited_for_by_others_again() -> 
         await asyncio.sleep(1)
         await service.create_graceful_task(service.stop())
         assert service.notes == ["work after that is done"]
+
+    run_virtual(main())
+
+
+def test_a_stop_by_a_task_waits_for_the_cleaning_up_of_one_that_wanted_to_stop_as_well() -> None:
+    async def main() -> None:
+        service = Noting()
+
+        async def stop() -> None:
+            try:
+                await service.stop()
+            finally:
+                await service.sleep("cleaning", 3)
+
+        async def keep_stop_from_its_end() -> None:
+            await asyncio.sleep(1)
+            await service.stop()
+            assert service.notes == ["cleaning is done"]
+
+        service.create_graceful_task(stop(), cancel=True)
+        await service.create_graceful_task(keep_stop_from_its_end())
 
     run_virtual(main())
 

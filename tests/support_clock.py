@@ -4,11 +4,15 @@ import asyncio
 import contextlib
 import gc
 import selectors
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
+import pytest
+import pytest_asyncio
+
 from svcrun.tasks import format_stack
+from tests.support import LoopFactory
 
 T = TypeVar("T")
 
@@ -101,6 +105,35 @@ def nothing_left_in(loop: VirtualClockLoop) -> Iterator[None]:
     assert not tasks, f"left behind:\n{waiting_tasks(loop)}"
     assert not loop.timers()
     assert not unhandled
+
+
+async def block(seconds: float) -> None:
+    """Have the running loop do nothing else for so much virtual time."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualClockLoop)
+    loop._jumping.now += seconds
+    await asyncio.sleep(0)
+
+
+# For the conftest.py of a folder whose coroutine tests run in virtual time.
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, LoopFactory]:
+    """Run coroutine tests in virtual time."""
+    return {"virtual": VirtualClockLoop}
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def nothing_left_behind() -> AsyncIterator[None]:
+    """Fail a test that leaves a task, a timer or an untaken error in its loop."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, VirtualClockLoop):  # around a test that is no coroutine
+        yield
+        return
+    with nothing_left_in(loop):
+        yield
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:

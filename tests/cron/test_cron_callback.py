@@ -10,7 +10,7 @@ import pytest
 
 from svcrun.clock import Clock
 from svcrun.cron import CronCallback, CronSpec
-from tests.support_clock import VirtualClockLoop, Wall
+from tests.support_clock import VirtualClockLoop, Wall, block
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -46,14 +46,6 @@ async def job(wall: Wall) -> AsyncIterator[Job]:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [it.getMessage() for it in caplog.records if it.levelno >= logging.WARNING]
-
-
-async def block(seconds: float) -> None:
-    """Have the loop do nothing else for so long."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualClockLoop)
-    loop._jumping.now += seconds
-    await asyncio.sleep(0)
 
 
 async def test_calls_come_at_their_times(job: Job, caplog: pytest.LogCaptureFixture) -> None:

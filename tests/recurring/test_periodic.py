@@ -10,7 +10,7 @@ import pytest
 
 from svcrun import PeriodicCallback
 from svcrun.clock import Clock
-from tests.support_clock import VirtualClockLoop
+from tests.support_clock import block
 
 Moments = list[float]
 
@@ -31,14 +31,6 @@ def note(moments: Moments) -> Any:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [it.getMessage() for it in caplog.records if it.levelno >= logging.WARNING]
-
-
-async def block(seconds: float) -> None:
-    """Have the loop do nothing else for so long."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualClockLoop)
-    loop._jumping.now += seconds
-    await asyncio.sleep(0)
 
 
 # The moments.

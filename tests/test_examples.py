@@ -131,7 +131,8 @@ def test_the_plain_services_keep_their_order_to_the_last_line(run: Run, tmp_path
 def test_the_tcp_echo_returns_lines(run: Run) -> None:
     program, address = start_server(run, "tcp_echo.py")
     assert ask(address, b"hello\nworld\n") == b"hello\nworld\n"
-    with contextlib.suppress(ConnectionError):  # there is more to read when it is closed
+    # There is more to read when it is closed; ENOTCONN is not among the errors of connections.
+    with contextlib.suppress(OSError):
         assert ask(address, b"x" * 100_000) == b""
     assert ask(address, b"still there\n") == b"still there\n"
     program.wait_for_line("handler for 127.0.0.1:[0-9]+ failed", stream="stderr")

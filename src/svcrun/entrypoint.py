@@ -25,6 +25,7 @@ from svcrun.options import Options
 from svcrun.per_loop import PerLoop, running_loop
 from svcrun.service.base import Service
 from svcrun.signal import Signal
+from svcrun.tasks import current_work
 
 if TYPE_CHECKING:
     import logging
@@ -232,6 +233,9 @@ class Entrypoint:
     async def stop_services(self, *services: Service, exc: BaseException | None = None) -> None:
         """Stop services, as leaving does: in their order, first those that depend on them.
 
+        A call of a periodic or cron service and a graceful task do not wait for what somebody else
+        is stopping already, since that may be waiting for them.
+
         :param exc: passed to their ``stop()``.
         :raises BaseException: what a ``stop()`` raised, as it is; several as a group.
         """
@@ -248,16 +252,18 @@ class Entrypoint:
         """Begin the shutdown, unless it has begun, and wait until all services are stopped.
 
         The start or the block is ended as by a signal, unless it is the code of the block that
-        calls this. A ``stop()`` or a hook of the shutdown that calls this does not wait.
+        calls this. What the shutdown may be waiting for does not wait: a ``stop()`` or a hook, and,
+        once something is being stopped, a call of a periodic or cron service and a graceful task.
 
         :param exception: passed to their ``stop()``.
         """
         runtime = self._running_here()
+        is_awaited = runtime.is_stopping and current_work.get() is not None
         shutdown = runtime.shut_down(exception)
         current = asyncio.current_task()
         if current is not runtime.body.task:
             runtime.interrupt()
-        if runtime.waits_for(current):
+        if is_awaited or runtime.waits_for(current):
             await asyncio.sleep(0)  # a start() is cancelled here
         else:
             await asyncio.shield(shutdown)

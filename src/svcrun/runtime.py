@@ -365,6 +365,11 @@ class Runtime:
             self._shutdown = start_eagerly(self._stop_all(exception), self._loop, name="shutdown")
         return self._shutdown
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether anything is being stopped, or all was."""
+        return self._shutdown is not None or self.supervisor.is_stopping
+
     def waits_for(self, task: asyncio.Task[Any] | None) -> bool:
         """Tell whether `task`, the current one, is a ``stop()`` or a hook that we wait for."""
         return task in self._hooks or self.supervisor.waits_for(task)

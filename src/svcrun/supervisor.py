@@ -28,10 +28,10 @@ from svcrun.order import Walk, link, unlink, with_dependants
 from svcrun.per_loop import running_loop
 from svcrun.recovery import Recovery
 from svcrun.restart import Restart
-from svcrun.service.base import Service, StartEvent, check_lifecycle_parameters
+from svcrun.service.base import Service, StartEvent, check_lifecycle_parameters, own_stop
 from svcrun.state import ServiceState
 from svcrun.sweep import Sweep
-from svcrun.tasks import format_stack
+from svcrun.tasks import current_work, format_stack
 from svcrun.unit import Unit, traces
 
 if TYPE_CHECKING:
@@ -110,6 +110,11 @@ class Supervisor:
             for unit in self._units.values()
             if unit.owes_stop or unit.state is STOPPING
         )
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether any service is being stopped."""
+        return bool(self._sweeps)
 
     # Starting.
 
@@ -263,11 +268,19 @@ class Supervisor:
 
     def _not_started(self, unit: Unit, state: ServiceState) -> None:
         unit.end_timer()
-        unit.move(state)
-        if unit.in_sweep is None:
-            self._forget(unit)
+        if own_stop(unit.service) is None:
+            unit.move(state)
         else:
+            # It may have opened sockets and begun tasks before it failed, or was called off.
+            unit.move(FAILED)
+            unit.failed = state is FAILED
+            unit.owes_stop = unit.undoes = True
+        if unit.in_sweep is not None:
             unit.in_sweep.start_ended(unit, None)
+        elif unit.at_rest:
+            self._forget(unit)
+        elif unit.in_batch not in self._batches:  # else its roll-back sees to it
+            self._begin_stop_of((unit,), None)
 
     def _start_overrun(self, unit: Unit, timeout: float) -> None:
         unit.timer = None
@@ -392,7 +405,7 @@ class Supervisor:
         """Begin to stop `units` and their dependants.
 
         Return the sweeps to wait for: our own, then those that others began. What is being stopped
-        does not wait for its own end.
+        does not wait for its own end, nor does a piece of work that it may be waiting for.
         """
         units = with_dependants(units)
         others = {unit.in_sweep for unit in units if unit.in_sweep is not None}
@@ -411,6 +424,8 @@ class Supervisor:
             exception,
             self._stop_timeout,
         )
+        if current_work.get() is not None:
+            return [own]
         current = asyncio.current_task()
         return [own, *(sweep for sweep in others if not sweep.owns(current))]
 

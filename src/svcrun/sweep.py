@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from svcrun.eager import start_eagerly
 from svcrun.errors import StopTimeout, show
 from svcrun.order import Walk
-from svcrun.service.base import Service
+from svcrun.service.base import Service, own_stop
 from svcrun.state import ServiceState
 from svcrun.tasks import format_stack
 from svcrun.unit import traces
@@ -173,11 +173,12 @@ class Sweep:
             return True
         self._calling = True
         try:
-            coro = (
-                service.stop(self._exception)
-                if type(service).stop_takes_exception
-                else service.stop()
-            )
+            if unit.undoes:
+                coro = cast("Any", own_stop(service))(service, self._exception)
+            elif type(service).stop_takes_exception:
+                coro = service.stop(self._exception)
+            else:
+                coro = service.stop()
             task = start_eagerly(coro, self._loop, name=type(service).__qualname__)
         except BaseException as error:  # noqa: BLE001 - one failing stop() never cuts another short
             self._failed(unit, error, "stop() of %s failed")

@@ -51,6 +51,7 @@ class Unit:
         "task",
         "timer",
         "traced",
+        "undoes",
         "walk",
     )
 
@@ -68,6 +69,7 @@ class Unit:
         self.stop_cancelled = False  # whether we have cancelled stop()
         self.failed = False  # whether stop(), or start() meanwhile, raised or hung
         self.owes_stop = False
+        self.undoes = False  # whether only that part of stop() is owed that undoes a failed start()
         self.moved: asyncio.Future[None] | None = None
         self.traced = False  # whether moves are logged; asked once for all of a start, or a stop
 

@@ -283,6 +283,21 @@ def check_lifecycle_parameters(service: Service) -> None:
             )
 
 
+def own_stop(service: Service) -> Callable[..., Coroutine[typing.Any, typing.Any, None]] | None:
+    """Return that part of ``stop()`` which belongs to the package's own bases of `service`.
+
+    They open sockets and begin tasks in ``start()``. A subclass that extends it may fail after
+    that, and then it can't be asked to stop, but they can.
+    """
+    for cls in type(service).__mro__:
+        if cls is Service:
+            return None
+        if cls.__module__.startswith("svcrun.") and "stop" in cls.__dict__:
+            stop: Callable[..., Coroutine[typing.Any, typing.Any, None]] = cls.__dict__["stop"]
+            return stop
+    return None
+
+
 def dependencies(service: Service) -> tuple[Dependency, ...]:
     """Return what `service` depends on, as a tuple whichever way it was written."""
     value = service.depends_on

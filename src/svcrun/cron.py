@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from svcrun.cron_spec import CronSpec
 from svcrun.errors import ParameterError
-from svcrun.recurring import Recurring, Schedule, Series, check_call_options, find_clock
+from svcrun.recurring import Recurring, find_clock
+from svcrun.series import Schedule, Series, check_call_options
 
 if TYPE_CHECKING:
     import asyncio
     from datetime import tzinfo
 
     from svcrun.clock import Clock
-    from svcrun.recurring import ExceptionsType, Overlap
+    from svcrun.series import ExceptionsType, Overlap
 
 __all__ = ("CronCallback", "CronSpec", "Misfire")
 

@@ -7,13 +7,14 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from svcrun.errors import ParameterError, ParameterTypeError
-from svcrun.recurring import Recurring, Schedule, Series, find_clock
+from svcrun.recurring import Recurring, find_clock
+from svcrun.series import Schedule, Series
 
 if TYPE_CHECKING:
     import asyncio
 
     from svcrun.clock import Clock
-    from svcrun.recurring import ExceptionsType, Overlap
+    from svcrun.series import ExceptionsType, Overlap
 
 __all__ = ("PeriodicCallback", "check_period")
 

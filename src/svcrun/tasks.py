@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ("cancel_and_wait", "current_work", "format_stack", "join")
+__all__ = ("cancel_and_wait", "current_work", "format_stack", "join", "retrieve")
 
 current_work: ContextVar[object] = ContextVar("current_work", default=None)
 """Stands for the piece of work that code belongs to, be it in other tasks that this one began.
@@ -85,3 +85,9 @@ async def join(task: asyncio.Task[T]) -> T:
     if cancelled is not None:
         raise cancelled
     return result
+
+
+def retrieve(task: asyncio.Task[Any]) -> None:
+    """Take notice of how `task` ended, so that asyncio does not report it a second time."""
+    if not task.cancelled():
+        task.exception()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from svcrun.addresses import format_address
 from svcrun.eager import Waiter, start_eagerly
 from svcrun.sockets import is_connected
-from svcrun.tasks import format_stack
+from svcrun.tasks import format_stack, retrieve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -204,7 +204,7 @@ class Crew:
             raise error
         if isinstance(error, SystemExit | KeyboardInterrupt):
             # The loop raises it as well, which is enough.
-            cast("asyncio.Task[None]", asyncio.current_task()).add_done_callback(_retrieve)
+            cast("asyncio.Task[None]", asyncio.current_task()).add_done_callback(retrieve)
             raise error
         log.error(
             "%r failed to handle a datagram of %d bytes from %s",
@@ -333,9 +333,3 @@ def _receiver(sock: socket.socket) -> Receive:
         return bytes(view[:size]), addr
 
     return receive
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Take notice of how `task` ended, so that asyncio does not report it a second time."""
-    if not task.cancelled():
-        task.exception()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from svcrun.clock import Clock
     from svcrun.cron import Misfire
-    from svcrun.recurring import ExceptionsType, Overlap
+    from svcrun.series import ExceptionsType, Overlap
 
     F = TypeVar("F", bound=Callable[..., Any])
 

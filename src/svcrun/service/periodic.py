@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from svcrun.periodic import PeriodicCallback, check_period
-from svcrun.recurring import check_call_options
+from svcrun.series import check_call_options
 from svcrun.service.base import Service, parameter
 
 if TYPE_CHECKING:
     from svcrun.clock import Clock
-    from svcrun.recurring import ExceptionsType, Overlap
+    from svcrun.series import ExceptionsType, Overlap
 
 __all__ = ("PeriodicService",)
 

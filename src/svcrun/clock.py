@@ -113,10 +113,6 @@ class Alarm:
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
 
-    def time(self) -> float:
-        """Return the time by which moments are meant."""
-        return self.clock.time()
-
     def add(self, ringer: Ringer, moment: float) -> None:
         """Call `ringer` at `moment`, and no longer at another."""
         if ringer.entry is not None:
@@ -189,10 +185,6 @@ class WallAlarm(Alarm):
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self._ahead = -inf  # what the wall clock was ahead of the loop's at the last look
-
-    def time(self) -> float:
-        """Return the time on the wall."""
-        return self.clock.wall()
 
     def _latest(self) -> float:
         now = self.clock.wall()

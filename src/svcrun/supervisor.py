@@ -268,13 +268,14 @@ class Supervisor:
 
     def _not_started(self, unit: Unit, state: ServiceState) -> None:
         unit.end_timer()
-        if own_stop(unit.service) is None:
+        unit.undo = own_stop(unit.service)
+        if unit.undo is None:
             unit.move(state)
         else:
             # It may have opened sockets and begun tasks before it failed, or was called off.
             unit.move(FAILED)
             unit.failed = state is FAILED
-            unit.owes_stop = unit.undoes = True
+            unit.owes_stop = True
         if unit.in_sweep is not None:
             unit.in_sweep.start_ended(unit, None)
         elif unit.at_rest:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from svcrun.eager import start_eagerly
 from svcrun.errors import StopTimeout, show
 from svcrun.order import Walk
-from svcrun.service.base import Service, own_stop
+from svcrun.service.base import Service
 from svcrun.state import ServiceState
 from svcrun.tasks import format_stack
 from svcrun.unit import traces
@@ -173,8 +173,8 @@ class Sweep:
             return True
         self._calling = True
         try:
-            if unit.undoes:
-                coro = cast("Any", own_stop(service))(service, self._exception)
+            if unit.undo is not None:
+                coro = unit.undo(service, self._exception)
             elif type(service).stop_takes_exception:
                 coro = service.stop(self._exception)
             else:

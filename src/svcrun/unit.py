@@ -10,9 +10,11 @@ from svcrun.errors import IllegalTransition, show
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Coroutine
 
     from svcrun.service.base import Service
+
+    Undo = Callable[..., Coroutine[Any, Any, None]]
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Unit:
         "task",
         "timer",
         "traced",
-        "undoes",
+        "undo",
         "walk",
     )
 
@@ -69,7 +71,7 @@ class Unit:
         self.stop_cancelled = False  # whether we have cancelled stop()
         self.failed = False  # whether stop(), or start() meanwhile, raised or hung
         self.owes_stop = False
-        self.undoes = False  # whether only that part of stop() is owed that undoes a failed start()
+        self.undo: Undo | None = None  # what is owed instead of stop(), after a failed start()
         self.moved: asyncio.Future[None] | None = None
         self.traced = False  # whether moves are logged; asked once for all of a start, or a stop
 

@@ -108,7 +108,8 @@ class CronSpec:
         """Return the next instant: each time that clocks should show has one."""
         shown, fold = self._local.at(instant)
         if fold:
-            # All that clocks show until the end of the fold has come already.
+            # All that clocks show until the end of the fold has come already; to look through it
+            # second by second would take long.
             first, _ = self._local.offsets(shown)
             shown = self._local.change(shown) + first - 1
         while True:

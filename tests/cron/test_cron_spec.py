@@ -78,6 +78,19 @@ def test_with_every_hour_time_elapses_where_clocks_are_set_forward() -> None:
     ]
 
 
+def test_with_every_hour_what_clocks_leave_out_does_not_come_half_an_hour_later() -> None:
+    lord_howe = "Australia/Lord_Howe"
+    assert times("15 * * * *", lord_howe, "2026-10-04T01:00+10:30", 2) == [
+        "2026-10-04 01:15+10:30",
+        "2026-10-04 03:15+11:00",  # they go from 02:00 to 02:30
+    ]
+    assert times("45 * * * *", lord_howe, "2026-04-05T01:00+11:00", 3) == [
+        "2026-04-05 01:45+11:00",
+        "2026-04-05 01:45+10:30",  # they go from 02:00 back to 01:30
+        "2026-04-05 02:45+10:30",
+    ]
+
+
 @pytest.mark.parametrize("hours", ["*", "*/1", "0-23", "0-11,12-23"])
 def test_every_hour_can_be_written_in_several_ways(hours: str) -> None:
     assert len(set(times(f"0 {hours} * * *", BERLIN, "2026-10-25T00:00+02:00", 24))) == 24

@@ -1,0 +1,48 @@
+"""Services with graceful tasks, and what becomes of these."""
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+import pytest
+
+from svcrun.service import GracefulService
+
+
+class Plain(GracefulService):
+    """Does nothing but to have tasks."""
+
+    async def start(self) -> None: ...
+
+
+class Noting(Plain):
+    """Notes what becomes of its tasks."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.notes: list[str] = []
+
+    async def sleep(self, name: str, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            self.notes.append(f"{name} is cancelled")
+            raise
+        self.notes.append(f"{name} is done")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def ignore_cancellation(seconds: float) -> None:
+    """Run on for a time, whatever others want."""
+    end = now() + seconds
+    while (left := end - now()) > 0:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(left)
+
+
+def messages(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= level]

@@ -164,16 +164,34 @@ class Endpoint:
                 sock = self._adopt(self.sock, name)
             else:
                 sock = self._open()
-            if backlog is not None:
-                try:
-                    sock.listen(backlog)
-                except BaseException:
-                    self.close(sock)
-                    raise
         except OSError as error:
             raise self._explain(error, name) from error
-        log.info("Listening %s", format_url(self.scheme, sock.family, sock.getsockname()))
+        if backlog is not None:
+            try:
+                self.listen(sock, backlog, name)
+            except BaseException:
+                self.close(sock)
+                raise
+        elif self.kind == socket.SOCK_DGRAM:
+            self.tell(sock)
         return sock
+
+    def listen(self, sock: socket.socket, backlog: int, owner: object = None) -> None:
+        """Let clients connect to what :meth:`bind` returned.
+
+        :param backlog: how many connections may wait to be accepted.
+        :param owner: what errors call the server; by default the `owner` of the endpoint.
+        :raises OSError: as of :meth:`bind`, if somebody else has begun to listen there meanwhile.
+        """
+        try:
+            sock.listen(backlog)
+        except OSError as error:
+            raise self._explain(error, self.owner if owner is None else owner) from error
+        self.tell(sock)
+
+    def tell(self, sock: socket.socket) -> None:
+        """Log where `sock` can be reached."""
+        log.info("Listening %s", format_url(self.scheme, sock.family, sock.getsockname()))
 
     def close(self, sock: socket.socket) -> None:
         """Close what :meth:`bind` returned, and remove its file."""
@@ -319,7 +337,10 @@ def bind_socket(
         kind=args[1] if len(args) > 1 else socket.SOCK_STREAM,
         scheme=proto_name or "tcp",
     )
-    return endpoint.bind()
+    sock = endpoint.bind()
+    if endpoint.kind != socket.SOCK_DGRAM:
+        endpoint.tell(sock)  # it is for somebody who will listen
+    return sock
 
 
 def local_address(sock: socket.socket) -> tuple[str, int | None]:

@@ -26,18 +26,28 @@ def format_stack(task: asyncio.Task[Any]) -> str:
     """Tell where `task` is waiting, outermost call first, one line for each frame and its source.
 
     :meth:`asyncio.Task.get_stack` ends at the task's own coroutine; this follows what that one
-    awaits.
+    awaits, be it another task.
     """
     lines = []
     awaited: Any = task.get_coro()
+    tasks = {task}  # which may wait for each other in a circle
     while awaited is not None:
         frame = _first_of(awaited, "cr_frame", "gi_frame", "ag_frame")
         if frame is None:
-            # A step of an asynchronous generator does not tell whose it is, but refers to it.
+            # What awaits a task, or a step of an asynchronous generator, does not tell whose it is,
+            # but refers to it.
             import gc
 
-            referents = gc.get_referents(awaited)
-            awaited = next((one for one in referents if inspect.isasyncgen(one)), None)
+            for one in gc.get_referents(awaited):
+                if inspect.isasyncgen(one):
+                    awaited = one
+                    break
+                if isinstance(one, asyncio.Task) and one not in tasks:
+                    tasks.add(one)
+                    awaited = one.get_coro()
+                    break
+            else:
+                break
             continue
         code = frame.f_code
         number = frame.f_lineno or 0  # that of compiled code is None

@@ -7,11 +7,11 @@ import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
+from svcrun.errors import AlreadyRunning
 from svcrun.service._accept import listen
 from svcrun.service._connection import PlainConnection
-from svcrun.service.base import SimpleServer, parameter
-from svcrun.sockets import Endpoint, local_address
+from svcrun.service._listening import Listening, check_number
+from svcrun.service.base import SimpleServer
 
 if TYPE_CHECKING:
     import os
@@ -30,19 +30,11 @@ GRACE: Final = 1.0
 LINGER: Final = 0.5
 
 
-class StreamServer(SimpleServer):
+class StreamServer(Listening, SimpleServer):
     """A server of byte streams; see :class:`~svcrun.service.tcp.TCPServer`."""
-
-    PROTO_NAME = "tcp"
 
     __async_required__: ClassVar[Any] = ("handle_client",)
 
-    address: str | os.PathLike[str] | None = parameter(default=None, kw_only=False)
-    port: int | None = parameter(default=None, kw_only=False)
-    options: Collection[Option] = parameter(default=(), kw_only=False)
-    sock: socket.socket | None = parameter(default=None, kw_only=False)
-    path: str | os.PathLike[str] | None = None
-    reuse_port: bool = False
     backlog: int = 1024
     limit: int = 1 << 16
     drain_timeout: float = 5.0
@@ -59,8 +51,6 @@ class StreamServer(SimpleServer):
         given = {"address": address, "port": port, "options": options or None, "sock": sock}
         kwargs.update((name, value) for name, value in given.items() if value is not None)
         super().__init__(**kwargs)
-        # The bound socket, as long as the server listens.
-        self.socket: socket.socket | None = None
         # The clients of the moment.
         self.connections: set[Connection] = set()
         # What the tasks of the handlers are called.
@@ -70,9 +60,6 @@ class StreamServer(SimpleServer):
         # Set by what brings a stop nearer to its end.
         self._progress: asyncio.Event | None = None
         self._stopping: asyncio.Future[None] | None = None
-        self._check_parameters()
-        self._endpoint = self._make_endpoint()
-        self._configured = (self.address, self.port)
 
     @abstractmethod
     async def handle_client(
@@ -92,21 +79,13 @@ class StreamServer(SimpleServer):
         """
         if self.server is not None:
             raise AlreadyRunning(self)
-        if (self.address, self.port) != self._configured:
-            self._configured = (self.address, self.port)
-            self._endpoint = self._make_endpoint()
-        endpoint = self._endpoint
-        loop = self.loop
-        await endpoint.resolve(loop, self)
-        sock = endpoint.bind(self, self.backlog)
+        sock = await self._bind(self.backlog)
         self.stopping = False
         try:
-            self.server = await listen(loop, sock, self._connection_factory(), self.backlog)
+            self.server = await listen(self.loop, sock, self._connection_factory(), self.backlog)
         except BaseException:
-            endpoint.close(sock)
+            self._unbind()
             raise
-        self.socket = sock
-        self.address, self.port = local_address(sock)
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Listen no more, end the handlers, then close the connections.
@@ -162,41 +141,22 @@ class StreamServer(SimpleServer):
     def _connection_factory(self) -> Callable[[], Connection]:
         return lambda: PlainConnection(self)
 
-    def _make_endpoint(self) -> Endpoint:
-        return Endpoint(
-            type(self).__qualname__,
-            address=self.address,
-            port=self.port,
-            path=self.path,
-            sock=self.sock,
-            options=self.options,
-            reuse_port=self.reuse_port,
-            scheme=self.PROTO_NAME,
-        )
-
     def _check_parameters(self) -> None:
-        for name, low, kinds, accepted in (
-            ("backlog", 1, int, "a number of connections from 1 on"),
-            ("limit", 1, int, "a number of bytes from 1 on"),
-            ("drain_timeout", 0, int | float, "a number of seconds, 0 for none"),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, kinds):
-                raise ParameterTypeError(type(self).__qualname__, name, value, accepted)
-            if not value >= low:
-                raise ParameterError(type(self).__qualname__, name, value, accepted)
+        super()._check_parameters()
+        check_number(
+            self, "backlog", low=1, whole=True, accepted="a number of connections from 1 on"
+        )
+        check_number(self, "limit", low=1, whole=True, accepted="a number of bytes from 1 on")
+        check_number(self, "drain_timeout", low=0, accepted="a number of seconds, 0 for none")
 
     def _close_listener(self) -> None:
         self.stopping = True
         server, self.server = self.server, None
         if server is None:
             return
-        self._endpoint.remove_file()
+        self._endpoint.remove_file()  # before the socket is closed
         server.close()
-        if self.socket is not None:
-            self.socket.close()
-            self.socket = None
-        self.address, self.port = self._configured
+        self._unbind()
 
     async def _end_connections(self) -> None:
         ending = {connection for connection in self.connections if not connection.excused}

@@ -110,11 +110,19 @@ def _names(value: str | Iterable[str]) -> frozenset[str]:
 
 
 def _required(cls: type, namespace: dict[str, typing.Any]) -> frozenset[str]:
-    """Tell what must be given: as declared here, else as inherited less what `cls` settles."""
+    """Tell what must be given: as declared here, else what the bases ask for and nobody settles."""
     if "__required__" in namespace:
         return _names(namespace["__required__"])
-    inherited: frozenset[str] = getattr(cls, "__required__", frozenset())
-    return inherited - namespace.keys()
+    required: set[str] = set()
+    for base in cls.__bases__:
+        # What another base has a value for is found there: the order of the bases may be any.
+        others = [vars(one) for one in cls.__mro__ if one not in base.__mro__]
+        required.update(
+            name
+            for name in getattr(base, "__required__", ())
+            if not any(name in attributes for attributes in others)
+        )
+    return frozenset(required)
 
 
 class Service(metaclass=ServiceMeta):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import socket
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from svcrun.callables import is_coroutine_function
-from svcrun.errors import AlreadyRunning, NotRunning, ParameterError, ParameterTypeError
+from svcrun.errors import AlreadyRunning, NotRunning
 from svcrun.service._crew import Crew
+from svcrun.service._listening import Listening, check_number
 from svcrun.service._outbox import Outbox
-from svcrun.service.base import SimpleServer, parameter
-from svcrun.sockets import Endpoint, local_address
+from svcrun.service.base import SimpleServer
 from svcrun.tally import Tally
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ __all__ = ("UDPServer",)
 log = logging.getLogger(__name__)
 
 
-class UDPServer(SimpleServer):
+class UDPServer(Listening, SimpleServer):
     """Handle each datagram that arrives at an address with a call of :meth:`handle_datagram`.
 
     :param address: an IP address, a host name, or the path of a Unix socket; ``"::"`` stands for
@@ -61,12 +60,9 @@ class UDPServer(SimpleServer):
             loop.run_forever()
     """
 
-    address: str | os.PathLike[str] | None = parameter(default=None, kw_only=False)
-    port: int | None = parameter(default=None, kw_only=False)
-    options: Iterable[Option] = parameter(default=(), kw_only=False)
-    sock: socket.socket | None = parameter(default=None, kw_only=False)
-    path: str | os.PathLike[str] | None = None
-    reuse_port: bool = False
+    PROTO_NAME = "udp"
+    SOCKET_KIND = socket.SOCK_DGRAM
+
     max_tasks: int = 1024
     drain_timeout: float = 5
 
@@ -82,20 +78,6 @@ class UDPServer(SimpleServer):
         given = {"address": address, "port": port, "options": tuple(options) or None, "sock": sock}
         kwargs.update((name, value) for name, value in given.items() if value is not None)
         super().__init__(**kwargs)
-        self.socket: socket.socket | None = None
-        self._endpoint = Endpoint(
-            repr(self),
-            address=self.address,
-            port=self.port,
-            path=self.path,
-            sock=self.sock,
-            options=self.options,
-            reuse_port=self.reuse_port,
-            kind=socket.SOCK_DGRAM,
-            scheme="udp",
-        )
-        _check_numbers(self)
-
         self._crew: Crew | None = None
         self._outbox: Outbox | None = None
         self._stopping: asyncio.Future[None] | None = None
@@ -156,8 +138,7 @@ class UDPServer(SimpleServer):
             handle = awaitable(handle)
 
         loop = asyncio.get_running_loop()
-        await self._endpoint.resolve(loop, self)
-        sock = self._endpoint.bind(self)
+        sock = await self._bind()
         try:
             self._crew = Crew(
                 self,
@@ -169,11 +150,9 @@ class UDPServer(SimpleServer):
                 failures=self._failures,
             )
         except BaseException:
-            self._endpoint.close(sock)
+            self._unbind()
             raise
         self._outbox = Outbox(self, loop, sock, self._unsent)
-        self.socket = sock
-        self.address, self.port = local_address(sock)
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Stop reading, let handlers end or cancel them, send what is queued, close the socket.
@@ -181,8 +160,8 @@ class UDPServer(SimpleServer):
         May be called from a handler, at any time and more than once; each call returns when all
         is done.
         """
-        crew, outbox, sock = self._crew, self._outbox, self.socket
-        if crew is None or outbox is None or sock is None:
+        crew, outbox = self._crew, self._outbox
+        if crew is None or outbox is None:
             await super().stop(exception)
             return
         crew.excuse(asyncio.current_task())
@@ -205,25 +184,15 @@ class UDPServer(SimpleServer):
             raise
         finally:
             outbox.close()
-            self._endpoint.close(sock)
+            self._unbind()
             self._crew = self._outbox = None
             for tally in (self._dropped, self._unsent, self._failures):
                 tally.close()
             self._stopping.set_result(None)
             self._stopping = None
 
-
-def _check_numbers(server: UDPServer) -> None:
-    accepted = "a number of handlers, 1 or more"
-    value: Any = server.max_tasks
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ParameterTypeError(server, "max_tasks", value, accepted)
-    if value < 1:
-        raise ParameterError(server, "max_tasks", value, accepted)
-
-    accepted = "a number of seconds, 0 or more"
-    value = server.drain_timeout
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ParameterTypeError(server, "drain_timeout", value, accepted)
-    if not 0 <= value < math.inf:
-        raise ParameterError(server, "drain_timeout", value, accepted)
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        accepted = "a number of handlers, 1 or more"
+        check_number(self, "max_tasks", low=1, whole=True, accepted=accepted)
+        check_number(self, "drain_timeout", low=0, accepted="a number of seconds, 0 or more")

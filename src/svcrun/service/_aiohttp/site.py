@@ -1,0 +1,135 @@
+"""Where an aiohttp server listens, and what runs it there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from svcrun.errors import raise_together
+from svcrun.service._accept import listen
+from svcrun.service._aiohttp.server import Connection, Server, tend_response
+from svcrun.service._handshake import Handshake
+
+if TYPE_CHECKING:
+    import socket
+
+    from svcrun.service._secure import Secure
+
+__all__ = ("Runner", "Site")
+
+
+class Runner(web.AppRunner):
+    """Runs an application on a server that ends in order."""
+
+    async def setup(self) -> None:
+        """Start the application.
+
+        Whatever this raises, :meth:`cleanup` undoes what was done.
+        """
+        receivers = self.app.on_response_prepare
+        if tend_response not in receivers:  # as it is when an application is started again
+            with contextlib.suppress(RuntimeError):  # somebody else has run it, without web sockets
+                receivers.append(tend_response)
+        await super().setup()
+
+    async def cleanup(self) -> None:
+        """Listen no more, bring the connections to their ends, then clean up the application.
+
+        Each step is taken, also when one before it fails.
+
+        :raises Exception: what the application raised, several as a group.
+        """
+        steps = [site.stop for site in self.sites]
+        server = self.server
+        if isinstance(server, Server):
+            server.pre_shutdown()
+            steps += [self.shutdown, lambda: server.shutdown(self._shutdown_timeout)]
+        steps.append(self._cleanup_server)
+        errors: list[BaseException] = []
+        try:
+            for step in steps:
+                try:
+                    await step()
+                except Exception as error:  # noqa: BLE001 - all come out together
+                    errors.append(error)
+        except BaseException:
+            if isinstance(server, Server):
+                server.abort()
+            raise
+        raise_together("the application failed to stop", errors)
+
+    async def _make_server(self) -> Server:
+        made = await super()._make_server()
+        return Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=asyncio.get_running_loop(),
+            **made._kwargs,  # noqa: SLF001 - what aiohttp gives to each connection
+        )
+
+
+class Site(web.SockSite):
+    """A listening socket whose connections go to the server of a runner.
+
+    :param runner: its server makes the protocols.
+    :param sock: is listening already.
+    :param backlog: how many connections may wait to be accepted.
+    :param secure: the service that tells what TLS needs; without one, connections are plain.
+    """
+
+    def __init__(
+        self,
+        runner: web.BaseRunner,
+        sock: socket.socket,
+        *,
+        backlog: int,
+        secure: Secure | None = None,
+    ) -> None:
+        context = None if secure is None else secure.ssl_context
+        super().__init__(runner, sock, ssl_context=context, backlog=backlog)
+        self._secure = secure
+
+    async def start(self) -> None:
+        """Accept connections."""
+        await super(web.SockSite, self).start()  # what all sites do
+        loop = asyncio.get_running_loop()
+        self._server = await listen(loop, self._sock, self._connect, self._backlog)
+
+    async def stop(self) -> None:
+        """Accept who is connected already, and then nobody any more."""
+        # Those who wait in the backlog would be reset.
+        waiting = [] if self._server is None else self._accept_waiting()
+        await super().stop()
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(
+            *(loop.connect_accepted_socket(self._connect, one) for one in waiting),
+            return_exceptions=True,  # who is gone, is gone
+        )
+
+    def _accept_waiting(self) -> list[socket.socket]:
+        accepted: list[socket.socket] = []
+        for _ in range(self._backlog):
+            try:
+                connection, _ = self._sock.accept()
+            except BlockingIOError:
+                break
+            except OSError:
+                continue  # one who has gone again, or no descriptor is left
+            connection.setblocking(False)
+            accepted.append(connection)
+        return accepted
+
+    def _connect(self) -> asyncio.Protocol:
+        server: Any = self._runner.server
+        protocol: asyncio.Protocol = server()
+        if self._secure is None:
+            return protocol
+        under_way = server.handshakes if isinstance(server, Server) else set()
+        handshake = Handshake(self._secure, protocol, under_way)
+        if isinstance(protocol, Connection):
+            protocol.handshake = handshake
+        return handshake

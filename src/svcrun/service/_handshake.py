@@ -1,0 +1,89 @@
+"""A TLS handshake before a protocol of somebody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from svcrun.addresses import format_address
+from svcrun.eager import start_eagerly
+from svcrun.service._secure import log_handshake_failure
+
+if TYPE_CHECKING:
+    from svcrun.service._secure import Secure
+
+__all__ = ("Handshake",)
+
+
+class Handshake(asyncio.Protocol):
+    """What a transport talks to until TLS is established, and `protocol` takes over.
+
+    asyncio does handshakes by itself, but says nothing when one fails, and keeps to the
+    certificates that it was given first.
+
+    :param server: tells the SSL context of the moment.
+    :param protocol: what gets the transport of TLS.
+    :param under_way: the tasks of handshakes, as long as they last.
+    """
+
+    def __init__(
+        self, server: Secure, protocol: asyncio.Protocol, under_way: set[asyncio.Task[Any]]
+    ) -> None:
+        self._server = server
+        self._protocol = protocol
+        self._under_way = under_way
+        # The transport below that of TLS.
+        self.plain: Any = None
+        # What came in the same turn as the end of the handshake, before the protocol took over.
+        self._early: list[bytes] = []
+        self._is_at_end = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin the handshake."""
+        self.plain = transport
+        task = start_eagerly(self._shake_hands(transport), self._server.loop)
+        if not task.done():
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what is for the protocol."""
+        self._early.append(data)
+
+    def eof_received(self) -> None:
+        """Remember it for the protocol."""
+        self._is_at_end = True
+
+    async def _shake_hands(self, plain: Any) -> None:
+        server = self._server
+        try:
+            transport = await server.loop.start_tls(
+                plain,
+                self,
+                server.ssl_context,
+                server_side=True,
+                ssl_handshake_timeout=server.ssl_handshake_timeout,
+            )
+            if transport is None or transport.get_extra_info("ssl_object") is None:
+                # The client closed the connection meanwhile, which no loop takes for an error.
+                raise ConnectionResetError("the client closed the connection")
+        except OSError as error:
+            log_handshake_failure(server, format_address(plain.get_extra_info("peername")), error)
+            plain.abort()
+            return
+        except BaseException:
+            plain.abort()
+            raise
+        self._hand_over(transport)
+
+    def _hand_over(self, transport: Any) -> None:
+        protocol = self._protocol
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        for data in self._early:
+            protocol.data_received(data)
+        if self._is_at_end:
+            protocol.eof_received()
+        if transport.is_closing():
+            # Its end may have been told to this protocol, which has nothing to do with it.
+            transport.abort()

@@ -1,0 +1,114 @@
+"""The parameters of a server that speaks TLS, and the certificates that they name."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from svcrun.errors import NotRunning, ParameterError, ParameterTypeError
+from svcrun.service._listening import Listening
+from svcrun.tls_options import DEFAULT_CIPHERS, DEFAULT_VERSION, SSLOptions
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+__all__ = ("Secure", "log_handshake_failure")
+
+log = logging.getLogger(__name__)
+
+# How OpenSSL calls what is no TLS at all.
+_NOT_TLS = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER"})
+
+
+class Secure(Listening):
+    """A service whose clients have to speak TLS.
+
+    Each connection takes its context from :attr:`ssl_context` when it is made, so that another
+    one may take its place at any time.
+    """
+
+    __required__: ClassVar[Any] = ("cert", "key")
+
+    cert: str | os.PathLike[str]
+    key: str | os.PathLike[str]
+    ca: str | os.PathLike[str] | None = None
+    require_client_cert: bool = False
+    verify: bool = True
+    minimum_version: ssl.TLSVersion = DEFAULT_VERSION
+    maximum_version: ssl.TLSVersion = DEFAULT_VERSION
+    ciphers: str | Iterable[str] = DEFAULT_CIPHERS
+    ssl_handshake_timeout: float = 10.0
+
+    ssl_context: ssl.SSLContext
+
+    @abstractmethod
+    def _is_serving(self) -> bool:
+        """Tell whether connections are made, and so whether there is a context to replace."""
+
+    def reload_certificates(self) -> None:
+        """Read the files again, and use what they contain from the next handshake on.
+
+        Connections that there are stay as they are. If a file can't be used, nothing changes.
+
+        :raises RuntimeError: if the server is not running.
+        :raises OSError: if a file can't be read; :class:`FileNotFoundError` if there is none.
+        :raises ValueError: if a file does not contain what its parameter asks for.
+        """
+        if not self._is_serving():
+            raise NotRunning(self, "reload_certificates()")
+        self._read_certificates()
+        log.info("%r: certificates read again", self)
+
+    def _read_certificates(self) -> None:
+        # A few short files: to read them in a thread would take longer than to read them.
+        self.ssl_context = self._make_options().create_context()
+
+    def _make_options(self) -> SSLOptions:
+        return SSLOptions(
+            self.cert,
+            self.key,
+            self.ca,
+            self.verify,
+            self.require_client_cert,
+            ssl.Purpose.CLIENT_AUTH,
+            self.minimum_version,
+            self.maximum_version,
+            self.ciphers,
+            owner=type(self).__qualname__,
+        )
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        value = self.ssl_handshake_timeout
+        accepted = "a number of seconds above 0"
+        owner = type(self).__qualname__
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ParameterTypeError(owner, "ssl_handshake_timeout", value, accepted)
+        if not value > 0:
+            raise ParameterError(owner, "ssl_handshake_timeout", value, accepted)
+        self._make_options()  # for its checks
+
+
+def log_handshake_failure(server: Secure, peer: str, error: OSError) -> None:
+    """Log in one line that a handshake with `peer` failed, and why."""
+    # Who only looks whether the port is open is not worth a warning.
+    level = logging.INFO if isinstance(error, ConnectionResetError) else logging.WARNING
+    log.log(level, "%r: TLS handshake with %s failed: %s", server, peer, _explain(error, server))
+
+
+def _explain(error: OSError, server: Secure) -> str:
+    """Tell why a handshake failed, in terms of who reads the log."""
+    if not isinstance(error, ssl.SSLError):
+        return str(error) or "the client closed the connection"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the client's certificate is not accepted: {error.verify_message}"
+    if error.reason == "UNSUPPORTED_PROTOCOL":
+        return f"the client offers less than minimum_version={server.minimum_version.name}"
+    if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return "the client shows no certificate, as require_client_cert=True asks for"
+    if error.reason in _NOT_TLS:
+        return f"the client does not speak TLS ({error.reason})"
+    return error.reason or str(error)

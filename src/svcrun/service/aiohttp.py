@@ -1,0 +1,314 @@
+"""Services that run aiohttp applications."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar
+
+try:
+    from aiohttp import web
+except ImportError as error:
+    msg = "svcrun.service.aiohttp needs aiohttp: pip install 'svcrun[aiohttp]'"
+    raise ImportError(msg) from error
+
+from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, show
+from svcrun.service._aiohttp.access_log import AccessLogger
+from svcrun.service._aiohttp.server import KEYWORDS
+from svcrun.service._aiohttp.site import Runner, Site
+from svcrun.service._hosted import check_import_string, load
+from svcrun.service._listening import Listening, check_number
+from svcrun.service._secure import Secure
+
+if TYPE_CHECKING:
+    import os
+    import socket
+    from collections.abc import Callable, Iterable, Mapping
+
+    RunnerKwargs = Mapping[str, Any] | Iterable[tuple[str, Any]]
+
+__all__ = ("AIOHTTPSSLService", "AIOHTTPService", "AccessLogger", "Runner")
+
+log = logging.getLogger(__name__)
+
+# What the entrypoint, or a parameter of the service, sees to.
+_NOT_OF_THE_RUNNER = {
+    "handle_signals": "nothing: signals are the entrypoint's",
+    "shutdown_timeout": "it to the service itself: shutdown_timeout=",
+    "loop": "nothing: it is the loop that the service runs in",
+}
+
+
+class AIOHTTPService(Listening):
+    """Serve an aiohttp application.
+
+    Give it as `app`, or override :meth:`create_application`. The place is bound before the
+    application is made, and clients are let in when it has started. At the stop the listener is
+    closed first. Requests under way get `shutdown_timeout` seconds, web sockets are closed by code
+    1001 (going away); what is left is cancelled. Then the application cleans up.
+
+    :param address: an IP address, a host name, or the path of a Unix socket; ``"localhost"`` by
+        default. See :class:`svcrun.sockets.Endpoint`.
+    :param port: 0 to 65535; 0 takes a free one. Once started, :attr:`address` and :attr:`port`
+        tell what was bound.
+    :param sock: a bound socket, in place of `address` and `port`; closed at the end.
+    :param shutdown_timeout: seconds that requests have to end at the stop; 5 by default, 0 for
+        none.
+    :param handler_cancellation: cancel a handler whose client has gone.
+    :param runner_kwargs: what else aiohttp's server takes, such as ``keepalive_timeout``,
+        ``access_log_format``, or ``access_log=None`` for no access log.
+    :param app: an :class:`aiohttp.web.Application`, a function or coroutine function that makes
+        one, or ``"package.module:name"`` of either. If the service may be started again, better
+        let it be made.
+    :param path: the path of a Unix socket, in place of `address` and `port`. Its file is removed
+        at the end.
+    :param options: socket options as ``(level, option, value)``.
+    :param reuse_port: let several processes listen on this port. Off by default.
+    :param backlog: how many connections may wait to be accepted; 1024 by default.
+
+    :raises ValueError, TypeError: naming the parameter with a value that can't be used.
+
+    .. code-block:: python
+
+        class REST(AIOHTTPService):
+            async def create_application(self):
+                app = aiohttp.web.Application()
+                app.add_routes([aiohttp.web.get("/", handle)])
+                return app
+
+
+        with entrypoint(REST(address="::", port=8080)) as loop:
+            loop.run_forever()
+    """
+
+    PROTO_NAME = "http"
+
+    __async_required__: ClassVar[Any] = ("create_application", "make_runner", "create_site")
+
+    address: str | os.PathLike[str] | None = "localhost"
+    app: web.Application | Callable[[], Any] | str | None = None
+    backlog: int = 1024
+    shutdown_timeout: float = 5
+    handler_cancellation: bool = True
+    runner_kwargs: RunnerKwargs | None = None
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str] | None = None,
+        port: int | None = None,
+        sock: socket.socket | None = None,
+        shutdown_timeout: float | None = None,
+        handler_cancellation: bool | None = None,
+        runner_kwargs: RunnerKwargs | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # None stands for what a subclass has as its default.
+        given = {
+            "address": address,
+            "port": port,
+            "sock": sock,
+            "shutdown_timeout": shutdown_timeout,
+            "handler_cancellation": handler_cancellation,
+            "runner_kwargs": runner_kwargs,
+        }
+        kwargs.update((name, value) for name, value in given.items() if value is not None)
+        if address is None and not kwargs.keys().isdisjoint({"path", "sock"}):
+            kwargs["address"] = None  # the default is not meant then
+        super().__init__(**kwargs)
+        self.runner: web.BaseRunner | None = None
+        self.site: web.BaseSite | None = None
+        self._stopping: asyncio.Future[None] | None = None
+
+    async def create_application(self) -> web.Application:
+        """Make the application; called at each start.
+
+        :raises TypeError: if `app` is no application, and makes none.
+        """
+        if self.app is None:
+            return web.Application()
+        made = await load(self, self.app, lambda app: not isinstance(app, web.Application))
+        if not isinstance(made, web.Application):
+            accepted = "an aiohttp.web.Application, or what makes one"
+            raise ParameterTypeError(type(self).__qualname__, "app", made, accepted)
+        return made
+
+    async def make_runner(self, application: web.Application) -> web.BaseRunner:
+        """Make what runs the application.
+
+        A runner of another class stops in the way of that class.
+        """
+        return Runner(
+            application,
+            shutdown_timeout=self.shutdown_timeout,
+            **{
+                "access_log_class": AccessLogger,
+                "access_log_format": AccessLogger.LOG_FORMAT,
+                "handler_cancellation": self.handler_cancellation,
+                **self._runner_kwargs(),
+            },
+        )
+
+    async def create_site(self) -> web.BaseSite:
+        """Make what listens on :attr:`socket` for the :attr:`runner`.
+
+        :raises RuntimeError: if there is none of them yet.
+        """
+        if self.runner is None or self.socket is None:
+            raise RuntimeError(f"{self!r}: create_site() is called by start()")
+        return Site(self.runner, self.socket, backlog=self.backlog, secure=self._secure())
+
+    async def start(self) -> None:
+        """Bind the socket, start the application, and let clients in.
+
+        :raises OSError: if the address can't be bound; it names address, port and service.
+        """
+        if self.socket is not None:
+            raise AlreadyRunning(self)
+        sock = await self._bind()
+        try:
+            application = await self.create_application()
+            self.runner = await self.make_runner(application)
+            await self.runner.setup()
+            self._endpoint.listen(sock, self.backlog, self)
+            self.site = await self.create_site()
+            await self.site.start()
+        except BaseException:
+            await self._undo_start()
+            raise
+
+    async def stop(self, exception: BaseException | None = None) -> None:
+        """Let nobody in any more, see to the clients, then clean up the application."""
+        if self._stopping is not None:
+            await asyncio.wait((self._stopping,))
+            return
+        if self.socket is None:
+            await super().stop(exception)
+            return
+        self._stopping = self.loop.create_future()
+        try:
+            self._endpoint.remove_file()  # before the socket is closed
+            if self.runner is not None:
+                await self.runner.cleanup()
+            await super().stop(exception)
+        finally:
+            self._forget()
+            self._stopping.set_result(None)
+            self._stopping = None
+
+    async def _undo_start(self) -> None:
+        try:
+            if self.runner is not None:
+                await self.runner.cleanup()
+        except Exception:
+            # What comes out is why it could not start.
+            log.exception("%s: the application failed to clean up after that", show(self))
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        self.runner = self.site = None
+        self._unbind()
+
+    def _secure(self) -> Secure | None:
+        return None
+
+    def _runner_kwargs(self) -> dict[str, Any]:
+        """Return `runner_kwargs` as a dictionary.
+
+        :raises ValueError, TypeError: if they can't be used.
+        """
+        owner = type(self).__qualname__
+        try:
+            found = dict(self.runner_kwargs or {})
+        except (TypeError, ValueError):
+            accepted = "a dictionary of keywords"
+            raise ParameterTypeError(owner, "runner_kwargs", self.runner_kwargs, accepted) from None
+        for name, value in found.items():
+            where = f"runner_kwargs[{name!r}]"
+            if name in _NOT_OF_THE_RUNNER:
+                raise ParameterError(owner, where, value, _NOT_OF_THE_RUNNER[name])
+            if name not in KEYWORDS:
+                # aiohttp would leave out all of them, with a warning at each connection.
+                accepted = f"one of {', '.join(sorted(KEYWORDS))}"
+                raise ParameterError(owner, where, value, accepted)
+        return found
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_number(
+            self, "backlog", low=1, whole=True, accepted="a number of connections from 1 on"
+        )
+        check_number(self, "shutdown_timeout", low=0, accepted="a number of seconds, 0 for none")
+        check_import_string(self)
+        self._runner_kwargs()  # for its checks
+
+
+class AIOHTTPSSLService(Secure, AIOHTTPService):
+    """Serve an aiohttp application by HTTPS.
+
+    As :class:`AIOHTTPService`, with these parameters besides. A handshake that fails is one line
+    in the log and concerns no other client.
+
+    :param cert: a PEM file with the server's certificate, and those between it and its authority.
+    :param key: a PEM file with its private key, not encrypted.
+    :param ca: a PEM file with the authorities of clients' certificates.
+    :param verify: with `ca`, check the certificate of a client that shows one.
+    :param require_client_cert: refuse a client without a certificate of `ca`.
+    :param minimum_version: the lowest version to speak; TLS 1.3 by default.
+    :param maximum_version: the highest one.
+    :param ciphers: OpenSSL's names of the ciphers for TLS 1.2 and before.
+    :param ssl_handshake_timeout: seconds that a handshake may take; 10 by default.
+
+    :raises FileNotFoundError: if a file is absent, naming the parameter and the path.
+    :raises ValueError, TypeError: naming the parameter with a value that can't be used.
+
+    .. code-block:: python
+
+        service = AIOHTTPSSLService("cert.pem", "key.pem", port=8443, app=make_application)
+        with entrypoint(service) as loop:
+            loop.run_forever()
+    """
+
+    PROTO_NAME = "https"
+
+    def __init__(
+        self,
+        cert: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        address: str | os.PathLike[str] | None = None,
+        port: int | None = None,
+        verify: bool | None = None,
+        sock: socket.socket | None = None,
+        shutdown_timeout: float | None = None,
+        require_client_cert: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = {
+            "cert": cert,
+            "key": key,
+            "ca": ca,
+            "address": address,
+            "port": port,
+            "verify": verify,
+            "sock": sock,
+            "shutdown_timeout": shutdown_timeout,
+            "require_client_cert": require_client_cert,
+        }
+        kwargs.update((name, value) for name, value in given.items() if value is not None)
+        super().__init__(**kwargs)
+
+    async def start(self) -> None:
+        """Read the certificates, and do what :class:`AIOHTTPService` does.
+
+        :raises OSError: if a file can't be read, or the address not be bound.
+        :raises ValueError: if a file does not contain what its parameter asks for.
+        """
+        self._read_certificates()
+        await super().start()
+
+    def _is_serving(self) -> bool:
+        return self.site is not None
+
+    def _secure(self) -> Secure:
+        return self

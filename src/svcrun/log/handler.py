@@ -8,7 +8,14 @@ from typing import Final
 
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.log.kept import KeptHandler
-from svcrun.log.records import ATOMS, ATTRIBUTE_COUNT, Unrenderable, render, settle_extra
+from svcrun.log.records import (
+    ATOMS,
+    ATTRIBUTE_COUNT,
+    LazyRecord,
+    Unrenderable,
+    render,
+    settle_extra,
+)
 from svcrun.log.sinks import make_sink
 from svcrun.log.writer import Writer, writing_threads
 
@@ -105,16 +112,17 @@ class ThreadedHandler(KeptHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
-        args = record.args
-        if type(record.msg) is not str or (args and type(args) is not tuple):
-            render(record)
-        elif args:
-            for value in args:
-                if type(value) not in ATOMS:
-                    render(record)
-                    break
-        if self._extra and len(record.__dict__) > ATTRIBUTE_COUNT:
-            settle_extra(record)
+        if not isinstance(record, LazyRecord):
+            args = record.args
+            if type(record.msg) is not str or (args and type(args) is not tuple):
+                render(record)
+            elif args:
+                for value in args:
+                    if type(value) not in ATOMS:
+                        render(record)
+                        break
+            if self._extra and len(record.__dict__) > ATTRIBUTE_COUNT:
+                settle_extra(record)
         buffer = self._buffer
         buffer.append(record)
         writer = self._writer

@@ -23,6 +23,7 @@ from typing import Any
 __all__ = (
     "ATOMS",
     "ATTRIBUTE_COUNT",
+    "LazyRecord",
     "Unrenderable",
     "can_make_records",
     "make_record",
@@ -145,6 +146,48 @@ def can_make_records() -> bool:
 
 
 _COMPLETE = list(vars(make_record("", 0, "", 0, "", (), None))) == _ATTRIBUTES
+
+
+class LazyRecord(logging.LogRecord):
+    """A record that is filled in when somebody looks at it: by the thread that writes it, mostly.
+
+    What it is made of must not change until then. Attributes that are not there yet are set by
+    :meth:`fill` when the first of them is asked for; formatters do so before they take all of them.
+
+    :param like: a record that has all that many records have in common.
+    """
+
+    levelno = logging.INFO
+
+    def __init__(self, like: logging.LogRecord) -> None:
+        # Not super().__init__(): all it does is to set what is to be set later.
+        self.created = time()
+        self._like = like
+
+    def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+        """Return the message, its arguments, and what else is to be an attribute."""
+        raise NotImplementedError
+
+    def filled(self) -> logging.LogRecord:
+        """Return an ordinary record with all attributes; this one stays as small as it is."""
+        created = self.created
+        message, args, extra = self.fill()
+        record = _new_record(logging.LogRecord)
+        attributes = record.__dict__
+        attributes.update(self._like.__dict__)
+        attributes.update(extra)
+        record.msg, record.args = message, args
+        record.created = created
+        record.msecs = int((created % 1) * 1000) + 0.0
+        record.relativeCreated = (created - _EPOCH) * 1000
+        return record
+
+    def __getattr__(self, name: str) -> Any:
+        attributes = self.__dict__
+        if name.startswith("__") or "msg" in attributes or "_like" not in attributes:
+            raise AttributeError(name)
+        attributes.update(self.filled().__dict__)
+        return getattr(self, name)
 
 
 class Unrenderable:

@@ -13,7 +13,7 @@ import traceback
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
-from svcrun.log.records import Unrenderable, make_record
+from svcrun.log.records import LazyRecord, Unrenderable, make_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -63,9 +63,10 @@ class HandlerSink(Sink):
     def write(self, records: Sequence[logging.LogRecord]) -> None:
         """Hand over the records that the handler's level lets through."""
         self.done = 0
-        for record in records:
+        for given in records:
             if self.abandoned:
                 return
+            record = given.filled() if isinstance(given, LazyRecord) else given
             if type(record.msg) is Unrenderable:
                 report(record, record.msg.error)
             else:
@@ -128,6 +129,8 @@ class StreamSink(Sink):
 
     def _format(self, record: logging.LogRecord) -> str:
         handler = self.handler
+        if isinstance(record, LazyRecord):
+            record = record.filled()
         if type(record.msg) is Unrenderable:
             report(record, record.msg.error)
             return ""

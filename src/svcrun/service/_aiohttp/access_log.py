@@ -6,19 +6,22 @@ import logging
 import os
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from time import time as now
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_log import AccessLogger as AiohttpAccessLogger
 
 from svcrun.errors import ParameterError
+from svcrun.log.records import LazyRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from aiohttp import web
+    from aiohttp import HttpVersion, web
 
-    Value = Callable[[web.BaseRequest, web.StreamResponse, float], Any]
+    Value = Callable[["Facts"], Any]
 
 __all__ = ("AccessLogger",)
 
@@ -40,9 +43,13 @@ class AccessLogger(AbstractAccessLogger):
 
     def __init__(self, logger: logging.Logger, log_format: str = LOG_FORMAT) -> None:
         super().__init__(logger, log_format)
-        if log_format not in _compiled:
-            _compiled[log_format] = _compile(log_format)
-        self._text, self._fields = _compiled[log_format]
+        if log_format not in _formats:
+            _formats[log_format] = _Format(log_format)
+        self.format = _formats[log_format]
+        # Not what logger.info() makes: to look for the caller costs more than all the rest.
+        self._like = logging.getLogRecordFactory()(
+            logger.name, logging.INFO, __file__, 0, "", (), None, "log"
+        )
 
     @property
     def enabled(self) -> bool:
@@ -55,50 +62,97 @@ class AccessLogger(AbstractAccessLogger):
 
         :param time: how long it took, in seconds.
         """
-        values = []
-        extra: dict[str, Any] = {}
-        for name, key, value_of in self._fields:
-            value = value_of(request, response, time)
-            values.append(value)
-            if key is None:
-                extra[name] = value
-            else:
-                extra.setdefault(name, {})[key] = value
-        logger = self.logger
-        # Not logger.info(): to look for the caller costs more than all the rest, and it is we.
-        record = logger.makeRecord(
-            logger.name, logging.INFO, __file__, 0, self._text, tuple(values), None, "log", extra
+        facts = Facts(
+            request.remote,
+            request.method,
+            request.raw_path,
+            request.version,
+            request.headers,
+            response.status,
+            response.body_length,
+            response.headers,
+            now(),
+            time,
         )
-        logger.handle(record)
+        self.logger.handle(AccessRecord(self._like, self.format, facts))
 
 
-_compiled: dict[str, tuple[str, list[tuple[str, str | None, Value]]]] = {}
+class Facts(NamedTuple):
+    """What is known of a request when its response has been sent, and does not change any more."""
+
+    remote: str | None
+    method: str
+    target: str
+    version: HttpVersion
+    request_headers: Mapping[str, str]
+    status: int
+    size: int
+    response_headers: Mapping[str, str]
+    ended: float
+    duration: float
 
 
-def _compile(log_format: str) -> tuple[str, list[tuple[str, str | None, Value]]]:
-    """Return the format of the message, and what to fill it with: names for `extra`, and values."""
-    text = []
-    fields: list[tuple[str, str | None, Value]] = []
-    end = 0
-    for match in _FIELD.finditer(log_format):
-        text.append(log_format[end : match.start()])
-        end = match.end()
-        key, kind, plain = match.groups()
-        if plain == "%":
-            text.append("%%")
-            continue
-        text.append("%s")
-        if plain is not None:
-            name, value_of = _PLAIN[plain]
-        else:
-            name, make = _KEYED[kind]
-            value_of = make(key)
-        fields.append((name, key, value_of))
-    text.append(log_format[end:])
-    if "%" in "".join(text).replace("%%", "").replace("%s", ""):
-        accepted = f"fields like those of {AiohttpAccessLogger.LOG_FORMAT!r}"
-        raise ParameterError("AccessLogger", "access_log_format", log_format, accepted)
-    return "".join(text), fields
+class AccessRecord(LazyRecord):
+    """The record of one request."""
+
+    def __init__(self, like: logging.LogRecord, form: _Format, facts: Facts) -> None:
+        super().__init__(like)
+        self._format = form
+        self._facts = facts
+
+    def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+        """Return what is logged of the facts."""
+        form, facts = self._format, self._facts
+        values = tuple([value_of(facts) for value_of in form.values])
+        extra: dict[str, Any] = {name: values[index] for name, index in form.plain}
+        for name, keys in form.keyed:
+            extra[name] = {key: values[index] for key, index in keys}
+        return form.text, values, extra
+
+
+class _Format:
+    """What an access log format asks for.
+
+    :raises ValueError: if it has a field that is not known.
+    """
+
+    def __init__(self, log_format: str) -> None:
+        text = []
+        #: What the arguments of the message are made by.
+        self.values: list[Value] = []
+        plain: dict[str, int] = {}
+        keyed: dict[str, dict[str, int]] = {}
+        end = 0
+        for match in _FIELD.finditer(log_format):
+            text.append(log_format[end : match.start()])
+            end = match.end()
+            key, kind, letter = match.groups()
+            if letter == "%":
+                text.append("%%")
+                continue
+            text.append("%s")
+            index = len(self.values)
+            if letter is not None:
+                name, value_of = _PLAIN[letter]
+                plain[name] = index
+            else:
+                name, make = _KEYED[kind]
+                value_of = make(key)
+                keyed.setdefault(name, {})[key] = index
+            self.values.append(value_of)
+        text.append(log_format[end:])
+        if "%" in "".join(text).replace("%%", "").replace("%s", ""):
+            accepted = f"fields like those of {AiohttpAccessLogger.LOG_FORMAT!r}"
+            raise ParameterError("AccessLogger", "access_log_format", log_format, accepted)
+        #: The message, with a place for each value.
+        self.text = "".join(text)
+        #: Which value is which attribute of the record: that of a plain field, and a dictionary of
+        #: those that have a key.
+        self.plain = tuple(plain.items())
+        self.keyed = tuple((name, tuple(keys.items())) for name, keys in keyed.items())
+
+
+_formats: dict[str, _Format] = {}
 
 
 def _clean(text: str) -> str:
@@ -106,58 +160,42 @@ def _clean(text: str) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
-def _remote(request: web.BaseRequest, _: object, __: object) -> str:
-    return request.remote or "-"
+@lru_cache(maxsize=16)
+def _local_time(second: int) -> str:
+    return time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(second))
 
 
-_LOCAL_TIME = "[%d/%b/%Y:%H:%M:%S %z]"
-_second = 0
-_second_text = ""
+def _start_time(facts: Facts) -> str:
+    return _local_time(int(facts.ended - facts.duration))
 
 
-def _start_time(_: object, __: object, duration: float) -> str:
-    global _second, _second_text  # noqa: PLW0603 - most requests of a second share its text
-    second = int(time.time() - duration)
-    if second != _second:
-        _second_text = time.strftime(_LOCAL_TIME, time.localtime(second))
-        _second = second
-    return _second_text
-
-
-def _first_line(request: web.BaseRequest, _: object, __: object) -> str:
-    version = request.version
-    return f"{request.method} {_clean(request.raw_path)} HTTP/{version[0]}.{version[1]}"
+def _first_line(facts: Facts) -> str:
+    major, minor = facts.version
+    return f"{facts.method} {_clean(facts.target)} HTTP/{major}.{minor}"
 
 
 def _request_header(key: str) -> Value:
-    def value_of(request: web.BaseRequest, _: object, __: object) -> str:
-        value = request.headers.get(key)
-        return "-" if value is None else _clean(value)
-
-    return value_of
+    return lambda facts: _clean(facts.request_headers.get(key, "-"))
 
 
 def _response_header(key: str) -> Value:
-    def value_of(_: object, response: web.StreamResponse, __: object) -> str:
-        return response.headers.get(key, "-")
-
-    return value_of
+    return lambda facts: facts.response_headers.get(key, "-")
 
 
 def _variable(key: str) -> Value:
-    return lambda *_: os.environ.get(key, "-")
+    return lambda _: os.environ.get(key, "-")
 
 
 _PLAIN: dict[str, tuple[str, Value]] = {
-    "a": ("remote_address", _remote),
+    "a": ("remote_address", lambda facts: facts.remote or "-"),
     "t": ("request_start_time", _start_time),
-    "P": ("process_id", lambda *_: f"<{os.getpid()}>"),
+    "P": ("process_id", lambda _: f"<{os.getpid()}>"),
     "r": ("first_request_line", _first_line),
-    "s": ("response_status", lambda _, response, __: response.status),
-    "b": ("response_size", lambda _, response, __: response.body_length),
-    "T": ("request_time", lambda *args: str(round(args[2]))),
-    "Tf": ("request_time_frac", lambda *args: f"{args[2]:06f}"),
-    "D": ("request_time_micro", lambda *args: str(round(args[2] * 1_000_000))),
+    "s": ("response_status", lambda facts: facts.status),
+    "b": ("response_size", lambda facts: facts.size),
+    "T": ("request_time", lambda facts: str(round(facts.duration))),
+    "Tf": ("request_time_frac", lambda facts: f"{facts.duration:06f}"),
+    "D": ("request_time_micro", lambda facts: str(round(facts.duration * 1_000_000))),
 }
 
 _KEYED: dict[str, tuple[str, Callable[[str], Value]]] = {

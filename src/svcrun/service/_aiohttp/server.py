@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import logging
 import sys
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
@@ -249,12 +250,14 @@ async def _say_goodbye(web_socket: web.WebSocketResponse) -> None:
 
 async def tend_response(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Prepare a response for the end of its server (a receiver of ``on_response_prepare``)."""
-    protocol = request.protocol
-    server = protocol.server if isinstance(protocol, Connection) else None
-    if server is None:
-        return
-    if isinstance(response, web.WebSocketResponse):
-        server.web_sockets.add(response)
-    elif server.stopping:
+    if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+        if isinstance(response, web.WebSocketResponse) and (server := _server_of(request)):
+            server.web_sockets.add(response)
+    elif (server := _server_of(request)) and server.stopping:
         response.force_close()
         response.headers["Connection"] = "close"
+
+
+def _server_of(request: web.BaseRequest) -> Server | None:
+    protocol = request.protocol
+    return protocol.server if isinstance(protocol, Connection) else None

@@ -324,3 +324,23 @@ class ChannelTimeout(TimeoutError):
     def __init__(self, timeout: float) -> None:
         super().__init__(f"the channel had no item for {timeout:g} s")
         self.timeout = timeout
+
+
+class ApplicationStartFailed(RuntimeError):
+    """An application that a service hosts said that it can't start.
+
+    :param reason: what the application gave as the reason.
+    """
+
+    def __init__(self, service: object, reason: str) -> None:
+        said = f": {reason}" if reason else ", and does not say why"
+        super().__init__(f"the application of {show(service)} failed to start{said}")
+        self.service = service
+        self.reason = reason
+
+
+class ClientDisconnected(ConnectionResetError):
+    """An application sent something to a client that has gone, or that it has taken leave of."""
+
+    def __init__(self) -> None:
+        super().__init__("the client has disconnected")

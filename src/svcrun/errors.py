@@ -344,3 +344,16 @@ class ClientDisconnected(ConnectionResetError):
 
     def __init__(self) -> None:
         super().__init__("the client has disconnected")
+
+
+class ApplicationStopFailed(RuntimeError):
+    """An application that a service hosts did not come to a good end.
+
+    :param reason: what the application gave as the reason, or what it did instead.
+    """
+
+    def __init__(self, service: object, reason: str) -> None:
+        said = f": {reason}" if reason else ", and does not say why"
+        super().__init__(f"the application of {show(service)} failed to stop{said}")
+        self.service = service
+        self.reason = reason

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from svcrun.service._handshake import Handshake
 
-__all__ = ("KEYWORDS", "Connection", "Server", "tend_response")
+__all__ = ("KEYWORDS", "Connection", "Server", "attend", "is_stopping", "tend_response")
 
 log = logging.getLogger("svcrun.service.aiohttp")
 
@@ -256,6 +256,19 @@ async def tend_response(request: web.BaseRequest, response: web.StreamResponse) 
     elif (server := _server_of(request)) and server.stopping:
         response.force_close()
         response.headers["Connection"] = "close"
+
+
+def attend(request: web.BaseRequest, task: asyncio.Task[Any]) -> None:
+    """Have the end of the server that got `request` wait for `task`, too."""
+    server = _server_of(request)
+    if server is not None:
+        server.attend(task)
+
+
+def is_stopping(request: web.BaseRequest) -> bool:
+    """Tell whether no request is wanted after `request`."""
+    server = _server_of(request)
+    return server is None or server.stopping
 
 
 def _server_of(request: web.BaseRequest) -> Server | None:

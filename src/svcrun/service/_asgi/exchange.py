@@ -1,0 +1,212 @@
+"""A call of an application, and what it exchanges with one client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from svcrun.addresses import format_address
+from svcrun.eager import start_eagerly
+from svcrun.errors import ClientDisconnected
+from svcrun.service._aiohttp.server import attend, is_stopping
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from aiohttp import web
+    from aiohttp_asgi.resource import ASGIApplicationType
+
+    Message = MutableMapping[str, Any]
+
+__all__ = ("Exchange", "UnexpectedMessage")
+
+log = logging.getLogger("svcrun.service.asgi")
+
+_VERSION = {"version": "3.0", "spec_version": "2.4"}
+
+
+class UnexpectedMessage(RuntimeError):
+    """An application sent something that does not fit."""
+
+    def __init__(self, kind: object, when: str) -> None:
+        super().__init__(f"the application sent {kind!r} {when}")
+
+
+class Exchange(ABC):
+    """One call of the application, in a task of its own.
+
+    aiohttp cancels its handlers when their clients go, and answers the next request of a connection
+    when the handler of the last one has returned. An application is to be told that its client has
+    gone, and may go on when its response is complete; so the handler only waits for it.
+
+    :param app: the application.
+    :param request: what the client asks for.
+    :param state: what the lifespan of the application has for its requests.
+    """
+
+    def __init__(
+        self, app: ASGIApplicationType, request: web.BaseRequest, state: dict[str, Any]
+    ) -> None:
+        self.app = app
+        self.request = request
+        self.state = state
+        # Whether the client has all that it is to get.
+        self.is_complete = False
+        # Whether it does not listen any more.
+        self.is_gone = False
+        # What is wrong with what it sent.
+        self.fault: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._end: asyncio.Event | None = None
+
+    async def run(self) -> web.StreamResponse:
+        """Call the application; return when its response is complete.
+
+        :raises Exception: what it raised before that.
+        """
+        loop = asyncio.get_running_loop()
+        task = start_eagerly(self._call(), loop)
+        if not task.done():
+            attend(self.request, task)
+            if not self.is_complete:
+                self._waiter = loop.create_future()
+                task.add_done_callback(self._wake)
+                try:
+                    await self._waiter
+                except asyncio.CancelledError:
+                    # aiohttp says by that that the client has gone, or that time is over.
+                    self.leave()
+                    task.add_done_callback(self._log_failure)
+                    raise
+                finally:
+                    self._waiter = None
+            if not task.done():
+                task.add_done_callback(self._log_failure)
+                return self.response
+        return self._conclude(task)
+
+    @property
+    @abstractmethod
+    def response(self) -> web.StreamResponse:
+        """What aiohttp takes for the answer."""
+
+    @abstractmethod
+    def scope(self) -> Message:
+        """Return what the application is told of the client."""
+
+    @abstractmethod
+    async def receive(self) -> Message:
+        """Return what comes next from the client."""
+
+    @abstractmethod
+    async def send(self, message: Message) -> None:
+        """Send something to the client."""
+
+    async def _call(self) -> None:
+        await self.app(self.scope(), self.receive, self.send)
+
+    def complete(self) -> None:
+        """Take note that the client has all that it is to get."""
+        self.is_complete = True
+        if self._end is not None:
+            self._end.set()
+        self._wake()
+
+    def leave(self) -> None:
+        """Take note that the client has gone."""
+        self.is_gone = True
+        if self._end is not None:
+            self._end.set()
+
+    async def end(self) -> None:
+        """Wait until nothing more comes from the client."""
+        if self.is_complete or self.is_gone:
+            return
+        if self._end is None:
+            self._end = asyncio.Event()
+        await self._end.wait()
+
+    def check_presence(self) -> None:
+        """Refuse to send something to nobody.
+
+        :raises OSError: if the client has gone.
+        """
+        if self.is_gone:
+            raise ClientDisconnected
+
+    def common_scope(self, kind: str, schemes: tuple[str, str]) -> Message:
+        """Return what requests and web sockets have in common.
+
+        :param schemes: without TLS and with it.
+        """
+        request = self.request
+        protocol = request.protocol
+        target = request.raw_path
+        if not target.startswith("/"):
+            target = _without_origin(target)
+        path, _, query = target.partition("?")
+        raw_path = path.encode("utf-8", "surrogateescape")
+        if not path.isascii():
+            path = raw_path.decode("utf-8", "replace")
+        peer, here = protocol.peername, protocol.sockname
+        return {
+            "type": kind,
+            "asgi": _VERSION.copy(),
+            "http_version": f"{request.version[0]}.{request.version[1]}",
+            "scheme": schemes[protocol.ssl_context is not None],
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query.encode("utf-8", "surrogateescape"),
+            "root_path": "",
+            "headers": [(name.lower(), value) for name, value in request.raw_headers],
+            "client": peer[:2] if isinstance(peer, tuple) else None,
+            "server": here[:2] if isinstance(here, tuple) else (here, None) if here else None,
+            "state": self.state.copy(),
+        }
+
+    def _wake(self, _: object = None) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _conclude(self, task: asyncio.Task[None]) -> web.StreamResponse:
+        """Tell what became of a call that has ended."""
+        if self.is_complete:
+            self._log_failure(task)
+            return self.response
+        if self.fault is not None:
+            task.cancelled() or task.exception()  # which followed from it
+            raise self.fault
+        if task.cancelled():
+            if is_stopping(self.request):
+                raise asyncio.CancelledError
+            raise RuntimeError("the application cancelled itself before its response was complete")
+        task.result()
+        raise RuntimeError("the application returned before its response was complete")
+
+    def _log_failure(self, task: asyncio.Task[None]) -> None:
+        """Log what the application raised when there was nobody left to be told."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if self.is_gone and isinstance(error, ConnectionError):
+            return
+        request = self.request
+        peer = request.protocol.peername
+        log.error(
+            "The application failed in its work for %s %s of %s",
+            request.method,
+            request.raw_path,
+            format_address(peer) if peer else "a client",
+            exc_info=error,
+        )
+
+
+def _without_origin(target: str) -> str:
+    """Return the path and the query of an absolute URL, which proxies are asked for."""
+    _, scheme, rest = target.partition("://")
+    if not scheme:
+        return target
+    slash = rest.find("/")
+    return "/" if slash < 0 else rest[slash:]

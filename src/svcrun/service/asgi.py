@@ -91,14 +91,11 @@ class ASGIHTTPService(AIOHTTPService):
 
         :raises TypeError: if `app` is no application, and makes none.
         """
-        made: ASGIApplicationType = await load(
-            self, self.app, lambda app: is_factory(app, _ARGUMENTS)
-        )
+        made: object = await load(self, self.app, lambda app: is_factory(app, _ARGUMENTS))
         if not callable(made):
             accepted = "an ASGI application, or what makes one"
             raise ParameterTypeError(type(self).__qualname__, "app", made, accepted)
-        application: ASGIApplicationType = made
-        return application
+        return made
 
     async def create_application(self) -> web.Application:
         """Make the aiohttp application that the ASGI application is the only resource of."""

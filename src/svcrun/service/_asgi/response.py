@@ -27,7 +27,9 @@ _SERVER = b"server: " + SERVER_SOFTWARE.encode("ascii") + b"\r\n"
 # What does not depend on the application alone.
 _OURS = frozenset({b"connection", b"content-length", b"date", b"server", b"transfer-encoding"})
 _STATUSES = range(100, 1000)
-_BODILESS = frozenset({*range(100, 200), HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+# Those that have no length either, and those that may tell how long another response would be.
+_LENGTHLESS = frozenset({*range(100, 200), 204})
+_BODILESS = _LENGTHLESS | {304}
 
 _status_lines: dict[tuple[int, bool], bytes] = {}
 
@@ -101,7 +103,7 @@ class Response(web.StreamResponse):
         self._has_begun = True
         request = self._request
         is_modern = request.version >= HttpVersion11
-        lines = [_status_line(self.status, is_modern=is_modern), *self._head]
+        lines = [_status_line(self.status, is_modern=is_modern), self._head]
         keep_alive = self._keep_alive is not False and request.keep_alive
         if self._is_bare:
             pass
@@ -128,9 +130,9 @@ class Response(web.StreamResponse):
         self.is_complete = self._eof_sent = True
         self._body_length = writer.output_size
 
-    def _join_headers(self) -> list[bytes]:
-        """Return the lines of the headers that are known before the body is."""
-        lines = []
+    def _join_headers(self) -> bytes:
+        """Return the headers that are known before the body is."""
+        parts: list[bytes] = []
         seen = set()
         for name, value in self._given:
             lower = name.lower()
@@ -138,21 +140,22 @@ class Response(web.StreamResponse):
                 seen.add(lower)
                 if not self._heed(lower, value):
                     continue
-            line = b"%b: %b\r\n" % (name, value)
-            if line.count(b"\n") > 1 or line.count(b"\r") > 1 or b"\0" in line:
-                raise ValueError(f"the header {name!r} holds what would end it: {value!r}")
-            lines.append(line)
+            parts += (name, b": ", value, b"\r\n")
+        whole = b"".join(parts)
+        count = len(parts) // 4
+        if whole.count(b"\n") != count or whole.count(b"\r") != count or b"\0" in whole:
+            raise ValueError(f"a header holds what would end it: {self._given!r}")
         if b"date" not in seen:
-            lines.append(_date())
+            whole += _date()
         if b"server" not in seen:
-            lines.append(_SERVER)
-        return lines
+            whole += _SERVER
+        return whole
 
     def _heed(self, name: bytes, value: bytes) -> bool:
         """Do what a header asks of the server, and tell whether the client is to have it."""
         if name == b"content-length":
             self._length = _number(value)
-            return self.status >= HTTPStatus.OK and self.status != HTTPStatus.NO_CONTENT
+            return self.status not in _LENGTHLESS
         if name == b"connection" and b"close" in value.lower():
             self._keep_alive = False
         return name not in {b"connection", b"transfer-encoding"}  # which are between us two

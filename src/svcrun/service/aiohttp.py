@@ -14,11 +14,12 @@ except ImportError as error:
 
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, show
 from svcrun.service._aiohttp.access_log import AccessLogger
-from svcrun.service._aiohttp.server import KEYWORDS
+from svcrun.service._aiohttp.server import KEYWORDS, Server
 from svcrun.service._aiohttp.site import Runner, Site
 from svcrun.service._hosted import check_import_string, load
 from svcrun.service._listening import Listening, check_number
 from svcrun.service._secure import Secure
+from svcrun.tasks import current_work
 
 if TYPE_CHECKING:
     import os
@@ -118,6 +119,9 @@ class AIOHTTPService(Listening):
         self.runner: web.BaseRunner | None = None
         self.site: web.BaseSite | None = None
         self._stopping: asyncio.Future[None] | None = None
+        self._starting = False
+        # Whether stop() was called meanwhile.
+        self._interrupted = False
 
     async def create_application(self) -> web.Application:
         """Make the application; called at each start.
@@ -162,38 +166,60 @@ class AIOHTTPService(Listening):
 
         :raises OSError: if the address can't be bound; it names address, port and service.
         """
-        if self.socket is not None:
+        if self._starting or self.socket is not None:
             raise AlreadyRunning(self)
-        sock = await self._bind()
+        self._starting, self._interrupted = True, False
         try:
+            sock = await self._bind()
+            self._go_on()
             application = await self.create_application()
+            self._go_on()
             self.runner = await self.make_runner(application)
             await self.runner.setup()
-            self._endpoint.listen(sock, self.backlog, self)
+            self._go_on()
             self.site = await self.create_site()
+            self._go_on()
+            if isinstance(self.site, web.SockSite):  # another one may bind the address itself
+                self._endpoint.listen(sock, self.backlog, self)
             await self.site.start()
         except BaseException:
             await self._undo_start()
             raise
+        finally:
+            self._starting = False
 
     async def stop(self, exception: BaseException | None = None) -> None:
-        """Let nobody in any more, see to the clients, then clean up the application."""
+        """Let nobody in any more, see to the clients, then clean up the application.
+
+        A start() that is not done yet fails, and undoes what it has done.
+        """
         if self._stopping is not None:
+            if self.runner is not None and isinstance(self.runner.server, Server):
+                # What calls this may be what that stop waits for.
+                self.runner.server.excuse(current_work.get())
             await asyncio.wait((self._stopping,))
             return
-        if self.socket is None:
+        if self._starting:
+            self._interrupted = True
+        if self._starting or self.socket is None:
             await super().stop(exception)
             return
         self._stopping = self.loop.create_future()
         try:
             self._endpoint.remove_file()  # before the socket is closed
-            if self.runner is not None:
-                await self.runner.cleanup()
-            await super().stop(exception)
+            try:
+                if self.runner is not None:
+                    await self.runner.cleanup()
+            finally:
+                await super().stop(exception)
         finally:
             self._forget()
             self._stopping.set_result(None)
             self._stopping = None
+
+    def _go_on(self) -> None:
+        if self._interrupted:
+            raise RuntimeError(f"{show(self)} was stopped before it had started")
 
     async def _undo_start(self) -> None:
         try:
@@ -304,7 +330,8 @@ class AIOHTTPSSLService(Secure, AIOHTTPService):
         :raises OSError: if a file can't be read, or the address not be bound.
         :raises ValueError: if a file does not contain what its parameter asks for.
         """
-        self._read_certificates()
+        if not self._is_serving():
+            self._read_certificates()
         await super().start()
 
     def _is_serving(self) -> bool:

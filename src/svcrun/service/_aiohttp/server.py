@@ -9,9 +9,9 @@ import logging
 import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
-from aiohttp import WSCloseCode, web
+from aiohttp import ClientConnectionResetError, WSCloseCode, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
@@ -34,6 +34,9 @@ LAST_CALL: Final = 0.1
 GRACE: Final = 1.0
 LINGER: Final = 0.5
 
+# Turns of a loop in which it asks the system at least once what has come, and tasks are told.
+TURNS: Final = 3
+
 # What may be given to a server for its connections.
 KEYWORDS: Final = frozenset(
     name
@@ -48,12 +51,13 @@ _MALFORMED: Final = (HttpProcessingError, RequestPayloadError)
 class Connection(RequestHandler):
     """One client, and the task that answers its requests one after the other."""
 
-    __slots__ = ("handshake",)
+    __slots__ = ("_ending", "handshake")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # What established TLS for it.
         self.handshake: Handshake | None = None
+        self._ending = False
 
     @property
     def server(self) -> Server | None:
@@ -74,11 +78,23 @@ class Connection(RequestHandler):
         finally:
             current_work.reset(token)
 
-    def close(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sends."""
+        if self._ending and not self._force_close:
+            # It is for the request that is being answered. aiohttp takes nothing once it closes.
+            self._close = False
+            try:
+                super().data_received(data)
+            finally:
+                self._close = True
+        else:
+            super().data_received(data)
+
+    def end(self) -> None:
         """Take no further request, and close at once if none is being answered."""
-        is_idle = self._waiter is not None
-        super().close()
-        if is_idle:
+        self._ending = self._close = True
+        waiter = self._waiter
+        if self._request_count == 0 or not (waiter is None or waiter.done()):
             self.force_close()
 
     def is_sent(self, transport: asyncio.Transport) -> bool:
@@ -100,21 +116,27 @@ class Connection(RequestHandler):
         """Log what went wrong, and make a response of it if there can be one."""
         if isinstance(exc, _MALFORMED):
             # No traceback: the code that it would show did nothing wrong.
-            reason = str(exc).partition("\n")[0]
+            text = exc.message if isinstance(exc, HttpProcessingError) else str(exc)
+            reason = text.partition("\n")[0].rstrip(":")
             self.logger.warning("%s sent a malformed request: %s", self._peer, reason)
             if request.writer.output_size > 0:
                 raise ConnectionError("the response has begun")
             response = web.Response(status=400, text=message or reason)
             response.force_close()
             return response
+        if self.transport is None and isinstance(exc, ConnectionError):
+            lost = isinstance(exc, ClientConnectionResetError)  # raised by what writes to it
+            if lost or exc is request.content.exception():
+                self.logger.info("%s went away before it was answered", self._peer)
+                raise ConnectionError("nobody is there to be answered") from exc
         if exc is None:
             exc = sys.exc_info()[1]  # aiohttp does not pass on that a handler timed out
         return super().handle_error(request, status, exc, message)
 
     @property
     def _peer(self) -> str:
-        peer = None if self.transport is None else self.transport.get_extra_info("peername")
-        return "a client" if peer is None else format_address(peer)
+        # Known as long as there is a transport, and remembered from then on.
+        return format_address(self.peername)
 
 
 class Server(web.Server):
@@ -126,10 +148,17 @@ class Server(web.Server):
         self.stopping = False
         # The TLS handshakes of clients who will have a connection.
         self.handshakes: set[asyncio.Task[Any]] = set()
-        self.web_sockets: WeakSet[web.WebSocketResponse] = WeakSet()
+        # Web sockets that were opened, and their connections.
+        self.web_sockets: WeakKeyDictionary[web.WebSocketResponse, RequestHandler] = (
+            WeakKeyDictionary()
+        )
         self._transports: dict[RequestHandler, asyncio.Transport] = {}
         # What goes on for a connection besides its task.
         self._work: dict[asyncio.Task[Any], object] = {}
+        # Whose handlers wait for the end themselves, and which are not waited for.
+        self._excused: set[object] = set()
+        # Done when somebody is excused who may be waited for.
+        self._excusal: asyncio.Future[None] = self._loop.create_future()
         # Set when a connection is lost.
         self._change = asyncio.Event()
 
@@ -143,15 +172,24 @@ class Server(web.Server):
         super().connection_made(handler, transport)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        """Take note that a connection is lost."""
+        """Take note that a connection is lost; what was done for it may still go on."""
         self._transports.pop(handler, None)
         self._change.set()
+        if isinstance(handler, Connection) and handler.task is not None:
+            self._attend(handler.task, handler)
         super().connection_lost(handler, exc)
 
     def attend(self, task: asyncio.Task[Any]) -> None:
         """Have the end wait for `task`, too, which works for the client of the moment."""
-        self._work[task] = current_work.get()
-        task.add_done_callback(self._work.pop)
+        self._attend(task, current_work.get())
+
+    def excuse(self, work: object) -> None:
+        """Do not wait for the connection that is `work`: its handler waits for the end."""
+        if isinstance(work, Connection):
+            self._excused.add(work)
+            self._excusal.set_result(None)
+            self._excusal = self._loop.create_future()
+            self._change.set()
 
     def pre_shutdown(self) -> None:
         """Let each further response be the last one of its connection."""
@@ -164,52 +202,86 @@ class Server(web.Server):
         with a close frame. What else is under way gets `timeout` seconds, and is cancelled then.
         A connection whose handler calls this is left out: it waits for this.
         """
-        excused = current_work.get()
+        self.excuse(current_work.get())
         deadline = self._loop.time() + (timeout or 0)
         try:
-            await self._wait(excused, min(self._loop.time() + LAST_CALL, deadline))
+            await self._listen_to_the_last(deadline)
             for task in self.handshakes:
                 task.cancel()
-            super().pre_shutdown()
-            closing = [self._loop.create_task(_say_goodbye(one)) for one in self.web_sockets]
-            late = await self._wait(excused, deadline, closing)
+            for handler in self._connections:
+                if isinstance(handler, Connection):
+                    handler.end()
+            closing = [
+                self._loop.create_task(_say_goodbye(one))
+                for one, handler in self.web_sockets.items()
+                if handler not in self._excused
+            ]
+            await self._turn()
+            late = await self._wait(deadline, closing)
             if late:
-                await self._cancel(late, excused, timeout or 0)
-            await self._flush(excused, deadline)
+                await self._cancel(late, timeout or 0)
+            await self._flush(deadline)
         finally:
-            self.abort(excused)
+            self.abort()
 
-    def abort(self, excused: object = None) -> None:
+    def abort(self) -> None:
         """Close all connections at once, without waiting for anything."""
-        for task in self._under_way(excused):
+        for task in self._under_way():
             task.cancel()
         for handler, transport in tuple(self._transports.items()):
-            if handler is not excused:
+            if handler not in self._excused:
                 transport.abort()
 
-    def _under_way(self, excused: object) -> list[asyncio.Task[Any]]:
+    def _attend(self, task: asyncio.Task[Any], work: object) -> None:
+        self._work[task] = work
+        task.add_done_callback(lambda task: self._work.pop(task, None))
+
+    def _under_way(self) -> list[asyncio.Task[Any]]:
+        excused = self._excused
         tasks = [
             handler.task
-            for handler in self.connections
-            if isinstance(handler, Connection) and handler is not excused
+            for handler in self._connections
+            if isinstance(handler, Connection) and handler not in excused
         ]
-        tasks += [task for task, work in self._work.items() if work is not excused or work is None]
+        tasks += [task for task, work in self._work.items() if work not in excused]
         tasks += self.handshakes
         return [task for task in tasks if task is not None and not task.done()]
 
+    async def _listen_to_the_last(self, deadline: float) -> None:
+        """Wait for what clients have sent before they could know of the stop."""
+        # Those who were in the backlog begin their handshakes only now, and many at once.
+        patient = min(self._loop.time() + LINGER, deadline)
+        while self.handshakes and (left := patient - self._loop.time()) > 0:
+            await asyncio.wait(self.handshakes, timeout=left)
+        await self._wait(min(self._loop.time() + LAST_CALL, deadline))
+        await self._turn()
+
+    async def _turn(self) -> None:
+        """Have the loop take in what has come: it may have been busy, or stopped, for long."""
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
     async def _wait(
-        self, excused: object, deadline: float, besides: Iterable[asyncio.Task[Any]] = ()
+        self, deadline: float, besides: Iterable[asyncio.Task[Any]] = ()
     ) -> list[asyncio.Task[Any]]:
         """Wait until nothing is under way, to the `deadline` at most; return what is."""
 
         def remaining() -> list[asyncio.Task[Any]]:
-            return [*self._under_way(excused), *(task for task in besides if not task.done())]
+            return [*self._under_way(), *(task for task in besides if not task.done())]
 
         while (tasks := remaining()) and (left := deadline - self._loop.time()) > 0:
-            await asyncio.wait(tasks, timeout=left)
+            all_done = self._loop.create_task(asyncio.wait(tasks))
+            try:
+                await asyncio.wait(
+                    (all_done, self._excusal),
+                    timeout=left,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                all_done.cancel()
         return tasks
 
-    async def _cancel(self, late: list[asyncio.Task[Any]], excused: object, limit: float) -> None:
+    async def _cancel(self, late: list[asyncio.Task[Any]], limit: float) -> None:
         log.warning(
             "%d requests or web sockets were not done within shutdown_timeout=%g s "
             "and are cancelled; one waits at\n%s",
@@ -219,12 +291,12 @@ class Server(web.Server):
         )
         for task in late:
             task.cancel()
-        for task in await self._wait(excused, self._loop.time() + GRACE):
+        for task in await self._wait(self._loop.time() + GRACE):
             log.error(
                 "A request ignores that it was cancelled; it is waiting at\n%s", format_stack(task)
             )
 
-    async def _flush(self, excused: object, deadline: float) -> None:
+    async def _flush(self, deadline: float) -> None:
         """Wait until clients have taken what they were sent; a few of them never will."""
         now = self._loop.time()
         deadline = max(deadline, now + LINGER)
@@ -234,7 +306,7 @@ class Server(web.Server):
                 for handler, transport in tuple(self._transports.items()):
                     if isinstance(handler, Connection) and handler.is_sent(transport):
                         transport.abort()
-            if all(handler is excused for handler in self._transports):
+            if self._transports.keys() <= self._excused:
                 return
             self._change.clear()
             with contextlib.suppress(TimeoutError):
@@ -252,7 +324,7 @@ async def tend_response(request: web.BaseRequest, response: web.StreamResponse) 
     """Prepare a response for the end of its server (a receiver of ``on_response_prepare``)."""
     if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
         if isinstance(response, web.WebSocketResponse) and (server := _server_of(request)):
-            server.web_sockets.add(response)
+            server.web_sockets[response] = request.protocol
     elif (server := _server_of(request)) and server.stopping:
         response.force_close()
         response.headers["Connection"] = "close"

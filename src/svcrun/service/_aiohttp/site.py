@@ -59,17 +59,20 @@ class Runner(web.AppRunner):
             if isinstance(server, Server):
                 server.abort()
             raise
+        self._server = None
         raise_together("the application failed to stop", errors)
 
     async def _make_server(self) -> Server:
         made = await super()._make_server()
-        return Server(
+        server = Server(
             made.request_handler,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),
             **made._kwargs,  # noqa: SLF001 - what aiohttp gives to each connection
         )
+        server()  # what can't be used is refused here, and not at each connection
+        return server
 
 
 class Site(web.SockSite):
@@ -101,26 +104,32 @@ class Site(web.SockSite):
 
     async def stop(self) -> None:
         """Accept who is connected already, and then nobody any more."""
-        # Those who wait in the backlog would be reset.
-        waiting = [] if self._server is None else self._accept_waiting()
-        await super().stop()
+        if self._server is None:
+            await super().stop()
+            return
+        # Those who wait in the backlog would be reset by the end of the socket.
+        with self._sock.dup() as backlog:
+            await super().stop()
+            waiting = self._accept_waiting(backlog)
         loop = asyncio.get_running_loop()
         await asyncio.gather(
             *(loop.connect_accepted_socket(self._connect, one) for one in waiting),
             return_exceptions=True,  # who is gone, is gone
         )
 
-    def _accept_waiting(self) -> list[socket.socket]:
+    def _accept_waiting(self, sock: socket.socket) -> list[socket.socket]:
+        """Accept who is waiting, and close `sock` before the next one can come."""
         accepted: list[socket.socket] = []
         for _ in range(self._backlog):
             try:
-                connection, _ = self._sock.accept()
+                accepted.append(sock.accept()[0])
             except BlockingIOError:
                 break
             except OSError:
                 continue  # one who has gone again, or no descriptor is left
+        sock.close()
+        for connection in accepted:
             connection.setblocking(False)
-            accepted.append(connection)
         return accepted
 
     def _connect(self) -> asyncio.Protocol:

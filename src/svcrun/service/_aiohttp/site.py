@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
@@ -14,11 +16,12 @@ from svcrun.service._aiohttp.server import Connection, Server, tend_response
 from svcrun.service._handshake import Handshake
 
 if TYPE_CHECKING:
-    import socket
-
     from svcrun.service._secure import Secure
 
 __all__ = ("Runner", "Site")
+
+# The socket module does not know it.
+_SO_BINDTOIFINDEX: Final = 62
 
 
 class Runner(web.AppRunner):
@@ -109,6 +112,7 @@ class Site(web.SockSite):
             return
         # Those who wait in the backlog would be reset by the end of the socket.
         with self._sock.dup() as backlog:
+            _refuse_more(backlog)
             await super().stop()
             waiting = self._accept_waiting(backlog)
         loop = asyncio.get_running_loop()
@@ -118,7 +122,7 @@ class Site(web.SockSite):
         )
 
     def _accept_waiting(self, sock: socket.socket) -> list[socket.socket]:
-        """Accept who is waiting, and close `sock` before the next one can come."""
+        """Accept who is waiting, and close `sock` at once: somebody else might still come."""
         accepted: list[socket.socket] = []
         for _ in range(self._backlog):
             try:
@@ -142,3 +146,14 @@ class Site(web.SockSite):
         if isinstance(protocol, Connection):
             protocol.handshake = handshake
         return handshake
+
+
+def _refuse_more(sock: socket.socket) -> None:
+    """Have newcomers refused, if the system can, and keep those who wait to be accepted.
+
+    Linux has no call for that, but a listening socket that is bound to an interface gets only
+    what comes in there, and there is none of this number.
+    """
+    if sys.platform == "linux" and sock.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):  # before Linux 5.7 it takes a privilege
+            sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, 2**31 - 1)

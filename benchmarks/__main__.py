@@ -16,6 +16,7 @@ from benchmarks.processes import program, this_python, write_bytecode
 from benchmarks.targets import (
     accept,
     burst,
+    http,
     imports,
     lifecycle,
     log,
@@ -26,11 +27,11 @@ from benchmarks.targets import (
     udp,
 )
 
-MODULES = (imports, lifecycle, tcp, tls, accept, burst, udp, recurring, log, shutdown)
+MODULES = (imports, lifecycle, tcp, tls, accept, burst, udp, http, recurring, log, shutdown)
 TARGETS = [module.TARGET for module in MODULES]
 
 LOOPS = ("stock", "uvloop")
-LIBRARIES = ("aiomisc", "apscheduler")
+LIBRARIES = ("aiomisc", "apscheduler", "aiohttp", "aiohttp_asgi", "uvicorn")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,7 +132,7 @@ def plan(targets: Sequence[Target], budget: Budget) -> tuple[list[Case], dict[st
     skipped: dict[str, str] = {}
     for target in targets:
         try:
-            cases += target.cases(budget)
+            cases.extend(target.cases(budget))  # keeps those from before it raises
         except Unavailable as reason:
             skipped[target.name] = str(reason)
     return cases, skipped

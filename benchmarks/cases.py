@@ -1,6 +1,6 @@
 """What a comparison is: its sides, their jobs, what is measured, and the ratio to be reached."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -88,12 +88,13 @@ class Target:
 
     :param name: what it is called on the command line.
     :param what: what is compared, in a few lines that stand above its part of the table.
-    :param cases: makes its cases, or raises :class:`Unavailable`.
+    :param cases: makes its cases, or raises :class:`Unavailable`; it may do so after some of
+        them, and only the others are left out.
     """
 
     name: str
     what: str
-    cases: Callable[[Budget], Sequence[Case]]
+    cases: Callable[[Budget], Iterable[Case]]
 
 
 class Unavailable(Exception):

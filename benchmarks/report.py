@@ -15,7 +15,7 @@ UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
 
 def header(also: Sequence[str]) -> str:
     """Return the line above the columns."""
-    others = "".join(f"{side:>10}" for side in also)
+    others = "".join(f"{side:>14}" for side in also)
     return (
         f"  {'':{WIDTH}} {'loop':6} {'baseline':>9} {'svcrun':>9}  "
         f"{'ratio':>5} {'(middle half)':13} {'target':>7}     {others}"
@@ -27,7 +27,7 @@ def line(row: Row, also: Sequence[str]) -> str:
     low, high = row.middle_half()
     spread = f"({low:.2f}-{high:.2f})"
     verdict = {True: "ok", False: "over", None: ""}[row.is_good]
-    others = "".join(f"{row.ratio(s):10.2f}" if s in row.samples else " " * 10 for s in also)
+    others = "".join(f"{row.ratio(s):14.2f}" if s in row.samples else " " * 14 for s in also)
     return (
         f"  {row.metric.name:{WIDTH}} {row.loop:6} {duration(row.median(BASELINE)):>9} "
         f"{duration(row.median(SVCRUN)):>9}  {row.ratio():5.2f} {spread:13} {asked(row.metric):>7} "

@@ -27,6 +27,11 @@ log = logging.getLogger("svcrun.service.asgi")
 
 _VERSION = {"version": "3.0", "spec_version": "2.4"}
 
+# What Starlette raises for http.disconnect and websocket.disconnect.
+_DEPARTURES = frozenset({"ClientDisconnect", "WebSocketDisconnect"})
+# How many errors may follow from one another.
+_DEPTH = 10
+
 
 class UnexpectedMessage(RuntimeError):
     """An application sent something that does not fit."""
@@ -179,6 +184,8 @@ class Exchange(ABC):
         if self.fault is not None:
             task.cancelled() or task.exception()  # which followed from it
             raise self.fault
+        if self.is_gone and not task.cancelled() and _is_of_departure(task.exception()):
+            raise ClientDisconnected  # of which aiohttp makes no fuss
         if task.cancelled():
             if is_stopping(self.request):
                 raise asyncio.CancelledError
@@ -190,7 +197,7 @@ class Exchange(ABC):
         """Log what the application raised when there was nobody left to be told."""
         if task.cancelled() or (error := task.exception()) is None:
             return
-        if self.is_gone and isinstance(error, ConnectionError):
+        if self.is_gone and _is_of_departure(error):
             return
         request = self.request
         peer = request.protocol.peername
@@ -201,6 +208,22 @@ class Exchange(ABC):
             format_address(peer) if peer else "a client",
             exc_info=error,
         )
+
+
+def _is_of_departure(error: BaseException | None) -> bool:
+    """Tell whether something was raised because the client has gone.
+
+    Frameworks make errors of their own of what they are told, which have no base in common.
+    """
+    for _ in range(_DEPTH):
+        if isinstance(error, BaseExceptionGroup):
+            return all(map(_is_of_departure, error.exceptions))
+        if isinstance(error, ClientDisconnected) or type(error).__name__ in _DEPARTURES:
+            return True
+        if error is None:
+            break
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _without_origin(target: str) -> str:

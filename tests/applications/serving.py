@@ -1,0 +1,123 @@
+"""A running web service, and clients of several makes that know where it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import ssl
+import subprocess
+from typing import TYPE_CHECKING, Any, Protocol
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.support import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from svcrun.service.aiohttp import AIOHTTPService
+    from tests.conftest import Certificates
+
+# For what one kind of service alone promises.
+only_asgi = pytest.mark.parametrize("serve", ["asgi"], indirect=True)
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Serve(Protocol):
+    """Starts a service that lasts until the end of the test.
+
+    :param app: what it is to serve.
+    :param tls: whether by HTTPS.
+    :param parameters: of the service.
+    """
+
+    async def __call__(self, app: Any, *, tls: bool = False, **parameters: Any) -> Serving: ...
+
+
+class Logged(Protocol):
+    """Takes what was logged as an error, so that the test may end in peace."""
+
+    def __call__(self) -> list[str]: ...
+
+
+class Serving:
+    """A service that has started.
+
+    :param service: on a port of the loopback interface.
+    :param certificates: that the clients trust; None for a service without TLS.
+    """
+
+    def __init__(self, service: AIOHTTPService, certificates: Certificates | None = None) -> None:
+        self.service = service
+        self.certificates = certificates
+        if certificates is None:
+            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and is not used
+        else:
+            self.context = ssl.create_default_context(cafile=certificates.ca)
+        self._place = f"127.0.0.1:{service.port}"
+        self._s = "" if certificates is None else "s"
+
+    @property
+    def url(self) -> str:
+        """Of the service, without a path."""
+        return f"http{self._s}://{self._place}"
+
+    @property
+    def ws_url(self) -> str:
+        """Of its web sockets, without a path."""
+        return f"ws{self._s}://{self._place}"
+
+    async def stop(self) -> None:
+        """Stop the service."""
+        await self.service.stop()
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        """Make a client that keeps its connections."""
+        options = {"timeout": PATIENCE, "trust_env": False, "verify": self.context, **options}
+        return httpx.AsyncClient(base_url=self.url, **options)
+
+    def web_socket(self, path: str, **options: Any) -> connect:
+        """Make a web socket, to be opened by ``async with`` or ``await``."""
+        options = {"proxy": None, "ping_interval": None, **options}
+        if self.certificates is not None:
+            options["ssl"] = self.context
+        return connect(self.ws_url + path, open_timeout=PATIENCE, **options)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Streams]:
+        """Connect a client that does nothing by itself."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.service.port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def curl(self, path: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        """Have curl ask for something, and wait for its end."""
+        command = ["curl", "-q", "-sS", "--noproxy", "*", "--max-time", f"{PATIENCE:g}"]
+        if self.certificates is not None:
+            command += ["--cacert", str(self.certificates.ca)]
+        command += [*arguments, self.url + path]
+        return await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False)
+
+
+async def read_response(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    """Read a response that tells how long it is, or that lasts until the connection ends."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    status, *lines = head.split("\r\n")
+    headers = {}
+    for line in filter(None, lines):
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    assert "transfer-encoding" not in headers
+    length = headers.get("content-length")
+    body = await (reader.read() if length is None else reader.readexactly(int(length)))
+    return int(status.split()[1]), headers, body

@@ -1,19 +1,27 @@
-"""What the tests of stream servers share: the same laws, on every loop, without TLS and with it."""
+"""What the tests of servers share: the same laws, on every loop, without TLS and with it."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import Certificates
 from tests.service.streams import Transport
 from tests.support import LoopFactory, loop_factories
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.conftest import Certificates
+    from tests.service.webs import Web
 
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, LoopFactory] | None:
     """Run the tests of servers on each kind of loop: what they do differs."""
-    if item.path.name.startswith(("test_stream", "test_tcp", "test_tls", "test_udp")):
+    servers = ("aiohttp", "asgi", "stream", "tcp", "tls", "udp", "uvicorn")
+    if item.path.name.startswith(tuple(f"test_{server}" for server in servers)):
         return loop_factories()
     return None
 
@@ -28,3 +36,27 @@ def transport(request: pytest.FixtureRequest, certificates: Certificates) -> Tra
 def tcp() -> Transport:
     """Plain TCP, for what TLS does not change."""
     return Transport(None)
+
+
+@pytest.fixture(params=["http", "https"])
+def web(request: pytest.FixtureRequest, certificates: Certificates) -> Web:
+    """HTTP and HTTPS in turn."""
+    from tests.service.webs import Web  # it needs aiohttp
+
+    return Web(certificates if request.param == "https" else None)
+
+
+@pytest.fixture
+def http() -> Web:
+    """Plain HTTP, for what TLS does not change."""
+    from tests.service.webs import Web
+
+    return Web(None)
+
+
+@pytest.fixture
+def https(certificates: Certificates) -> Web:
+    """HTTPS, for what is about TLS."""
+    from tests.service.webs import Web
+
+    return Web(certificates)

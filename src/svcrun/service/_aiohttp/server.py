@@ -124,14 +124,18 @@ class Connection(RequestHandler):
             response = web.Response(status=400, text=message or reason)
             response.force_close()
             return response
-        if self.transport is None and isinstance(exc, ConnectionError):
+        if isinstance(exc, ConnectionError) and (self._ending or self._is_closed):
             lost = isinstance(exc, ClientConnectionResetError)  # raised by what writes to it
             if lost or exc is request.content.exception():
-                self.logger.info("%s went away before it was answered", self._peer)
+                self.logger.info("%s could not be answered: %s", self._peer, exc)
                 raise ConnectionError("nobody is there to be answered") from exc
         if exc is None:
             exc = sys.exc_info()[1]  # aiohttp does not pass on that a handler timed out
         return super().handle_error(request, status, exc, message)
+
+    @property
+    def _is_closed(self) -> bool:
+        return self.transport is None or self.transport.is_closing()
 
     @property
     def _peer(self) -> str:
@@ -340,7 +344,7 @@ def attend(request: web.BaseRequest, task: asyncio.Task[Any]) -> None:
 def is_stopping(request: web.BaseRequest) -> bool:
     """Tell whether no request is wanted after `request`."""
     server = _server_of(request)
-    return server is None or server.stopping
+    return server is not None and server.stopping
 
 
 def _server_of(request: web.BaseRequest) -> Server | None:

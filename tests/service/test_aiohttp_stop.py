@@ -1,0 +1,733 @@
+"""Laws of a web service's end (C17, C18, C22, C33)."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("aiohttp")
+
+import aiohttp
+from aiohttp import web as aioweb
+
+from svcrun import entrypoint
+from svcrun.errors import AlreadyRunning
+from svcrun.service import aiohttp as module
+from svcrun.service._aiohttp import server as server_module
+from svcrun.service.aiohttp import AIOHTTPService
+from tests.service.webs import (
+    Truncated,
+    Web,
+    complaints,
+    connect,
+    get,
+    raw_client,
+    read_answer,
+    read_head,
+    request,
+    running,
+    warm_up,
+)
+from tests.support import PATIENCE, eventually, nothing_left
+
+# Far less than the 5 seconds that requests get, far more than anything here takes.
+SOON = 3.0
+
+
+async def hello(_: aioweb.Request) -> aioweb.Response:
+    return aioweb.Response(text="hello")
+
+
+async def stop_within(service: AIOHTTPService, seconds: float = SOON) -> float:
+    """Stop a service; return the seconds that took, or fail."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    async with asyncio.timeout(PATIENCE):
+        await service.stop()
+    took = loop.time() - begun
+    assert took < seconds
+    return took
+
+
+async def is_stopping(service: AIOHTTPService) -> asyncio.Task[float]:
+    """Begin a stop, and return when the listener is closed and idle connections are."""
+    assert service.runner is not None
+    server: Any = service.runner.server
+    stop = asyncio.create_task(stop_within(service))
+    await eventually(lambda: server.stopping)
+    await asyncio.sleep(2 * server_module.LAST_CALL)
+    return stop
+
+
+class Gate:
+    """A handler that tells that it was called, and goes on when it may."""
+
+    def __init__(self) -> None:
+        self.called = asyncio.Event()
+        self.go = asyncio.Event()
+        self.ends: list[str] = []
+
+    async def __call__(self, _: aioweb.Request) -> aioweb.Response:
+        self.called.set()
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.ends.append("cancelled")
+            raise
+        self.ends.append("done")
+        return aioweb.Response(text="done")
+
+
+async def test_new_connections_are_refused_at_once(web: Web) -> None:
+    gate = Gate()
+    service = web.service(gate.__call__)
+    await service.start()
+    port = service.port
+    async with web.client(service) as (reader, writer):
+        writer.write(request())
+        await gate.called.wait()
+        stop = asyncio.create_task(stop_within(service))
+        await asyncio.sleep(0)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        gate.go.set()
+        assert (await read_answer(reader)).body == b"done"
+        await stop
+
+
+async def test_who_waits_in_the_backlog_is_served(web: Web) -> None:
+    """They are connected already, as far as they can tell."""
+    service = web.service(hello)
+    await service.start()
+    async with contextlib.AsyncExitStack() as stack:
+        # While the loop does nothing but this, nobody is accepted.
+        socks = [stack.enter_context(raw_client(service)) for _ in range(20)]
+        stop = asyncio.create_task(stop_within(service))
+        for sock in socks:
+            sock.setblocking(False)
+            context = web.client_context()
+            name = None if context is None else "localhost"
+            reader, writer = await asyncio.open_connection(
+                sock=sock, ssl=context, server_hostname=name
+            )
+            writer.write(request())
+            answer = await read_answer(reader)
+            assert (answer.status, answer.body, answer.closes) == (200, b"hello", True)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        await stop
+
+
+async def test_idle_connections_are_closed_promptly(web: Web) -> None:
+    service = web.service(hello)
+    await service.start()
+    async with web.client(service) as (reader, writer):
+        writer.write(request())
+        assert not (await read_answer(reader)).closes
+        async with web.client(service) as (silent, _):
+            await stop_within(service)
+            assert await silent.read() == b""
+        assert await reader.read() == b""
+
+
+async def test_a_request_under_way_is_answered_and_its_connection_closed(web: Web) -> None:
+    gate = Gate()
+    service = web.service(gate.__call__)
+    await service.start()
+    async with web.client(service) as (reader, writer):
+        writer.write(request())
+        await gate.called.wait()
+        stop = await is_stopping(service)
+        assert not stop.done()
+        gate.go.set()
+        answer = await read_answer(reader)
+        assert (answer.status, answer.body, answer.closes) == (200, b"done", True)
+        assert await reader.read() == b""
+        await stop
+
+
+async def test_a_request_that_was_sent_before_the_stop_is_answered(web: Web) -> None:
+    service = web.service(hello)
+    await service.start()
+    async with web.client(service) as (reader, writer):
+        writer.write(request())
+        await read_answer(reader)
+        writer.write(request())
+        await service.stop()  # has not read it yet
+        answer = await read_answer(reader)
+        assert (answer.status, answer.closes) == (200, True)
+
+
+async def test_a_request_that_came_while_the_loop_was_blocked_is_answered(
+    http: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection has been idle for long then, if one goes by the clock."""
+    monkeypatch.setattr(server_module, "LAST_CALL", 0.0)
+    service = http.service(hello)
+    await service.start()
+    async with http.client(service) as (reader, writer):
+        writer.write(request())
+        await read_answer(reader)
+        stop = asyncio.create_task(service.stop())
+        await asyncio.sleep(0)
+        # At once, while uvloop's transport would wait for the end of this turn.
+        assert os.write(writer.get_extra_info("socket").fileno(), request()) == len(request())
+        await stop
+        assert (await read_answer(reader)).status == 200
+
+
+async def test_a_request_that_was_read_but_not_begun_is_answered(http: Web) -> None:
+    """Between the two there is a turn of the loop, which may be the one of the stop."""
+    service = http.service(hello)
+    async with running(service), http.client(service) as (reader, writer):
+        writer.write(request())
+        await read_answer(reader)
+        server: Any = service.runner and service.runner.server
+        (connection,) = server.connections
+        connection.data_received(request())
+        connection.end()
+        assert (await read_answer(reader)).body == b"hello"
+        assert await reader.read() == b""
+
+
+async def test_an_upload_goes_on(web: Web) -> None:
+    async def upload(request: aioweb.Request) -> aioweb.Response:
+        return aioweb.Response(text=str(len(await request.read())))
+
+    service = web.service(upload)
+    await service.start()
+    async with web.client(service) as (reader, writer):
+        writer.write(request("/", "Content-Length: 200000", method="POST") + b"x" * 100_000)
+        await writer.drain()
+        stop = await is_stopping(service)
+        for _ in range(10):
+            writer.write(b"x" * 10_000)
+            await writer.drain()
+        answer = await read_answer(reader)
+        assert (answer.status, answer.body, answer.closes) == (200, b"200000", True)
+        await stop
+
+
+async def test_a_body_that_no_handler_reads_does_not_spoil_the_answer(http: Web) -> None:
+    """To close a socket with something unread in it would reset the connection."""
+    service = http.service(hello)
+    await service.start()
+    async with http.client(service) as (reader, writer):
+        writer.write(request("/", "Content-Length: 100000", method="POST"))
+        answer = await read_answer(reader)
+        stop = await is_stopping(service)
+        for _ in range(10):
+            writer.write(b"x" * 10_000)
+            await writer.drain()
+        assert answer.body == b"hello"
+        assert await reader.read() == b""
+        await stop
+
+
+async def test_a_long_response_is_sent_to_its_end(web: Web) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def stream(request: aioweb.Request) -> aioweb.StreamResponse:
+        response = aioweb.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"begun")
+        begun.set()
+        await go.wait()
+        for _ in range(50):
+            await response.write(b"x" * 10_000)
+        return response
+
+    service = web.service(stream)
+    await service.start()
+    async with web.client(service) as (reader, writer):
+        writer.write(request())
+        await begun.wait()
+        stop = await is_stopping(service)
+        go.set()
+        answer = await read_answer(reader)
+        assert len(answer.body) == 500_005
+        assert await reader.read() == b""
+        await stop
+
+
+async def test_what_is_not_done_in_time_is_cancelled_with_one_warning(
+    web: Web, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An endless stream of events, say."""
+    ends: list[str] = []
+
+    async def events(request: aioweb.Request) -> aioweb.StreamResponse:
+        response = aioweb.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"data: tick\n\n")
+                await asyncio.sleep(0.02)
+        finally:
+            ends.append("cleaned up")
+
+    service = web.service(events, shutdown_timeout=0.3)
+    await service.start()
+    async with web.client(service) as (reader, writer):
+        writer.write(request())
+        await read_head(reader)
+        assert await stop_within(service) >= 0.29
+        assert ends == ["cleaned up"]
+        (record,) = complaints(caplog)
+        assert "1 requests or web sockets" in record.getMessage()
+        assert "shutdown_timeout=0.3" in record.getMessage()
+        assert "in test_what_is_not_done_in_time" in record.getMessage()
+        with contextlib.suppress(OSError):
+            await reader.read()
+
+
+async def test_a_timeout_of_0_ends_at_once(web: Web, caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    service = web.service(gate.__call__, shutdown_timeout=0)
+    await service.start()
+    async with web.client(service) as (reader, writer), web.client(service):
+        writer.write(request())
+        await gate.called.wait()
+        await stop_within(service)
+        assert gate.ends == ["cancelled"]
+        with contextlib.suppress(OSError):
+            assert await reader.read() == b""
+    (record,) = complaints(caplog)
+    assert "1 requests" in record.getMessage()  # the idle connection is not among them
+
+
+async def test_a_handler_that_ignores_its_cancellation_is_told_of_and_left(
+    http: Web, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "GRACE", 0.1)
+    go, called = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(_: aioweb.Request) -> aioweb.Response:
+        called.set()
+        while not go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await go.wait()
+        return aioweb.Response()
+
+    service = http.service(stubborn, shutdown_timeout=0.1)
+    await service.start()
+    async with http.client(service) as (_, writer):
+        writer.write(request())
+        await called.wait()
+        await stop_within(service)
+    (error,) = complaints(caplog, logging.ERROR)
+    assert "ignores that it was cancelled" in error.getMessage()
+    assert "in test_a_handler_that_ignores_its_cancellation" in error.getMessage()
+    go.set()
+    await eventually(lambda: len(asyncio.all_tasks()) == 1)
+
+
+async def test_a_client_that_never_reads_is_cut_off_at_the_limit(
+    web: Web, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def large(_: aioweb.Request) -> aioweb.Response:
+        return aioweb.Response(body=b"x" * 50_000_000)
+
+    service = web.service(large, shutdown_timeout=0.2)
+    await service.start()
+    context = web.client_context()
+    with raw_client(service, receive_buffer=4096) as sock:
+
+        def ask(raw: socket.socket) -> Any:
+            client = raw
+            if context is not None:
+                client = context.wrap_socket(raw, server_hostname="localhost")
+            client.sendall(request())
+            return client
+
+        client = await asyncio.to_thread(ask, sock)
+        assert await asyncio.to_thread(client.recv, 1) == b"H"
+        await stop_within(service)
+        client.close()
+
+
+async def test_a_client_that_does_not_say_goodbye_in_tls_does_not_hold_the_stop(
+    https: Web,
+) -> None:
+    service = https.service(hello)
+    await service.start()
+    context = https.client_context()
+    assert context is not None
+
+    def talk(raw: socket.socket) -> Any:
+        client = context.wrap_socket(raw, server_hostname="localhost")
+        client.sendall(request())
+        assert client.recv(1) == b"H"
+        return client
+
+    with raw_client(service) as sock:
+        client = await asyncio.to_thread(talk, sock)
+        await stop_within(service)
+        client.close()
+
+
+async def test_a_handshake_that_gets_nowhere_does_not_hold_the_stop(
+    https: Web, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = https.service(hello)
+    await service.start()
+    with raw_client(service) as sock:
+        server: Any = service.runner and service.runner.server
+        await eventually(lambda: server.handshakes)
+        await stop_within(service)
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.to_thread(sock.recv, 1) == b""
+    assert not complaints(caplog)
+
+
+class TestWebSockets:
+    """They are closed with a code that tells why."""
+
+    @pytest.fixture
+    def closed(self) -> list[Any]:
+        """What handlers of :meth:`service` saw at the end."""
+        return []
+
+    @pytest.fixture
+    def service(self, http: Web, closed: list[Any]) -> AIOHTTPService:
+        async def echo(request: aioweb.Request) -> aioweb.WebSocketResponse:
+            socket = aioweb.WebSocketResponse()
+            await socket.prepare(request)
+            async for message in socket:
+                await socket.send_str(message.data)
+            closed.append(socket.close_code)
+            return socket
+
+        return http.service(echo, shutdown_timeout=1)
+
+    async def test_the_client_sees_1001_and_the_handler_that_it_is_closed(
+        self, service: AIOHTTPService, closed: list[Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await service.start()
+        url = f"http://127.0.0.1:{service.port}/"
+        async with aiohttp.ClientSession() as session, session.ws_connect(url) as client:
+            await client.send_str("hello")
+            assert await client.receive_str() == "hello"
+            stop = asyncio.create_task(stop_within(service))
+            message = await client.receive()
+            assert message.type is aiohttp.WSMsgType.CLOSE
+            assert message.data == aiohttp.WSCloseCode.GOING_AWAY
+            await stop
+        assert len(closed) == 1
+        assert not complaints(caplog)
+
+    async def test_so_does_one_that_is_sending_all_the_time(
+        self, service: AIOHTTPService, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What it sends and nobody reads must not reset the connection."""
+        websockets = pytest.importorskip("websockets")
+        await service.start()
+        async with websockets.connect(f"ws://127.0.0.1:{service.port}/") as client:
+
+            async def flood() -> None:
+                with contextlib.suppress(websockets.ConnectionClosed):
+                    while True:
+                        await client.send("x" * 1000)
+                        await asyncio.sleep(0)
+
+            flooding = asyncio.create_task(flood())
+            assert await client.recv() == "x" * 1000
+            stop = asyncio.create_task(stop_within(service))
+            async for _ in client:
+                pass
+            await flooding
+            await stop
+        assert client.close_code == aiohttp.WSCloseCode.GOING_AWAY
+        assert not complaints(caplog)
+
+    async def test_one_that_never_answers_does_not_hold_the_stop(
+        self, service: AIOHTTPService, closed: list[Any]
+    ) -> None:
+        await service.start()
+        reader, writer = await connect(service)
+        writer.write(
+            request(
+                "/",
+                "Upgrade: websocket",
+                "Connection: Upgrade",
+                "Sec-WebSocket-Version: 13",
+                "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+            )
+        )
+        assert (await read_head(reader))[0] == 101
+        await stop_within(service)
+        assert await reader.readexactly(4) == b"\x88\x18\x03\xe9"  # a close frame, 1001
+        assert len(closed) == 1
+        writer.close()
+        await writer.wait_closed()
+
+    async def test_a_handler_that_is_busy_gets_its_time(
+        self, http: Web, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        go, busy = asyncio.Event(), asyncio.Event()
+        seen: list[Any] = []
+
+        async def work(request: aioweb.Request) -> aioweb.WebSocketResponse:
+            socket = aioweb.WebSocketResponse()
+            await socket.prepare(request)
+            busy.set()
+            await go.wait()
+            seen.append((await socket.receive()).type)
+            return socket
+
+        service = http.service(work)
+        await service.start()
+        url = f"http://127.0.0.1:{service.port}/"
+        async with aiohttp.ClientSession() as session, session.ws_connect(url) as client:
+            await busy.wait()
+            stop = await is_stopping(service)
+            assert not stop.done()
+            message = await client.receive()
+            assert message.data == aiohttp.WSCloseCode.GOING_AWAY
+            go.set()
+            await stop
+        assert seen in ([aiohttp.WSMsgType.CLOSED], [aiohttp.WSMsgType.CLOSING])
+        assert not complaints(caplog)
+
+
+class TestWhoStops:
+    """Stops from everywhere, and at any time."""
+
+    async def test_before_a_start_it_does_nothing(self, http: Web) -> None:
+        service = http.service(hello)
+        await service.stop()
+        async with running(service):
+            assert (await http.get(service)).status == 200
+
+    async def test_after_a_stop_it_does_nothing(self, http: Web) -> None:
+        service = http.service(hello)
+        await service.start()
+        await service.stop()
+        await service.stop()
+
+    async def test_two_at_once_both_return_when_it_is_done(self, http: Web) -> None:
+        gate = Gate()
+        service = http.service(gate.__call__)
+        await service.start()
+        async with http.client(service) as (reader, writer):
+            writer.write(request())
+            await gate.called.wait()
+            stops = [asyncio.create_task(stop_within(service)) for _ in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(AlreadyRunning):
+                await service.start()
+            gate.go.set()
+            assert (await read_answer(reader)).body == b"done"
+            await asyncio.gather(*stops)
+        assert service.socket is None
+
+    async def test_during_the_start_it_ends_that(self, http: Web) -> None:
+        waiting, go = asyncio.Event(), asyncio.Event()
+        seen: list[str] = []
+
+        async def context(_: aioweb.Application) -> Any:
+            seen.append("up")
+            waiting.set()
+            await go.wait()
+            yield
+            seen.append("down")
+
+        def make() -> aioweb.Application:
+            app = aioweb.Application()
+            app.cleanup_ctx.append(context)
+            return app
+
+        service = http.service(app=make)
+        await warm_up()
+        with nothing_left():
+            start = asyncio.create_task(service.start())
+            await waiting.wait()
+            port = service.port
+            await service.stop()
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", port)
+            go.set()
+            with pytest.raises(RuntimeError, match="was stopped before it had started"):
+                await start
+        assert seen == ["up", "down"]
+        async with running(service):
+            assert (await http.get(service)).status == 404
+
+    async def test_a_handler_may_and_is_not_waited_for(self, http: Web) -> None:
+        stopped = asyncio.Event()
+
+        async def stop(_: aioweb.Request) -> aioweb.Response:
+            await stop_within(service)
+            stopped.set()
+            return aioweb.Response(text="bye")
+
+        service = http.service(stop)
+        await service.start()
+        async with http.client(service) as (reader, writer):
+            writer.write(request())
+            await stopped.wait()
+            answer = await read_answer(reader)
+            assert (answer.body, answer.closes) == (b"bye", True)
+            assert await reader.read() == b""
+
+    async def test_a_handler_may_when_a_stop_is_under_way(self, http: Web) -> None:
+        gate = Gate()
+
+        async def stop(request: aioweb.Request) -> aioweb.Response:
+            await gate(request)
+            await stop_within(service)
+            return aioweb.Response(text="bye")
+
+        service = http.service(stop)
+        await service.start()
+        async with http.client(service) as (reader, writer):
+            writer.write(request())
+            await gate.called.wait()
+            stopping = await is_stopping(service)
+            gate.go.set()
+            await stopping
+            assert (await read_answer(reader)).body == b"bye"
+
+    async def test_a_handler_may_stop_the_whole_entrypoint(self, http: Web) -> None:
+        async def stop(_: aioweb.Request) -> aioweb.Response:
+            current = entrypoint.get_current()
+            assert current is not None
+            await current.graceful_shutdown(None)
+            return aioweb.Response(text="bye")
+
+        service = http.service(stop)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        with contextlib.suppress(asyncio.CancelledError):
+            async with entrypoint(service, log_config=False, catch_signals=()) as running:
+                reader, writer = await connect(service)
+                writer.write(request())
+                await running.closing()
+        assert loop.time() - begun < SOON
+        assert (await read_answer(reader)).body == b"bye"
+        writer.close()
+        await writer.wait_closed()
+
+    async def test_one_that_is_cancelled_closes_everything(self, web: Web) -> None:
+        gate = Gate()
+        service = web.service(gate.__call__, shutdown_timeout=600)
+        await warm_up()
+        with nothing_left():
+            await service.start()
+            async with web.client(service) as (reader, writer):
+                writer.write(request())
+                await gate.called.wait()
+                stop = await is_stopping(service)
+                stop.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await stop
+                assert (service.socket, service.port) == (None, 0)
+                with contextlib.suppress(OSError):
+                    assert await reader.read() == b""
+                await eventually(lambda: gate.ends == ["cancelled"])
+
+
+async def test_a_handler_whose_client_has_gone_is_waited_for(http: Web) -> None:
+    """Else the application would be cleaned up under its hands."""
+    gate = Gate()
+    order: list[str] = []
+
+    async def cleanup(_: aioweb.Application) -> None:
+        order.append("cleanup")
+
+    async def handle(request: aioweb.Request) -> aioweb.Response:
+        answer = await gate(request)
+        order.append("handled")
+        return answer
+
+    def make() -> aioweb.Application:
+        app = aioweb.Application()
+        app.router.add_get("/", handle)
+        app.on_cleanup.append(cleanup)
+        return app
+
+    service = http.service(app=make, handler_cancellation=False)
+    await service.start()
+    server: Any = service.runner and service.runner.server
+    async with http.client(service) as (_, writer):
+        writer.write(request())
+        await gate.called.wait()
+    await eventually(lambda: not server._transports)
+    stop = await is_stopping(service)
+    assert not stop.done()
+    gate.go.set()
+    await stop
+    assert order == ["handled", "cleanup"]
+
+
+@pytest.mark.parametrize("steps", [["shutdown"], ["cleanup"], ["shutdown", "context", "cleanup"]])
+async def test_every_step_is_taken_and_all_errors_come_out(http: Web, steps: list[str]) -> None:
+    """C18."""
+    taken: list[str] = []
+
+    def step(name: str) -> Callable[[aioweb.Application], Any]:
+        async def take(_: aioweb.Application) -> None:
+            taken.append(name)
+            if name in steps:
+                raise LookupError(name)
+
+        return take
+
+    async def context(app: aioweb.Application) -> Any:
+        yield
+        await step("context")(app)
+
+    def make() -> aioweb.Application:
+        app = aioweb.Application()
+        app.on_shutdown.append(step("shutdown"))
+        app.cleanup_ctx.append(context)
+        app.on_cleanup.append(step("cleanup"))
+        return app
+
+    service = http.service(app=make)
+    await warm_up()
+    with nothing_left():
+        await service.start()
+        with pytest.raises((LookupError, ExceptionGroup)) as caught:
+            await service.stop()
+    assert taken[0] == "shutdown"
+    assert "context" in taken
+    if isinstance(caught.value, ExceptionGroup):
+        # The cleanup of aiohttp ends with the first function that fails.
+        assert [str(error) for error in caught.value.exceptions] == ["shutdown", "context"]
+    else:
+        assert str(caught.value) == steps[0]
+    assert (service.socket, service.port) == (None, 0)
+
+
+async def test_it_can_be_started_again(http: Web) -> None:
+    for service in (http.service(hello), http.service(app=aioweb.Application())):
+        for _ in range(3):
+            async with running(service):
+                assert (await get(service)).status in {200, 404}
+            assert (service.address, service.port) == ("127.0.0.1", 0)
+
+
+async def test_two_hundred_times_in_a_row_without_growth(http: Web) -> None:
+    """C22."""
+    service = http.service(hello)
+    await warm_up()
+    tasks = len(asyncio.all_tasks())
+    with nothing_left():
+        for count in range(200):
+            await service.start()
+            if count % 20 == 0:
+                assert (await get(service)).status == 200
+            await service.stop()
+    assert len(asyncio.all_tasks()) == tasks
+
+
+def test_names_are_exported() -> None:
+    assert set(module.__all__) == {"AIOHTTPSSLService", "AIOHTTPService", "AccessLogger", "Runner"}
+    assert issubclass(Truncated, Exception)

@@ -357,3 +357,15 @@ class ApplicationStopFailed(RuntimeError):
         super().__init__(f"the application of {show(service)} failed to stop{said}")
         self.service = service
         self.reason = reason
+
+
+class ServerEnded(RuntimeError):
+    """A server that a service hosts ended, and nobody had called ``stop()``.
+
+    :param reason: why it did.
+    """
+
+    def __init__(self, service: object, reason: str) -> None:
+        super().__init__(f"the server of {show(service)} ended by itself: {reason}")
+        self.service = service
+        self.reason = reason

@@ -7,7 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from svcrun.errors import ParameterError, ParameterTypeError
-from svcrun.service.base import Service, parameter
+from svcrun.service.base import Service
 from svcrun.sockets import Endpoint, local_address
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ class Listening(Service):
     """How the log calls the protocol."""
     SOCKET_KIND: ClassVar[int] = socket.SOCK_STREAM
 
-    address: str | os.PathLike[str] | None = parameter(default=None, kw_only=False)
-    port: int | None = parameter(default=None, kw_only=False)
-    options: Collection[Option] = parameter(default=(), kw_only=False)
-    sock: socket.socket | None = parameter(default=None, kw_only=False)
+    address: str | os.PathLike[str] | None = None
+    port: int | None = None
+    options: Collection[Option] = ()
+    sock: socket.socket | None = None
     path: str | os.PathLike[str] | None = None
     reuse_port: bool = False
 

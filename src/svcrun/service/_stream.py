@@ -11,7 +11,7 @@ from svcrun.errors import AlreadyRunning
 from svcrun.service._accept import listen
 from svcrun.service._connection import PlainConnection
 from svcrun.service._listening import Listening, check_number
-from svcrun.service.base import SimpleServer
+from svcrun.service.base import SimpleServer, parameter
 
 if TYPE_CHECKING:
     import os
@@ -34,6 +34,12 @@ class StreamServer(Listening, SimpleServer):
     """A server of byte streams; see :class:`~svcrun.service.tcp.TCPServer`."""
 
     __async_required__: ClassVar[Any] = ("handle_client",)
+
+    # Given by position as well.
+    address: str | os.PathLike[str] | None = parameter(default=None, kw_only=False)
+    port: int | None = parameter(default=None, kw_only=False)
+    options: Collection[Option] = parameter(default=(), kw_only=False)
+    sock: socket.socket | None = parameter(default=None, kw_only=False)
 
     backlog: int = 1024
     limit: int = 1 << 16

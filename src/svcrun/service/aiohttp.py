@@ -19,6 +19,7 @@ from svcrun.service._aiohttp.site import Runner, Site
 from svcrun.service._hosted import check_import_string, load
 from svcrun.service._listening import Listening, check_number
 from svcrun.service._secure import Secure
+from svcrun.service.base import parameter
 from svcrun.tasks import current_work
 
 if TYPE_CHECKING:
@@ -86,12 +87,16 @@ class AIOHTTPService(Listening):
 
     __async_required__: ClassVar[Any] = ("create_application", "make_runner", "create_site")
 
-    address: str | os.PathLike[str] | None = "localhost"
+    # Given by position as well.
+    address: str | os.PathLike[str] | None = parameter(default="localhost", kw_only=False)
+    port: int | None = parameter(default=None, kw_only=False)
+    sock: socket.socket | None = parameter(default=None, kw_only=False)
+    shutdown_timeout: float = parameter(default=5, kw_only=False)
+    handler_cancellation: bool = parameter(default=True, kw_only=False)
+    runner_kwargs: RunnerKwargs | None = parameter(default=None, kw_only=False)
+
     app: web.Application | Callable[[], Any] | str | None = None
     backlog: int = 1024
-    shutdown_timeout: float = 5
-    handler_cancellation: bool = True
-    runner_kwargs: RunnerKwargs | None = None
 
     def __init__(
         self,

@@ -143,3 +143,5 @@ class ASGIHTTPSSLService(AIOHTTPSSLService, ASGIHTTPService):
         with entrypoint(service) as loop:
             loop.run_forever()
     """
+
+    app: Any = None

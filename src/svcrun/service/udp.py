@@ -13,12 +13,12 @@ from svcrun.errors import AlreadyRunning, NotRunning
 from svcrun.service._crew import Crew
 from svcrun.service._listening import Listening, check_number
 from svcrun.service._outbox import Outbox
-from svcrun.service.base import SimpleServer
+from svcrun.service.base import SimpleServer, parameter
 from svcrun.tally import Tally
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from svcrun.addresses import Option
 
@@ -62,6 +62,12 @@ class UDPServer(Listening, SimpleServer):
 
     PROTO_NAME = "udp"
     SOCKET_KIND = socket.SOCK_DGRAM
+
+    # Given by position as well.
+    address: str | os.PathLike[str] | None = parameter(default=None, kw_only=False)
+    port: int | None = parameter(default=None, kw_only=False)
+    options: Collection[Option] = parameter(default=(), kw_only=False)
+    sock: socket.socket | None = parameter(default=None, kw_only=False)
 
     max_tasks: int = 1024
     drain_timeout: float = 5

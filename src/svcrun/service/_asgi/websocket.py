@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from aiohttp import WSCloseCode, WSMsgType, hdrs, web
+from aiohttp import WebSocketError, WSCloseCode, WSMsgType, hdrs, web
 
 from svcrun.errors import ClientDisconnected
-from svcrun.service._aiohttp.server import is_stopping
 from svcrun.service._asgi.exchange import Exchange, UnexpectedMessage
 from svcrun.service._asgi.response import Response
 
@@ -79,7 +78,9 @@ class WebSocketExchange(Exchange):
     async def run(self) -> web.StreamResponse:
         """Call the application, and close what it leaves open."""
         if not web.WebSocketResponse(protocols=self._offered()).can_prepare(self.request):
-            raise web.HTTPBadRequest(text="this is no handshake of a web socket, version 13")
+            refusal = web.HTTPBadRequest(text="this is no handshake of a web socket, version 13")
+            refusal.force_close()
+            raise refusal
         try:
             return await super().run()
         except Exception:
@@ -130,12 +131,13 @@ class WebSocketExchange(Exchange):
         """Return code and reason of an end."""
         if message.type is WSMsgType.CLOSE:
             return message.data or NO_STATUS, message.extra or ""
-        if message.type is WSMsgType.CLOSING or is_stopping(self.request):
+        if message.type is WSMsgType.CLOSING:  # by the end of the server, from another task
             return int(WSCloseCode.GOING_AWAY), ""
-        if message.type is WSMsgType.ERROR and socket.close_code is not None:
-            return int(socket.close_code), str(message.data)
-        # aiohttp calls it 1000 (OK) when a connection breaks.
-        return ABNORMAL, ""
+        if isinstance(message.data, WebSocketError):  # the client broke a rule
+            return int(message.data.code), str(message.data)
+        code = socket.close_code
+        # aiohttp calls it OK when a connection breaks.
+        return (ABNORMAL if code is None or code == WSCloseCode.OK else int(code)), ""
 
     def _take_leave(self, code: int, reason: str = "") -> Message:
         self.leave()

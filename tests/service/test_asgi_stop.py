@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("aiohttp_asgi")
 
-from svcrun.service.asgi import ASGIHTTPSSLService
+from svcrun.service.asgi import ASGIHTTPService, ASGIHTTPSSLService
 from tests.conftest import Certificates
 from tests.service.asgi import (
     Message,

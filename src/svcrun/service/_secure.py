@@ -42,8 +42,6 @@ class Secure(Listening):
     ciphers: str | Iterable[str] = DEFAULT_CIPHERS
     ssl_handshake_timeout: float = 10.0
 
-    ssl_context: ssl.SSLContext
-
     @abstractmethod
     def _is_serving(self) -> bool:
         """Tell whether connections are made, and so whether there is a context to replace."""
@@ -64,7 +62,7 @@ class Secure(Listening):
 
     def _read_certificates(self) -> None:
         # A few short files: to read them in a thread would take longer than to read them.
-        self.ssl_context = self._make_options().create_context()
+        self.ssl_context: ssl.SSLContext = self._make_options().create_context()
 
     def _make_options(self) -> SSLOptions:
         return SSLOptions(

@@ -9,9 +9,9 @@ are replaced by free ones. Where a page says more about a block, a comment befor
     .. code-block:: python
 
 ``exit=`` is the exit code that is expected of a program that ends by itself, ``signal=`` what ends
-one that runs for ever (``SIGINT`` by default), ``logs=errors`` says that tracebacks in its log are
-to be expected, ``as=pytest`` makes it a test module, ``needs=`` names modules without which it is
-skipped.
+one that runs for ever (``SIGINT`` by default, ``none`` if a client makes it end), ``logs=errors``
+says that tracebacks in its log are to be expected, ``as=pytest`` makes it a test module, ``needs=``
+names modules without which it is skipped.
 """
 
 import ast
@@ -38,7 +38,7 @@ OPTION: Final = re.compile(r"^ +:([\w-]+):(.*)$")
 HINT: Final = re.compile(r"^ *\.\. run: +(.*)$")
 
 # The ports that the manual uses.
-PORTS: Final = ("8901", "8900", "3000", "8080")
+PORTS: Final = ("8901", "8900", "3000", "8080", "8443")
 
 # Tells the runner on a channel of its own when everything has started.
 PRELUDE: Final = """\
@@ -220,7 +220,9 @@ def play(scene: Scene, folder: Path) -> None:
             run_console(client, folder)
         if program.serves:
             wait_for_output(running, expected)
-            running.send_signal(Signals[program.hints.get("signal", "SIGINT")])
+            name = program.hints.get("signal", "SIGINT")
+            if name != "none":
+                running.send_signal(Signals[name])
         outcome = running.wait()
 
     errors = outcome.stderr.replace("-- started\n", "")

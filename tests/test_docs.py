@@ -38,6 +38,8 @@ def folder(tmp_path: Path, certificates: Certificates) -> Path:
         ("client.key", certificates.client_key),
     ):
         (tmp_path / name).symlink_to(path)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "module.py").write_text(APPLICATION, encoding="utf-8")
     return tmp_path
 
 
@@ -59,6 +61,29 @@ loop = asyncio.new_event_loop()
 atexit.register(loop.close)
 """
 
+# What those of some modules do besides, and the libraries that they need.
+FURTHER = {
+    "svcrun.service.aiohttp": (
+        "aiohttp",
+        """\
+import aiohttp.web
+async def handle(request): ...
+make_application = aiohttp.web.Application
+""",
+    ),
+    "svcrun.service.asgi": ("aiohttp_asgi,fastapi", "from fastapi import FastAPI\n"),
+    "svcrun.service.uvicorn": (
+        "uvicorn,fastapi",
+        "import fastapi\nrouter = fastapi.APIRouter()\n",
+    ),
+}
+
+# The application that some of them name.
+APPLICATION = """\
+async def app(scope, receive, send):
+    raise NotImplementedError(scope["type"])
+"""
+
 
 def modules(pattern: str) -> list[str]:
     """Name the modules of the package whose source has `pattern` in it."""
@@ -76,13 +101,14 @@ def docstring_scenes() -> Iterator[Scene]:
     for module in modules("code-block:: python"):
         path = (ROOT / "src").joinpath(*module.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        before = Block(path, 0, "python", PREAMBLE.format(module=module), {})
+        needed, further = FURTHER.get(module, ("", ""))
+        before = Block(path, 0, "python", PREAMBLE.format(module=module) + further, {})
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             docstring = ast.get_docstring(node) if isinstance(node, kinds) else None
             for block in find_blocks(path, docstring or ""):
                 if module not in INTERNAL:
-                    line = getattr(node, "lineno", 1)
-                    yield Scene(dataclasses.replace(block, line=line), (before,))
+                    line, hints = getattr(node, "lineno", 1), {"needs": needed, **block.hints}
+                    yield Scene(dataclasses.replace(block, line=line, hints=hints), (before,))
 
 
 @pytest.mark.parametrize("scene", list(docstring_scenes()), ids=str)
@@ -190,7 +216,13 @@ def test_every_exported_name_is_in_the_reference() -> None:
     # Those of `errors` come with their module.
     documented |= {name for name in vars(errors) if not name.startswith("_")}
     exported = {*svcrun.__all__, *service.__all__, *log.__all__, *thread_pool.__all__}
-    assert exported <= documented
+    for path in (SOURCE / "service").glob("[a-z]*.py"):  # to import them may need an extra
+        found = re.search(
+            r"^__all__ = (\(.*?\))$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+        assert found, path
+        exported |= set(ast.literal_eval(found[1]))
+    assert exported - {"parameter"} <= documented  # which is for the services of this package
 
 
 def test_the_diagram_and_the_table_of_states_show_the_moves_that_there_are() -> None:

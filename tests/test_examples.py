@@ -1,13 +1,18 @@
 """Each example runs, and serves real clients until it is told to end."""
 
+import asyncio
 import contextlib
+import json
 import re
 import shutil
 import socket
 import ssl
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +55,15 @@ def ask_datagram(address: tuple[str, int], request: bytes) -> bytes:
         client.settimeout(PATIENCE)
         client.sendto(request, address)
         return client.recv(65_536)
+
+
+def fetch(url: str, body: Any = None, context: ssl.SSLContext | None = None) -> Any:
+    """Return what a web server sends, which is JSON; send it `body`, which becomes JSON."""
+    data = None if body is None else json.dumps(body).encode()
+    assert url.startswith("http")
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - it is that of a server here
+    with urllib.request.urlopen(request, timeout=PATIENCE, context=context) as answer:  # noqa: S310 - the same
+        return json.load(answer)
 
 
 def interrupt(program: Program) -> Outcome:
@@ -263,3 +277,75 @@ def test_the_schedule_refuses_a_line_that_never_comes_true(run: Run) -> None:
     outcome = run("scheduled.py", "--line", "0 0 31 2 *").wait()
     assert outcome.returncode == 1
     assert "'0 0 31 2 *'" in outcome.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(not has("aiohttp"), reason="needs aiohttp")
+async def test_the_aiohttp_application_counts_words_in_requests_and_in_messages(run: Run) -> None:
+    import aiohttp
+
+    program, (host, port) = start_server(run, "web_aiohttp.py")
+    url = f"http://{host}:{port}"
+    counted = {"characters": 18, "words": 6, "different": 4}
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{url}/count", data="to be or not to be") as answer:
+            assert await answer.json() == counted
+        async with session.post(f"{url}/count", data="x" * 100_000) as answer:
+            assert answer.status == 413
+        async with session.ws_connect(f"{url}/live") as socket:
+            await socket.send_str("to be or not to be")
+            assert await socket.receive_json() == counted
+            await socket.send_bytes(b"\xff")
+            await socket.send_str("")
+            assert await socket.receive_json() == dict.fromkeys(counted, 0)
+            program.interrupt()
+            message = await socket.receive()
+            assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+    outcome = await asyncio.to_thread(program.wait)
+    assert outcome.returncode == 0
+    assert "Traceback" not in outcome.stderr
+    assert '"POST /count HTTP/1.1" 200' in outcome.stderr
+
+
+@pytest.mark.skipif(not has("aiohttp_asgi"), reason="needs aiohttp-asgi")
+def test_the_asgi_application_counts_until_its_client_leaves(run: Run) -> None:
+    program, (host, port) = start_server(run, "web_asgi.py")
+    with urllib.request.urlopen(f"http://{host}:{port}/2", timeout=PATIENCE) as answer:
+        assert [json.loads(line) for line in answer] == [{"number": 1}, {"number": 2}]
+    with urllib.request.urlopen(f"http://{host}:{port}/", timeout=PATIENCE) as answer:
+        assert json.loads(answer.readline()) == {"number": 1}
+    program.wait_for_line(f"{host} has gone")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        fetch(f"http://{host}:{port}/nowhere")
+    with urllib.request.urlopen(f"http://{host}:{port}/2", timeout=PATIENCE) as answer:
+        assert json.loads(answer.readline()) == {"number": 1}
+        outcome = interrupt(program)
+        assert json.loads(answer.readline()) == {"number": 2}
+    assert outcome.stdout.endswith("\n1 addresses have called\n")
+
+
+@pytest.mark.skipif(not has("aiohttp_asgi"), reason="needs aiohttp-asgi")
+def test_the_asgi_example_serves_another_application_by_https(
+    run: Run, certificates: Certificates
+) -> None:
+    program, (host, port) = start_server(
+        run,
+        "web_asgi.py",
+        *("--app", "web_asgi:app"),
+        *("--cert", str(certificates.server_cert)),
+        *("--key", str(certificates.server_key)),
+    )
+    context = ssl.create_default_context(cafile=certificates.ca)
+    assert fetch(f"https://{host}:{port}/1", context=context) == {"number": 1}
+    interrupt(program)
+
+
+@pytest.mark.skipif(not has("uvicorn", "fastapi"), reason="needs uvicorn and fastapi")
+def test_the_application_of_fastapi_remembers_notes(run: Run) -> None:
+    program, (host, port) = start_server(run, "web_uvicorn.py")
+    url = f"http://{host}:{port}/notes"
+    assert fetch(url) == []
+    assert fetch(url, {"text": "buy milk"}) == {"text": "buy milk"}
+    with pytest.raises(urllib.error.HTTPError, match="422"):
+        fetch(url, {"words": "buy milk"})
+    assert fetch(url) == [{"text": "buy milk"}]
+    interrupt(program)

@@ -62,6 +62,26 @@ EXTRAS = (
 )
 
 
+# What the modules behind an extra export, and how they tell which extra that is.
+ADAPTERS = {
+    "service.cron": ("croniter", "cron", ("CronService", "Upcoming", "cron")),
+    "service.aiohttp": (
+        "aiohttp",
+        "aiohttp",
+        ("AIOHTTPSSLService", "AIOHTTPService", "AccessLogger", "Runner"),
+    ),
+    "service.asgi": (
+        "aiohttp-asgi",
+        "asgi",
+        (
+            *("ASGIApplicationType", "ASGIHTTPSSLService", "ASGIHTTPService"),
+            *("ASGIReceiveType", "ASGIScopeType", "ASGISendType"),
+        ),
+    ),
+    "service.uvicorn": ("uvicorn", "uvicorn", ("UvicornService",)),
+}
+
+
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with svcrun and nothing else."""
@@ -148,6 +168,55 @@ def test_the_parameters_have_their_documented_names_order_and_defaults(name: str
         for parameter in signature.parameters.values()
     ]
     assert str(inspect.Signature(bare)) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("module", ADAPTERS)
+def test_the_modules_behind_an_extra_export_these_names(module: str) -> None:
+    library, _, names = ADAPTERS[module]
+    pytest.importorskip(library.replace("-", "_"))
+    assert sorted(importlib.import_module(f"svcrun.{module}").__all__) == sorted(names)
+
+
+@pytest.mark.parametrize("module", ADAPTERS)
+def test_a_module_without_its_extra_says_what_to_install(evaluate: Evaluate, module: str) -> None:
+    library, extra, _ = ADAPTERS[module]
+    program = f"try: import svcrun.{module}\nexcept ImportError as error: result = str(error)"
+    assert evaluate(program) == f"svcrun.{module} needs {library}: pip install 'svcrun[{extra}]'"
+
+
+# Names and order of what can be given by position, as in aiomisc, and the defaults.
+WEB = {
+    "AIOHTTPService": {
+        "address": "localhost",
+        "port": None,
+        "sock": None,
+        "shutdown_timeout": 5,
+        "handler_cancellation": True,
+        "runner_kwargs": None,
+    },
+    "AIOHTTPSSLService": {
+        "cert": None,
+        "key": None,
+        "ca": None,
+        "address": "localhost",
+        "port": None,
+        "verify": True,
+        "sock": None,
+        "shutdown_timeout": 5,
+        "require_client_cert": False,
+    },
+}
+
+
+@pytest.mark.parametrize("name", WEB)
+@pytest.mark.parametrize("kind", ["aiohttp", "asgi"])
+def test_the_web_services_have_the_documented_parameters(kind: str, name: str) -> None:
+    pytest.importorskip("aiohttp" if kind == "aiohttp" else "aiohttp_asgi")
+    module = importlib.import_module(f"svcrun.service.{kind}")
+    cls = getattr(module, name if kind == "aiohttp" else name.replace("AIO", "ASGI"))
+    assert [*inspect.signature(cls).parameters] == [*WEB[name], "kwargs"]
+    defaults = {parameter: getattr(cls, parameter, None) for parameter in WEB[name]}
+    assert defaults == WEB[name]
 
 
 def test_an_entrypoint_has_the_documented_attributes() -> None:
@@ -253,7 +322,8 @@ def test_nothing_of_the_core_loads_an_extra() -> None:
     code = f"""
 import sys
 from svcrun import *
-import svcrun.runtime, svcrun.log, svcrun.thread_pool, svcrun.service.tcp, svcrun.service.tls
+from svcrun.service import *
+import svcrun.runtime, svcrun.log, svcrun.thread_pool
 {loaded(*EXTRAS)}
 print(result)
 """
@@ -265,6 +335,25 @@ print(result)
         check=False,
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "libraries"),
+    [("aiohttp", {"aiohttp"}), ("asgi", {"aiohttp", "aiohttp_asgi"}), ("uvicorn", {"uvicorn"})],
+)
+def test_a_web_service_loads_no_library_but_its_own(module: str, libraries: set[str]) -> None:
+    for library in libraries:
+        pytest.importorskip(library)
+    others = [name for name in (*EXTRAS, "fastapi", "starlette") if name not in libraries]
+    code = f"import sys, svcrun.service.{module}\n{loaded(*others)}\nprint(result)"
+    done = subprocess.run(
+        [sys.executable, *STRICT, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 def test_the_core_runs_without_any_extra(evaluate: Evaluate) -> None:

@@ -4,6 +4,8 @@ Of each block the name of the package is replaced, ``loop=self.loop`` is dropped
 not accept any more, and imports that the document leaves out are added. Its ports become free ones.
 """
 
+import http.client
+import json
 import re
 import socket
 import ssl
@@ -63,9 +65,12 @@ def read_block(title: str, number: int = 0) -> str:
 def start(run_program: Start, tmp_path: Path) -> Start:
     """Start a block in a process of its own, and wait until its services have started."""
 
-    def run(source: str) -> Program:
+    def run(source: str, *arguments: str) -> Program:
         program = run_program(
-            IMPORTS + ANNOUNCE + source, cwd=tmp_path, env={"SVCRUN_LOG_FORMAT": "stream"}
+            IMPORTS + ANNOUNCE + source,
+            *arguments,
+            cwd=tmp_path,
+            env={"SVCRUN_LOG_FORMAT": "stream"},
         )
         program.wait_for_line("-- started")
         return program
@@ -306,6 +311,106 @@ def test_the_required_keyword_is_asked_for(run_program: Start) -> None:
     assert outcome.stderr.splitlines()[-1].endswith(
         "MissingParameters: LoggingService needs name= among its keyword arguments"
     )
+
+
+def get(
+    client: http.client.HTTPConnection, target: str, headers: dict[str, str] | None = None
+) -> tuple[int, str]:
+    """Ask a web server for something; the connection stays open if the server lets it."""
+    client.request("GET", target, headers=headers or {})
+    answer = client.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_the_aiohttp_service_greets_by_name(start: Start) -> None:
+    pytest.importorskip("aiohttp")
+    (port,) = free_ports(1)
+    program = start(read_block("aiohttp service"), "-l", "::", "-p", str(port))
+    for host in ("::1", "127.0.0.1"):
+        client = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+        assert get(client, "/") == (200, "Hello, Anonymous")
+        assert get(client, "/Eve") == (200, "Hello, Eve")
+        assert get(client, "/Eve/Adam")[0] == 404
+        client.close()
+    assert '"GET /Eve HTTP/1.1" 200' in stop(program).stderr
+
+
+def test_the_aiohttp_service_ends_while_a_client_keeps_its_connection(start: Start) -> None:
+    pytest.importorskip("aiohttp")
+    (port,) = free_ports(1)
+    program = start(read_block("aiohttp service"), "--port", str(port))
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    assert get(client, "/") == (200, "Hello, Anonymous")
+    assert client.sock is not None
+    stop(program)
+    assert client.sock.recv(100) == b""
+    client.close()
+
+
+def test_the_aiohttp_service_lets_a_request_under_way_come_to_its_end(start: Start) -> None:
+    pytest.importorskip("aiohttp")
+    (port,) = free_ports(1)
+    source = read_block("aiohttp service")
+    work = """\
+async def handle(request):
+    print("begins", flush=True)
+    await entrypoint.get_current().closing()
+    await asyncio.sleep(0.1)
+"""
+    assert "async def handle(request):\n" in source
+    program = start(source.replace("async def handle(request):\n", work), "-p", str(port))
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    client.request("GET", "/Eve")
+    program.wait_for_line("begins")
+    program.terminate()
+    answer = client.getresponse()
+    assert (answer.status, answer.read()) == (200, b"Hello, Eve")
+    assert answer.headers["Connection"] == "close"
+    outcome = program.wait()
+    assert outcome.returncode == 0
+    assert "Traceback" not in outcome.stderr
+
+
+def test_the_asgi_service_runs_the_application_of_fastapi(start: Start) -> None:
+    pytest.importorskip("aiohttp_asgi")
+    pytest.importorskip("fastapi")
+    (port,) = free_ports(1)
+    program = start(read_block("asgi service"), "-l", "::", "-p", str(port))
+    for host in ("::1", "127.0.0.1"):
+        client = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+        assert get(client, "/") == (200, '{"message":"Hello World"}')
+        assert get(client, "/nowhere") == (404, '{"detail":"Not Found"}')
+        assert json.loads(get(client, "/openapi.json")[1])["paths"].keys() == {"/"}
+        client.close()
+    assert '"GET / HTTP/1.1" 200' in stop(program).stderr
+
+
+@pytest.mark.parametrize(
+    ("title", "base", "library"),
+    [
+        ("aiohttp service", "AIOHTTPService", "aiohttp"),
+        ("asgi service", "ASGIHTTPService", "aiohttp_asgi"),
+    ],
+)
+def test_the_ssl_service_of_each_kind_is_similar_but_speaks_https(
+    start: Start, certificates: Certificates, title: str, base: str, library: str
+) -> None:
+    pytest.importorskip(library)
+    if title == "asgi service":
+        pytest.importorskip("fastapi")
+    (port,) = free_ports(1)
+    files = f"cert={str(certificates.server_cert)!r}, key={str(certificates.server_key)!r}"
+    source = read_block(title)
+    source = source.replace(base, base.replace("Service", "SSLService"))
+    source = source.replace("service = REST(", f"service = REST({files}, ")
+    program = start(source, "-p", str(port))
+    context = ssl.create_default_context(cafile=certificates.ca)
+    client = http.client.HTTPSConnection("localhost", port, timeout=PATIENCE, context=context)
+    status, text = get(client, "/")
+    assert status == 200
+    assert "Hello" in text
+    client.close()
+    stop(program)
 
 
 class Plain(Service):

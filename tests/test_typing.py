@@ -4,13 +4,16 @@ Where it must complain, a ``type: ignore`` that is not needed would be an error.
 """
 
 import asyncio
+import socket
+from collections.abc import Callable
 from typing import Any, assert_type
 
 import pytest
 
 import svcrun
 from svcrun import Context, Restart, Service, ServiceState, entrypoint
-from svcrun.service import TaskStoreBase
+from svcrun.service import TaskStoreBase, TLSServer
+from tests.conftest import Certificates
 
 
 class Base(Service):
@@ -137,6 +140,46 @@ def test_a_constructor_of_its_own_is_what_counts() -> None:
     assert_type(Own(1, name="it", whatever=5).first, int)
     with pytest.raises(TypeError, match="first"):
         Own()  # type: ignore[call-arg]
+
+
+def test_what_is_known_only_while_it_runs_is_no_keyword(certificates: Certificates) -> None:
+    class Secure(TLSServer):
+        async def handle_client(self, reader: Any, writer: Any) -> None: ...
+
+    server = Secure("localhost", 0, cert=certificates.server_cert, key=certificates.server_key)
+    assert_type(server.socket, socket.socket | None)
+
+
+def test_the_parameters_of_the_aiohttp_services_are_known(certificates: Certificates) -> None:
+    pytest.importorskip("aiohttp")
+    from aiohttp import web
+
+    from svcrun.service.aiohttp import AIOHTTPService, AIOHTTPSSLService
+
+    service = AIOHTTPService("127.0.0.1", 0, app=web.Application, name="it", depends_on=Base)
+    assert_type(service.shutdown_timeout, float)
+    assert_type(service.runner, web.BaseRunner | None)
+    assert_type(service.site, web.BaseSite | None)
+    assert_type(service.socket, socket.socket | None)
+    with pytest.raises(TypeError, match="port"):
+        AIOHTTPService("127.0.0.1", "8080")  # type: ignore[arg-type]
+    cert, key = certificates.server_cert, certificates.server_key
+    assert_type(AIOHTTPSSLService(cert, key, port=0).reload_certificates, Callable[[], None])
+
+
+def test_the_parameters_of_the_asgi_services_are_known() -> None:
+    pytest.importorskip("aiohttp_asgi")
+    from svcrun.service.asgi import ASGIApplicationType, ASGIHTTPService, ASGIScopeType
+
+    async def app(scope: ASGIScopeType, receive: Any, send: Any) -> None: ...
+
+    class REST(ASGIHTTPService):
+        async def create_asgi_app(self) -> ASGIApplicationType:
+            return app
+
+    assert_type(REST(address="::", port=0).ws_ping_interval, float | None)
+    with pytest.raises(TypeError, match="shutdown_timeout"):
+        REST(port=0, shutdown_timeout="5")  # type: ignore[arg-type]
 
 
 async def test_the_tasks_of_a_service_have_the_type_of_their_results() -> None:

@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -141,16 +142,9 @@ class Web:
             return None
         return ssl.create_default_context(cafile=self.certificates.ca)
 
-    @contextlib.asynccontextmanager
-    async def client(self, service: AIOHTTPService) -> AsyncIterator[Streams]:
+    def client(self, service: AIOHTTPService) -> AbstractAsyncContextManager[Streams]:
         """Connect for the block."""
-        reader, writer = await connect(service, context=self.client_context())
-        try:
-            yield reader, writer
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+        return client(service, context=self.client_context())
 
     async def get(self, service: AIOHTTPService, path: str = "/") -> Answer:
         """Ask for `path` on a connection of its own."""
@@ -181,16 +175,25 @@ async def connect(
     )
 
 
-async def get(service: AIOHTTPService, path: str = "/", *, host: str | None = None) -> Answer:
-    """Ask a plain service for `path` on a connection of its own."""
-    reader, writer = await connect(service, host=host)
+@contextlib.asynccontextmanager
+async def client(
+    service: AIOHTTPService, *, host: str | None = None, context: ssl.SSLContext | None = None
+) -> AsyncIterator[Streams]:
+    """Connect to `service` for the block, without TLS unless there is a `context`."""
+    reader, writer = await connect(service, host=host, context=context)
     try:
-        writer.write(request(path))
-        return await read_answer(reader)
+        yield reader, writer
     finally:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+async def get(service: AIOHTTPService, path: str = "/", *, host: str | None = None) -> Answer:
+    """Ask a plain service for `path` on a connection of its own."""
+    async with client(service, host=host) as (reader, writer):
+        writer.write(request(path))
+        return await read_answer(reader)
 
 
 @contextlib.contextmanager

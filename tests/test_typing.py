@@ -163,6 +163,10 @@ def test_the_parameters_of_the_aiohttp_services_are_known(certificates: Certific
     assert_type(service.socket, socket.socket | None)
     with pytest.raises(TypeError, match="port"):
         AIOHTTPService("127.0.0.1", "8080")  # type: ignore[arg-type]
+
+    class REST(AIOHTTPService): ...
+
+    REST("127.0.0.1", 0, None, 0.5, True, {"access_log": None})
     cert, key = certificates.server_cert, certificates.server_key
     assert_type(AIOHTTPSSLService(cert, key, port=0).reload_certificates, Callable[[], None])
 
@@ -177,7 +181,7 @@ def test_the_parameters_of_the_asgi_services_are_known() -> None:
         async def create_asgi_app(self) -> ASGIApplicationType:
             return app
 
-    assert_type(REST(address="::", port=0).ws_ping_interval, float | None)
+    assert_type(REST("::", 0, lifespan="on").ws_ping_interval, float | None)
     with pytest.raises(TypeError, match="shutdown_timeout"):
         REST(port=0, shutdown_timeout="5")  # type: ignore[arg-type]
 

@@ -1,0 +1,405 @@
+"""A service that runs an ASGI application on uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+try:
+    import uvicorn
+    from uvicorn.config import LOG_LEVELS
+    from uvicorn.lifespan.on import LifespanOn
+except ImportError as error:
+    msg = "svcrun.service.uvicorn needs uvicorn: pip install 'svcrun[uvicorn]'"
+    raise ImportError(msg) from error
+
+from svcrun.addresses import path_of
+from svcrun.errors import (
+    AlreadyRunning,
+    MissingParameters,
+    ParameterError,
+    ParameterTypeError,
+    ServerEnded,
+    show,
+)
+from svcrun.service._hosted import check_import_string, is_factory, load
+from svcrun.service._listening import Listening
+from svcrun.service._uvicorn.lifespan import GRACE, Lifespan
+from svcrun.service._uvicorn.options import changed, check, refuse_loop
+from svcrun.service._uvicorn.server import STOPPED_EARLY, Server
+from svcrun.sockets import Endpoint
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable
+
+    from uvicorn.config import (
+        HTTPProtocolType,
+        InterfaceType,
+        LifespanType,
+        WSProtocolType,
+    )
+
+    Path = str | os.PathLike[str]
+    ContextFactory = Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext]
+
+__all__ = ("UvicornService",)
+
+log = logging.getLogger(__name__)
+
+_LOGGERS = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi")
+
+# OpenSSL asks the terminal for the password of a key, and blocks, unless it is told one.
+_NO_PASSWORD = "no password was given"  # noqa: S105
+
+
+class UvicornService(Listening):
+    """Serve an ASGI application by uvicorn.
+
+    Give it as `app`, or override :meth:`create_application`. The place is bound before the
+    application is made, and clients are let in when it has started. At the stop the listener is
+    closed first. Requests under way get `shutdown_timeout` seconds, web sockets are closed by code
+    1012 (service restart); what is left is cancelled. Then the application is told of its end, for
+    which it has as long again, and a second at least.
+
+    Signals are the entrypoint's, and what uvicorn logs goes where the entrypoint's log goes.
+
+    :param app: an ASGI application, a function or coroutine function without parameters that makes
+        one, or ``"package.module:name"`` of either. If the service may be started again, better
+        let it be made.
+    :param address: an IP address, a host name, or the path of a Unix socket. See
+        :class:`svcrun.sockets.Endpoint`.
+    :param host: the same, by uvicorn's name; ``"127.0.0.1"`` by default.
+    :param port: 0 to 65535; 8080 by default, 0 takes a free one. Once started, :attr:`address` and
+        :attr:`port` tell what was bound.
+    :param path: the path of a Unix socket, in place of `address` and `port`. Its file is removed
+        at the end.
+    :param uds: the same, by uvicorn's name.
+    :param sock: a bound socket, in place of `address` and `port`; closed at the end.
+    :param fd: the number of a descriptor that the process has inherited, of a bound socket of any
+        family; closed at the end as well.
+    :param options: socket options as ``(level, option, value)``.
+    :param reuse_port: let several processes listen on this port. Off by default.
+    :param shutdown_timeout: seconds that requests have to end at the stop, and the application
+        after them; 5 by default, 0 for none.
+    :param timeout_graceful_shutdown: the seconds of the requests, if they differ.
+    :param factory: call `app` for the application, whatever its parameters look like.
+    :param log_level: the level of uvicorn's loggers while the service runs, as a number or a name;
+        that of the root logger by default.
+    :param access_log: log a line for each request; on by default.
+
+    Each other option of :class:`uvicorn.Config` is a parameter as well, and has uvicorn's default.
+    Some are refused: ``reload``, ``workers`` and ``env_file``, as a service can't do what they ask
+    for, and ``loop``, which is the entrypoint's.
+
+    :raises ValueError, TypeError: naming the parameter with a value that can't be used.
+    :raises FileNotFoundError: if a file of TLS is absent, naming the parameter and the path.
+    :raises AttributeError: if there is neither `app` nor a :meth:`create_application`.
+
+    .. code-block:: python
+
+        class REST(UvicornService):
+            async def create_application(self):
+                app = fastapi.FastAPI()
+                app.include_router(router)
+                return app
+
+
+        with entrypoint(REST(address="::", port=8080)) as loop:
+            loop.run_forever()
+    """
+
+    PROTO_NAME = "http"
+
+    __async_required__: ClassVar[Any] = ("create_application",)
+
+    app: Any = None
+    shutdown_timeout: float = 5
+
+    # The options of uvicorn.Config, in its order. `loop` is what every service has.
+    host: Path = "127.0.0.1"
+    port: int | None = 8080
+    uds: Path | None = None
+    fd: int | None = None
+    http: type[asyncio.Protocol] | HTTPProtocolType | str = "auto"
+    http2: bool = False
+    ws: type[asyncio.Protocol] | WSProtocolType | str = "auto"
+    ws_max_size: int = 16 * 1024 * 1024
+    ws_max_queue: int = 32
+    ws_ping_interval: float | None = 20.0
+    ws_ping_timeout: float | None = 20.0
+    ws_per_message_deflate: bool = True
+    lifespan: LifespanType = "auto"
+    env_file: None = None
+    log_config: Any = None
+    log_level: str | int | None = None
+    access_log: bool = True
+    use_colors: bool | None = False
+    interface: InterfaceType = "auto"
+    reload: Literal[False] = False
+    reload_dirs: None = None
+    reload_delay: float = 0.25
+    reload_includes: None = None
+    reload_excludes: None = None
+    workers: Literal[1] | None = None
+    proxy_headers: bool = True
+    server_header: bool = True
+    date_header: bool = True
+    forwarded_allow_ips: list[str] | str | None = None
+    root_path: str = ""
+    limit_concurrency: int | None = None
+    limit_max_requests: int | None = None
+    limit_max_requests_jitter: int = 0
+    backlog: int = 2048
+    timeout_keep_alive: float = 5
+    timeout_notify: float = 30
+    timeout_graceful_shutdown: float | None = None
+    timeout_worker_healthcheck: float = 5
+    callback_notify: Callable[..., Awaitable[None]] | None = None
+    ssl_keyfile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile_password: str | None = None
+    ssl_version: int = ssl.PROTOCOL_TLS_SERVER
+    ssl_cert_reqs: int = ssl.CERT_NONE
+    ssl_ca_certs: Path | None = None
+    ssl_ciphers: str | None = None
+    ssl_context_factory: ContextFactory | None = None
+    headers: list[tuple[str, str]] | None = None
+    factory: bool = False
+    h11_max_incomplete_event_size: int | None = None
+    reset_contextvars: bool = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        cls = type(self)
+        refuse_loop(self, kwargs.pop("loop", "auto"))
+        if not isinstance(cls.loop, property):
+            refuse_loop(self, cls.loop)
+        super().__init__(**self._settle_place(kwargs))
+        if self.app is None and cls.create_application is UvicornService.create_application:
+            raise MissingParameters(cls.__qualname__, ("app",))
+        self.server: Server | None = None
+        self._is_descriptor_taken = False
+        self._is_starting = False
+        self._is_asked_to_stop = False
+        self._closing: asyncio.Future[None] | None = None
+        self._levels: list[tuple[logging.Logger, int]] = []
+
+    async def create_application(self) -> Any:
+        """Make the application; called at each start."""
+        return await load(self, self.app, lambda app: self.factory or is_factory(app, 3))
+
+    async def start(self) -> None:
+        """Bind the socket, start the application, let clients in, and run until the stop.
+
+        :raises OSError: if the address can't be bound; it names address, port and service.
+        :raises ApplicationStartFailed: if the application says that it can't start, or fails to.
+        :raises ServerEnded: if uvicorn ends without a :meth:`stop`.
+        """
+        if self._is_starting or self.socket is not None:
+            raise AlreadyRunning(self)
+        self.start_event.clear()  # which is new for each start, but for one by hand
+        self._is_starting, self._is_asked_to_stop = True, False
+        try:
+            server = await self._start_server()
+        finally:
+            self._is_starting = False
+        self.start_event.set()
+        try:
+            await server.main_loop()
+        except Exception:
+            await self._undo()
+            raise
+        if self._is_asked_to_stop:
+            if self._closing is not None:
+                await asyncio.wait((self._closing,))
+            return
+        limit = self.limit_max_requests
+        reason = "should_exit was set" if limit is None else f"limit_max_requests={limit}"
+        await self._undo()
+        raise ServerEnded(self, reason)
+
+    async def stop(self, exception: BaseException | None = None) -> None:
+        """Let nobody in any more, bring requests to their ends, then end the application.
+
+        A :meth:`start` that is not done yet fails, and undoes what it has done.
+
+        :raises ApplicationStopFailed: if the application did not come to a good end.
+        """
+        self._is_asked_to_stop = True
+        try:
+            await self._close()
+        finally:
+            await super().stop(exception)
+
+    async def _start_server(self) -> Server:
+        sock = await self._bind_place()
+        try:
+            self._check_goes_on()
+            self._set_levels()
+            application = await self.create_application()
+            self._check_goes_on()
+            server = self.server = self._make_server(application)
+            await server.startup([sock])
+        except BaseException:
+            if self.socket is sock:
+                await self._undo()
+            raise
+        return server
+
+    def _check_goes_on(self) -> None:
+        if self._is_asked_to_stop:
+            raise ServerEnded(self, STOPPED_EARLY)
+
+    async def _bind_place(self) -> socket.socket:
+        if self.fd is None or self._is_descriptor_taken:
+            return await self._bind()
+        inherited = self._endpoint.sock = socket.socket(fileno=self.fd)
+        try:
+            sock = await self._bind()
+        except BaseException:
+            inherited.detach()  # it is not ours yet
+            raise
+        self._is_descriptor_taken = True
+        return sock
+
+    def _make_server(self, application: Any) -> Server:
+        config = self._make_config(application)
+        try:
+            config.load()
+        except ssl.SSLError as error:
+            accepted = f"PEM files that OpenSSL can use ({error.reason or error})"
+            name = type(self).__qualname__
+            raise ParameterError(name, "ssl_certfile", self.ssl_certfile, accepted) from error
+        if config.lifespan_class is LifespanOn:
+            config.lifespan_class = Lifespan
+        limit = self.timeout_graceful_shutdown
+        return Server(
+            config,
+            self,
+            self._endpoint,
+            request_timeout=self.shutdown_timeout if limit is None else limit,
+            lifespan_timeout=max(self.shutdown_timeout, GRACE),
+        )
+
+    def _make_config(self, application: Any) -> uvicorn.Config:
+        if not callable(application):
+            accepted = "an ASGI application, or what makes one"
+            raise ParameterTypeError(type(self).__qualname__, "app", application, accepted)
+        options = changed(self, _DEFAULTS)
+        if self.ssl_certfile is not None:
+            options.setdefault("ssl_keyfile_password", _NO_PASSWORD)
+        if self.port is None:
+            options["uds"] = str(self.address)
+        else:
+            options.update(host=str(self.address), port=self.port)
+        config = uvicorn.Config(
+            # uvicorn calls what it is given to see whether it is a factory.
+            lambda: application,
+            factory=True,
+            backlog=self.backlog,
+            log_config=self.log_config,
+            use_colors=self.use_colors,
+            workers=1,
+            **options,
+        )
+        # Turned off here, uvicorn would turn it off for all servers of the process, and for good.
+        config.access_log = self.access_log
+        return config
+
+    async def _close(self) -> None:
+        """End what there is, once; whoever comes later waits for that."""
+        if self._closing is not None:
+            await asyncio.wait((self._closing,))
+            return
+        if self.socket is None:
+            return
+        closing = self._closing = self.loop.create_future()
+        try:
+            self._endpoint.remove_file()  # before the socket is closed
+            if self.server is not None:
+                await self.server.shutdown()
+        finally:
+            self.server = None
+            self._unbind()
+            self._restore_levels()
+            self._closing = None
+            closing.set_result(None)
+
+    async def _undo(self) -> None:
+        try:
+            await self._close()
+        except Exception:
+            # What comes out of start() is why this was necessary.
+            log.exception("%s: the application failed to clean up after that", show(self))
+
+    def _set_levels(self) -> None:
+        level = self.log_level
+        if level is None:
+            return
+        for logger in map(logging.getLogger, _LOGGERS):
+            self._levels.append((logger, logger.level))
+            logger.setLevel(LOG_LEVELS[level.lower()] if isinstance(level, str) else level)
+
+    def _restore_levels(self) -> None:
+        for logger, level in self._levels:
+            logger.setLevel(level)
+        self._levels.clear()
+
+    def _make_endpoint(self) -> Endpoint:
+        sock = self.sock
+        if self.fd is not None:
+            sock = socket.socket(fileno=self.fd)
+        try:
+            return Endpoint(
+                type(self).__qualname__,
+                address=self.address,
+                port=self.port,
+                path=self.uds if self.path is None else self.path,
+                sock=sock,
+                options=self.options,
+                reuse_port=self.reuse_port,
+                scheme="http" if self._is_plain() else "https",
+            )
+        finally:
+            if self.fd is not None and sock is not None:
+                sock.detach()  # start() takes it
+
+    def _is_plain(self) -> bool:
+        return self.ssl_certfile is None and self.ssl_context_factory is None
+
+    def _settle_place(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the keywords with one place among them, which more than one can name."""
+        places = {name: given.get(name, getattr(self, name)) for name in _PLACES}
+        for name, alias in (("address", "host"), ("path", "uds")):
+            one, other = given.get(name), given.get(alias)
+            if one is not None and other is not None and one != other:
+                accepted = f"the same as {name}={one!r}, or one of the two"
+                raise ParameterError(type(self).__qualname__, alias, other, accepted)
+        if places["path"] is not None:
+            places.pop("uds")
+        special = [name for name, value in places.items() if value is not None]
+        if len(special) > 1:
+            name = special[1]
+            accepted = f"either {name} or {special[0]}, not both"
+            raise ParameterError(type(self).__qualname__, name, places[name], accepted)
+        address = given.get("address")
+        if address is None:
+            address = given.get("host")
+        if address is None and not special:
+            address = self.host if self.address is None else self.address
+        # The default port is not meant for another kind of place.
+        port = {"port": None} if special or path_of(address) is not None else {}
+        return {**port, **given, "address": address}
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_import_string(self)
+        check(self)
+        changed(self, _DEFAULTS)  # for its checks
+
+
+_PLACES = ("sock", "fd", "path", "uds")
+_DEFAULTS = vars(UvicornService)

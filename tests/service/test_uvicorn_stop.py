@@ -1,0 +1,500 @@
+"""Laws of the stop of the uvicorn service."""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+uvicorn = pytest.importorskip("uvicorn")
+httpx = pytest.importorskip("httpx")
+websockets = pytest.importorskip("websockets")
+
+from websockets.asyncio.client import connect as connect_web_socket  # noqa: E402
+
+from svcrun.errors import ApplicationStopFailed  # noqa: E402 - not without uvicorn
+from tests.conftest import Certificates  # noqa: E402
+from tests.service.uvicorns import (  # noqa: E402
+    Application,
+    Receive,
+    Send,
+    Work,
+    answer,
+    begin,
+    begin_start,
+    client,
+    connect,
+    make,
+    raw_client,
+    request,
+    running,
+    use_network,
+)
+from tests.support import PATIENCE, Program, eventually, nothing_left  # noqa: E402
+
+# Seconds that nothing here may need: the default shutdown_timeout is half of it.
+LONG = 10.0
+
+
+async def test_a_request_under_way_is_answered_while_nobody_is_let_in() -> None:
+    """C33."""
+    work = Work()
+    async with (
+        running(make(work, shutdown_timeout=PATIENCE)) as service,
+        client(service, timeout=PATIENCE) as one,
+        one.stream("GET", "/") as response,
+    ):
+        await asyncio.wait_for(work.began.wait(), PATIENCE)
+        stop = asyncio.create_task(service.stop())
+        await eventually(lambda: not service.server or service.server._listener is None)
+        with pytest.raises(ConnectionRefusedError), raw_client(service):
+            pass
+        assert not stop.done()
+        work.go_on.set()
+        assert await response.aread() == b"first last"
+        await stop
+    assert work.ends == ["complete"]
+
+
+@pytest.mark.parametrize("limit", ["shutdown_timeout", "timeout_graceful_shutdown"])
+async def test_a_request_that_takes_too_long_is_cancelled(
+    limit: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """C33."""
+    work = Work()
+    parameters = {"shutdown_timeout": PATIENCE, limit: 0.05}
+    async with (
+        running(make(work, name="srv", **parameters)) as service,
+        client(service, timeout=PATIENCE) as one,
+        one.stream("GET", "/") as response,
+    ):
+        await asyncio.wait_for(work.began.wait(), PATIENCE)
+        await service.stop()
+        with pytest.raises(httpx.RemoteProtocolError):
+            await response.aread()
+    assert work.ends == ["cancelled"]
+    lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "'srv'" in lines[0].getMessage()
+    assert "self.go_on.wait()" in lines[0].getMessage()
+    assert len(lines) == 2  # and what uvicorn says of the request
+
+
+async def test_without_a_limit_for_them_requests_are_cancelled_at_once() -> None:
+    work = Work()
+    async with running(make(work, shutdown_timeout=0)) as service:
+        _, writer = await connect(service)
+        writer.write(request())
+        await asyncio.wait_for(work.began.wait(), PATIENCE)
+        await service.stop()
+        writer.close()
+    assert work.ends == ["cancelled"]
+
+
+async def test_a_stream_without_end_does_not_hold_the_stop() -> None:
+    async def stream(scope: Any, receive: Receive, send: Send) -> None:
+        await begin(send)
+        while True:
+            await send({"type": "http.response.body", "body": b"data: x\n\n", "more_body": True})
+            await asyncio.sleep(0.01)
+
+    async with running(make(stream, shutdown_timeout=0.1)) as service:
+        reader, writer = await connect(service)
+        writer.write(request())
+        await reader.readuntil(b"data: x\n\n")
+        async with asyncio.timeout(PATIENCE):
+            await service.stop()
+        writer.close()
+
+
+async def test_a_client_that_never_reads_does_not_hold_the_stop() -> None:
+    """C25."""
+    sending = asyncio.Event()
+
+    async def stream(scope: Any, receive: Receive, send: Send) -> None:
+        await begin(send)
+        sending.set()
+        while True:
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+
+    await use_network()
+    with nothing_left():
+        async with running(make(stream, shutdown_timeout=0.1)) as service:
+            with raw_client(service, receive_buffer=4096) as sock:
+                sock.sendall(request())
+                await asyncio.wait_for(sending.wait(), PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    await service.stop()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_output_that_is_not_taken_does_not_hold_the_stop() -> None:
+    """C25."""
+    sent = asyncio.Event()
+
+    async def send_much(scope: Any, receive: Receive, send: Send) -> None:
+        await answer(send, bytes(1 << 25))
+        sent.set()
+
+    await use_network()
+    with nothing_left():
+        async with running(make(send_much, shutdown_timeout=0.1)) as service:
+            with raw_client(service, receive_buffer=4096) as sock:
+                sock.sendall(request())
+                await asyncio.wait_for(sent.wait(), PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    await service.stop()
+
+
+async def test_who_takes_its_output_slowly_gets_all_of_it() -> None:
+    sent = asyncio.Event()
+
+    async def send_much(scope: Any, receive: Receive, send: Send) -> None:
+        await answer(send, bytes(1 << 22))
+        sent.set()
+
+    async with running(make(send_much, shutdown_timeout=PATIENCE)) as service:
+        reader, writer = await asyncio.open_connection(
+            str(service.address), service.port, limit=4096
+        )
+        writer.write(request())
+        await asyncio.wait_for(sent.wait(), PATIENCE)
+        stop = asyncio.create_task(service.stop())
+        assert (await reader.read()).count(b"\0") == 1 << 22
+        await stop
+        writer.close()
+
+
+async def test_what_was_sent_before_the_stop_is_answered() -> None:
+    """By clients of an idle connection, of a new one, and of one not accepted yet."""
+    async with running(make()) as service:
+        with raw_client(service) as idle, raw_client(service) as new:
+            idle.sendall(request("/first"))
+            assert b"200" in await asyncio.to_thread(idle.recv, 4096)
+            assert service.server is not None
+            await eventually(lambda: service.server and len(service.server._connections) == 2)
+            # From here to the stop, the loop does not turn.
+            with raw_client(service) as waiting:
+                for number, sock in enumerate((idle, new, waiting)):
+                    sock.sendall(request(f"/request{number}"))
+                await service.stop()
+                for number, sock in enumerate((idle, new, waiting)):
+                    received = b""
+                    while data := sock.recv(65536):
+                        received += data
+                    assert f"hello /request{number}".encode() in received
+
+
+async def test_idle_connections_do_not_hold_the_stop() -> None:
+    service = make(shutdown_timeout=PATIENCE, timeout_keep_alive=60)
+    async with running(service), client(service) as one:
+        await one.get("/")
+        with raw_client(service):
+            async with asyncio.timeout(LONG):
+                await service.stop()
+
+
+async def test_connections_of_tls_do_not_hold_the_stop(certificates: Certificates) -> None:
+    """Neither an idle one, whose client does not say goodbye, nor one that never began."""
+    tls = {"ssl_certfile": certificates.server_cert, "ssl_keyfile": certificates.server_key}
+    trusting = ssl.create_default_context(cafile=certificates.ca)
+    await use_network()
+    with nothing_left():
+        service = make(shutdown_timeout=PATIENCE, timeout_keep_alive=60, **tls)
+        async with running(service), client(service, verify=trusting) as one:
+            assert (await one.get("/")).text == "hello /"
+            with raw_client(service):
+                await eventually(lambda: service.server and service.server._handshakes)
+                async with asyncio.timeout(LONG):
+                    await service.stop()
+        await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+
+async def test_a_large_response_by_tls_arrives_whole(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when all that is left of it is in the transport below TLS."""
+    monkeypatch.setattr("svcrun.service._uvicorn.server.LINGER", 0.01)
+    sent = asyncio.Event()
+
+    async def send_much(scope: Any, receive: Receive, send: Send) -> None:
+        await answer(send, bytes(1 << 22))
+        sent.set()
+
+    tls = {"ssl_certfile": certificates.server_cert, "ssl_keyfile": certificates.server_key}
+    trusting = ssl.create_default_context(cafile=certificates.ca)
+
+    def ask() -> ssl.SSLSocket:
+        with contextlib.ExitStack() as stack:
+            plain = stack.enter_context(raw_client(service, receive_buffer=4096))
+            secure = trusting.wrap_socket(plain, server_hostname="localhost")
+            secure.sendall(request())
+            stack.pop_all()
+            return secure
+
+    def receive_all(secure: ssl.SSLSocket) -> int:
+        with secure:
+            return sum(data.count(b"\0") for data in iter(lambda: secure.recv(1 << 16), b""))
+
+    async with running(make(send_much, shutdown_timeout=PATIENCE, **tls)) as service:
+        secure = await asyncio.to_thread(ask)
+        await asyncio.wait_for(sent.wait(), PATIENCE)
+        stop = asyncio.create_task(service.stop())
+        await asyncio.sleep(0.1)  # longer than a farewell is waited for
+        assert await asyncio.to_thread(receive_all, secure) == 1 << 22
+        await stop
+
+
+async def test_web_sockets_are_closed_by_code_1012() -> None:
+    received: list[Any] = []
+
+    async def echo(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+        received.append(message)
+
+    async with running(make(echo)) as service:
+        url = f"ws://127.0.0.1:{service.port}/"
+        async with connect_web_socket(url, proxy=None) as web_socket:
+            await web_socket.send("hello")
+            assert await web_socket.recv() == "hello"
+            await service.stop()
+            with pytest.raises(websockets.ConnectionClosed):
+                await web_socket.recv()
+            assert web_socket.close_code == 1012
+    assert [message["code"] for message in received] == [1012]
+
+
+async def test_a_web_socket_whose_application_goes_on_is_cancelled() -> None:
+    ends: list[str] = []
+
+    async def ignore(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.append("cancelled")
+
+    async with running(make(ignore, shutdown_timeout=0.1)) as service:
+        url = f"ws://127.0.0.1:{service.port}/"
+        async with connect_web_socket(url, proxy=None):
+            async with asyncio.timeout(PATIENCE):
+                await service.stop()
+    assert ends == ["cancelled"]
+
+
+async def test_a_request_that_ignores_its_cancellation_does_not_hold_the_stop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(scope: Any, receive: Receive, send: Send) -> None:
+        began.set()
+        while not go_on.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await go_on.wait()
+
+    async with running(make(stubborn, name="srv", shutdown_timeout=0)) as service:
+        with raw_client(service) as sock:
+            sock.sendall(request())
+            await asyncio.wait_for(began.wait(), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                await service.stop()
+            assert sock.recv(1) == b""
+    assert "ignores that it was cancelled" in caplog.text
+    assert "await go_on.wait()" in caplog.text
+    go_on.set()
+    await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+
+# The application
+
+
+async def test_the_application_ends_after_its_requests() -> None:
+    """C34."""
+    app = Application(work := Work())
+    async with running(make(app=app, shutdown_timeout=PATIENCE)) as service:
+        _, writer = await connect(service)
+        writer.write(request())
+        await asyncio.wait_for(work.began.wait(), PATIENCE)
+        stop = asyncio.create_task(service.stop())
+        await eventually(lambda: not service.server or service.server._listener is None)
+        assert app.life == ["lifespan.startup"]
+        work.go_on.set()
+        await stop
+        writer.close()
+    assert app.life == ["lifespan.startup", "lifespan.shutdown"]
+
+
+def lifespan_that(end: Callable[[Send], Any]) -> Any:
+    """Return an application that starts, and does `end` at its end."""
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await end(send)
+
+    return app
+
+
+async def hang(send: Send) -> None:
+    await asyncio.Event().wait()
+
+
+async def fail(send: Send) -> None:
+    await send({"type": "lifespan.shutdown.failed", "message": "the reason"})
+
+
+async def fall(send: Send) -> None:
+    raise LookupError("the reason")
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"), [(hang, "Event.*wait"), (fail, "the reason"), (fall, "the reason")]
+)
+async def test_an_application_that_does_not_end_well_fails_the_stop_and_leaves_nothing(
+    end: Any, reason: str
+) -> None:
+    """C18."""
+    await use_network()
+    with nothing_left():
+        service = make(app=lifespan_that(end), name="srv", shutdown_timeout=0.1)
+        task = await begin_start(service)
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(ApplicationStopFailed, match=f"(?s)'srv'.*{reason}"):
+                await service.stop()
+            await task
+        assert service.socket is None
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        await service.stop()
+
+
+async def test_an_application_that_waits_for_more_after_its_end_is_cancelled() -> None:
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        while True:
+            kind = (await receive())["type"]
+            await send({"type": f"{kind}.complete"})
+
+    async with running(make(app=app)) as service:
+        async with asyncio.timeout(PATIENCE):
+            await service.stop()
+        await eventually(lambda: len(asyncio.all_tasks()) == 1)
+
+
+# stop() itself
+
+
+async def test_stops_join_each_other() -> None:
+    work = Work()
+    app = Application(work)
+    async with running(make(app=app, shutdown_timeout=PATIENCE)) as service:
+        await service.start_event.wait()
+        _, writer = await connect(service)
+        writer.write(request())
+        await asyncio.wait_for(work.began.wait(), PATIENCE)
+        stops = [asyncio.create_task(service.stop()) for _ in range(3)]
+        await eventually(lambda: not service.server or service.server._listener is None)
+        assert not any(stop.done() for stop in stops)
+        work.go_on.set()
+        await asyncio.gather(*stops)
+        await service.stop()
+        writer.close()
+    assert app.life == ["lifespan.startup", "lifespan.shutdown"]
+
+
+async def test_a_service_that_was_not_started_can_be_stopped() -> None:
+    await make().stop()
+
+
+async def test_a_stop_that_is_cancelled_closes_everything_at_once() -> None:
+    """C19."""
+    work = Work()
+    await use_network()
+    with nothing_left():
+        service = make(work, shutdown_timeout=PATIENCE)
+        task = await begin_start(service)
+        reader, writer = await connect(service)
+        writer.write(request())
+        await asyncio.wait_for(work.began.wait(), PATIENCE)
+        stop = asyncio.create_task(service.stop())
+        await eventually(lambda: not service.server or service.server._listener is None)
+        stop.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stop
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        await asyncio.wait_for(task, PATIENCE)
+        await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    assert work.ends == ["cancelled"]
+    assert service.socket is None
+
+
+async def test_the_start_returns_after_the_stop() -> None:
+    service = make()
+    task = await begin_start(service)
+    assert not task.done()
+    await service.stop()
+    await asyncio.wait_for(task, PATIENCE)
+    assert service.server is None
+
+
+PROGRAM = """
+import asyncio, sys
+from svcrun import entrypoint
+from svcrun.service.uvicorn import UvicornService
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            kind = (await receive())["type"]
+            await send({"type": kind + ".complete"})
+            if kind == "lifespan.shutdown":
+                print(kind)
+                return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(int(scope["path"][1:])):
+        await send({"type": "http.response.body", "body": b"tick", "more_body": True})
+        await asyncio.sleep(0.1)
+    await send({"type": "http.response.body", "body": b"end"})
+
+service = UvicornService(app=app, port=0, shutdown_timeout=float(sys.argv[1]))
+with entrypoint(service) as loop:
+    print("port", service.port)
+    loop.run_forever()
+print("left in order")
+"""
+
+
+@pytest.mark.parametrize(
+    ("ticks", "timeout", "is_whole"), [(5, "30", True), (100000, "0.2", False)]
+)
+def test_a_signal_ends_a_program_with_an_open_stream_in_order(
+    run_program: Callable[..., Program], ticks: int, timeout: str, *, is_whole: bool
+) -> None:
+    """C21."""
+    program = run_program(PROGRAM, timeout)
+    port = int(program.wait_for_line(r"port (\d+)")[1])
+    received = ""
+    ended = False
+    with httpx.stream("GET", f"http://127.0.0.1:{port}/{ticks}", timeout=PATIENCE) as response:
+        try:
+            for text in response.iter_text():
+                if not received:
+                    program.terminate()
+                received += text
+            ended = True
+        except httpx.RemoteProtocolError:
+            pass
+    outcome = program.wait()
+    assert outcome.returncode == 0, outcome.stderr
+    assert "lifespan.shutdown\nleft in order" in outcome.stdout
+    assert ended is is_whole
+    assert received.endswith("end") is is_whole
+    assert outcome.stderr.count("Traceback") <= (0 if is_whole else 1)

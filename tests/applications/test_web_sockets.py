@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 from collections.abc import AsyncIterator
 from typing import Final
@@ -231,6 +232,7 @@ async def test_a_client_that_answers_no_ping_is_gone(serve: Serve, echo: Echo) -
         pytest.param(1002, frame(Opcode.CLOSE, b"\x03"), id="half a code"),
         pytest.param(1002, frame(Opcode.CLOSE, b"\x03\xec"), id="1004"),
         pytest.param(1002, frame(Opcode.CLOSE, b"\x03\xed"), id="1005"),
+        pytest.param(1002, frame(Opcode.CLOSE, b"\x03\xee"), id="1006"),
     ],
 )
 async def test_a_frame_against_the_rules_ends_the_web_socket(
@@ -254,6 +256,7 @@ async def test_the_application_is_told_why_its_client_left(
     server = await serve(echo)
     async with server.web_socket("/") as socket:
         await socket.close(code, reason)
+        assert socket.close_code == code  # by which it was answered
     assert await echo.end() == (code, reason)
 
 
@@ -444,9 +447,78 @@ async def test_an_endpoint_that_only_sends_is_told_when_its_client_has_left(serv
             ended.set()
 
     server = await serve(app)
-    async with server.web_socket("/", close_timeout=0.1) as socket:
+    async with server.web_socket("/", close_timeout=PATIENCE) as socket:
         assert await socket.recv() == bytes(1000)
+        closing = asyncio.create_task(socket.close(4000))
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                assert await socket.recv() == bytes(1000)
+        await closing
+        assert socket.close_code == 4000  # it was answered
     await asyncio.wait_for(ended.wait(), PATIENCE)
+
+
+@only_asgi  # uvicorn stops reading when there is something that is not received
+async def test_a_client_is_answered_its_pings_while_nobody_receives(serve: Serve) -> None:
+    app = FastAPI()
+    answered = asyncio.Event()
+    messages = [f"{number}" for number in range(10)]
+
+    @app.websocket("/")
+    async def think(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await answered.wait()
+        await websocket.send_json([await websocket.receive_text() for _ in messages])
+
+    server = await serve(app)
+    async with server.web_socket("/") as socket:
+        for message in messages[:5]:
+            await socket.send(message)
+        for _ in range(2):
+            await asyncio.wait_for(await socket.ping(), PATIENCE)
+        for message in messages[5:]:
+            await socket.send(message)
+        answered.set()
+        # Nothing was lost, nor did it change its place.
+        assert await socket.recv() == json.dumps(messages, separators=(",", ":"))
+
+
+async def test_what_nobody_receives_is_not_kept_without_end(serve: Serve) -> None:
+    app = FastAPI()
+    may_receive = asyncio.Event()
+    total = 0
+
+    @app.websocket("/")
+    async def sleep(websocket: WebSocket) -> None:
+        nonlocal total
+        await websocket.accept()
+        await may_receive.wait()
+        while total < 300 * 65536:
+            total += len(await websocket.receive_bytes())
+        await websocket.close()
+
+    server = await serve(app)
+    async with server.web_socket("/", compression=None) as socket:
+        await asyncio.wait_for(await socket.ping(), PATIENCE)
+        sent = 0
+
+        async def pour() -> None:
+            nonlocal sent
+            for _ in range(300):
+                await socket.send(bytes(65536))
+                sent += 1
+
+        pouring = asyncio.create_task(pour())
+        previous = -1
+        while previous != sent:
+            previous = sent
+            await asyncio.sleep(0.05)
+        assert sent < 290
+        may_receive.set()
+        await asyncio.wait_for(pouring, PATIENCE)
+        await asyncio.wait_for(socket.wait_closed(), PATIENCE)
+        assert socket.close_code == 1000
+    assert total == 300 * 65536
 
 
 async def test_an_endpoint_waits_for_a_client_that_does_not_read(serve: Serve) -> None:

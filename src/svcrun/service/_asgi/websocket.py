@@ -9,6 +9,7 @@ from aiohttp import WebSocketError, WSCloseCode, WSMsgType, hdrs, web
 
 from svcrun.errors import ClientDisconnected
 from svcrun.service._asgi.exchange import Exchange, UnexpectedMessage
+from svcrun.service._asgi.hearing import Hearing
 from svcrun.service._asgi.response import Response
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class WebSocketExchange(Exchange):
         self._options = options
         self._is_announced = False
         self._socket: web.WebSocketResponse | None = None
+        self._hearing: Hearing | None = None
         self._denial: Response | None = None
         # What the application is told at the end, and again whenever it asks.
         self._farewell: Message | None = None
@@ -89,7 +91,11 @@ class WebSocketExchange(Exchange):
             raise
 
     async def _call(self) -> None:
-        await super()._call()
+        try:
+            await super()._call()
+        finally:
+            if self._hearing is not None:
+                self._hearing.end()
         if self._socket is not None:
             await self._close(WSCloseCode.OK)
             self.complete()
@@ -116,11 +122,11 @@ class WebSocketExchange(Exchange):
             return {"type": "websocket.connect"}
         if self._farewell is not None:
             return self._farewell
-        socket = self._socket
-        if socket is None:
+        socket, hearing = self._socket, self._hearing
+        if socket is None or hearing is None:
             await self.end()
             return self._take_leave(ABNORMAL)
-        message = await socket.receive()
+        message = await hearing.next()
         if message.type is WSMsgType.TEXT:
             return {"type": "websocket.receive", "text": message.data}
         if message.type is WSMsgType.BINARY:
@@ -170,6 +176,7 @@ class WebSocketExchange(Exchange):
         protocol = message.get("subprotocol")
         socket = web.WebSocketResponse(
             timeout=CLOSE_TIMEOUT,
+            autoclose=False,  # by a code of its own
             heartbeat=options.ping_interval,
             protocols=() if protocol is None else (protocol,),
             compress=options.per_message_deflate,
@@ -182,6 +189,7 @@ class WebSocketExchange(Exchange):
         except ConnectionError as error:
             raise self._gone() from error
         self._socket = socket
+        self._hearing = Hearing(socket, self.leave)
 
     async def _say(self, message: Message) -> None:
         socket = self._socket

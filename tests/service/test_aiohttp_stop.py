@@ -20,6 +20,7 @@ from svcrun.errors import AlreadyRunning
 from svcrun.service import aiohttp as module
 from svcrun.service._aiohttp import server as server_module
 from svcrun.service.aiohttp import AIOHTTPService
+from svcrun.sockets import bind_socket
 from tests.service.webs import (
     Truncated,
     Web,
@@ -731,3 +732,17 @@ async def test_two_hundred_times_in_a_row_without_growth(http: Web) -> None:
 def test_names_are_exported() -> None:
     assert set(module.__all__) == {"AIOHTTPSSLService", "AIOHTTPService", "AccessLogger", "Runner"}
     assert issubclass(Truncated, Exception)
+
+
+async def test_a_socket_that_was_given_is_left_fit_for_a_successor() -> None:
+    # As one that systemd keeps for the next start of a program.
+    with bind_socket(address="127.0.0.1") as kept:
+        for _ in range(2):
+            service = AIOHTTPService(sock=kept.dup(), app=aioweb.Application())
+            await service.start()
+            host, port = kept.getsockname()
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert b" 404 " in await reader.readline()
+            writer.close()
+            await service.stop()

@@ -14,7 +14,7 @@ except ImportError as error:
 
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, show
 from svcrun.service._aiohttp.access_log import AccessLogger
-from svcrun.service._aiohttp.server import KEYWORDS, Server
+from svcrun.service._aiohttp.server import KEYWORDS, NUMBERS, Server
 from svcrun.service._aiohttp.site import Runner, Site
 from svcrun.service._hosted import check_import_string, load
 from svcrun.service._listening import Listening, check_number
@@ -135,7 +135,7 @@ class AIOHTTPService(Listening):
         """
         if self.app is None:
             return web.Application()
-        made = await load(self, self.app, lambda app: not isinstance(app, web.Application))
+        made = await load(self, self.app, _is_factory)
         if not isinstance(made, web.Application):
             accepted = "an aiohttp.web.Application, or what makes one"
             raise ParameterTypeError(type(self).__qualname__, "app", made, accepted)
@@ -164,7 +164,13 @@ class AIOHTTPService(Listening):
         """
         if self.runner is None or self.socket is None:
             raise RuntimeError(f"{self!r}: create_site() is called by start()")
-        return Site(self.runner, self.socket, backlog=self.backlog, secure=self._secure())
+        return Site(
+            self.runner,
+            self.socket,
+            backlog=self.backlog,
+            secure=self._secure(),
+            is_shared=self.sock is not None,
+        )
 
     async def start(self) -> None:
         """Bind the socket, start the application, and let clients in.
@@ -258,6 +264,8 @@ class AIOHTTPService(Listening):
             where = f"runner_kwargs[{name!r}]"
             if name in _NOT_OF_THE_RUNNER:
                 raise ParameterError(owner, where, value, _NOT_OF_THE_RUNNER[name])
+            if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ParameterTypeError(owner, where, value, "a number")
             if name not in KEYWORDS:
                 # aiohttp would leave out all of them, with a warning at each connection.
                 accepted = f"one of {', '.join(sorted(KEYWORDS))}"
@@ -272,6 +280,10 @@ class AIOHTTPService(Listening):
         check_number(self, "shutdown_timeout", low=0, accepted="a number of seconds, 0 for none")
         check_import_string(self)
         self._runner_kwargs()  # for its checks
+
+
+def _is_factory(app: Any) -> bool:
+    return callable(app) and not isinstance(app, web.Application)
 
 
 class AIOHTTPSSLService(Secure, AIOHTTPService):

@@ -85,6 +85,8 @@ class Site(web.SockSite):
     :param sock: is listening already.
     :param backlog: how many connections may wait to be accepted.
     :param secure: the service that tells what TLS needs; without one, connections are plain.
+    :param is_shared: whether the socket came from somebody who may listen on it as well, or hand
+        it to a successor; it is left as it is then.
     """
 
     def __init__(
@@ -94,10 +96,12 @@ class Site(web.SockSite):
         *,
         backlog: int,
         secure: Secure | None = None,
+        is_shared: bool = False,
     ) -> None:
         context = None if secure is None else secure.ssl_context
         super().__init__(runner, sock, ssl_context=context, backlog=backlog)
         self._secure = secure
+        self._is_shared = is_shared
 
     async def start(self) -> None:
         """Accept connections."""
@@ -112,7 +116,8 @@ class Site(web.SockSite):
             return
         # Those who wait in the backlog would be reset by the end of the socket.
         with self._sock.dup() as backlog:
-            _refuse_more(backlog)
+            if not self._is_shared:
+                _refuse_more(backlog)
             await super().stop()
             waiting = self._accept_waiting(backlog)
         loop = asyncio.get_running_loop()

@@ -741,8 +741,9 @@ async def test_a_socket_that_was_given_is_left_fit_for_a_successor() -> None:
             service = AIOHTTPService(sock=kept.dup(), app=aioweb.Application())
             await service.start()
             host, port = kept.getsockname()
-            reader, writer = await asyncio.open_connection(host, port)
-            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            assert b" 404 " in await reader.readline()
+            async with asyncio.timeout(PATIENCE):
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert b" 404 " in await reader.readline()
             writer.close()
             await service.stop()

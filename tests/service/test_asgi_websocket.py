@@ -363,3 +363,23 @@ async def test_a_stop_closes_with_1001_and_the_application_is_told() -> None:
         await stop
     assert app.received == [{"type": "websocket.disconnect", "code": 1001, "reason": ""}]
     assert app.raised is None
+
+
+@pytest.mark.parametrize("closes", ["client", "application"])
+async def test_each_web_socket_is_one_line_of_the_access_log(
+    closes: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aiohttp.access")
+
+    async def close(receive: Receive, send: Send) -> None:
+        if closes == "application":
+            await send({"type": "websocket.close"})
+
+    app = WebSocketApplication(close)
+    async with web_socket(app, "/path") as (_, client):
+        if closes == "client":
+            await client.close()
+        await client.wait_closed()
+        await app.ended.wait()
+    lines = [one for one in caplog.records if one.name == "aiohttp.access"]
+    assert ['"GET /path HTTP/1.1" 101' in one.getMessage() for one in lines] == [True]

@@ -139,9 +139,11 @@ class ASGIHTTPSSLService(AIOHTTPSSLService, ASGIHTTPService):
 
     .. code-block:: python
 
-        service = ASGIHTTPSSLService("cert.pem", "key.pem", port=8443, app="package.module:app")
+        service = ASGIHTTPSSLService(cert="cert.pem", key="key.pem", port=8443, app=app)
         with entrypoint(service) as loop:
             loop.run_forever()
     """
+
+    __init__ = AIOHTTPSSLService.__init__  # type checkers would make another one
 
     app: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -83,8 +84,14 @@ class WebSocketExchange(Exchange):
             refusal = web.HTTPBadRequest(text="this is no handshake of a web socket, version 13")
             refusal.force_close()
             raise refusal
+        begun = asyncio.get_running_loop().time()
         try:
             return await super().run()
+        except asyncio.CancelledError:
+            # At the end of the connection, in most cases. aiohttp logs what handlers return.
+            if self._socket is not None:
+                self.request.protocol.log_access(self.request, self._socket, begun)
+            raise
         except Exception:
             if self._socket is not None:
                 await self._close(WSCloseCode.INTERNAL_ERROR)

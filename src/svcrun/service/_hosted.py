@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from svcrun.callables import describe
-from svcrun.errors import ParameterError
+from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +22,17 @@ _FORM = re.compile(r"[\w.]+:[\w.]+")
 
 
 def check_import_string(owner: Service) -> None:
-    """Refuse an ``app`` that is a text but can't name anything.
+    """Refuse an ``app`` that is a text but can't name anything, or else can't be called.
 
-    :raises ValueError: naming the class and the value.
+    :raises ValueError, TypeError: naming the class and the value.
     """
     app = getattr(owner, "app", None)
-    if isinstance(app, str) and _FORM.fullmatch(app) is None:
-        raise ParameterError(type(owner).__qualname__, "app", app, _ACCEPTED)
+    if isinstance(app, str):
+        if _FORM.fullmatch(app) is None:
+            raise ParameterError(type(owner).__qualname__, "app", app, _ACCEPTED)
+    elif not (app is None or callable(app)):
+        accepted = f"an application, what makes one, or {_ACCEPTED}"
+        raise ParameterTypeError(type(owner).__qualname__, "app", app, accepted)
 
 
 def is_factory(app: Any, arguments: int) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from svcrun.service._handshake import Handshake
 
-__all__ = ("KEYWORDS", "Connection", "Server", "attend", "is_stopping", "tend_response")
+__all__ = ("KEYWORDS", "NUMBERS", "Connection", "Server", "attend", "is_stopping", "tend_response")
 
 log = logging.getLogger("svcrun.service.aiohttp")
 
@@ -37,12 +37,15 @@ LINGER: Final = 0.5
 # Turns of a loop in which it asks the system at least once what has come, and tasks are told.
 TURNS: Final = 3
 
-# What may be given to a server for its connections.
-KEYWORDS: Final = frozenset(
-    name
+_DEFAULTS: Final = {
+    name: one.default
     for name, one in inspect.signature(RequestHandler).parameters.items()
     if one.kind is one.KEYWORD_ONLY
-) - {"debug", "loop"} | {"handler_cancellation"}
+}
+
+# What may be given to a server for its connections, and what of it are numbers.
+KEYWORDS: Final = _DEFAULTS.keys() - {"debug", "loop"} | {"handler_cancellation"}
+NUMBERS: Final = {name for name, value in _DEFAULTS.items() if type(value) in {int, float}}
 
 # How a client says that its request makes no sense.
 _MALFORMED: Final = (HttpProcessingError, RequestPayloadError)
@@ -242,14 +245,15 @@ class Server(web.Server):
 
     def _under_way(self) -> list[asyncio.Task[Any]]:
         excused = self._excused
-        tasks = [
+        # First what connections wait for: where that waits is what one wants to know.
+        tasks = [task for task, work in self._work.items() if work not in excused]
+        tasks += [
             handler.task
             for handler in self._connections
-            if isinstance(handler, Connection) and handler not in excused
+            if isinstance(handler, Connection) and handler not in excused and handler.task
         ]
-        tasks += [task for task, work in self._work.items() if work not in excused]
         tasks += self.handshakes
-        return [task for task in tasks if task is not None and not task.done()]
+        return [task for task in tasks if not task.done()]
 
     async def _listen_to_the_last(self, deadline: float) -> None:
         """Wait for what clients have sent before they could know of the stop."""

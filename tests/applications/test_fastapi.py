@@ -295,11 +295,10 @@ async def test_a_stream_arrives_piece_by_piece(serve: Serve) -> None:
         return StreamingResponse(pieces(), media_type="text/plain")
 
     server = await serve(app)
-    wanted.put_nowait("one")
     async with server.client() as client, client.stream("GET", "/") as response:
+        assert response.status_code == 200  # is known before there is a first piece
         arriving = response.aiter_text()
-        assert await anext(arriving) == "one"
-        for piece in ("two", "three"):
+        for piece in ("one", "two", "three"):
             wanted.put_nowait(piece)
             assert await anext(arriving) == piece
         wanted.put_nowait("")

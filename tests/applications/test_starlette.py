@@ -30,7 +30,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 from websockets.exceptions import InvalidStatus
 
-from tests.applications.serving import Logged, Serve, needs_curl
+from tests.applications.serving import Logged, Serve, needs_curl, only_asgi, read_response
 from tests.support import PATIENCE, eventually
 
 CONTENT = bytes(range(256)) * 1000
@@ -352,3 +352,26 @@ async def test_a_function_is_an_application(serve: Serve) -> None:
     server = await serve(app)
     async with server.client() as client:
         assert (await client.get("/a")).text == "/a"
+
+
+@only_asgi  # uvicorn sends the head at once
+@pytest.mark.parametrize("pauses", [False, True])
+async def test_a_failure_before_there_is_a_body_is_500(
+    serve: Serve, logged: Logged, *, pauses: bool
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if pauses:
+            await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ZeroDivisionError("of the application")
+
+    server = await serve(app, lifespan="off")
+    async with server.connection() as (reader, writer), asyncio.timeout(PATIENCE):
+        for _ in range(2):
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            status, headers, _ = await read_response(reader)
+            assert status == 500
+            if headers.get("connection") == "close":
+                assert await reader.read() == b""
+                break
+    assert all("ZeroDivisionError: of the application" in error for error in logged())

@@ -64,6 +64,8 @@ class Exchange(ABC):
         self.is_gone = False
         # What is wrong with what it sent.
         self.fault: Exception | None = None
+        # The call, unless it was over at once.
+        self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._end: asyncio.Event | None = None
 
@@ -75,6 +77,7 @@ class Exchange(ABC):
         loop = asyncio.get_running_loop()
         task = start_eagerly(self._call(), loop)
         if not task.done():
+            self._task = task
             attend(self.request, task)
             if not self.is_complete:
                 self._waiter = loop.create_future()

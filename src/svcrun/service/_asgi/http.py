@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs
 
+from svcrun.eager import start_eagerly
 from svcrun.errors import ClientDisconnected
+from svcrun.service._aiohttp.server import attend
 from svcrun.service._asgi.exchange import Exchange, UnexpectedMessage
 from svcrun.service._asgi.response import Response
 
@@ -83,8 +87,24 @@ class HTTPExchange(Exchange):
                 raise UnexpectedMessage(kind, "a second time")
             self.check_presence()
             self._response = Response(self.request, message["status"], message.get("headers", ()))
+            asyncio.get_running_loop().call_soon(self._begin)
         else:
             raise UnexpectedMessage(kind, "in answer to an HTTP request")
+
+    def _begin(self) -> None:
+        """Write the head of a response whose body is still to come, as events may be."""
+        response, call = self._response, self._task
+        if response is None or response.prepared or self.is_gone:
+            return
+        if call is None or call.done():
+            return  # it has failed, of which the client may still be told
+        task = start_eagerly(self._write_head(response), asyncio.get_running_loop())
+        if not task.done():
+            attend(self.request, task)
+
+    async def _write_head(self, response: Response) -> None:
+        with contextlib.suppress(ClientDisconnected):  # which the application is told, too
+            await response.send(b"", more=True)
 
     async def _encourage(self) -> None:
         """Ask for the body, if that is what the client waits for."""

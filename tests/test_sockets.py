@@ -252,6 +252,32 @@ class TestPlaces:
             if endpoint.port is None:
                 assert len(places) == 1
 
+    def test_what_was_bound_listens_when_told_to(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO")
+        endpoint = Endpoint("The server", address="127.0.0.1", port=0, scheme="http")
+        sock = endpoint.bind()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(sock.getsockname())
+        assert not caplog.records
+        endpoint.listen(sock, 1)
+        socket.create_connection(sock.getsockname()).close()
+        assert f"Listening http://127.0.0.1:{sock.getsockname()[1]}" in caplog.text
+        endpoint.close(sock)
+
+    def test_who_listened_first_is_told_of_as_if_it_had_been_bound(self) -> None:
+        endpoints = [Endpoint("The server", address="127.0.0.1", port=0)]
+        first = endpoints[0].bind()
+        port = first.getsockname()[1]
+        endpoints.append(Endpoint("The server", address="127.0.0.1", port=port))
+        second = endpoints[1].bind()  # both may, as long as nobody listens
+        endpoints[0].listen(first, 1)
+        place = f"<the service> can't listen on tcp://127.0.0.1:{port}"
+        with pytest.raises(OSError, match=place) as caught:
+            endpoints[1].listen(second, 1, "<the service>")
+        assert caught.value.errno == errno.EADDRINUSE
+        for endpoint, sock in zip(endpoints, (first, second), strict=True):
+            endpoint.close(sock)
+
     def test_a_second_listener_is_an_error_that_names_all(self) -> None:
         with bind_socket(address="127.0.0.1") as sock:
             sock.listen()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,54 @@ async def test_the_stack_of_a_task_goes_down_to_where_it_waits() -> None:
     assert stack.index("in outer") < stack.index("in wait_for_ever") < stack.index("in Event.wait")
     assert "await asyncio.Event().wait()" in stack
     await cancel_and_wait([task])
+
+
+async def test_the_stack_of_a_task_goes_on_in_a_task_that_it_awaits() -> None:
+    async def wait_for_another() -> None:
+        await inner
+
+    inner = asyncio.create_task(outer())
+    task = asyncio.create_task(wait_for_another())
+    await asyncio.sleep(0)
+    stack = format_stack(task)
+    assert stack.index("in test_the_stack") < stack.index("in outer") < stack.index("in Event.wait")
+    await cancel_and_wait([task, inner])
+
+
+class Linked:
+    """Awaits a future, and refers to a task as what awaits one does: a circle that has an end."""
+
+    __slots__ = ("steps", "task")
+
+    def __init__(self, future: asyncio.Future[None], task: asyncio.Task[None]) -> None:
+        self.steps = iter(future)
+        self.task = task
+
+    def __await__(self) -> Any:
+        return self
+
+    def __iter__(self) -> Linked:
+        return self
+
+    def __next__(self) -> object:
+        return next(self.steps)
+
+
+async def test_tasks_that_await_each_other_have_a_stack_with_an_end() -> None:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def first() -> None:
+        await Linked(asyncio.get_running_loop().create_future(), tasks[1])
+
+    async def second() -> None:
+        await tasks[0]
+
+    tasks += [asyncio.create_task(first()), asyncio.create_task(second())]
+    await asyncio.sleep(0)
+    for task in tasks:
+        stack = format_stack(task)
+        assert stack.count(".first\n") == stack.count(".second\n") == 1
+    await cancel_and_wait(tasks)
 
 
 async def test_a_task_that_has_ended_still_has_a_text() -> None:

@@ -66,6 +66,56 @@ def test_a_subclass_can_settle_what_its_base_requires() -> None:
     assert make(Polite, how="softly").who == "you"
 
 
+class Host(Service):
+    __required__ = "host"
+
+
+class Login(Service):
+    __required__ = ("user", "password")
+
+
+class Settled(Service):
+    user = "nobody"
+
+
+def required_of(*bases: type, **namespace: object) -> frozenset[str]:
+    made: Any = type("Made", bases, namespace)
+    return frozenset(made.__required__)
+
+
+@pytest.mark.parametrize("bases", [(Host, Login), (Login, Host)])
+def test_what_several_bases_require_is_required_whatever_their_order(
+    bases: tuple[type, ...],
+) -> None:
+    assert required_of(*bases) == {"host", "user", "password"}
+
+
+@pytest.mark.parametrize("bases", [(Settled, Login), (Login, Settled)])
+def test_what_one_base_settles_is_settled_whatever_their_order(bases: tuple[type, ...]) -> None:
+    assert required_of(*bases) == {"password"}
+
+
+def test_what_a_base_requires_of_subclasses_is_not_settled_by_its_own_default() -> None:
+    class Picky(Service):
+        __required__ = "host"
+        host = "the default of a base that wants another"
+
+    assert required_of(Picky) == {"host"}
+
+
+def test_a_subclass_says_itself_what_is_required() -> None:
+    assert required_of(Host, Login, __required__=("user",)) == {"user"}
+    assert required_of(Host, Login, __required__=()) == frozenset()
+
+
+def test_a_base_further_up_requires_through_those_that_say_nothing() -> None:
+    class Between(Host):
+        pass
+
+    assert required_of(Between) == {"host"}
+    assert required_of(Between, Login) == {"host", "user", "password"}
+
+
 def test_name_is_an_ordinary_keyword_of_every_service() -> None:
     assert Worker(name="first").name == "first"
     assert Worker().name is None

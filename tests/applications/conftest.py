@@ -64,10 +64,9 @@ async def serve(
 
     What a test expects to be logged as an error it takes by the fixture `logged`.
     """
-    from tests.applications.serving import Serving
+    from tests.applications.serving import Serving, import_service
 
-    pytest.importorskip("aiohttp_asgi" if request.param == "asgi" else "uvicorn")
-    module = pytest.importorskip(f"svcrun.service.{request.param}")
+    module = import_service(request.param)
     before = asyncio.all_tasks()
 
     async with contextlib.AsyncExitStack() as stack:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import shutil
 import ssl
 import subprocess
@@ -17,6 +18,7 @@ from tests.support import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from types import ModuleType
 
     from svcrun.service.aiohttp import AIOHTTPService
     from tests.conftest import Certificates
@@ -26,7 +28,16 @@ only_asgi = pytest.mark.parametrize("serve", ["asgi"], indirect=True)
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 
+# The libraries of the services that ASGI applications are served by.
+_LIBRARIES = {"asgi": "aiohttp_asgi", "uvicorn": "uvicorn"}
+
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def import_service(kind: str) -> ModuleType:
+    """Import ``svcrun.service.asgi`` or ``uvicorn``, or skip the test where its library is not."""
+    pytest.importorskip(_LIBRARIES[kind])
+    return importlib.import_module(f"svcrun.service.{kind}")
 
 
 class Serve(Protocol):

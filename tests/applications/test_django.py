@@ -6,9 +6,13 @@ from collections.abc import Callable
 import pytest
 
 pytest.importorskip("django")
-httpx = pytest.importorskip("httpx")
+pytest.importorskip("httpx")
+pytest.importorskip("websockets")
 
-from tests.support import PATIENCE, Program, has
+import httpx
+
+from tests.applications.serving import import_service
+from tests.support import PATIENCE, Program
 
 PROGRAM = """
 import asyncio
@@ -119,8 +123,7 @@ print("ended", flush=True)
 
 @pytest.mark.parametrize("kind", ["asgi", "uvicorn"])
 async def test_a_site_of_django(kind: str, run_program: Callable[..., Program]) -> None:
-    if not has("aiohttp_asgi" if kind == "asgi" else "uvicorn"):
-        pytest.skip(f"needs {kind}")
+    import_service(kind)
     program = run_program(PROGRAM, kind, options=("-X", "dev"))
     match = await asyncio.to_thread(program.wait_for_line, r"port (\d+)")
     url = f"http://127.0.0.1:{match[1]}"

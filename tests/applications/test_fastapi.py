@@ -29,6 +29,7 @@ from tests.applications.serving import (
     Logged,
     Serve,
     Serving,
+    import_service,
     needs_curl,
     only_asgi,
     read_response,
@@ -650,7 +651,7 @@ async def test_a_lifespan_that_fails_is_a_failed_start(serve: Serve) -> None:
 
 @pytest.mark.parametrize("kind", ["asgi", "uvicorn"])
 def test_a_lifespan_that_fails_comes_out_of_the_entrypoint(kind: str) -> None:
-    module = pytest.importorskip(f"svcrun.service.{kind}")
+    module = import_service(kind)
     service = {"asgi": "ASGIHTTPService", "uvicorn": "UvicornService"}[kind]
     app = FastAPI(lifespan=broken)
     options = {"address": "127.0.0.1", "port": 0, "app": app}

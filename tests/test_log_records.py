@@ -7,11 +7,11 @@ import pickle
 import sys
 import threading
 from collections import UserDict
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from svcrun.log.records import can_make_records, make_record
+from svcrun.log.records import LazyRecord, can_make_records, make_record
 
 ARGUMENTS: list[tuple[Any, ...]] = [
     ("logger", logging.INFO, "/a/b/module.py", 7, "%s", (1,), None),
@@ -109,3 +109,76 @@ def test_a_factory_of_the_users_is_left_alone() -> None:
         assert not can_make_records()
     finally:
         logging.setLogRecordFactory(found)
+
+
+class Visit(LazyRecord):
+    """A record that counts how often it is filled in."""
+
+    def __init__(self, visitor: str) -> None:
+        super().__init__(logging.LogRecord(*ARGUMENTS[0]))
+        self.counter[visitor] = 0
+
+    counter: ClassVar[dict[str, int]] = {}
+
+    def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+        (visitor,) = self.counter
+        self.counter[visitor] += 1
+        return "%s came", (visitor,), {"visitor": visitor}
+
+
+@pytest.fixture
+def visit(monkeypatch: pytest.MonkeyPatch) -> Visit:
+    monkeypatch.setattr(Visit, "counter", {})
+    return Visit("somebody")
+
+
+def test_a_lazy_record_is_filled_in_only_when_somebody_looks(visit: Visit) -> None:
+    assert visit.levelno == logging.INFO
+    assert Visit.counter == {"somebody": 0}
+    assert visit.getMessage() == "somebody came"
+    assert Visit.counter["somebody"] > 0
+
+
+def test_a_lazy_record_has_all_attributes_whichever_is_asked_for_first(visit: Visit) -> None:
+    like = vars(logging.LogRecord(*ARGUMENTS[0]))
+    assert visit.visitor == "somebody"
+    for name, value in like.items():
+        assert hasattr(visit, name)
+        if name not in {*TIMES, "msg", "args"}:
+            assert getattr(visit, name) == value
+
+
+@pytest.mark.parametrize("name", [*vars(logging.LogRecord(*ARGUMENTS[0])), "visitor"])
+def test_a_lazy_record_tells_each_attribute(visit: Visit, name: str) -> None:
+    assert hasattr(visit, name)
+    assert visit.getMessage() == "somebody came"
+
+
+def test_the_time_of_a_lazy_record_is_that_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Visit, "counter", {})
+    before = logging.LogRecord(*ARGUMENTS[0]).created
+    visit = Visit("somebody")
+    after = logging.LogRecord(*ARGUMENTS[0])
+    assert before <= visit.created <= after.created
+    assert visit.relativeCreated <= after.relativeCreated + 0.01
+    assert visit.msecs == int(visit.created % 1 * 1000)
+
+
+def test_a_lazy_record_lacks_what_no_record_has(visit: Visit) -> None:
+    assert not hasattr(visit, "nothing")
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = visit.nothing
+
+
+def test_a_lazy_record_takes_what_a_filter_sets(visit: Visit) -> None:
+    visit.request_id = "7"
+    assert logging.Formatter("%(message)s %(request_id)s").format(visit) == "somebody came 7"
+    visit.levelno = logging.ERROR
+    assert visit.levelno == logging.ERROR
+
+
+def test_a_lazy_record_that_is_filled_is_an_ordinary_one(visit: Visit) -> None:
+    record = visit.filled()
+    assert record.getMessage() == "somebody came"
+    assert vars(record)["visitor"] == "somebody"
+    assert logging.Formatter("%(levelname)s %(visitor)s").format(record) == "INFO somebody"

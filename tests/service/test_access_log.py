@@ -1,0 +1,138 @@
+"""The access log has the lines and attributes that aiohttp's own has."""
+
+import asyncio
+import logging
+import os
+from typing import Any
+
+import pytest
+
+pytest.importorskip("aiohttp")
+
+from aiohttp import web as aioweb
+from aiohttp.abc import AbstractAccessLogger
+from aiohttp.web_log import AccessLogger as TheirLogger
+
+from svcrun.service.aiohttp import AccessLogger
+from tests.service.webs import Web, client, get, read_answer, request, running
+
+FORMATS = [
+    TheirLogger.LOG_FORMAT,
+    "%a %t %P %r %s %b %T %Tf %D",
+    "%{User-Agent}i %{Content-Type}o",
+    "%{Absent}i %{Absent}o",
+    "%{A}i %{B}i",
+    "nothing at all",
+    "%s %s",
+]
+
+# Those of every record, which tell who logged and when.
+OF_THE_CALL = set(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message"}
+
+
+class Both(AbstractAccessLogger):
+    """Logs each request in both ways."""
+
+    def __init__(self, logger: logging.Logger, log_format: str) -> None:
+        super().__init__(logger, log_format)
+        self.loggers: list[AbstractAccessLogger] = [
+            AccessLogger(logging.getLogger("ours"), log_format),
+            TheirLogger(logging.getLogger("theirs"), log_format),
+        ]
+
+    def log(self, request: Any, response: Any, time: float) -> None:
+        for logger in self.loggers:
+            logger.log(request, response, time)
+
+
+async def answer(request: aioweb.Request) -> aioweb.StreamResponse:
+    if request.path == "/missing":
+        raise aioweb.HTTPNotFound
+    if request.path == "/broken":
+        raise LookupError
+    return aioweb.Response(text="x" * 1234)
+
+
+def extra(record: logging.LogRecord) -> dict[str, Any]:
+    record.getMessage()
+    return {name: value for name, value in vars(record).items() if name not in OF_THE_CALL}
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+async def test_lines_and_attributes_are_those_of_aiohttp(
+    http: Web, caplog: pytest.LogCaptureFixture, log_format: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    kwargs = {"access_log_class": Both, "access_log_format": log_format}
+    async with running(http.service(answer, runner_kwargs=kwargs)) as service:
+        for path in ("/", "/with?a=query&and=%20more", "/missing", "/broken"):
+            await get(service, path)
+        async with client(service) as (reader, writer):
+            writer.write(request("/", "User-Agent: me %s", "A: 1", "B: 2", method="HEAD"))
+            await read_answer(reader, head_only=True)
+    ours = [record for record in caplog.records if record.name == "ours"]
+    theirs = [record for record in caplog.records if record.name == "theirs"]
+    assert len(ours) == len(theirs) == 5
+    for own, other in zip(ours, theirs, strict=True):
+        assert own.getMessage() == other.getMessage()
+        assert extra(own) == extra(other)
+        assert own.levelno == other.levelno == logging.INFO
+        assert logging.Formatter().format(own) == logging.Formatter().format(other)
+
+
+async def test_what_aiohttp_promises_and_fails_to_do_is_done(
+    http: Web, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables of the environment, and a percent sign."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("SVCRUN_TEST_REGION", "north")
+    kwargs = {"access_log_format": "%{SVCRUN_TEST_REGION}e %{SVCRUN_TEST_ABSENT}e 100%% %s"}
+    async with running(http.service(answer, runner_kwargs=kwargs)) as service:
+        await get(service)
+    (record,) = [record for record in caplog.records if record.name == "aiohttp.access"]
+    assert record.getMessage() == "north - 100% 200"
+
+
+async def test_what_could_mean_something_to_a_terminal_is_escaped(
+    http: Web, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(http.service(answer)) as service, client(service) as (reader, writer):
+        writer.write(request("/", "User-Agent: a\tb\x9bc"))
+        await read_answer(reader)
+    (record,) = [record for record in caplog.records if record.name == "aiohttp.access"]
+    line = record.getMessage()
+    assert line.isprintable()
+    assert "a\\tb" in line
+
+
+@pytest.mark.parametrize("log_format", ["%Q", "%{User-Agent}x", "100%", "%{}i", "%"])
+def test_a_format_that_is_not_known_is_named(log_format: str) -> None:
+    with pytest.raises(ValueError, match="access_log_format="):
+        AccessLogger(logging.getLogger("ours"), log_format)
+
+
+async def test_what_nobody_wants_is_not_made(http: Web, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "aiohttp.access")
+    assert not AccessLogger(logging.getLogger("aiohttp.access")).enabled
+    async with running(http.service(answer)) as service:
+        assert (await get(service)).status == 200
+    assert not [record for record in caplog.records if record.name == "aiohttp.access"]
+
+
+async def test_values_are_those_of_the_time_of_the_response(
+    http: Web, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However late the line is made of them."""
+    caplog.set_level(logging.INFO)
+    async with running(http.service(answer)) as service, client(service) as (reader, writer):
+        for number in range(3):
+            writer.write(request(f"/{number}", f"User-Agent: number {number}"))
+            await read_answer(reader)
+            await asyncio.sleep(0)
+    lines = [r.getMessage() for r in caplog.records if r.name == "aiohttp.access"]
+    assert len(lines) == 3
+    for number, line in enumerate(lines):
+        assert f'"GET /{number} HTTP/1.1" 200 ' in line
+        assert f'"number {number}"' in line
+    assert f"<{os.getpid()}>" not in lines[0]

@@ -78,6 +78,7 @@ class Exchange(ABC):
         task = start_eagerly(self._call(), loop)
         if not task.done():
             self._task = task
+            self.wait()
             attend(self.request, task)
             if not self.is_complete:
                 self._waiter = loop.create_future()
@@ -112,6 +113,10 @@ class Exchange(ABC):
     @abstractmethod
     async def send(self, message: Message) -> None:
         """Send something to the client."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Do what can't wait until the application goes on."""
 
     async def _call(self) -> None:
         await self.app(self.scope(), self.receive, self.send)

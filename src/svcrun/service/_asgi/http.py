@@ -87,9 +87,16 @@ class HTTPExchange(Exchange):
                 raise UnexpectedMessage(kind, "a second time")
             self.check_presence()
             self._response = Response(self.request, message["status"], message.get("headers", ()))
-            asyncio.get_running_loop().call_soon(self._begin)
+            if self._task is not None:
+                self.wait()
         else:
             raise UnexpectedMessage(kind, "in answer to an HTTP request")
+
+    def wait(self) -> None:
+        """See to it that a response begins, though its body is still to come."""
+        # What comes in this turn of the loop goes out with it. Most responses do.
+        if self._response is not None and not self.is_complete:
+            asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
         """Write the head of a response whose body is still to come, as events may be."""

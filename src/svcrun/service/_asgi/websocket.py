@@ -176,6 +176,9 @@ class WebSocketExchange(Exchange):
         else:
             raise UnexpectedMessage(kind, "to a web socket")
 
+    def wait(self) -> None:
+        """Do nothing: all that is sent goes out at once."""
+
     async def _accept(self, message: Message) -> None:
         self._check_undecided(message["type"])
         self.check_presence()

@@ -112,7 +112,7 @@ class ThreadedHandler(KeptHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
-        if not isinstance(record, LazyRecord):
+        if not isinstance(record, LazyRecord) or record.is_touched():
             args = record.args
             if type(record.msg) is not str or (args and type(args) is not tuple):
                 render(record)

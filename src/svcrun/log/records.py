@@ -151,43 +151,87 @@ _COMPLETE = list(vars(make_record("", 0, "", 0, "", (), None))) == _ATTRIBUTES
 class LazyRecord(logging.LogRecord):
     """A record that is filled in when somebody looks at it: by the thread that writes it, mostly.
 
-    What it is made of must not change until then. Attributes that are not there yet are set by
-    :meth:`fill` when the first of them is asked for; formatters do so before they take all of them.
+    What it is made of must not change until then. Once somebody has looked at it, or has set an
+    attribute, it is as good as any other record.
 
     :param like: a record that has all that many records have in common.
     """
+
+    # In slots, so that its dictionary has what is an attribute of a record, and nothing else.
+    __slots__ = ("_at", "_like")
 
     levelno = logging.INFO
 
     def __init__(self, like: logging.LogRecord) -> None:
         # Not super().__init__(): all it does is to set what is to be set later.
-        self.created = time()
+        self._at = time()
         self._like = like
+
+    # These are no properties, so that they are in the way of no attribute that somebody sets.
+
+    def likeness(self) -> logging.LogRecord:
+        """Return what it has in common with others."""
+        return self._like
+
+    def is_touched(self) -> bool:
+        """Tell whether somebody has looked at it: it may have been changed then."""
+        return bool(_attributes_of(self))
+
+    def fill_text(self) -> str:
+        """Return the message with its arguments."""
+        message, args, _ = self.fill()
+        return message % args
 
     def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         """Return the message, its arguments, and what else is to be an attribute."""
         raise NotImplementedError
 
     def filled(self) -> logging.LogRecord:
-        """Return an ordinary record with all attributes; this one stays as small as it is."""
-        created = self.created
-        message, args, extra = self.fill()
+        """Return a record with all attributes; an untouched one stays as small as it is."""
+        if self.is_touched():
+            return self
         record = _new_record(logging.LogRecord)
-        attributes = record.__dict__
-        attributes.update(self._like.__dict__)
-        attributes.update(extra)
-        record.msg, record.args = message, args
-        record.created = created
-        record.msecs = int((created % 1) * 1000) + 0.0
-        record.relativeCreated = (created - _EPOCH) * 1000
+        record.__dict__.update(self._complete())
         return record
 
+    def _complete(self) -> dict[str, Any]:
+        message: object
+        args: tuple[Any, ...] | None
+        try:
+            message, args, extra = self.fill()
+        except Exception as error:  # noqa: BLE001 - to look at a record must not raise
+            message, args, extra = Unrenderable(self._like, error), None, {}
+        created = self._at
+        attributes = self._like.__dict__ | extra
+        attributes["msg"] = message
+        attributes["args"] = args
+        attributes["created"] = created
+        attributes["msecs"] = int((created % 1) * 1000) + 0.0
+        attributes["relativeCreated"] = (created - _EPOCH) * 1000
+        return attributes
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]  # for vars() and formatters
+        attributes: dict[str, Any] = _attributes_of(self)
+        if _LAST not in attributes:
+            # What is set already was set by a filter, and stays.
+            attributes.update(self._complete() | attributes)
+        return attributes
+
     def __getattr__(self, name: str) -> Any:
-        attributes = self.__dict__
-        if name.startswith("__") or "msg" in attributes or "_like" not in attributes:
-            raise AttributeError(name)
-        attributes.update(self.filled().__dict__)
-        return getattr(self, name)
+        try:
+            return self.__dict__[name]
+        except KeyError:
+            raise AttributeError(f"a log record has no {name!r}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return logging.makeLogRecord, (self.__dict__,)
+
+
+_attributes_of = logging.LogRecord.__dict__["__dict__"].__get__
+
+# Nobody sets this one; if it is there, all are.
+_LAST = "relativeCreated"
 
 
 class Unrenderable:

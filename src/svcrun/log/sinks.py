@@ -13,6 +13,7 @@ import traceback
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
+from svcrun.log.frames import Frames
 from svcrun.log.records import LazyRecord, Unrenderable, make_record
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class StreamSink(Sink):
     def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
         super().__init__(handler)
         self._lost = 0  # records since the stream failed
+        self._frames = Frames()
 
     def write(self, records: Sequence[logging.LogRecord]) -> None:
         """Write the records that the handler's level and filters let through."""
@@ -129,7 +131,13 @@ class StreamSink(Sink):
 
     def _format(self, record: logging.LogRecord) -> str:
         handler = self.handler
-        if isinstance(record, LazyRecord):
+        if isinstance(record, LazyRecord) and not record.is_touched():
+            try:
+                frame = self._frames.find(handler, record)
+                if frame is not None:
+                    return frame[0] + record.fill_text() + frame[1]
+            except Exception:  # noqa: BLE001, S110 - the long way will tell
+                pass
             record = record.filled()
         if type(record.msg) is Unrenderable:
             report(record, record.msg.error)

@@ -7,21 +7,23 @@ import os
 import re
 import time
 from functools import lru_cache
+from threading import get_ident
 from time import time as now
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_log import AccessLogger as AiohttpAccessLogger
+from multidict import istr
 
 from svcrun.errors import ParameterError
 from svcrun.log.records import LazyRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from aiohttp import HttpVersion, web
+    from aiohttp import web
 
-    Value = Callable[["Facts"], Any]
+    Value = Callable[["AccessRecord"], Any]
 
 __all__ = ("AccessLogger",)
 
@@ -43,13 +45,9 @@ class AccessLogger(AbstractAccessLogger):
 
     def __init__(self, logger: logging.Logger, log_format: str = LOG_FORMAT) -> None:
         super().__init__(logger, log_format)
-        if log_format not in _formats:
-            _formats[log_format] = _Format(log_format)
-        self.format = _formats[log_format]
+        self._format = _parse(log_format)
         # Not what logger.info() makes: to look for the caller costs more than all the rest.
-        self._like = logging.getLogRecordFactory()(
-            logger.name, logging.INFO, __file__, 0, "", (), None, "log"
-        )
+        self._like = _like(logger.name, logging.getLogRecordFactory(), os.getpid(), get_ident())
 
     @property
     def enabled(self) -> bool:
@@ -62,52 +60,110 @@ class AccessLogger(AbstractAccessLogger):
 
         :param time: how long it took, in seconds.
         """
-        facts = Facts(
-            request.remote,
-            request.method,
-            request.raw_path,
-            request.version,
-            request.headers,
-            response.status,
-            response.body_length,
-            response.headers,
-            now(),
-            time,
-        )
-        self.logger.handle(AccessRecord(self._like, self.format, facts))
-
-
-class Facts(NamedTuple):
-    """What is known of a request when its response has been sent, and does not change any more."""
-
-    remote: str | None
-    method: str
-    target: str
-    version: HttpVersion
-    request_headers: Mapping[str, str]
-    status: int
-    size: int
-    response_headers: Mapping[str, str]
-    ended: float
-    duration: float
+        self.logger.handle(AccessRecord(self._like, self._format, request, response, time))
 
 
 class AccessRecord(LazyRecord):
-    """The record of one request."""
+    """The record of one request.
 
-    def __init__(self, like: logging.LogRecord, form: _Format, facts: Facts) -> None:
-        super().__init__(like)
-        self._format = form
-        self._facts = facts
+    It keeps what is known when the response has been sent, and does not change any more.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_asked",
+        "_duration",
+        "_form",
+        "_method",
+        "_remote",
+        "_size",
+        "_status",
+        "_target",
+        "_version",
+    )
+
+    def __init__(
+        self,
+        like: logging.LogRecord,
+        form: _Format,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        duration: float,
+    ) -> None:
+        # Not super().__init__(): a call less for each request.
+        self._like = like
+        self._at = now()
+        self._form = form
+        self._duration = duration
+        self._remote = request.remote
+        self._method = request.method
+        self._target = request.raw_path
+        self._version = request.version
+        self._status = response.status
+        self._size = response.body_length
+        if form.asked:
+            self._asked = tuple(map(request.headers.get, form.asked))
+        if form.answered:
+            self._answered = tuple(map(response.headers.get, form.answered))
+
+    def fill_text(self) -> str:
+        """Return the line."""
+        form = self._form
+        return form.text % tuple([value_of(self) for value_of in form.values])
 
     def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-        """Return what is logged of the facts."""
-        form, facts = self._format, self._facts
-        values = tuple([value_of(facts) for value_of in form.values])
+        """Return what is logged."""
+        form = self._form
+        values = tuple([value_of(self) for value_of in form.values])
         extra: dict[str, Any] = {name: values[index] for name, index in form.plain}
         for name, keys in form.keyed:
             extra[name] = {key: values[index] for key, index in keys}
         return form.text, values, extra
+
+    # The values of fields.
+
+    def address(self) -> str:
+        """Return where the request came from."""
+        return self._remote or "-"
+
+    def start_time(self) -> str:
+        """Return when the request came."""
+        return _local_time(int(self._at - self._duration))
+
+    def first_line(self) -> str:
+        """Return the first line of the request."""
+        major, minor = self._version
+        return f"{self._method} {_clean(self._target)} HTTP/{major}.{minor}"
+
+    def status(self) -> int:
+        """Return the status of the response."""
+        return self._status
+
+    def size(self) -> int:
+        """Return how many bytes the response had."""
+        return self._size
+
+    def seconds(self) -> str:
+        """Return how long it took."""
+        return str(round(self._duration))
+
+    def exact_seconds(self) -> str:
+        """Return how long it took, with its fraction."""
+        return f"{self._duration:06f}"
+
+    def microseconds(self) -> str:
+        """Return how long it took, in millionths of a second."""
+        return str(round(self._duration * 1_000_000))
+
+    def asked(self, index: int) -> str:
+        """Return a header of the request."""
+        value = self._asked[index]
+        return "-" if value is None else _clean(value)
+
+    def answered(self, index: int) -> str:
+        """Return a header of the response."""
+        value = self._answered[index]
+        return "-" if value is None else _clean(value)
 
 
 class _Format:
@@ -120,6 +176,8 @@ class _Format:
         text = []
         #: What the arguments of the message are made by.
         self.values: list[Value] = []
+        asked: list[str] = []
+        answered: list[str] = []
         plain: dict[str, int] = {}
         keyed: dict[str, dict[str, int]] = {}
         end = 0
@@ -136,9 +194,16 @@ class _Format:
                 name, value_of = _PLAIN[letter]
                 plain[name] = index
             else:
-                name, make = _KEYED[kind]
-                value_of = make(key)
+                name = _KEYED[kind]
                 keyed.setdefault(name, {})[key] = index
+                if kind == "i":
+                    value_of = _asked(len(asked))
+                    asked.append(istr(key))
+                elif kind == "o":
+                    value_of = _answered(len(answered))
+                    answered.append(istr(key))
+                else:
+                    value_of = _variable(key)
             self.values.append(value_of)
         text.append(log_format[end:])
         if "%" in "".join(text).replace("%%", "").replace("%s", ""):
@@ -146,13 +211,28 @@ class _Format:
             raise ParameterError("AccessLogger", "access_log_format", log_format, accepted)
         #: The message, with a place for each value.
         self.text = "".join(text)
+        #: The names of the headers that are needed.
+        self.asked = tuple(asked)
+        self.answered = tuple(answered)
         #: Which value is which attribute of the record: that of a plain field, and a dictionary of
         #: those that have a key.
         self.plain = tuple(plain.items())
         self.keyed = tuple((name, tuple(keys.items())) for name, keys in keyed.items())
 
 
-_formats: dict[str, _Format] = {}
+# aiohttp makes a logger for each connection; the formats are few.
+_parse = lru_cache(maxsize=64)(_Format)
+
+
+@lru_cache(maxsize=64)
+def _like(
+    name: str, factory: Callable[..., logging.LogRecord], _process: int, _thread: int
+) -> logging.LogRecord:
+    """Return what all records of a logger have in common, in one thread of one process."""
+    like = factory(name, logging.INFO, __file__, 0, "", (), None, "log")
+    if hasattr(like, "taskName"):
+        like.taskName = None  # which of them asks first means nothing
+    return like
 
 
 def _clean(text: str) -> str:
@@ -165,21 +245,12 @@ def _local_time(second: int) -> str:
     return time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(second))
 
 
-def _start_time(facts: Facts) -> str:
-    return _local_time(int(facts.ended - facts.duration))
+def _asked(index: int) -> Value:
+    return lambda record: record.asked(index)
 
 
-def _first_line(facts: Facts) -> str:
-    major, minor = facts.version
-    return f"{facts.method} {_clean(facts.target)} HTTP/{major}.{minor}"
-
-
-def _request_header(key: str) -> Value:
-    return lambda facts: _clean(facts.request_headers.get(key, "-"))
-
-
-def _response_header(key: str) -> Value:
-    return lambda facts: facts.response_headers.get(key, "-")
+def _answered(index: int) -> Value:
+    return lambda record: record.answered(index)
 
 
 def _variable(key: str) -> Value:
@@ -187,19 +258,15 @@ def _variable(key: str) -> Value:
 
 
 _PLAIN: dict[str, tuple[str, Value]] = {
-    "a": ("remote_address", lambda facts: facts.remote or "-"),
-    "t": ("request_start_time", _start_time),
+    "a": ("remote_address", AccessRecord.address),
+    "t": ("request_start_time", AccessRecord.start_time),
     "P": ("process_id", lambda _: f"<{os.getpid()}>"),
-    "r": ("first_request_line", _first_line),
-    "s": ("response_status", lambda facts: facts.status),
-    "b": ("response_size", lambda facts: facts.size),
-    "T": ("request_time", lambda facts: str(round(facts.duration))),
-    "Tf": ("request_time_frac", lambda facts: f"{facts.duration:06f}"),
-    "D": ("request_time_micro", lambda facts: str(round(facts.duration * 1_000_000))),
+    "r": ("first_request_line", AccessRecord.first_line),
+    "s": ("response_status", AccessRecord.status),
+    "b": ("response_size", AccessRecord.size),
+    "T": ("request_time", AccessRecord.seconds),
+    "Tf": ("request_time_frac", AccessRecord.exact_seconds),
+    "D": ("request_time_micro", AccessRecord.microseconds),
 }
 
-_KEYED: dict[str, tuple[str, Callable[[str], Value]]] = {
-    "i": ("request_header", _request_header),
-    "o": ("response_header", _response_header),
-    "e": ("environment", _variable),
-}
+_KEYED = {"i": "request_header", "o": "response_header", "e": "environment"}

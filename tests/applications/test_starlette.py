@@ -57,6 +57,7 @@ def file(tmp_path: Path) -> Path:
         ("bytes=1000-", CONTENT[1000:]),
         ("bytes=-5", CONTENT[-5:]),
     ],
+    ids=["first", "from", "last"],
 )
 async def test_a_range_of_a_file(serve: Serve, file: Path, wanted: str, expected: bytes) -> None:
     async def get(request: Request) -> Response:

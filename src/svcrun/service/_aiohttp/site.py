@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import socket
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 from svcrun.errors import raise_together
 from svcrun.service._accept import listen
-from svcrun.service._aiohttp.server import Connection, Server, tend_response
+from svcrun.service._aiohttp.server import Connection, Request, Server
 from svcrun.service._handshake import Handshake
 
 if TYPE_CHECKING:
@@ -26,17 +27,6 @@ _SO_BINDTOIFINDEX: Final = 62
 
 class Runner(web.AppRunner):
     """Runs an application on a server that ends in order."""
-
-    async def setup(self) -> None:
-        """Start the application.
-
-        Whatever this raises, :meth:`cleanup` undoes what was done.
-        """
-        receivers = self.app.on_response_prepare
-        if tend_response not in receivers:  # as it is when an application is started again
-            with contextlib.suppress(RuntimeError):  # somebody else has run it, without web sockets
-                receivers.append(tend_response)
-        await super().setup()
 
     async def cleanup(self) -> None:
         """Listen no more, bring the connections to their ends, then clean up the application.
@@ -67,9 +57,10 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> Server:
         made = await super()._make_server()
+        make_request: Any = made.request_factory
         server = Server(
             made.request_handler,
-            request_factory=made.request_factory,
+            request_factory=partial(make_request, _cls=Request),
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),
             **made._kwargs,  # noqa: SLF001 - what aiohttp gives to each connection

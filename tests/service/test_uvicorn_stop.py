@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,24 +169,69 @@ async def test_who_takes_its_output_slowly_gets_all_of_it() -> None:
         writer.close()
 
 
+def receive_all(sock: socket.socket) -> bytes:
+    return b"".join(iter(lambda: sock.recv(1 << 16), b""))
+
+
 async def test_what_was_sent_before_the_stop_is_answered() -> None:
-    """By clients of an idle connection, of a new one, and of one not accepted yet."""
+    """By clients of an idle connection, and of a new one."""
     async with running(make()) as service:
         with raw_client(service) as idle, raw_client(service) as new:
             idle.sendall(request("/first"))
             assert b"200" in await asyncio.to_thread(idle.recv, 4096)
-            assert service.server is not None
             await eventually(lambda: service.server and len(service.server._connections) == 2)
             # From here to the stop, the loop does not turn.
-            with raw_client(service) as waiting:
-                for number, sock in enumerate((idle, new, waiting)):
-                    sock.sendall(request(f"/request{number}"))
-                await service.stop()
-                for number, sock in enumerate((idle, new, waiting)):
-                    received = b""
-                    while data := sock.recv(65536):
-                        received += data
-                    assert f"hello /request{number}".encode() in received
+            for number, sock in enumerate((idle, new)):
+                sock.sendall(request(f"/request{number}"))
+            await service.stop()
+            for number, sock in enumerate((idle, new)):
+                assert f"hello /request{number}".encode() in receive_all(sock)
+
+
+async def test_who_is_not_accepted_yet_is_answered() -> None:
+    async with running(make()) as service:
+        with raw_client(service) as waiting:
+            waiting.sendall(request("/waiting"))
+            await service.stop()
+            assert b"hello /waiting" in receive_all(waiting)
+
+
+async def test_a_request_that_is_cancelled_can_say_goodbye() -> None:
+    began = asyncio.Event()
+
+    async def be_polite(scope: Any, receive: Receive, send: Send) -> None:
+        await begin(send)
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.01)
+            await send({"type": "http.response.body", "body": b"goodbye"})
+
+    async with running(make(be_polite, shutdown_timeout=0)) as service:
+        with raw_client(service) as sock:
+            sock.sendall(request())
+            await asyncio.wait_for(began.wait(), PATIENCE)
+            await service.stop()
+            assert b"goodbye\r\n0\r\n" in receive_all(sock)
+
+
+async def test_the_file_of_a_unix_socket_is_gone_when_nobody_is_let_in(tmp_path: Path) -> None:
+    """Another server may take its place meanwhile."""
+    path = tmp_path / "sock"
+    work = Work()
+    async with (
+        running(make(work, path=path, shutdown_timeout=PATIENCE)) as service,
+        client(service, timeout=PATIENCE) as one,
+        one.stream("GET", "/") as response,
+    ):
+        await asyncio.wait_for(work.began.wait(), PATIENCE)
+        stop = asyncio.create_task(service.stop())
+        await eventually(lambda: not service.server or service.server._listener is None)
+        assert not path.exists()
+        work.go_on.set()
+        assert await response.aread() == b"first last"
+        await stop
 
 
 async def test_idle_connections_do_not_hold_the_stop() -> None:
@@ -212,15 +259,16 @@ async def test_connections_of_tls_do_not_hold_the_stop(certificates: Certificate
         await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
 
-async def test_a_large_response_by_tls_arrives_whole(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [50_000, 1 << 22])
+async def test_a_response_by_tls_arrives_whole(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """Also when all that is left of it is in the transport below TLS."""
+    """Also when all that is left of it is in the transport below TLS, as with the smaller one."""
     monkeypatch.setattr("svcrun.service._uvicorn.server.LINGER", 0.01)
     sent = asyncio.Event()
 
     async def send_much(scope: Any, receive: Receive, send: Send) -> None:
-        await answer(send, bytes(1 << 22))
+        await answer(send, bytes(size))
         sent.set()
 
     tls = {"ssl_certfile": certificates.server_cert, "ssl_keyfile": certificates.server_key}
@@ -234,17 +282,17 @@ async def test_a_large_response_by_tls_arrives_whole(
             stack.pop_all()
             return secure
 
-    def receive_all(secure: ssl.SSLSocket) -> int:
-        with secure:
-            return sum(data.count(b"\0") for data in iter(lambda: secure.recv(1 << 16), b""))
-
-    async with running(make(send_much, shutdown_timeout=PATIENCE, **tls)) as service:
+    # So that the system takes little of it.
+    options = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)]
+    service = make(send_much, options=options, shutdown_timeout=PATIENCE, **tls)
+    async with running(service):
         secure = await asyncio.to_thread(ask)
-        await asyncio.wait_for(sent.wait(), PATIENCE)
-        stop = asyncio.create_task(service.stop())
-        await asyncio.sleep(0.1)  # longer than a farewell is waited for
-        assert await asyncio.to_thread(receive_all, secure) == 1 << 22
-        await stop
+        with secure:
+            await asyncio.wait_for(sent.wait(), PATIENCE)
+            stop = asyncio.create_task(service.stop())
+            await asyncio.sleep(0.1)  # longer than a farewell is waited for
+            assert (await asyncio.to_thread(receive_all, secure)).count(b"\0") == size
+            await stop
 
 
 async def test_web_sockets_are_closed_by_code_1012() -> None:
@@ -441,7 +489,10 @@ async def test_the_start_returns_after_the_stop() -> None:
     task = await begin_start(service)
     assert not task.done()
     await service.stop()
-    await asyncio.wait_for(task, PATIENCE)
+    for _ in range(10):  # turns of the loop, and so no waiting for the next second
+        await asyncio.sleep(0)
+    assert task.done()
+    await task
     assert service.server is None
 
 

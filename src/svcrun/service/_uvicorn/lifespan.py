@@ -39,9 +39,9 @@ class Lifespan(LifespanOn):
         self._task = loop.create_task(self.main(), name="uvicorn lifespan")
         self.receive_queue.put_nowait({"type": "lifespan.startup"})
         await self.startup_event.wait()
-        if self.startup_failed or (self.error_occurred and self.config.lifespan == "on"):
+        if self.startup_failed or (self.error is not None and self.config.lifespan == "on"):
             self.should_exit = True
-        elif not self.error_occurred:
+        elif self.error is None:
             self.logger.info("Application startup complete.")
 
     def start_failure(self, owner: object) -> Exception:
@@ -100,7 +100,6 @@ class Lifespan(LifespanOn):
             }
             await self.config.loaded_app(scope, self.receive, self.send)
         except BaseException as error:  # noqa: BLE001 - whatever it is, start() or stop() raises it
-            self.error_occurred = True
             self.error = error
             self._log(error)
         finally:

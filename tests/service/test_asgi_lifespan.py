@@ -171,9 +171,10 @@ async def test_an_end_that_fails_comes_out_of_the_stop(shutdown: Any) -> None:
     assert one.socket is None
 
 
-async def test_an_end_that_hangs_is_cut_short_and_tells_where_it_waits() -> None:
+@pytest.mark.parametrize("timeout", [0, 0.5])  # for its end it has a second at least
+async def test_an_end_that_hangs_is_cut_short_and_tells_where_it_waits(timeout: float) -> None:
     app = Living(shutdown="hang")
-    one = service(app, shutdown_timeout=0.05)
+    one = service(app, shutdown_timeout=timeout)
     await one.start()
     with pytest.raises(ApplicationStopFailed, match=r"asyncio\.Event\(\)\.wait\(\)"):
         await one.stop()

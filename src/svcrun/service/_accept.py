@@ -9,17 +9,20 @@ versions that may not have it any more, :func:`listen` falls back to ``loop.crea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
+import sys
+from socket import SOL_SOCKET
 from typing import TYPE_CHECKING, Any, Final
 
-from svcrun.addresses import format_address
+from svcrun.addresses import AF_UNIX, format_address
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-__all__ = ("Listener", "listen")
+__all__ = ("Listener", "close_listener", "listen")
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ RETRY_DELAY: Final = 1.0
 
 # asyncio receives with a buffer of 256 KiB, which the C library maps and unmaps each time.
 RECEIVE_SIZE: Final = 1 << 16
+
+# An option of sockets that Python does not name.
+_SO_BINDTOIFINDEX: Final = 62
 
 # Errors that concern one connection, which was lost before it was accepted (see accept(2)).
 _LOST = frozenset(
@@ -66,6 +72,51 @@ async def listen(
     # Not create_unix_server() for a path: from Python 3.13 on that removes the file, which is the
     # endpoint's to do.
     return await loop.create_server(factory, sock=sock, backlog=backlog)
+
+
+def close_listener(
+    server: asyncio.AbstractServer,
+    sock: socket.socket,
+    backlog: int,
+    *,
+    is_shared: bool = False,
+) -> list[socket.socket]:
+    """Accept nobody any more, and return who is connected already and waits to be accepted.
+
+    They would be reset by the end of the socket.
+
+    :param sock: what `server` listens on.
+    :param backlog: how many may wait.
+    :param is_shared: whether somebody else may listen on the socket as well, or will; it is left
+        as it is then.
+    """
+    waiting: list[socket.socket] = []
+    with sock.dup() as rest:
+        if not is_shared:
+            _refuse_more(rest)
+        server.close()
+        for _ in range(backlog):
+            try:
+                waiting.append(rest.accept()[0])
+            except BlockingIOError:
+                break
+            except OSError:
+                continue  # one who has gone again, or no descriptor is left
+    for connection in waiting:
+        connection.setblocking(False)
+    return waiting
+
+
+def _refuse_more(sock: socket.socket) -> None:
+    """Have newcomers refused, if the system can, and keep those who wait to be accepted.
+
+    Between the last accept() and the end of the socket the process may lose the processor for long.
+    Linux has no call for that, but a listening socket that is bound to an interface gets only
+    what comes in there, and there is none of this number.
+    """
+    if sys.platform == "linux" and sock.family != AF_UNIX:
+        with contextlib.suppress(OSError):  # before Linux 5.7 it takes a privilege
+            sock.setsockopt(SOL_SOCKET, _SO_BINDTOIFINDEX, 2**31 - 1)
 
 
 class Listener(asyncio.AbstractServer):

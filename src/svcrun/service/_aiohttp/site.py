@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from svcrun.errors import raise_together
-from svcrun.service._accept import listen
+from svcrun.service._accept import close_listener, listen
 from svcrun.service._aiohttp.server import Connection, Request, Server
 from svcrun.service._handshake import Handshake
 
 if TYPE_CHECKING:
+    import socket
+
     from svcrun.service._secure import Secure
 
 __all__ = ("Runner", "Site")
-
-# The socket module does not know it.
-_SO_BINDTOIFINDEX: Final = 62
 
 
 class Runner(web.AppRunner):
@@ -102,35 +98,17 @@ class Site(web.SockSite):
 
     async def stop(self) -> None:
         """Accept who is connected already, and then nobody any more."""
-        if self._server is None:
-            await super().stop()
-            return
-        # Those who wait in the backlog would be reset by the end of the socket.
-        with self._sock.dup() as backlog:
-            if not self._is_shared:
-                _refuse_more(backlog)
-            await super().stop()
-            waiting = self._accept_waiting(backlog)
+        waiting = []
+        if self._server is not None:
+            waiting = close_listener(
+                self._server, self._sock, self._backlog, is_shared=self._is_shared
+            )
+        await super().stop()
         loop = asyncio.get_running_loop()
         await asyncio.gather(
             *(loop.connect_accepted_socket(self._connect, one) for one in waiting),
             return_exceptions=True,  # who is gone, is gone
         )
-
-    def _accept_waiting(self, sock: socket.socket) -> list[socket.socket]:
-        """Accept who is waiting, and close `sock` at once: somebody else might still come."""
-        accepted: list[socket.socket] = []
-        for _ in range(self._backlog):
-            try:
-                accepted.append(sock.accept()[0])
-            except BlockingIOError:
-                break
-            except OSError:
-                continue  # one who has gone again, or no descriptor is left
-        sock.close()
-        for connection in accepted:
-            connection.setblocking(False)
-        return accepted
 
     def _connect(self) -> asyncio.Protocol:
         server: Any = self._runner.server
@@ -142,14 +120,3 @@ class Site(web.SockSite):
         if isinstance(protocol, Connection):
             protocol.handshake = handshake
         return handshake
-
-
-def _refuse_more(sock: socket.socket) -> None:
-    """Have newcomers refused, if the system can, and keep those who wait to be accepted.
-
-    Linux has no call for that, but a listening socket that is bound to an interface gets only
-    what comes in there, and there is none of this number.
-    """
-    if sys.platform == "linux" and sock.family != socket.AF_UNIX:
-        with contextlib.suppress(OSError):  # before Linux 5.7 it takes a privilege
-            sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, 2**31 - 1)

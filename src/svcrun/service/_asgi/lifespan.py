@@ -32,7 +32,7 @@ class Lifespan:
     :param app: the application.
     :param mode: ``"auto"``: an application that raises or returns at its call for a lifespan does
         without; ``"on"``: that is a failed start; ``"off"``: none is called for it.
-    :param stop_timeout: seconds that the application may take for its end.
+    :param stop_timeout: seconds that the application may take for its end, one at least.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Lifespan:
         self._owner = owner
         self._app = app
         self._mode = mode
-        self._stop_timeout = stop_timeout
+        self._stop_timeout = max(stop_timeout, GRACE)
         # What the application has for its requests.
         self.state: dict[str, Any] = {}
         self._inbox: asyncio.Queue[Message] = asyncio.Queue()
@@ -84,7 +84,7 @@ class Lifespan:
             return
         task.remove_done_callback(self._log_early_end)
         try:
-            async with asyncio.timeout(self._stop_timeout or None):
+            async with asyncio.timeout(self._stop_timeout):
                 answer = None if task.done() else await self._ask("shutdown")
                 if not task.done():
                     await asyncio.wait((task,))

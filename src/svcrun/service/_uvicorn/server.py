@@ -11,7 +11,7 @@ from weakref import WeakSet
 import uvicorn
 
 from svcrun.errors import ServerEnded, show
-from svcrun.service._accept import listen
+from svcrun.service._accept import close_listener, listen
 from svcrun.service._handshake import Handshake
 from svcrun.service._uvicorn.lifespan import GRACE, Lifespan
 from svcrun.tasks import format_stack
@@ -201,19 +201,8 @@ class Server(uvicorn.Server):
         sock, self._sock = self._sock, None
         if listener is None or sock is None:
             return
-        waiting = []
-        # Those who wait in the backlog would be reset by the end of the socket.
-        with sock.dup() as backlog:
-            listener.close()
-            for _ in range(self.config.backlog):
-                try:
-                    waiting.append(backlog.accept()[0])
-                except BlockingIOError:
-                    break
-                except OSError:
-                    continue  # one who has gone again, or no descriptor is left
-        for connection in waiting:
-            connection.setblocking(False)
+        is_shared = self._endpoint.sock is not None  # given, or inherited
+        waiting = close_listener(listener, sock, self.config.backlog, is_shared=is_shared)
         await asyncio.gather(
             *(self._loop.connect_accepted_socket(self._connect, one) for one in waiting),
             return_exceptions=True,  # who is gone, is gone

@@ -39,6 +39,14 @@ from tests.support import PATIENCE, eventually, nothing_left
 # Far less than the 5 seconds that requests get, far more than anything here takes.
 SOON = 3.0
 
+OPEN_WEB_SOCKET = request(
+    "/",
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+)
+
 
 async def hello(_: aioweb.Request) -> aioweb.Response:
     return aioweb.Response(text="hello")
@@ -452,15 +460,7 @@ class TestWebSockets:
     ) -> None:
         await service.start()
         reader, writer = await connect(service)
-        writer.write(
-            request(
-                "/",
-                "Upgrade: websocket",
-                "Connection: Upgrade",
-                "Sec-WebSocket-Version: 13",
-                "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
-            )
-        )
+        writer.write(OPEN_WEB_SOCKET)
         assert (await read_head(reader))[0] == 101
         await stop_within(service)
         assert await reader.readexactly(4) == b"\x88\x18\x03\xe9"  # a close frame, 1001
@@ -576,6 +576,28 @@ class TestWhoStops:
             answer = await read_answer(reader)
             assert (answer.body, answer.closes) == (b"bye", True)
             assert await reader.read() == b""
+
+    async def test_a_handler_of_a_web_socket_may_whatever_its_client_does(self, http: Web) -> None:
+        stopped = asyncio.Event()
+
+        async def stop(request: aioweb.Request) -> aioweb.WebSocketResponse:
+            socket = aioweb.WebSocketResponse(timeout=600)
+            await socket.prepare(request)
+            await stop_within(service)
+            stopped.set()
+            await socket.send_str("bye")
+            return socket
+
+        service = http.service(stop)
+        await service.start()
+        reader, writer = await connect(service)
+        writer.write(OPEN_WEB_SOCKET)
+        assert (await read_head(reader))[0] == 101
+        await stopped.wait()
+        assert await reader.readexactly(5) == b"\x81\x03bye"
+        writer.close()
+        await writer.wait_closed()
+        await eventually(lambda: len(asyncio.all_tasks()) == 1)
 
     async def test_a_handler_may_when_a_stop_is_under_way(self, http: Web) -> None:
         gate = Gate()

@@ -583,8 +583,10 @@ class TestWhoStops:
         async def stop(request: aioweb.Request) -> aioweb.WebSocketResponse:
             socket = aioweb.WebSocketResponse(timeout=600)
             await socket.prepare(request)
-            await stop_within(service)
-            stopped.set()
+            try:
+                await stop_within(service)
+            finally:
+                stopped.set()
             await socket.send_str("bye")
             return socket
 

@@ -227,11 +227,13 @@ async def test_a_request_that_comes_with_the_handshake_is_answered(
         answer = b""
         while True:
             try:
-                answer += tls.read(10_000)
+                if not (part := tls.read(10_000)):
+                    return answer
+                answer += part
             except ssl.SSLWantReadError:
-                received.write(sock.recv(10_000))
-            except ssl.SSLZeroReturnError:
-                return answer
+                if not (got := sock.recv(10_000)):
+                    return answer
+                received.write(got)
 
     async with running(secure()) as service:
         with raw_client(service) as sock:

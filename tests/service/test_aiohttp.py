@@ -196,6 +196,11 @@ class TestParameters:
                 TypeError,
                 "runner_kwargs['keepalive_timeout']='long'",
             ),
+            (
+                lambda: UNCHECKED("::1", 0, runner_kwargs={"access_log": "x"}),
+                TypeError,
+                "runner_kwargs['access_log']='x'",
+            ),
             (lambda: UNCHECKED("::1", 0, app="no colon"), ValueError, "app='no colon'"),
         ],
     )
@@ -581,13 +586,23 @@ class TestStart:
             yield
             order.append("down")
 
-        app = application(hello)
+        class Context(contextlib.AbstractAsyncContextManager[None]):
+            async def __aenter__(self) -> None:
+                order.append("enter")
+
+            async def __aexit__(self, *_: object) -> None:
+                order.append("exit")
+
+        app, part = application(hello), aioweb.Application()
         app.cleanup_ctx.append(context)
+        part.cleanup_ctx.append(lambda _: Context())
+        app.add_subapp("/part", part)
         service = http.service(app=app)
         for _ in range(3):
             async with running(service):
                 assert await ask(service) == b"hello you"
-        assert order == ["up", "down"] * 3
+        # aiohttp leaves the contexts of all starts at each stop.
+        assert order == ["up", "enter", "down", "exit"] * 3
 
 
 class TestAccessLog:

@@ -266,6 +266,8 @@ class AIOHTTPService(Listening):
                 raise ParameterError(owner, where, value, _NOT_OF_THE_RUNNER[name])
             if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise ParameterTypeError(owner, where, value, "a number")
+            if name == "access_log" and not isinstance(value, logging.Logger | None):
+                raise ParameterTypeError(owner, where, value, "a logging.Logger, or None for none")
             if name not in KEYWORDS:
                 # aiohttp would leave out all of them, with a warning at each connection.
                 accepted = f"one of {', '.join(sorted(KEYWORDS))}"

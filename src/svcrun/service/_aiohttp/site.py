@@ -51,6 +51,12 @@ class Runner(web.AppRunner):
         self._server = None
         raise_together("the application failed to stop", errors)
 
+    async def _cleanup_server(self) -> None:
+        try:
+            await super()._cleanup_server()
+        finally:
+            _forget_contexts(self.app)
+
     async def _make_server(self) -> Server:
         made = await super()._make_server()
         make_request: Any = made.request_factory
@@ -63,6 +69,13 @@ class Runner(web.AppRunner):
         )
         server()  # what can't be used is refused here, and not at each connection
         return server
+
+
+def _forget_contexts(app: web.Application) -> None:
+    """Have no clean-up context left again after the next start, as aiohttp would do."""
+    app.cleanup_ctx._exits.clear()  # noqa: SLF001 - nothing else takes one out
+    for part in app._subapps:  # noqa: SLF001 - nothing else tells
+        _forget_contexts(part)
 
 
 class Site(web.SockSite):

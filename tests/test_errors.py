@@ -32,6 +32,9 @@ ABOUT_SERVICES: dict[str, tuple[Any, ...]] = {
     "StopTimeout": (0.5, "the stack"),
     "StartCancelled": (),
     "StartDuringStop": (),
+    "ApplicationStartFailed": ("why",),
+    "ApplicationStopFailed": ("",),
+    "ServerEnded": ("why",),
 }
 
 

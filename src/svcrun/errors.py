@@ -326,17 +326,31 @@ class ChannelTimeout(TimeoutError):
         self.timeout = timeout
 
 
-class ApplicationStartFailed(RuntimeError):
-    """An application that a service hosts said that it can't start.
+class ApplicationFailed(RuntimeError):
+    """An application that a service hosts did not start, or did not come to a good end.
 
-    :param reason: what the application gave as the reason.
+    :param reason: what the application gave as the reason, or what it did instead.
     """
+
+    _what = "run"
 
     def __init__(self, service: object, reason: str) -> None:
         said = f": {reason}" if reason else ", and does not say why"
-        super().__init__(f"the application of {show(service)} failed to start{said}")
+        super().__init__(f"the application of {show(service)} failed to {self._what}{said}")
         self.service = service
         self.reason = reason
+
+
+class ApplicationStartFailed(ApplicationFailed):
+    """An application said that it can't start (parameters as of :class:`ApplicationFailed`)."""
+
+    _what = "start"
+
+
+class ApplicationStopFailed(ApplicationFailed):
+    """An application had no good end (parameters as of :class:`ApplicationFailed`)."""
+
+    _what = "stop"
 
 
 class ClientDisconnected(ConnectionResetError):
@@ -346,17 +360,12 @@ class ClientDisconnected(ConnectionResetError):
         super().__init__("the client has disconnected")
 
 
-class ApplicationStopFailed(RuntimeError):
-    """An application that a service hosts did not come to a good end.
+class UnexpectedMessage(RuntimeError):
+    """An ASGI application sent something that does not fit."""
 
-    :param reason: what the application gave as the reason, or what it did instead.
-    """
-
-    def __init__(self, service: object, reason: str) -> None:
-        said = f": {reason}" if reason else ", and does not say why"
-        super().__init__(f"the application of {show(service)} failed to stop{said}")
-        self.service = service
-        self.reason = reason
+    def __init__(self, kind: object, when: str) -> None:
+        super().__init__(f"the application sent {kind!r} {when}")
+        self.kind = kind
 
 
 class ServerEnded(RuntimeError):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Message = MutableMapping[str, Any]
 
-__all__ = ("Exchange", "UnexpectedMessage")
+__all__ = ("Exchange",)
 
 log = logging.getLogger("svcrun.service.asgi")
 
@@ -31,13 +31,6 @@ _VERSION = {"version": "3.0", "spec_version": "2.4"}
 _DEPARTURES = frozenset({"ClientDisconnect", "WebSocketDisconnect"})
 # How many errors may follow from one another.
 _DEPTH = 10
-
-
-class UnexpectedMessage(RuntimeError):
-    """An application sent something that does not fit."""
-
-    def __init__(self, kind: object, when: str) -> None:
-        super().__init__(f"the application sent {kind!r} {when}")
 
 
 class Exchange(ABC):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, hdrs
 
 from svcrun.eager import start_eagerly
-from svcrun.errors import ClientDisconnected
+from svcrun.errors import ClientDisconnected, UnexpectedMessage
 from svcrun.service._aiohttp.server import attend
-from svcrun.service._asgi.exchange import Exchange, UnexpectedMessage
+from svcrun.service._asgi.exchange import Exchange
 from svcrun.service._asgi.response import Response
 
 if TYPE_CHECKING:

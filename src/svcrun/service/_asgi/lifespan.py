@@ -6,8 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from svcrun.errors import ApplicationStartFailed, ApplicationStopFailed, show
-from svcrun.service._asgi.exchange import UnexpectedMessage
+from svcrun.errors import ApplicationStartFailed, ApplicationStopFailed, UnexpectedMessage, show
 from svcrun.tasks import cancel_and_wait, format_stack
 
 if TYPE_CHECKING:

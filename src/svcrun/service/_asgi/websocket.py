@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiohttp import WebSocketError, WSCloseCode, WSMsgType, hdrs, web
 
-from svcrun.errors import ClientDisconnected
-from svcrun.service._asgi.exchange import Exchange, UnexpectedMessage
+from svcrun.errors import ClientDisconnected, UnexpectedMessage
+from svcrun.service._asgi.exchange import Exchange
 from svcrun.service._asgi.hearing import Hearing
 from svcrun.service._asgi.response import Response
 

@@ -29,6 +29,7 @@ from tests.service.uvicorns import (  # noqa: E402
     begin_start,
     client,
     connect,
+    hang_up,
     make,
     raw_client,
     request,
@@ -91,7 +92,7 @@ async def test_without_a_limit_for_them_requests_are_cancelled_at_once() -> None
         writer.write(request())
         await asyncio.wait_for(work.began.wait(), PATIENCE)
         await service.stop()
-        writer.close()
+        await hang_up(writer)
     assert work.ends == ["cancelled"]
 
 
@@ -108,7 +109,7 @@ async def test_a_stream_without_end_does_not_hold_the_stop() -> None:
         await reader.readuntil(b"data: x\n\n")
         async with asyncio.timeout(PATIENCE):
             await service.stop()
-        writer.close()
+        await hang_up(writer)
 
 
 async def test_a_client_that_never_reads_does_not_hold_the_stop() -> None:
@@ -166,7 +167,7 @@ async def test_who_takes_its_output_slowly_gets_all_of_it() -> None:
         stop = asyncio.create_task(service.stop())
         assert (await reader.read()).count(b"\0") == 1 << 22
         await stop
-        writer.close()
+        await hang_up(writer)
 
 
 def receive_all(sock: socket.socket) -> bytes:
@@ -375,7 +376,7 @@ async def test_the_application_ends_after_its_requests() -> None:
         assert app.life == ["lifespan.startup"]
         work.go_on.set()
         await stop
-        writer.close()
+        await hang_up(writer)
     assert app.life == ["lifespan.startup", "lifespan.shutdown"]
 
 
@@ -452,7 +453,7 @@ async def test_stops_join_each_other() -> None:
         work.go_on.set()
         await asyncio.gather(*stops)
         await service.stop()
-        writer.close()
+        await hang_up(writer)
     assert app.life == ["lifespan.startup", "lifespan.shutdown"]
 
 
@@ -477,7 +478,7 @@ async def test_a_stop_that_is_cancelled_closes_everything_at_once() -> None:
             await stop
         with contextlib.suppress(ConnectionError):
             await reader.read()
-        writer.close()
+        await hang_up(writer)
         await asyncio.wait_for(task, PATIENCE)
         await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
     assert work.ends == ["cancelled"]

@@ -30,6 +30,13 @@ async def begin(send: Send, status: int = 200) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close a client's connection, and wait until nothing is left of it."""
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
 async def greet(scope: Any, receive: Receive, send: Send) -> None:
     """Answer a request by its path."""
     await answer(send, f"hello {scope['path']}".encode())

@@ -139,7 +139,9 @@ class ASGIHTTPSSLService(AIOHTTPSSLService, ASGIHTTPService):
 
     .. code-block:: python
 
-        service = ASGIHTTPSSLService(cert="cert.pem", key="key.pem", port=8443, app=app)
+        service = ASGIHTTPSSLService(
+            cert="cert.pem", key="key.pem", port=8443, app="package.module:app"
+        )
         with entrypoint(service) as loop:
             loop.run_forever()
     """

@@ -19,7 +19,7 @@ from svcrun.addresses import format_address
 from svcrun.tasks import current_work, format_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine
 
     from svcrun.service._handshake import Handshake
 
@@ -220,13 +220,11 @@ class Server(web.Server):
             for handler in self._connections:
                 if isinstance(handler, Connection):
                     handler.end()
-            closing = [
-                self._loop.create_task(_say_goodbye(one))
-                for one, handler in self.web_sockets.items()
-                if handler not in self._excused
-            ]
+            for web_socket, handler in self.web_sockets.items():
+                if handler not in self._excused:
+                    self._attend(self._loop.create_task(_say_goodbye(web_socket)), handler)
             await self._turn()
-            late = await self._wait(deadline, closing)
+            late = await self._wait(deadline)
             if late:
                 await self._cancel(late, timeout or 0)
             await self._flush(deadline)
@@ -271,15 +269,9 @@ class Server(web.Server):
         for _ in range(TURNS):
             await asyncio.sleep(0)
 
-    async def _wait(
-        self, deadline: float, besides: Iterable[asyncio.Task[Any]] = ()
-    ) -> list[asyncio.Task[Any]]:
+    async def _wait(self, deadline: float) -> list[asyncio.Task[Any]]:
         """Wait until nothing is under way, to the `deadline` at most; return what is."""
-
-        def remaining() -> list[asyncio.Task[Any]]:
-            return [*self._under_way(), *(task for task in besides if not task.done())]
-
-        while (tasks := remaining()) and (left := deadline - self._loop.time()) > 0:
+        while (tasks := self._under_way()) and (left := deadline - self._loop.time()) > 0:
             all_done = self._loop.create_task(asyncio.wait(tasks))
             try:
                 await asyncio.wait(
@@ -292,10 +284,11 @@ class Server(web.Server):
         return tasks
 
     async def _cancel(self, late: list[asyncio.Task[Any]], limit: float) -> None:
+        clients = {one.task: one for one in self._connections if isinstance(one, Connection)}
         log.warning(
             "%d requests or web sockets were not done within shutdown_timeout=%g s "
             "and are cancelled; one waits at\n%s",
-            len(late),
+            len({clients.get(task) or self._work.get(task) or task for task in late}),
             limit,
             format_stack(late[0]),
         )

@@ -8,17 +8,18 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from svcrun.service._stream import StreamServer
+from svcrun.service.base import Service
 from svcrun.service.tcp import TCPServer
 from svcrun.service.tls import TLSServer
 from tests.conftest import Certificates
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, Any]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Server = TypeVar("Server", bound=StreamServer)
+Running = TypeVar("Running", bound=Service)
 
 
 @contextlib.asynccontextmanager
-async def running(service: Server) -> AsyncIterator[Server]:
+async def running(service: Running) -> AsyncIterator[Running]:
     """Start a service for the block, and stop it after."""
     await service.start()
     try:

@@ -14,7 +14,8 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_log import AccessLogger as TheirLogger
 
 from svcrun.service.aiohttp import AccessLogger
-from tests.service.webs import Web, client, get, read_answer, request, running
+from tests.service.streams import running
+from tests.service.webs import Web, client, get, read_answer, request
 
 FORMATS = [
     TheirLogger.LOG_FORMAT,

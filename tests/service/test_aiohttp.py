@@ -23,7 +23,8 @@ from aiohttp.abc import AbstractAccessLogger
 from svcrun import Service, entrypoint
 from svcrun.errors import AlreadyRunning
 from svcrun.service.aiohttp import AIOHTTPService, Runner
-from tests.service.webs import Web, application, client, get, request, running, warm_up
+from tests.service.streams import running
+from tests.service.webs import Web, application, client, get, request, warm_up
 from tests.support import Program, nothing_left
 
 needs_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")

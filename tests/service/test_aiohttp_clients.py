@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import web as aioweb
 
 from svcrun.service.aiohttp import AIOHTTPService
+from tests.service.streams import running
 from tests.service.webs import (
     Web,
     client,
@@ -26,7 +27,6 @@ from tests.service.webs import (
     read_answer,
     read_head,
     request,
-    running,
 )
 from tests.support import eventually
 

@@ -21,6 +21,7 @@ from svcrun.service import aiohttp as module
 from svcrun.service._aiohttp import server as server_module
 from svcrun.service.aiohttp import AIOHTTPService
 from svcrun.sockets import bind_socket
+from tests.service.streams import running
 from tests.service.webs import (
     Truncated,
     Web,
@@ -31,7 +32,6 @@ from tests.service.webs import (
     read_answer,
     read_head,
     request,
-    running,
     warm_up,
 )
 from tests.support import PATIENCE, eventually, nothing_left

@@ -19,6 +19,7 @@ from aiohttp import web as aioweb
 
 from svcrun.service.aiohttp import AIOHTTPSSLService
 from tests.conftest import Certificates
+from tests.service.streams import running
 from tests.service.webs import (
     Web,
     application,
@@ -27,7 +28,6 @@ from tests.service.webs import (
     raw_client,
     read_answer,
     request,
-    running,
 )
 from tests.support import eventually
 

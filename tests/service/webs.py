@@ -8,37 +8,16 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from aiohttp import web
 
 from svcrun.service.aiohttp import AIOHTTPService, AIOHTTPSSLService
 from tests.conftest import Certificates
+from tests.service.streams import Streams
 from tests.support import PATIENCE
 
 Handler = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-class Startable(Protocol):
-    """What is started and stopped."""
-
-    async def start(self) -> Any: ...
-
-    async def stop(self, exception: BaseException | None = None) -> Any: ...
-
-
-Running = TypeVar("Running", bound=Startable)
-
-
-@contextlib.asynccontextmanager
-async def running(service: Running) -> AsyncIterator[Running]:
-    """Start a service for the block, and stop it after."""
-    await service.start()
-    try:
-        yield service
-    finally:
-        await service.stop()
 
 
 @dataclass(frozen=True)

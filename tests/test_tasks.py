@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svcrun.tasks import cancel_and_wait, format_stack, join
+from svcrun.current import current_service
+from svcrun.service.base import Service
+from svcrun.tasks import at_work, cancel_and_wait, format_stack, join
+
+if TYPE_CHECKING:
+    from tests.support import LoopFactory
 
 
 async def wait_for_ever() -> None:
@@ -135,3 +142,61 @@ async def test_joining_returns_the_result_or_raises_the_error() -> None:
     assert await join(asyncio.create_task(asyncio.sleep(0, "result"))) == "result"
     with pytest.raises(LookupError):
         await join(asyncio.create_task(fail()))
+
+
+class Idle(Service):
+    async def start(self) -> None:
+        pass
+
+
+def ask_other_thread(loop: asyncio.AbstractEventLoop) -> tuple[object, object]:
+    """Ask for what is at work in this thread's loop, from another thread."""
+    this_thread = threading.get_ident()
+    answers: list[tuple[object, object]] = []
+
+    def ask() -> None:
+        answers.append(at_work(loop, sys._current_frames()[this_thread]))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    return answers[0]
+
+
+def test_another_thread_can_ask_which_task_and_service_are_at_work(
+    loop_factory: LoopFactory,
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert ask_other_thread(loop) == (task, None)
+        service = Idle()
+        current_service.set(service)
+        assert ask_other_thread(loop) == (task, service)
+        child = asyncio.create_task(asyncio.sleep(0))
+        child.add_done_callback(lambda _: None)  # has a context of its own
+        await child
+        assert ask_other_thread(loop) == (task, service)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+
+def test_another_thread_can_ask_which_service_a_callback_works_for() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        service = Idle()
+        current_service.set(service)
+        answer = loop.create_future()
+        loop.call_soon(lambda: answer.set_result(ask_other_thread(loop)))
+        current_service.set(None)
+        assert await answer == (None, service)
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(main())
+
+
+def test_nothing_is_at_work_in_a_loop_that_does_not_run() -> None:
+    loop = asyncio.SelectorEventLoop()
+    assert ask_other_thread(loop) == (None, None)
+    loop.close()

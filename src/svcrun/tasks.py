@@ -1,25 +1,70 @@
-"""What is done to tasks: tell where they wait, cancel them, wait for them."""
+"""What is done to tasks: tell which one runs and where others wait, cancel them, wait for them."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import linecache
-from contextvars import ContextVar
+import sys
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from svcrun.current import current_service
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+    from types import FrameType
+
+    from svcrun.service.base import Service
 
 T = TypeVar("T")
 
-__all__ = ("cancel_and_wait", "current_work", "format_stack", "join", "retrieve")
+__all__ = ("at_work", "cancel_and_wait", "current_work", "format_stack", "join", "retrieve")
 
 current_work: ContextVar[object] = ContextVar("current_work", default=None)
 """Stands for the piece of work that code belongs to, be it in other tasks that this one began.
 
 Who waits for pieces of work to end, and is called by one of them, must not wait for that one.
 """
+
+
+def at_work(
+    loop: asyncio.AbstractEventLoop, frame: FrameType | None
+) -> tuple[asyncio.Task[Any] | None, Service | None]:
+    """Return the task and the service that are running in `loop`, each None if there is none.
+
+    Any thread may ask. What it is told may be over by then.
+
+    :param frame: the innermost frame of the loop's thread, of :func:`sys._current_frames`. The
+        service that a callback works for, which no task runs, is found by it, on asyncio's own
+        loop; uvloop leaves no trace of it.
+    """
+    task = asyncio.current_task(loop)
+    context = _context_of_callback(frame) if task is None else _context_of(task)
+    return task, None if context is None else context.get(current_service)
+
+
+if sys.version_info >= (3, 12):
+
+    def _context_of(task: asyncio.Task[Any]) -> Context | None:
+        return task.get_context()
+
+else:
+
+    def _context_of(task: asyncio.Task[Any]) -> Context | None:
+        # The first thing that a task refers to; what follows are those of its callbacks.
+        import gc
+
+        return next((one for one in gc.get_referents(task) if isinstance(one, Context)), None)
+
+
+def _context_of_callback(frame: FrameType | None) -> Context | None:
+    while frame is not None:
+        if frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001 - by which asyncio calls it
+            # The call lets go of the handle, its `self`, at its very end.
+            return getattr(frame.f_locals["self"], "_context", None)
+        frame = frame.f_back
+    return None
 
 
 def format_stack(task: asyncio.Task[Any]) -> str:

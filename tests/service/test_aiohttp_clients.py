@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import io
 import logging
 import shutil
 import socket
 import struct
+import weakref
 from typing import Any
 
 import pytest
@@ -308,6 +310,22 @@ async def test_a_body_above_the_limit_of_the_application_is_refused(http: Web) -
     async with running(http.service(app=make)) as service, client(service) as (reader, writer):
         writer.write(request(method="POST", body=b"x" * 2000))
         assert (await read_answer(reader)).status == 413
+
+
+async def test_the_last_request_of_a_lost_connection_is_freed_at_once(
+    service: AIOHTTPService,
+) -> None:
+    async with running(service):
+        server = server_of(service)
+        async with client(service) as (reader, writer):
+            writer.write(request())
+            await read_answer(reader)
+            (last,) = (weakref.ref(connection.request) for connection in server.connections)
+        gc.disable()
+        try:
+            await eventually(lambda: last() is None)
+        finally:
+            gc.enable()
 
 
 async def test_an_idle_connection_is_closed_after_keepalive_timeout(http: Web) -> None:

@@ -109,6 +109,27 @@ async def test_new_connections_are_refused_at_once(web: Web) -> None:
         await stop
 
 
+async def test_the_answer_to_a_request_that_waits_for_its_handler_says_that_it_is_the_last(
+    http: Web,
+) -> None:
+    service = http.service(hello)
+    await service.start()
+    assert service.runner is not None
+    server: Any = service.runner.server
+    make = server.request_factory
+
+    def make_just_before_the_stop(*arguments: Any) -> Any:
+        made = make(*arguments)
+        server.pre_shutdown()
+        return made
+
+    server.request_factory = make_just_before_the_stop
+    async with http.client(service) as (reader, writer):
+        writer.write(request())
+        assert (await read_answer(reader)).closes
+        await stop_within(service)
+
+
 async def test_who_waits_in_the_backlog_is_served(web: Web) -> None:
     """They are connected already, as far as they can tell."""
     service = web.service(hello)

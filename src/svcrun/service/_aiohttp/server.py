@@ -19,11 +19,23 @@ from svcrun.addresses import format_address
 from svcrun.tasks import current_work, format_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
+
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http import RawRequestMessage
+    from aiohttp.streams import StreamReader
 
     from svcrun.service._handshake import Handshake
 
-__all__ = ("KEYWORDS", "NUMBERS", "Connection", "Request", "Server", "attend", "is_stopping")
+__all__ = (
+    "KEYWORDS",
+    "NUMBERS",
+    "Connection",
+    "Server",
+    "attend",
+    "is_stopping",
+    "request_factory",
+)
 
 log = logging.getLogger("svcrun.service.aiohttp")
 
@@ -56,13 +68,14 @@ _MALFORMED: Final = (HttpProcessingError, RequestPayloadError)
 class Connection(RequestHandler):
     """One client, and the task that answers its requests one after the other."""
 
-    __slots__ = ("_ending", "handshake")
+    __slots__ = ("handshake", "request")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # What established TLS for it.
         self.handshake: Handshake | None = None
-        self._ending = False
+        # The last one that came; aiohttp knows of it only when it has begun to handle it.
+        self.request: web.BaseRequest | None = None
 
     @property
     def server(self) -> Server | None:
@@ -83,24 +96,16 @@ class Connection(RequestHandler):
         finally:
             current_work.reset(token)
 
-    def data_received(self, data: bytes) -> None:
-        """Take what the client sends."""
-        if self._ending and not self._force_close:
-            # It is for the request that is being answered. aiohttp takes nothing once it closes.
-            self._close = False
-            try:
-                super().data_received(data)
-            finally:
-                self._close = True
-        else:
-            super().data_received(data)
-
     def end(self) -> None:
         """Take no further request, and close at once if none is being answered."""
-        self._ending = self._close = True
+        self._close = True
         waiter = self._waiter
         if self._request_count == 0 or not (waiter is None or waiter.done()):
             self.force_close()
+        # Another class, not a flag: that would be looked at whenever something comes, all its life.
+        self.__class__ = EndingConnection
+        if self.transport is not None:
+            self.transport.set_protocol(self)  # uvloop has kept the methods of the one before
 
     def is_sent(self, transport: asyncio.Transport) -> bool:
         """Tell whether `transport`, its own, is closed and all is sent but for farewells of TLS."""
@@ -129,7 +134,8 @@ class Connection(RequestHandler):
             response = web.Response(status=400, text=message or reason)
             response.force_close()
             return response
-        if isinstance(exc, ConnectionError) and (self._ending or self._is_closed):
+        is_ending = isinstance(self, EndingConnection)
+        if isinstance(exc, ConnectionError) and (is_ending or self._is_closed):
             lost = isinstance(exc, ClientConnectionResetError)  # raised by what writes to it
             if lost or exc is request.content.exception():
                 self.logger.info("%s could not be answered: %s", self._peer, exc)
@@ -146,6 +152,22 @@ class Connection(RequestHandler):
     def _peer(self) -> str:
         # Known as long as there is a transport, and remembered from then on.
         return format_address(self.peername)
+
+
+class EndingConnection(Connection):
+    """A connection that takes no further request."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what is for the request that is being answered."""
+        if self._force_close:
+            return
+        self._close = False  # aiohttp would take nothing
+        try:
+            super().data_received(data)
+        finally:
+            self._close = True
 
 
 class Server(web.Server):
@@ -184,8 +206,10 @@ class Server(web.Server):
         """Take note that a connection is lost; what was done for it may still go on."""
         self._transports.pop(handler, None)
         self._change.set()
-        if isinstance(handler, Connection) and handler.task is not None:
-            self._attend(handler.task, handler)
+        if isinstance(handler, Connection):
+            handler.request = None  # which refers to it
+            if handler.task is not None:
+                self._attend(handler.task, handler)
         super().connection_lost(handler, exc)
 
     def attend(self, task: asyncio.Task[Any]) -> None:
@@ -203,6 +227,9 @@ class Server(web.Server):
     def pre_shutdown(self) -> None:
         """Let each further response be the last one of its connection."""
         self.stopping = True
+        for handler in self._connections:
+            if isinstance(handler, Connection) and type(handler.request) is web.Request:
+                handler.request.__class__ = Request
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Bring all connections to their ends.
@@ -326,8 +353,9 @@ async def _say_goodbye(web_socket: web.WebSocketResponse) -> None:
 class Request(web.Request):
     """A request whose response is prepared for the end of its server.
 
-    Here, and not by a receiver of ``on_response_prepare``: two coroutines more for each request
-    would cost more than all else that a service does for it.
+    Of this class are those which ask for a web socket, and all when their server is stopping: to
+    prepare every response, for an end that comes once, would cost more than all else that a
+    service does for a request.
     """
 
     def _prepare_hook(self, response: web.StreamResponse) -> Coroutine[Any, Any, None]:
@@ -338,6 +366,23 @@ class Request(web.Request):
             response.force_close()
             response.headers["Connection"] = "close"
         return super()._prepare_hook(response)
+
+
+def request_factory(make: Callable[..., web.Request], server: Server) -> Callable[..., web.Request]:
+    """Return what makes the requests of `server`, by the `make` of its application."""
+
+    def make_request(
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: Connection,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.Request:
+        cls = Request if message.upgrade or server.stopping else web.Request
+        request = protocol.request = make(message, payload, protocol, writer, task, cls)
+        return request
+
+    return make_request
 
 
 def attend(request: web.BaseRequest, task: asyncio.Task[Any]) -> None:

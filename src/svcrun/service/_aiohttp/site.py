@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from svcrun.errors import raise_together
 from svcrun.service._accept import close_listener, listen
-from svcrun.service._aiohttp.server import Connection, Request, Server
+from svcrun.service._aiohttp.server import Connection, Server, request_factory
 from svcrun.service._handshake import Handshake
 
 if TYPE_CHECKING:
@@ -62,11 +61,11 @@ class Runner(web.AppRunner):
         make_request: Any = made.request_factory
         server = Server(
             made.request_handler,
-            request_factory=partial(make_request, _cls=Request),
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),
             **made._kwargs,  # noqa: SLF001 - what aiohttp gives to each connection
         )
+        server.request_factory = request_factory(make_request, server)
         server()  # what can't be used is refused here, and not at each connection
         return server
 

@@ -59,3 +59,10 @@ def test_after_the_end_it_starts_afresh(
     tally.close()
     tally.add("late")
     assert caplog.messages == ["late (1 times, 1 in all)", "late (1 times, 2 in all)"]
+
+
+def test_many_events_may_be_counted_at_once(tally: Tally, caplog: pytest.LogCaptureFixture) -> None:
+    tally.add("lost", count=30)
+    tally.add("lost", count=12)
+    tally.close()
+    assert caplog.messages == ["lost (30 times, 30 in all)", "lost (12 times, 42 in all)"]

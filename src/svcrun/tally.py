@@ -36,9 +36,9 @@ class Tally:
         self._quiet_until = 0.0
         self._last: tuple[str, tuple[Any, ...]] = ("", ())
 
-    def add(self, message: str, *args: object) -> None:
-        """Count one event; `message` and `args` are as for a logger."""
-        self.total += 1
+    def add(self, message: str, *args: object, count: int = 1) -> None:
+        """Count an event, or `count` of them; `message` and `args` are as for a logger."""
+        self.total += count
         self._last = (message, args)
         now = monotonic()
         if now >= self._quiet_until:

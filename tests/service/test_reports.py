@@ -1,0 +1,257 @@
+"""The handler that takes note of what is to be reported, and its thread."""
+
+import asyncio
+import contextvars
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from svcrun.log.records import LazyRecord
+from svcrun.service._reports import Report, ReportHandler, make_unhandled, unreported
+from tests.support import eventually
+
+log = logging.getLogger("test")
+
+who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
+
+
+class Reports(list[Report]):
+    """Takes reports, at once or when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def make(self, report: Report) -> None:
+        self.entered.set()
+        self.gate.wait(30)
+        self.append(report)
+
+
+@asynccontextmanager
+async def reporting(
+    make: Callable[[Report], object], *, timeout: float = 30, **options: Any
+) -> AsyncIterator[ReportHandler]:
+    handler = ReportHandler(make, **({"level": logging.WARNING} | options))
+    handler.attach()
+    try:
+        yield handler
+    finally:
+        await handler.finish(timeout)
+
+
+@pytest.fixture
+def reports() -> Reports:
+    return Reports()
+
+
+def messages(reports: Reports) -> list[str]:
+    return [report.record.message for report in reports]
+
+
+@pytest.mark.usefixtures("no_leaks")
+async def test_what_waits_at_the_end_is_reported_and_nothing_is_left(reports: Reports) -> None:
+    async with reporting(reports.make):
+        for number in range(50):
+            log.warning("number %d", number)
+    assert messages(reports) == [f"number {number}" for number in range(50)]
+
+
+async def test_level_and_filters_tell_what_is_reported(reports: Reports) -> None:
+    filters = [logging.Filter("test"), lambda record: "no" not in record.msg]
+    async with reporting(reports.make, level=logging.ERROR, filters=filters):
+        log.warning("less")
+        log.error("yes")
+        log.error("no")
+        logging.getLogger("another").error("yes")
+    assert messages(reports) == ["yes"]
+
+
+async def test_a_failing_filter_loses_no_record(
+    reports: Reports, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError
+
+    async with reporting(reports.make, filters=[fail]):
+        log.warning("here")
+    assert messages(reports) == ["here"]
+    assert "a filter failed" in caplog.text
+
+
+async def test_a_report_tells_what_was_at_the_time_of_the_log_call(reports: Reports) -> None:
+    reports.gate.clear()
+    async with reporting(reports.make):
+        values, tags = [1], {"a": [1]}
+        log.warning("values %s %s", values, 1, extra={"tags": tags})
+        log.warning("values %(it)s", {"it": values})
+        log.warning(values)
+        values.append(2)
+        tags["a"].append(2)
+        reports.gate.set()
+    assert messages(reports) == ["values [1] 1", "values [1]", "[1]"]
+    first, second, third = (report.record for report in reports)
+    assert (first.msg, first.args) == ("values %s %s", ("[1]", 1))
+    assert (second.msg, second.args) == ("values %(it)s", {"it": "[1]"})
+    assert (third.msg, third.args) == ("[1]", None)
+    assert vars(first)["tags"] == {"a": [1]}
+
+
+async def test_the_record_stays_as_it_is_for_other_handlers(reports: Reports) -> None:
+    record = logging.LogRecord("test", logging.WARNING, "", 0, "values %s %s", ([1], 2), None)
+    async with reporting(reports.make) as handler:
+        handler.handle(record)
+    assert (record.msg, record.args) == ("values %s %s", ([1], 2))
+
+
+async def test_a_message_that_fails_to_render_is_reported(reports: Reports) -> None:
+    async with reporting(reports.make) as handler:  # pytest's own handler would raise
+        handler.handle(logging.LogRecord("test", logging.WARNING, "", 0, "%d", ("text",), None))
+    assert messages(reports) == ["unprintable message '%d'"]
+
+
+async def test_a_record_that_is_filled_in_late_is_reported(reports: Reports) -> None:
+    class Late(LazyRecord):
+        levelno = logging.WARNING
+
+        def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+            return "late %d", (1,), {"more": 2}
+
+    like = logging.LogRecord("test", logging.WARNING, "", 0, "", (), None)
+    async with reporting(reports.make):
+        log.handle(Late(like))
+    assert messages(reports) == ["late 1"]
+    assert vars(reports[0].record)["more"] == 2
+
+
+async def test_a_report_is_made_in_the_context_of_the_log_call() -> None:
+    found = []
+    async with reporting(lambda _: found.append(who.get())):
+        who.set("somebody")
+        log.warning("here")
+        who.set("nobody")
+    assert found == ["somebody"]
+
+
+async def test_the_stack_of_the_log_call_is_taken_on_request(reports: Reports) -> None:
+    async with reporting(reports.make):
+        log.warning("without")
+        log.warning("with", extra={"stack": True})
+    async with reporting(reports.make, stacks=True):
+        log.warning("with")
+        log.warning("with", exc_info=ValueError())
+    without, asked, always, error = (report.stack for report in reports)
+    assert without is error is None
+    for stack in (asked, always):
+        assert stack is not None
+        frame, line = stack[-1]
+        assert frame.f_code is test_the_stack_of_the_log_call_is_taken_on_request.__code__
+        assert frame.f_code.co_firstlineno < line < frame.f_code.co_firstlineno + 10
+        assert stack[0][0].f_back is None
+
+
+async def test_more_than_fit_are_dropped_counted_and_told(
+    reports: Reports, caplog: pytest.LogCaptureFixture
+) -> None:
+    reports.gate.clear()
+    async with reporting(reports.make, queue_size=10) as handler:
+        log.warning("first")
+        await asyncio.to_thread(reports.entered.wait)
+        for number in range(100):
+            log.warning("number %d", number)
+        assert handler.dropped == 90
+        reports.gate.set()
+    assert messages(reports) == ["first", *(f"number {number}" for number in range(10))]
+    assert "90 in all" in caplog.text
+
+
+async def test_an_error_in_a_report_is_logged_and_counted(
+    reports: Reports, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make(report: Report) -> None:
+        reports.append(report)
+        raise SystemExit("of a variable's __repr__")
+
+    async with reporting(make) as handler:
+        log.warning("one")
+        log.warning("two")
+    assert messages(reports) == ["one", "two"]
+    assert (handler.failed, handler.dropped) == (2, 0)
+    assert "could not be made: SystemExit" in caplog.text
+
+
+async def test_a_report_that_hangs_is_given_up_in_time(
+    reports: Reports, caplog: pytest.LogCaptureFixture
+) -> None:
+    reports.gate.clear()
+    async with reporting(reports.make, timeout=0.01) as handler:
+        for _ in range(3):
+            log.warning("here")
+        await asyncio.to_thread(reports.entered.wait)
+    assert handler.dropped == 3
+    assert "3 in all" in caplog.text
+    reports.gate.set()
+    await eventually(lambda: not [t for t in threading.enumerate() if t.name == "svcrun-reports"])
+    log.warning("later")
+    assert messages(reports) == ["here"]
+
+
+async def test_what_the_reporting_logs_is_not_reported(reports: Reports) -> None:
+    async def report_from_task() -> None:
+        log.error("from a task of it")
+
+    def make(report: Report) -> None:
+        reports.append(report)
+        log.error("from its thread")
+
+    async with reporting(make), reporting(reports.make):
+        with unreported():
+            log.error("from a block of it")
+            task = asyncio.create_task(report_from_task())
+        await task
+        log.error("from elsewhere")
+    assert messages(reports) == ["from elsewhere"] * 2
+
+
+async def test_it_is_known_which_errors_were_reported(reports: Reports) -> None:
+    logged, other = ValueError(), ValueError()
+    async with reporting(reports.make) as handler, reporting(reports.make, level=100) as deaf:
+        log.error("here", exc_info=logged)
+        assert handler.has_reported(logged)
+        assert not handler.has_reported(other)
+        assert not deaf.has_reported(logged)
+
+
+def test_an_error_that_nobody_logged_has_a_record_that_tells_its_place() -> None:
+    try:
+        raise ValueError("why")
+    except ValueError as error:
+        record = make_unhandled(error)
+    assert record.pathname == __file__
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "why"
+
+
+async def test_a_forked_child_reports_nothing(reports: Reports) -> None:
+    async with reporting(reports.make) as handler:
+        pid = os.getpid()
+        log.warning("parent")
+        handler._pid = pid + 1  # which is what a child finds
+        log.warning("child")
+        handler._pid = pid
+    assert messages(reports) == ["parent"]
+
+
+async def test_finishing_without_a_start_or_twice_does_nothing(reports: Reports) -> None:
+    handler = ReportHandler(reports.make, level=0)
+    await handler.finish(1)
+    handler.attach()
+    await handler.finish(1)
+    await handler.finish(1)

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
+from svcrun.current import on_behalf_of
 from svcrun.eager import start_eagerly
 from svcrun.errors import ShuttingDown, show
 from svcrun.order import with_dependants
@@ -63,7 +64,8 @@ class Recovery:
     async def _run(self, unit: Unit, error: BaseException, delay: float | None) -> None:
         await self._supervisor.stop_units([unit], error)
         while delay is not None:
-            log.warning("%s will be started again in %.1f s", show(self._crashed), delay)
+            with on_behalf_of(self._crashed):
+                log.warning("%s will be started again in %.1f s", show(self._crashed), delay)
             await asyncio.sleep(delay)
             try:
                 await self._start()
@@ -71,7 +73,8 @@ class Recovery:
                 raise
             except BaseException as failure:
                 if not isinstance(failure, ShuttingDown):
-                    log.exception("%s could not be started again", show(self._crashed))
+                    with on_behalf_of(self._crashed):
+                        log.exception("%s could not be started again", show(self._crashed))
                 if self not in self._supervisor.recoveries:
                     return  # called off: the failure came in place of the cancellation
                 error = failure
@@ -94,12 +97,13 @@ class Recovery:
             service._crashes = deque()
         delay = self._policy.next_delay(service._crashes, self._loop.time())
         if delay is None:
-            log.error(
-                "%s crashed more than %d times within %g s",
-                show(service),
-                self._policy.limit,
-                self._policy.window,
-            )
+            with on_behalf_of(service):
+                log.error(
+                    "%s crashed more than %d times within %g s",
+                    show(service),
+                    self._policy.limit,
+                    self._policy.window,
+                )
         return delay
 
     def _hand_over(self) -> None:

@@ -12,6 +12,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from svcrun.current import on_behalf_of
 from svcrun.eager import start_eagerly
 from svcrun.errors import (
     DependencyDown,
@@ -209,7 +210,7 @@ class Supervisor:
         service.set_loop(self._loop)
         unit.move(STARTING)
         try:
-            task = start_eagerly(service.start(), self._loop, name=type(service).__qualname__)
+            task = unit.begin(service.start, self._loop)
         except BaseException as error:  # noqa: BLE001 - whatever it is comes out after the rollback
             return self._start_ended(unit, error)
         if task.done():
@@ -260,9 +261,10 @@ class Supervisor:
         if unit.in_batch in self._batches and not unit.start_cancelled:
             unit.in_batch.fail(error)
         else:
-            log.error(
-                "%s failed while its start was being called off", show(service), exc_info=error
-            )
+            with on_behalf_of(service):
+                log.error(
+                    "%s failed while its start was being called off", show(service), exc_info=error
+                )
         self._not_started(unit, FAILED)
         return False
 
@@ -333,7 +335,10 @@ class Supervisor:
         error = None if called_off else _outcome(task, unit.service)
         if unit.task is not task:  # it was left alone when it did not end in time
             if error is not None:
-                log.error("%s failed after it was left alone", show(unit.service), exc_info=error)
+                with on_behalf_of(unit.service):
+                    log.error(
+                        "%s failed after it was left alone", show(unit.service), exc_info=error
+                    )
             return
 
         unit.task = None
@@ -353,7 +358,8 @@ class Supervisor:
         unit.move(FAILED)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             return  # the loop has passed it on already
-        log.error("%s crashed", show(service), exc_info=error)
+        with on_behalf_of(service):
+            log.error("%s crashed", show(service), exc_info=error)
         if isinstance(service.on_crash, Restart):
             recovery = Recovery(self, unit, service.on_crash, self._loop)
             self.recoveries.add(recovery)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from svcrun.eager import start_eagerly
+from svcrun.current import on_behalf_of
 from svcrun.errors import StopTimeout, show
 from svcrun.order import Walk
 from svcrun.service.base import Service
@@ -113,7 +113,10 @@ class Sweep:
             return
         self._hurried = True
         for unit in self._busy():
-            log.warning("%s is cut short; it was waiting at\n%s", show(unit.service), _stack(unit))
+            with on_behalf_of(unit.service):
+                log.warning(
+                    "%s is cut short; it was waiting at\n%s", show(unit.service), _stack(unit)
+                )
             self._cut(unit)
         self._timers.append(self._loop.call_later(GRACE, self._abandon))
 
@@ -141,10 +144,11 @@ class Sweep:
         unit.stop_task = None
         if task.cancelled():
             if not unit.stop_cancelled:
-                log.warning(
-                    "stop() of %s ended by cancellation, which did not come from here",
-                    show(unit.service),
-                )
+                with on_behalf_of(unit.service):
+                    log.warning(
+                        "stop() of %s ended by cancellation, which did not come from here",
+                        show(unit.service),
+                    )
         elif (error := task.exception()) is not None:
             self._failed(unit, error, "stop() of %s failed")
 
@@ -154,9 +158,12 @@ class Sweep:
             if self._walk is not None:
                 self._walk.done(unit)
         elif not task.cancelled() and (error := task.exception()) is not None:
-            log.error(
-                "stop() of %s failed after it was left alone", show(unit.service), exc_info=error
-            )
+            with on_behalf_of(unit.service):
+                log.error(
+                    "stop() of %s failed after it was left alone",
+                    show(unit.service),
+                    exc_info=error,
+                )
 
     # What the two walks do with a unit; each tells whether the unit is done.
 
@@ -174,12 +181,11 @@ class Sweep:
         self._calling = True
         try:
             if unit.undo is not None:
-                coro = unit.undo(service, self._exception)
+                task = unit.begin(unit.undo, self._loop, service, self._exception)
             elif type(service).stop_takes_exception:
-                coro = service.stop(self._exception)
+                task = unit.begin(service.stop, self._loop, self._exception)
             else:
-                coro = service.stop()
-            task = start_eagerly(coro, self._loop, name=type(service).__qualname__)
+                task = unit.begin(service.stop, self._loop)
         except BaseException as error:  # noqa: BLE001 - one failing stop() never cuts another short
             self._failed(unit, error, "stop() of %s failed")
             return True
@@ -259,11 +265,12 @@ class Sweep:
     def _give_up(self, unit: Unit) -> None:
         self.hung = True
         unit.failed = True
-        log.error(
-            "%s does not end although it was cancelled, and is left alone at\n%s",
-            show(unit.service),
-            _stack(unit),
-        )
+        with on_behalf_of(unit.service):
+            log.error(
+                "%s does not end although it was cancelled, and is left alone at\n%s",
+                show(unit.service),
+                _stack(unit),
+            )
         if unit.stop_task is not None:
             unit.stop_task = None
         else:
@@ -281,7 +288,8 @@ class Sweep:
     def _failed(self, unit: Unit, error: BaseException, message: str) -> None:
         unit.failed = True
         self.errors.append(error)
-        log.error(message, show(unit.service), exc_info=error)
+        with on_behalf_of(unit.service):
+            log.error(message, show(unit.service), exc_info=error)
 
     def _end(self) -> None:
         for timer in self._timers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import linecache
-import sys
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +18,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ("at_work", "cancel_and_wait", "current_work", "format_stack", "join", "retrieve")
+__all__ = (
+    "at_work",
+    "cancel_and_wait",
+    "current_work",
+    "format_stack",
+    "join",
+    "retrieve",
+    "service_of",
+)
 
 current_work: ContextVar[object] = ContextVar("current_work", default=None)
 """Stands for the piece of work that code belongs to, be it in other tasks that this one began.
@@ -40,22 +47,25 @@ def at_work(
         loop; uvloop leaves no trace of it.
     """
     task = asyncio.current_task(loop)
-    context = _context_of_callback(frame) if task is None else _context_of(task)
-    return task, None if context is None else context.get(current_service)
+    if task is not None:
+        return task, service_of(task)
+    context = _context_of_callback(frame)
+    return None, None if context is None else context.get(current_service)
 
 
-if sys.version_info >= (3, 12):
+def service_of(work: object) -> Service | None:
+    """Return the service that has begun a task, or asked for a callback; None if nobody can tell.
 
-    def _context_of(task: asyncio.Task[Any]) -> Context | None:
-        return task.get_context()
-
-else:
-
-    def _context_of(task: asyncio.Task[Any]) -> Context | None:
-        # The first thing that a task refers to; what follows are those of its callbacks.
+    :param work: a task, or a handle of a loop's.
+    """
+    if hasattr(work, "get_context"):  # since Python 3.12, but for uvloop's handles
+        context = work.get_context()
+    else:
+        # The first one that a task refers to; what follows are those of its callbacks.
         import gc
 
-        return next((one for one in gc.get_referents(task) if isinstance(one, Context)), None)
+        context = next((one for one in gc.get_referents(work) if isinstance(one, Context)), None)
+    return None if context is None else context.get(current_service)
 
 
 def _context_of_callback(frame: FrameType | None) -> Context | None:

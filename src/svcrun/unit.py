@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from svcrun.current import current_service
+from svcrun.eager import start_eagerly
 from svcrun.errors import IllegalTransition, show
 from svcrun.state import ServiceState
 
@@ -82,6 +84,20 @@ class Unit:
     def state(self) -> ServiceState:
         """The state of the service."""
         return self.service._state
+
+    def begin(
+        self,
+        method: Callable[..., Coroutine[Any, Any, Any]],
+        loop: asyncio.AbstractEventLoop,
+        *args: Any,
+    ) -> asyncio.Task[Any]:
+        """Run a method of the service, in a task and a context in which the service is at work."""
+        service = self.service
+        token = current_service.set(service)
+        try:
+            return start_eagerly(method(*args), loop, name=type(service).__qualname__)
+        finally:
+            current_service.reset(token)
 
     def move(self, state: ServiceState) -> None:
         """Move the service to `state`.

@@ -13,6 +13,7 @@ from aiohttp import web as aioweb
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_log import AccessLogger as TheirLogger
 
+from svcrun.log.records import name_service
 from svcrun.service.aiohttp import AccessLogger
 from tests.service.streams import running
 from tests.service.webs import Web, client, get, read_answer, request
@@ -56,6 +57,7 @@ async def answer(request: aioweb.Request) -> aioweb.StreamResponse:
 
 def extra(record: logging.LogRecord) -> dict[str, Any]:
     record.getMessage()
+    name_service(record)  # as the handlers of the library do
     return {name: value for name, value in vars(record).items() if name not in OF_THE_CALL}
 
 

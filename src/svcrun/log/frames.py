@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from svcrun.log.records import ATTRIBUTE_COUNT
-
 if TYPE_CHECKING:
     from svcrun.log.records import LazyRecord
 
@@ -63,7 +61,7 @@ def _frame(
     handler: logging.StreamHandler[Any], record: LazyRecord, number: int
 ) -> tuple[str, str] | None:
     example = record.filled()
-    for name in list(vars(example))[ATTRIBUTE_COUNT:]:
+    for name in list(vars(example))[len(vars(record.likeness())) :]:
         setattr(example, name, number)
     example.created = example.msecs = example.relativeCreated = number
     example.msg, example.args = "%s" * number, ("\0",) * number

@@ -10,19 +10,30 @@ from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.log.kept import KeptHandler
 from svcrun.log.records import (
     ATOMS,
-    ATTRIBUTE_COUNT,
+    NAMED_COUNT,
     LazyRecord,
     Unrenderable,
+    name_service,
     render,
     settle_extra,
 )
 from svcrun.log.sinks import make_sink
 from svcrun.log.writer import Writer, writing_threads
 
-__all__ = ("ThreadedHandler",)
+__all__ = ("NamingHandler", "ThreadedHandler")
 
 _ERROR: Final = logging.ERROR
 _RECORD: Final = logging.LogRecord
+
+
+class NamingHandler(logging.NullHandler):
+    """Have records tell which service is at work, for the handlers that come after this one."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Name the service; a record that is filled in late has it named already."""
+        if not isinstance(record, LazyRecord):
+            name_service(record)
+        return True
 
 
 class ThreadedHandler(KeptHandler):
@@ -123,7 +134,8 @@ class ThreadedHandler(KeptHandler):
                     if type(value) not in ATOMS:
                         render(record)
                         break
-            if self._extra and len(record.__dict__) > ATTRIBUTE_COUNT:
+            name_service(record)
+            if self._extra and len(record.__dict__) > NAMED_COUNT:
                 settle_extra(record)
         buffer = self._buffer
         buffer.append(record)

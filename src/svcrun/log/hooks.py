@@ -8,10 +8,15 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any, Final
 
+from svcrun.current import current_service, on_behalf_of
+from svcrun.tasks import service_of
+
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable, Iterator
     from types import TracebackType
+
+    from svcrun.service.base import Service
 
 __all__ = ("Hooks", "UnhandledLoopHook", "log_loop_exception")
 
@@ -102,9 +107,10 @@ class UnhandledLoopHook:
     def __call__(self, loop: AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log one report; whatever it holds, nothing is raised."""
         try:
-            logging.getLogger(self._logger_name).error(
-                "%s", "\n".join(_describe(context)), exc_info=_find_exception(context)
-            )
+            with on_behalf_of(_find_service(context)):
+                logging.getLogger(self._logger_name).error(
+                    "%s", "\n".join(_describe(context)), exc_info=_find_exception(context)
+                )
         except Exception:  # noqa: BLE001 - what was reported must not get lost by a fault of ours
             loop.default_exception_handler(context)
 
@@ -143,6 +149,12 @@ def _represent(value: object) -> str:
         return repr(value)
     except Exception:  # noqa: BLE001 - a __repr__ may raise anything
         return f"<{type(value).__name__} object>"
+
+
+def _find_service(context: dict[str, Any]) -> Service | None:
+    """Tell whose work is reported: the loop may do so in any context, long after."""
+    work = context.get("task") or context.get("future") or context.get("handle")
+    return current_service.get() if work is None else service_of(work)
 
 
 def _find_exception(context: dict[str, Any]) -> BaseException | None:

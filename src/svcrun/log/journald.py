@@ -40,6 +40,8 @@ class _Handler(JournaldLogHandler, KeptHandler):  # type: ignore[misc]  # the li
         }
     )
 
+    RECORD_FIELDS_MAP = JournaldLogHandler.RECORD_FIELDS_MAP | {"serviceName": "service_name"}
+
     def close(self) -> None:
         """Close the connection, which the library leaves open."""
         if self.kept:

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 try:
+    from pythonjsonlogger.core import RESERVED_ATTRS
     from pythonjsonlogger.json import JsonFormatter
 except ImportError as error:
     raise ImportError(
@@ -26,14 +27,26 @@ def create_formatter(date_format: str | None, options: dict[str, Any]) -> loggin
     """Make a formatter that writes one object per line.
 
     It holds ``timestamp`` (ISO 8601), ``levelname``, ``name``, ``message``, ``process``,
-    ``threadName``, what was given as ``extra``, and ``exc_info`` with a traceback. With a date
-    format there is ``asctime`` instead of ``timestamp``.
+    ``threadName``, what was given as ``extra``, ``exc_info`` with a traceback, and ``service`` if
+    one is at work. With a date format there is ``asctime`` instead of ``timestamp``.
     """
     defaults: dict[str, Any] = {"json_serializer": _dump, "datefmt": date_format}
+    options["reserved_attrs"] = [*options.get("reserved_attrs", RESERVED_ATTRS), "serviceName"]
     if date_format:
-        return JsonFormatter("%(asctime)s " + _FIELDS, **(defaults | options))
+        return _Formatter("%(asctime)s " + _FIELDS, **(defaults | options))
     # Naming it among the fields makes it the first of them.
-    return JsonFormatter("%(timestamp)s " + _FIELDS, **(defaults | {"timestamp": True} | options))
+    return _Formatter("%(timestamp)s " + _FIELDS, **(defaults | {"timestamp": True} | options))
+
+
+class _Formatter(JsonFormatter):
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
+        """Collect the fields; a ``service`` that somebody gave stays."""
+        super().add_fields(log_data, record, message_dict)
+        service = getattr(record, "serviceName", None)
+        if service is not None:
+            log_data.setdefault(self.rename_fields.get("service", "service"), service)
 
 
 def _dump(fields: dict[str, Any], **options: Any) -> str:

@@ -20,13 +20,17 @@ from time import time
 from types import NoneType
 from typing import Any
 
+from svcrun.current import current_name
+
 __all__ = (
     "ATOMS",
     "ATTRIBUTE_COUNT",
+    "NAMED_COUNT",
     "LazyRecord",
     "Unrenderable",
     "can_make_records",
     "make_record",
+    "name_service",
     "render",
     "settle_extra",
 )
@@ -49,6 +53,9 @@ _ATTRIBUTES = list(vars(_plain))
 
 #: How many attributes a record has before anything is added to it, such as by ``extra=``.
 ATTRIBUTE_COUNT = len(_ATTRIBUTES)
+
+#: How many it has when :func:`name_service` has added one, and nobody else.
+NAMED_COUNT = ATTRIBUTE_COUNT + 1
 
 
 def _name_file(path: str) -> tuple[str, str]:
@@ -134,6 +141,15 @@ def make_record(
     return record
 
 
+def name_service(record: logging.LogRecord) -> None:
+    """Have a record tell by its ``serviceName`` which service is at work, unless it does already.
+
+    That is for handlers to do: an attribute that is there from the beginning, ``extra=`` can't set.
+    """
+    if not hasattr(record, "serviceName"):
+        record.serviceName = current_name()
+
+
 def can_make_records() -> bool:
     """Tell whether :func:`make_record` may stand in for the factory that is in place.
 
@@ -154,7 +170,7 @@ class LazyRecord(logging.LogRecord):
     What it is made of must not change until then. Once somebody has looked at it, or has set an
     attribute, it is as good as any other record.
 
-    :param like: a record that has all that many records have in common.
+    :param like: a record that has all that many records have in common, the service among it.
     """
 
     # In slots, so that its dictionary has what is an attribute of a record, and nothing else.

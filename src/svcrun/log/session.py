@@ -8,7 +8,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from svcrun.log.handler import ThreadedHandler
+from svcrun.log.handler import NamingHandler, ThreadedHandler
 from svcrun.log.hooks import Hooks, log_loop_exception
 from svcrun.log.kept import KeptHandler
 from svcrun.log.records import can_make_records, make_record
@@ -84,9 +84,9 @@ class LogSession:
 
     def open(self, loop: AbstractEventLoop | None = None) -> None:
         """Take over the root logger, and the exception handler of the loop."""
-        if not self.handlers:
+        if not (self.handlers and isinstance(self.handlers[0], ThreadedHandler)):
             # Without any handler, logging prints warnings by itself.
-            self.handlers.append(logging.NullHandler())
+            self.handlers.insert(0, NamingHandler())
         with _lock:
             if not _sessions:
                 _root.take()

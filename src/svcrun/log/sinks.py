@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
 from svcrun.log.frames import Frames
-from svcrun.log.records import LazyRecord, Unrenderable, make_record
+from svcrun.log.records import LazyRecord, Unrenderable, make_record, name_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -220,7 +220,9 @@ def close_handler(handler: logging.Handler) -> None:
 
 def warn(message: str, *args: Any) -> logging.LogRecord:
     """Make a record of the log's own."""
-    return make_record(__package__, logging.WARNING, __file__, 0, message, args, None)
+    record = make_record(__package__, logging.WARNING, __file__, 0, message, args, None)
+    name_service(record)
+    return record
 
 
 def report(record: logging.LogRecord, error: BaseException) -> None:

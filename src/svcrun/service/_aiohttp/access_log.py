@@ -15,8 +15,9 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_log import AccessLogger as AiohttpAccessLogger
 from multidict import istr
 
+from svcrun.current import current_name
 from svcrun.errors import ParameterError
-from svcrun.log.records import LazyRecord
+from svcrun.log.records import LazyRecord, name_service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,8 @@ class AccessLogger(AbstractAccessLogger):
         super().__init__(logger, log_format)
         self._format = _parse(log_format)
         # Not what logger.info() makes: to look for the caller costs more than all the rest.
-        self._like = _like(logger.name, logging.getLogRecordFactory(), os.getpid(), get_ident())
+        factory = logging.getLogRecordFactory()
+        self._like = _like(logger.name, factory, current_name(), os.getpid(), get_ident())
 
     @property
     def enabled(self) -> bool:
@@ -226,12 +228,17 @@ _parse = lru_cache(maxsize=64)(_Format)
 
 @lru_cache(maxsize=64)
 def _like(
-    name: str, factory: Callable[..., logging.LogRecord], _process: int, _thread: int
+    name: str,
+    factory: Callable[..., logging.LogRecord],
+    _service: str | None,
+    _process: int,
+    _thread: int,
 ) -> logging.LogRecord:
     """Return what all records of a logger have in common, in one thread of one process."""
     like = factory(name, logging.INFO, __file__, 0, "", (), None, "log")
     if hasattr(like, "taskName"):
         like.taskName = None  # which of them asks first means nothing
+    name_service(like)
     return like
 
 

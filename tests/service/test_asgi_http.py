@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("aiohttp_asgi")
 
+from aiohttp import web
+
 from svcrun.errors import ClientDisconnected
 from svcrun.service.asgi import ASGIHTTPService
 from tests.service.asgi import (
@@ -26,6 +28,7 @@ from tests.service.asgi import (
     read_head,
     serving,
 )
+from tests.service.streams import running
 from tests.support import PATIENCE, eventually, nothing_left
 
 
@@ -103,6 +106,9 @@ async def test_a_client_of_a_unix_socket_has_no_address(tmp_path: Path) -> None:
         ("/bad%FF", "/bad\ufffd", b"/bad%FF", b""),
         ("//double", "//double", b"//double", b""),
         ("http://other:1/x?y", "/x", b"/x", b"y"),
+        ("http://other/?/y", "/", b"/", b"/y"),
+        ("http://other", "/", b"/", b""),
+        ("http://other?y", "/", b"/", b"y"),
     ],
 )
 async def test_path_raw_path_and_query_are_those_of_the_target(
@@ -115,6 +121,13 @@ async def test_path_raw_path_and_query_are_those_of_the_target(
     assert app.scope["raw_path"] == raw_path  # aiohttp-asgi: with the query
     assert app.scope["query_string"] == query
     assert app.scope["root_path"] == ""
+
+
+async def test_a_question_about_the_server_itself_reaches_the_application() -> None:
+    app = Recorder()
+    async with serving(app) as service:
+        assert (await ask(service, get("*", method="OPTIONS"))).status == 200
+    assert (app.scope["path"], app.scope["raw_path"]) == ("*", b"*")
 
 
 async def test_headers_keep_their_order_and_number_in_lower_case() -> None:
@@ -134,6 +147,33 @@ async def test_every_method_reaches_the_application(method: str) -> None:
     async with serving(app) as service:
         assert (await ask(service, get(method=method))).status == 200
     assert app.scope["method"] == method
+
+
+async def test_an_aiohttp_application_around_it_has_its_middlewares_and_routes() -> None:
+    seen = []
+
+    @web.middleware
+    async def watch(request: web.Request, handler: Any) -> web.StreamResponse:
+        seen.append(request.path)
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    async def ready(_: web.Request) -> web.Response:
+        return web.Response(text="ready")
+
+    class Both(ASGIHTTPService):
+        async def create_application(self) -> web.Application:
+            application = web.Application(middlewares=[watch])
+            application.router.add_get("/ready", ready)
+            inner = await super().create_application()
+            for resource in inner.router.resources():
+                application.router.register_resource(resource)
+            return application
+
+    async with running(Both(address="127.0.0.1", port=0, app=say_hello, lifespan="off")) as service:
+        assert (await ask(service, get("/ready"))).body == b"ready"
+        assert (await ask(service, get("/hello"))).body == b"hello"
+    assert seen == ["/ready", "/hello"]
 
 
 async def test_no_two_requests_share_what_they_are_told() -> None:

@@ -98,6 +98,8 @@ class AIOHTTPService(Listening):
     app: web.Application | Callable[[], Any] | str | None = None
     backlog: int = 1024
 
+    _runner_class: ClassVar[type[Runner]] = Runner
+
     def __init__(
         self,
         address: str | os.PathLike[str] | None = None,
@@ -146,7 +148,7 @@ class AIOHTTPService(Listening):
 
         A runner of another class stops in the way of that class.
         """
-        return Runner(
+        return self._runner_class(
             application,
             shutdown_timeout=self.shutdown_timeout,
             **{

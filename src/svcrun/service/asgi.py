@@ -18,7 +18,7 @@ except ImportError as error:
 
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
 from svcrun.service._asgi.lifespan import Lifespan, Mode
-from svcrun.service._asgi.resource import Resource
+from svcrun.service._asgi.resource import ASGIRunner, Resource
 from svcrun.service._asgi.websocket import WebSocketOptions
 from svcrun.service._hosted import is_factory, load
 from svcrun.service._listening import check_number
@@ -85,6 +85,8 @@ class ASGIHTTPService(AIOHTTPService):
     ws_max_size: int = 16 * 1024 * 1024
     ws_ping_interval: float | None = 20.0
     ws_per_message_deflate: bool = True
+
+    _runner_class = ASGIRunner
 
     async def create_asgi_app(self) -> ASGIApplicationType:
         """Make the application; called at each start.

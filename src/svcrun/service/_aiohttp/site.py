@@ -14,8 +14,11 @@ from svcrun.service._handshake import Handshake
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Awaitable, Callable
 
     from svcrun.service._secure import Secure
+
+    RequestHandler = Callable[[Any], Awaitable[web.StreamResponse]]
 
 __all__ = ("Runner", "Site")
 
@@ -60,7 +63,7 @@ class Runner(web.AppRunner):
         made = await super()._make_server()
         make_request: Any = made.request_factory
         server = Server(
-            made.request_handler,
+            self._choose_handler(made.request_handler),
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),
             **made._kwargs,  # noqa: SLF001 - what aiohttp gives to each connection
@@ -68,6 +71,10 @@ class Runner(web.AppRunner):
         server.request_factory = request_factory(make_request, server)
         server()  # what can't be used is refused here, and not at each connection
         return server
+
+    def _choose_handler(self, handler: RequestHandler) -> RequestHandler:
+        """Return what handles a request: the application's `handler`, or what it would come to."""
+        return handler
 
 
 def _forget_contexts(app: web.Application) -> None:

@@ -232,5 +232,6 @@ def _without_origin(target: str) -> str:
     _, scheme, rest = target.partition("://")
     if not scheme:
         return target
-    slash = rest.find("/")
-    return "/" if slash < 0 else rest[slash:]
+    place, mark, query = rest.partition("?")
+    _, _, path = place.partition("/")
+    return f"/{path}{mark}{query}"

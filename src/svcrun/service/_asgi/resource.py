@@ -8,6 +8,7 @@ from aiohttp import ClientRequest, hdrs, web
 from aiohttp_asgi import ASGIResource
 from aiohttp_asgi.resource import ASGIMatchInfo
 
+from svcrun.service._aiohttp.site import Runner
 from svcrun.service._asgi.http import HTTPExchange
 from svcrun.service._asgi.websocket import WebSocketExchange, is_web_socket
 
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 
     from aiohttp_asgi.resource import ASGIApplicationType
 
+    from svcrun.service._aiohttp.site import RequestHandler
     from svcrun.service._asgi.exchange import Exchange
     from svcrun.service._asgi.lifespan import Lifespan
     from svcrun.service._asgi.websocket import WebSocketOptions
 
-__all__ = ("Resource",)
+__all__ = ("ASGIRunner", "Resource")
 
 
 class MatchInfo(ASGIMatchInfo):
@@ -29,13 +31,11 @@ class MatchInfo(ASGIMatchInfo):
     @property
     def expect_handler(self) -> Callable[[web.Request], Awaitable[None]]:
         """Leave it to the application whether it wants the body."""
-        return _check_expectation
+        return _expect_nothing
 
 
-async def _check_expectation(request: web.Request) -> None:
-    expected = request.headers.get(hdrs.EXPECT, "")
-    if expected.lower() != "100-continue":
-        raise web.HTTPExpectationFailed(text=f"nobody knows how to fulfil {expected!r}")
+async def _expect_nothing(_: web.Request) -> None:
+    """Do nothing: the resource sees to it."""
 
 
 class Resource(ASGIResource):
@@ -56,7 +56,7 @@ class Resource(ASGIResource):
 
     async def resolve(self, _: web.Request) -> tuple[Any, set[str]]:
         """Take every request."""
-        return MatchInfo(self._handle), ClientRequest.ALL_METHODS
+        return MatchInfo(self.answer), ClientRequest.ALL_METHODS
 
     def lifespan_mount(self, app: web.Application) -> None:
         """Have the ASGI application live as long as `app`."""
@@ -68,11 +68,33 @@ class Resource(ASGIResource):
 
         app.cleanup_ctx.append(live)
 
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Call the application for a request.
+
+        :raises HTTPExpectationFailed: if its client expects what there is not.
+        """
+        headers = request.headers
+        expected = headers.get(hdrs.EXPECT)
+        if expected and expected.lower() != "100-continue":
+            raise web.HTTPExpectationFailed(text=f"nobody knows how to fulfil {expected!r}")
         state = self._lifespan.state
         exchange: Exchange
-        if hdrs.UPGRADE in request.headers and is_web_socket(request):
+        if hdrs.UPGRADE in headers and is_web_socket(request):
             exchange = WebSocketExchange(self._app, request, state, self._options)
         else:
             exchange = HTTPExchange(self._app, request, state)
         return await exchange.run()
+
+
+class ASGIRunner(Runner):
+    """Runs an application that has a resource for an ASGI application, and mostly nothing else."""
+
+    def _choose_handler(self, handler: RequestHandler) -> RequestHandler:
+        app = self.app
+        resources = tuple(app.router.resources())
+        match resources:
+            case [Resource() as only] if not app.middlewares and not app.on_response_prepare:
+                # Without the router: there is nothing to choose, and it finds no resource at all
+                # for what has no path, such as "OPTIONS *".
+                return only.answer
+        return handler

@@ -378,3 +378,18 @@ class ServerEnded(RuntimeError):
         super().__init__(f"the server of {show(service)} ended by itself: {reason}")
         self.service = service
         self.reason = reason
+
+
+class ProfilerActive(RuntimeError):
+    """A profiler was to be started where another one, or a debugger, is at work.
+
+    :param found: what is at work.
+    """
+
+    def __init__(self, service: object, found: str) -> None:
+        super().__init__(
+            f"{show(service)} can't measure: {found} is active, and there is room for one only; "
+            "end that one first, or leave out one of the two"
+        )
+        self.service = service
+        self.found = found

@@ -1,0 +1,114 @@
+"""The interpreter's one place for a profiler: taken, read, and given back."""
+
+from __future__ import annotations
+
+import io
+import logging
+import marshal
+import sys
+import threading
+from cProfile import Profile
+from pstats import Stats
+from typing import TYPE_CHECKING, Any
+
+from svcrun.errors import ProfilerActive, show
+
+if TYPE_CHECKING:
+    from svcrun.service.base import Service
+
+__all__ = ("Recording", "summarize")
+
+log = logging.getLogger("svcrun.service.profiler")
+
+# An interpreter, or on Python 3.11 a thread, has one place for a profiler. A `Profile` that has
+# lost it to another empties the place when it is freed, so it is not.
+_ousted: list[Profile] = []
+
+
+class Recording:
+    """The calls of the thread that makes this, from then on until :meth:`end`.
+
+    :param service: whom it is for.
+
+    :raises ProfilerActive: if another profiler, or a debugger, is at work.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.profile = Profile()
+        self._service = service
+        self._thread = threading.get_ident()
+        self._is_ousted = False
+        found = _find_tool()
+        if found is not None:
+            raise ProfilerActive(service, found)
+        self.profile.enable()
+
+    def read(self) -> list[Any]:
+        """Return what was measured so far, and go on."""
+        self._disable()
+        entries = self.profile.getstats()
+        if not self._is_ousted:
+            self.profile.enable()
+        return entries
+
+    def end(self) -> list[Any]:
+        """Measure no more, and return all that was measured."""
+        self._disable()
+        return self.profile.getstats()
+
+    def _disable(self) -> None:
+        """Empty the place, which completes the calls under way, unless it is not ours any more."""
+        if self._is_ousted:
+            return
+        found = self._find_usurper()
+        if found is None:
+            self.profile.disable()
+            return
+        self._is_ousted = True
+        _ousted.append(self.profile)
+        log.warning("%s measures no more: %s", show(self._service), found)
+
+    def _find_usurper(self) -> str | None:
+        if sys.version_info >= (3, 12):
+            profiler = sys.monitoring.get_tool(sys.monitoring.PROFILER_ID)
+            return None if profiler == "cProfile" else f"{profiler!r} has taken its place"
+        if threading.get_ident() != self._thread:
+            return "it was started in another thread, which alone can switch it off"
+        profiler: object = sys.getprofile()
+        return None if profiler is self.profile else f"{profiler!r} has taken its place"
+
+
+def summarize(entries: list[Any], order: str, count: int) -> tuple[str, bytes]:
+    """Return a table, and the content of a file, for the entries of a profile.
+
+    This takes a while.
+
+    :param order: as of :meth:`pstats.Stats.sort_stats`.
+    :param count: how many functions the table has.
+    """
+    profile = Profile()
+    profile.getstats = lambda: entries  # type: ignore[method-assign]
+    profile.snapshot_stats()
+    content = marshal.dumps(profile.stats)
+
+    table = io.StringIO()
+    stats: Any = Stats(stream=table)  # which would refuse a profile without a call
+    stats.stats = profile.stats
+    stats.get_top_level_stats()
+    stats.strip_dirs().sort_stats(order).print_stats(count)
+    return table.getvalue().strip(), content
+
+
+def _find_tool() -> str | None:
+    """Tell what profiles or debugs this thread; what measures coverage is neither."""
+    if sys.version_info >= (3, 12):
+        for number in (sys.monitoring.PROFILER_ID, sys.monitoring.DEBUGGER_ID):
+            tool = sys.monitoring.get_tool(number)
+            if tool is not None:
+                return tool
+    profiler = sys.getprofile()
+    if profiler is not None:
+        return repr(profiler)
+    debugger = getattr(sys.gettrace(), "__self__", None)
+    is_debugger = "bdb" in sys.modules and isinstance(debugger, sys.modules["bdb"].Bdb)
+    return repr(debugger) if is_debugger else None

@@ -1,0 +1,181 @@
+"""A service that tells where the time of a program goes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from functools import partial
+from pstats import SortKey, Stats
+from typing import TYPE_CHECKING, Any
+
+from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
+from svcrun.periodic import PeriodicCallback, check_period
+from svcrun.service._dump import Dump
+from svcrun.service._recording import Recording, summarize
+from svcrun.service.base import Service, parameter
+from svcrun.thread_pool.separate import run_in_new_thread
+
+if TYPE_CHECKING:
+    from cProfile import Profile
+
+    from svcrun.service._sampling import Sampler
+
+__all__ = ("Profiler",)
+
+log = logging.getLogger(__name__)
+
+_COUNT = "a whole number above 0"
+_SECONDS = "a number of seconds above 0"
+_ORDER = "a pstats.SortKey, such as 'cumulative', 'tottime' or 'ncalls'"
+_PATH = "the path of a file, or None for none"
+
+
+class Profiler(Service):
+    """Log, every `interval` seconds, which functions took most time since the start.
+
+    The calls of the event loop's thread are measured, by :class:`cProfile.Profile`;
+    :attr:`profiler` is that of the last start. The table is put together in another thread; the
+    first comes at the start, the last at the stop.
+
+    :param interval: seconds between two tables; 10 by default.
+    :param top_results: how many functions a table has; 10 by default.
+    :param order: what comes first in a table: a :class:`pstats.SortKey`, or its value, which may be
+        shortened; ``"cumulative"`` by default.
+    :param path: a file that is replaced, together with each table, by all that was measured, for
+        :class:`pstats.Stats`, snakeviz and others; none by default.
+    :param flamegraph: a file that is replaced in the same way by a flame graph, a page for a
+        browser that needs nothing else; none by default. Calls are under the service that they are
+        made for. The time in which the loop waits is left out.
+    :param sample_interval: seconds between two looks at what the loop does, for the flame graph;
+        0.01 by default.
+
+    A file that can't be written is tried again each time, and logged once.
+
+    :raises ValueError, TypeError: naming a parameter that has a wrong value.
+    :raises ImportError: if there is to be a flame graph, and pyinstrument is not installed.
+
+    >>> import time
+    >>> from svcrun import entrypoint
+    >>> from svcrun.service.profiler import Profiler
+    >>> with entrypoint(profiler := Profiler(interval=60), log_config=False):
+    ...     time.sleep(0.01)
+    >>> any("time.sleep" in str(entry.code) for entry in profiler.profiler.getstats())
+    True
+    """
+
+    name: str | None = "profiler"
+    interval: float = 10
+    top_results: int = 10
+    order: str | SortKey = "cumulative"
+    path: str | os.PathLike[str] | None = None
+    flamegraph: str | os.PathLike[str] | None = None
+    sample_interval: float = 0.01
+
+    profiler: Profile = parameter(init=False)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._check_parameters()
+        self.periodic = PeriodicCallback(self._report, name=self.name or type(self).__qualname__)
+        self._dump = None if self.path is None else Dump(self, self.path)
+        self._graph = None if self.flamegraph is None else Dump(self, self.flamegraph)
+        self._recording: Recording | None = None
+        self._sampler: Sampler | None = None
+        self._has_reported = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin to measure, and write the first table and files.
+
+        :raises ProfilerActive: if another profiler, or a debugger, is at work.
+        """
+        if self._recording is not None:
+            raise AlreadyRunning(self)
+        self._recording = Recording(self)
+        self.profiler = self._recording.profile
+        try:
+            if self.flamegraph is not None:
+                from svcrun.service._sampling import Sampler
+
+                self._sampler = Sampler(self.loop, self.sample_interval)
+            self._has_reported = asyncio.Event()
+            self.periodic.start(self.interval, loop=self.loop)
+            await self._has_reported.wait()
+        except BaseException:
+            self._end()
+            _ = self.periodic.stop(return_exceptions=True)
+            raise
+
+    async def stop(self, exception: BaseException | None = None) -> None:
+        """Measure no more, and write the last table and files."""
+        if self._recording is not None:
+            entries = self._end()
+            await self.periodic.finish()
+            await self._write(entries)
+        await super().stop(exception)
+
+    def _end(self) -> list[Any]:
+        """Measure no more, and return what was measured."""
+        recording, self._recording = self._recording, None
+        if self._sampler is not None:
+            self._sampler.stop()
+        return [] if recording is None else recording.end()
+
+    async def _report(self) -> None:
+        try:
+            if self._recording is not None:
+                await self._write(self._recording.read())
+        finally:
+            self._has_reported.set()
+
+    async def _write(self, entries: list[Any]) -> None:
+        write = partial(self._write_in_thread, entries)
+        await run_in_new_thread(self.loop, write, name="svcrun-profiler")
+
+    def _write_in_thread(self, entries: list[Any]) -> None:
+        table, content = summarize(entries, self.order, self.top_results)
+        log.info("%s", table)
+        if self._dump is not None:
+            self._dump.write(content)
+        if self._graph is not None and self._sampler is not None:
+            self._graph.write(self._sampler.render().encode(errors="backslashreplace"))
+
+    def _check_parameters(self) -> None:
+        check_period(self, self.interval, 0)
+        if isinstance(self.top_results, bool) or not isinstance(self.top_results, int):
+            raise ParameterTypeError(self, "top_results", self.top_results, _COUNT)
+        if self.top_results < 1:
+            raise ParameterError(self, "top_results", self.top_results, _COUNT)
+        self._check_order()
+        for name in ("path", "flamegraph"):
+            self._check_path(name)
+        if self.flamegraph is not None:
+            self._check_flamegraph(self.flamegraph)
+
+    def _check_order(self) -> None:
+        if not isinstance(self.order, str):
+            raise ParameterTypeError(self, "order", self.order, _ORDER)
+        order = self.order.value if isinstance(self.order, SortKey) else self.order
+        if order not in Stats().get_sort_arg_defs():
+            raise ParameterError(self, "order", self.order, _ORDER)
+
+    def _check_path(self, name: str) -> None:
+        path = getattr(self, name)
+        if path is None:
+            return
+        if not isinstance(path, str | os.PathLike):
+            raise ParameterTypeError(self, name, path, _PATH)
+        if not os.fspath(path):
+            raise ParameterError(self, name, path, _PATH)
+
+    def _check_flamegraph(self, path: str | os.PathLike[str]) -> None:
+        import svcrun.service._sampling  # noqa: F401 - or tell now what it needs
+
+        seconds = self.sample_interval
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise ParameterTypeError(self, "sample_interval", seconds, _SECONDS)
+        if not 0 < seconds <= threading.TIMEOUT_MAX:
+            raise ParameterError(self, "sample_interval", seconds, _SECONDS)
+        if self.path is not None and os.path.abspath(self.path) == os.path.abspath(path):
+            raise ParameterError(self, "flamegraph", path, "another file than path=")

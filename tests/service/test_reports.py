@@ -140,6 +140,20 @@ async def test_a_report_is_made_in_the_context_of_the_log_call() -> None:
     assert found == ["somebody"]
 
 
+async def test_what_else_may_change_is_noted_by_the_log_call(reports: Reports) -> None:
+    async with reporting(reports.make, take_note=who.get):
+        who.set("somebody")
+        log.warning("here")
+        who.set("nobody")
+    assert [report.note for report in reports] == ["somebody"]
+
+
+async def test_what_there_is_no_room_for_further_on_counts_as_dropped() -> None:
+    async with reporting(lambda _: False) as handler:
+        log.warning("here")
+    assert (handler.dropped, handler.failed) == (1, 0)
+
+
 async def test_the_stack_of_the_log_call_is_taken_on_request(reports: Reports) -> None:
     async with reporting(reports.make):
         log.warning("without")

@@ -71,6 +71,8 @@ class Report(NamedTuple):
     """If wanted: the frames of the log call and their lines, the innermost last."""
     context: Context
     """That of the log call; the report is made in it."""
+    note: Any = None
+    """What ``take_note`` returned."""
 
 
 class ReportHandler(logging.Handler):
@@ -83,13 +85,14 @@ class ReportHandler(logging.Handler):
     In a forked child the handler does nothing.
 
     :param make: makes a report and passes it on; called in the thread, and in the context of the
-        log call, so that context variables tell whose it was. What it raises is logged, and the
-        record counted as failed.
+        log call, so that context variables tell whose it was. It returns False if there was no
+        room to pass it on. What it raises is logged, and the record counted as failed.
     :param level: the lowest level that is reported.
     :param filters: tell of a record whether it is to be reported.
     :param queue_size: how many records may wait.
     :param stacks: whether to take note of the stack of log calls without an exception. Otherwise
         only those have one that are given ``extra={"stack": True}``.
+    :param take_note: called by the log call, for what else may have changed a moment later.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class ReportHandler(logging.Handler):
         filters: Iterable[Filter] = (),
         queue_size: int = QUEUE_SIZE,
         stacks: bool = False,
+        take_note: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__(level)
         for one in filters:
@@ -107,6 +111,7 @@ class ReportHandler(logging.Handler):
         self._make = make
         self._size = queue_size
         self._stacks = stacks
+        self._take_note = take_note
         self._queue: SimpleQueue[Report | None] = SimpleQueue()
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
@@ -161,7 +166,8 @@ class ReportHandler(logging.Handler):
             return
         wanted = getattr(record, "stack", None) is True or (self._stacks and not record.exc_info)
         stack = _take_stack() if wanted else None
-        self._queue.put(Report(_settle(record), stack, copy_context()))
+        note = None if self._take_note is None else self._take_note()
+        self._queue.put(Report(_settle(record), stack, copy_context(), note))
 
     def has_reported(self, error: BaseException) -> bool:
         """Tell whether a record with this exception was here."""
@@ -243,7 +249,8 @@ class ReportHandler(logging.Handler):
     def _attempt(self, report: Report) -> None:
         _is_reporting.set(True)
         try:
-            self._make(report)
+            if self._make(report) is False:
+                self._drop()
         except BaseException as error:  # noqa: BLE001 - it runs code of the user's; the thread goes on
             self.failed += 1
             self._failures.add("a report could not be made: %r", error)
@@ -251,7 +258,7 @@ class ReportHandler(logging.Handler):
     def _tell_drops(self) -> None:
         new = self.dropped - self._drops.total
         if new:
-            message = "records were dropped and not reported, %d at most may wait"
+            message = "records were dropped and not reported: at most %d wait"
             self._drops.add(message, self._size, count=new)
 
 

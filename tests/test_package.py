@@ -36,6 +36,7 @@ NAMES = {
     "awaitable": "svcrun.utils",
     "bind_socket": "svcrun.sockets",
     "cancel_tasks": "svcrun.utils",
+    "current_service": "svcrun.current",
     "entrypoint": "svcrun.entrypoint",
     "get_context": "svcrun.context",
     "receiver": "svcrun.signal",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from svcrun import log as log, service as service
     from svcrun.context import Context, get_context
+    from svcrun.current import current_service
     from svcrun.entrypoint import Entrypoint, entrypoint, run
     from svcrun.periodic import PeriodicCallback
     from svcrun.recurring import (
@@ -62,6 +63,7 @@ __all__ = (
     "awaitable",
     "bind_socket",
     "cancel_tasks",
+    "current_service",
     "entrypoint",
     "get_context",
     "receiver",
@@ -99,6 +101,7 @@ _HOMES = {
     "awaitable": "svcrun.utils",
     "bind_socket": "svcrun.sockets",
     "cancel_tasks": "svcrun.utils",
+    "current_service": "svcrun.current",
     "entrypoint": "svcrun.entrypoint",
     "get_context": "svcrun.context",
     "receiver": "svcrun.signal",

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from svcrun.eager import wakeup_descriptor
@@ -57,6 +58,8 @@ class Interrupts:
         self._on_first = on_first
         self._on_insist = on_insist
         self._in_body = in_body
+        # Not that of the code that a handler interrupts.
+        self._context = copy_context()
         self._pid = os.getpid()
         self.first: int | None = None
         """The first signal that was caught."""
@@ -179,7 +182,7 @@ class Interrupts:
 
     def _call_soon(self, callback: Callable[..., object], *args: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: all is over but for the last lines
-            self._loop.call_soon_threadsafe(callback, *args)
+            self._loop.call_soon_threadsafe(callback, *args, context=self._context)
 
     def repeat(self) -> None:
         """Have the handler interrupt a block whose code does not come to run the loop, once.

@@ -9,13 +9,19 @@ if TYPE_CHECKING:
     from svcrun.service.base import Service, ServiceMeta, SimpleClient, SimpleServer, TaskStoreBase
     from svcrun.service.graceful import GracefulService
     from svcrun.service.periodic import PeriodicService
+    from svcrun.service.profiler import Profiler
     from svcrun.service.tcp import TCPServer
     from svcrun.service.tls import TLSServer
+    from svcrun.service.tracer import MemoryTracer
     from svcrun.service.udp import UDPServer
+    from svcrun.service.watchdog import LoopWatchdog
 
 __all__ = (
     "GracefulService",
+    "LoopWatchdog",
+    "MemoryTracer",
     "PeriodicService",
+    "Profiler",
     "Service",
     "ServiceMeta",
     "SimpleClient",
@@ -28,7 +34,10 @@ __all__ = (
 
 _HOMES = {
     "GracefulService": "svcrun.service.graceful",
+    "LoopWatchdog": "svcrun.service.watchdog",
+    "MemoryTracer": "svcrun.service.tracer",
     "PeriodicService": "svcrun.service.periodic",
+    "Profiler": "svcrun.service.profiler",
     "Service": "svcrun.service.base",
     "ServiceMeta": "svcrun.service.base",
     "SimpleClient": "svcrun.service.base",

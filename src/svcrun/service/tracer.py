@@ -1,0 +1,289 @@
+"""A service that tells which lines of the program hold memory."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import sys
+import threading
+import tracemalloc
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
+from svcrun.periodic import PeriodicCallback, check_period
+from svcrun.service.base import Service, parameter
+from svcrun.thread_pool.separate import run_in_new_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Grouped = dict[tracemalloc.Traceback, tracemalloc.Statistic]
+
+log = logging.getLogger(__name__)
+
+__all__ = ("GroupBy", "MemoryTracer")
+
+# Calls that are kept of each allocation when it is told by its traceback.
+_DEEP = 10
+
+# Where the tracer itself allocates.
+_OWN_FILES = frozenset({__file__, tracemalloc.__file__})
+
+
+class GroupBy(enum.Enum):
+    """What makes a row of the table."""
+
+    lineno = "lineno"
+    """A line of a file."""
+    filename = "filename"
+    """A file."""
+    traceback = "traceback"
+    """A line, and the calls that led to it."""
+
+
+class MemoryTracer(Service):
+    """Log a table of the lines that hold most memory, every `interval` seconds.
+
+    What grows most is at the top, so that a leak gets there sooner or later. Only what is allocated
+    while :mod:`tracemalloc` is on is known. It is turned on by the start of the service, unless it
+    was on before, and off again by the stop.
+
+    :param interval: seconds between two tables; the first comes at once.
+    :param top_results: the most rows of a table.
+    :param group_by: what makes a row, a :class:`GroupBy`: a line (the default), a file, or a line
+        together with the calls that led to it.
+    :param name: tells it apart in the log.
+    :param logger: is called with the text of each table, in a thread; logs it by default.
+    :param compare_to: what the differences are to: the ``"start"`` of the service (the default), or
+        the ``"previous"`` table.
+    :param filters: :class:`tracemalloc.Filter` objects, or patterns of file names to be shown, such
+        as ``"*/myapp/*"``; everything is shown by default.
+    :param frames: how many calls are kept of each allocation; 10 if they make the rows, else 1.
+        If tracemalloc is on already, it stays as it is.
+
+    :raises ValueError, TypeError: naming a parameter that has a wrong value.
+
+    A snapshot holds up the whole process for about a quarter of a second for each million of
+    objects. What is done to it afterwards is done in a thread, beside the event loop.
+
+    >>> from svcrun.service import MemoryTracer
+    >>> MemoryTracer(interval=60, top_results=5)
+    <MemoryTracer name='memory-tracer' NEW>
+    """
+
+    STAT_FORMAT = (
+        "%(count)8s | %(count_diff)8s | %(size)8s | %(size_diff)8s | %(traceback)s"  # a row
+    )
+
+    name: str | None = "memory-tracer"
+    interval: float = 5
+    top_results: int = 20
+    group_by: GroupBy = GroupBy.lineno
+    logger: Callable[..., object] = log.info
+    compare_to: Literal["start", "previous"] = "start"
+    filters: Iterable[str | tracemalloc.Filter | tracemalloc.DomainFilter] = ()
+    frames: int | None = None
+
+    _is_tracing: bool = parameter(default=False, init=False)
+    _snapshot_on_start: Grouped | None = parameter(default=None, init=False)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._check()
+        self._tracer = PeriodicCallback(self.show_stats, name=self.name or "memory-tracer")
+
+    def _check(self) -> None:
+        check_period(self, self.interval, 0)
+        _check_count(self, "top_results", self.top_results)
+        if self.frames is not None:
+            _check_count(self, "frames", self.frames)
+        if not isinstance(self.group_by, GroupBy):
+            raise ParameterTypeError(self, "group_by", self.group_by, "a member of GroupBy")
+        if not callable(self.logger):
+            raise ParameterTypeError(self, "logger", self.logger, "a function of one text")
+        if self.compare_to not in ("start", "previous"):
+            raise ParameterError(self, "compare_to", self.compare_to, "'start' or 'previous'")
+        self._make_filters()
+
+    def _make_filters(self) -> list[tracemalloc.Filter | tracemalloc.DomainFilter]:
+        given: Iterable[object] = (self.filters,) if isinstance(self.filters, str) else self.filters
+        filters: list[tracemalloc.Filter | tracemalloc.DomainFilter] = []
+        for one in given:
+            if isinstance(one, str):
+                filters.append(tracemalloc.Filter(True, one))
+            elif isinstance(one, tracemalloc.Filter | tracemalloc.DomainFilter):
+                filters.append(one)
+            else:
+                accepted = "patterns of file names, or filters of tracemalloc"
+                raise ParameterTypeError(self, "filters", one, accepted)
+        return filters
+
+    async def start(self) -> None:
+        """Turn tracemalloc on, and begin to log tables.
+
+        :raises AlreadyRunning: if it was started and not stopped.
+        """
+        if self._is_tracing:
+            raise AlreadyRunning(self)
+        self._check()
+        frames = self.frames or (_DEEP if self.group_by is GroupBy.traceback else 1)
+        # What is on already may know of much; the first table is where to begin then.
+        self._snapshot_on_start = {} if _tracing.begin(frames) else None
+        self._is_tracing = True
+        self._tracer.start(self.interval, loop=self.loop)
+
+    async def stop(self, exception: BaseException | None = None) -> None:
+        """Log no more tables, wait for a snapshot under way, and turn tracemalloc off again."""
+        was_tracing, self._is_tracing = self._is_tracing, False
+        try:
+            await self._tracer.finish()
+        finally:
+            if was_tracing:
+                self._snapshot_on_start = None
+                _tracing.end()
+        await super().stop(exception)
+
+    async def show_stats(self) -> None:
+        """Log a table now. The work is done in a thread.
+
+        :raises RuntimeError: if tracemalloc is off.
+        """
+        # The pool may be busy with the very thing that one wants to know more about.
+        await run_in_new_thread(self.loop, self._show, name=self.name or "memory-tracer")
+
+    def _show(self) -> None:
+        was_tracing = self._is_tracing
+        snapshot = self.take_snapshot()
+        if was_tracing and not self._is_tracing:
+            return  # the stop is waiting for this
+        grouped = self._group(snapshot)
+        before = self._snapshot_on_start
+        if before is None or self.compare_to == "previous":
+            self._snapshot_on_start = grouped
+        self.log_diff(_differences(grouped if before is None else before, grouped))
+
+    def _group(self, snapshot: tracemalloc.Snapshot) -> Grouped:
+        filters = self._make_filters()
+        if filters:
+            snapshot = snapshot.filter_traces(filters)
+        return {
+            statistic.traceback: statistic
+            for statistic in snapshot.statistics(self.group_by.value)
+            if statistic.traceback[-1].filename not in _OWN_FILES
+        }
+
+    def compare_snapshot(
+        self, snapshot_from: tracemalloc.Snapshot, snapshot_to: tracemalloc.Snapshot
+    ) -> list[tracemalloc.StatisticDiff]:
+        """Return how `snapshot_to` differs from the other one, what grew most first."""
+        return _differences(self._group(snapshot_from), self._group(snapshot_to))
+
+    def log_diff(self, diff: Iterable[tracemalloc.StatisticDiff]) -> None:
+        """Log the table of differences, as many of them as there is to be."""
+        head = {
+            "count": "Objects",
+            "count_diff": "Obj.Diff",
+            "size": "Memory",
+            "size_diff": "Mem.Diff",
+            "traceback": "Traceback",
+        }
+        lines = ["Top memory usage:", self.STAT_FORMAT % head]
+        for statistic in islice(diff, self.top_results):
+            place, *callers = (_show_frame(frame) for frame in reversed(statistic.traceback))
+            row = {
+                "count": statistic.count,
+                "count_diff": statistic.count_diff,
+                "size": self.humanize(statistic.size),
+                "size_diff": self.humanize(statistic.size_diff),
+                "traceback": place,
+            }
+            lines.append(self.STAT_FORMAT % row)
+            blank = dict.fromkeys(head, "")
+            lines += [self.STAT_FORMAT % {**blank, "traceback": f"  {it}"} for it in callers]
+        self.logger("\n".join(lines))
+
+    @staticmethod
+    def take_snapshot() -> tracemalloc.Snapshot:
+        """Return all that tracemalloc knows; the whole process stands still meanwhile."""
+        return tracemalloc.take_snapshot()
+
+    @staticmethod
+    def humanize(num: float, suffix: str = "B") -> str:
+        """Show a number of bytes.
+
+        >>> MemoryTracer.humanize(1536)
+        '1.5KiB'
+        """
+        for prefix in ("", "Ki", "Mi", "Gi", "Ti", "Pi"):
+            shown = f"{num:.1f}"
+            if abs(float(shown)) < 1024:  # noqa: PLR2004 - bytes of a KiB
+                return f"{shown}{prefix}{suffix}"
+            num /= 1024
+        return f"{num:.1f}Ei{suffix}"
+
+
+class _Tracing:
+    """Keeps tracemalloc on as long as there are tracers, if it was not on before the first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tracers = 0
+        self._is_ours = False
+
+    def begin(self, frames: int) -> bool:
+        """Count one more tracer, and tell whether tracemalloc was turned on for it."""
+        with self._lock:
+            is_first = not tracemalloc.is_tracing()
+            if is_first:
+                tracemalloc.start(frames)
+                self._is_ours = True
+            self._tracers += 1
+            return is_first
+
+    def end(self) -> None:
+        """Count one tracer less."""
+        with self._lock:
+            self._tracers -= 1
+            if not self._tracers and self._is_ours:
+                self._is_ours = False
+                tracemalloc.stop()
+
+
+_tracing = _Tracing()
+
+
+def _differences(before: Grouped, after: Grouped) -> list[tracemalloc.StatisticDiff]:
+    """Return how all that is there differs from before; what grew most comes first."""
+    found = []
+    for traceback, new in after.items():
+        old = before.get(traceback)
+        size, count = (0, 0) if old is None else (old.size, old.count)
+        found.append(
+            tracemalloc.StatisticDiff(
+                traceback, new.size, new.size - size, new.count, new.count - count
+            )
+        )
+    return sorted(found, key=lambda one: (one.size_diff, one.size), reverse=True)
+
+
+def _show_frame(frame: tracemalloc.Frame) -> str:
+    name = _shorten(frame.filename)
+    return f"{name}:{frame.lineno}" if frame.lineno else name  # a whole file has no line
+
+
+def _shorten(filename: str) -> str:
+    """Return the path of a file from where modules are looked for, at least its last two parts."""
+    folders = [path.rstrip(os.sep) + os.sep for path in sys.path if path]
+    folder = max((it for it in folders if filename.startswith(it)), key=len, default="")
+    path = filename[len(folder) :]
+    return path if folder and os.sep in path else os.sep.join(filename.split(os.sep)[-2:])
+
+
+def _check_count(owner: object, name: str, value: object) -> None:
+    accepted = "a whole number above 0"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ParameterTypeError(owner, name, value, accepted)
+    if value < 1:
+        raise ParameterError(owner, name, value, accepted)

@@ -6,14 +6,16 @@ import io
 import logging
 import marshal
 import sys
-import threading
 from cProfile import Profile
 from pstats import Stats
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from svcrun.errors import ProfilerActive, show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from svcrun.service.base import Service
 
 __all__ = ("Recording", "summarize")
@@ -34,9 +36,9 @@ class Recording:
     """
 
     def __init__(self, service: Service) -> None:
-        self.profile = Profile()
+        self.profile = _ThreadProfile()
         self._service = service
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._is_ousted = False
         found = _find_tool()
         if found is not None:
@@ -72,10 +74,34 @@ class Recording:
         if sys.version_info >= (3, 12):
             profiler = sys.monitoring.get_tool(sys.monitoring.PROFILER_ID)
             return None if profiler == "cProfile" else f"{profiler!r} has taken its place"
-        if threading.get_ident() != self._thread:
+        if get_ident() != self._thread:
             return "it was started in another thread, which alone can switch it off"
         profiler: object = sys.getprofile()
         return None if profiler is self.profile else f"{profiler!r} has taken its place"
+
+
+class _ThreadProfile(Profile):
+    """Measures the thread that makes it.
+
+    From Python 3.12 on, a profile is told of the calls of all threads, and takes them for those of
+    one: a call seems to last while others come and go. So it is told of those of one thread.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in dir(self):
+            if name.endswith("_callback"):
+                setattr(self, name, _in_this_thread(getattr(self, name)))
+
+
+def _in_this_thread(callback: Callable[..., object]) -> Callable[..., None]:
+    thread = get_ident()
+
+    def filtered(*args: object) -> None:
+        if get_ident() == thread:
+            callback(*args)
+
+    return filtered
 
 
 def summarize(entries: list[Any], order: str, count: int) -> tuple[str, bytes]:

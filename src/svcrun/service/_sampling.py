@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import selectors
 import sys
 import threading
@@ -66,14 +65,13 @@ class Sampler:
         self._looks = 0
         self._begin = time.time()
         self._cpu_begin = time.process_time()
-        self._to_stop = threading.Lock()
-        self._to_stop.acquire()
+        self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="svcrun-sampler", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Look no more."""
-        self._to_stop.release()
+        self._is_stopped.set()
         self._thread.join()
 
     def render(self) -> str:
@@ -98,12 +96,7 @@ class Sampler:
 
     def _run(self) -> None:
         last = time.perf_counter()
-        # `for` waits without a call that a profiler would see: that of Python 3.12 takes the calls
-        # of all threads for those of one, and this one would seem to last while others come and go.
-        wait = functools.partial(self._to_stop.acquire, timeout=self._interval)
-        for _ in iter(wait, True):
-            if self._loop.is_closed() or not self._to_stop.locked():
-                return
+        while not (self._is_stopped.wait(self._interval) or self._loop.is_closed()):
             now = time.perf_counter()
             self._look(now - last)
             last = now

@@ -1,0 +1,384 @@
+"""Laws of the service that tells where the time of a program goes (C35)."""
+
+import asyncio
+import cProfile
+import logging
+import os
+import pickle
+import pstats
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svcrun import entrypoint
+from svcrun.errors import AlreadyRunning, ProfilerActive
+from svcrun.service.profiler import Profiler
+from tests.support import PATIENCE, Program, eventually
+
+LOGGER = "svcrun.service.profiler"
+
+
+def find_active() -> object:
+    """Return what profiles this thread, None if nothing does."""
+    if sys.version_info >= (3, 12):
+        tool = sys.monitoring.get_tool(sys.monitoring.PROFILER_ID)
+        if tool is not None:
+            return tool
+    return sys.getprofile()
+
+
+def work(seconds: float = 0.001) -> None:
+    """Be called by a program that is measured."""
+    time.sleep(seconds)
+
+
+def find_tables(caplog: pytest.LogCaptureFixture) -> list[str]:
+    messages = (it.getMessage() for it in caplog.records if it.name == LOGGER)
+    return [message for message in messages if "function calls" in message]
+
+
+@pytest.fixture(autouse=True)
+def info(caplog: pytest.LogCaptureFixture) -> None:
+    """Let the tables come to `caplog`."""
+    caplog.set_level(logging.INFO, LOGGER)
+
+
+async def test_the_last_table_tells_all_calls_since_the_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with entrypoint(Profiler(interval=60), log_config=False):
+        for _ in range(7):
+            work()
+    table = find_tables(caplog)[-1]
+    assert re.match(r"\d+ function calls .*in \d+\.\d+ seconds\n", table)
+    assert "Ordered by: cumulative time\n" in table
+    assert "ncalls  tottime  percall  cumtime  percall filename:lineno(function)\n" in table
+    assert re.search(r"^ +7 .* test_profiler.py:\d+\(work\)$", table, re.MULTILINE)
+
+
+async def test_a_table_comes_at_the_start_and_in_each_interval(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with entrypoint(Profiler(interval=0.01), log_config=False):
+        assert len(find_tables(caplog)) >= 1
+        await eventually(lambda: len(find_tables(caplog)) >= 5)
+    assert find_active() is None
+
+
+@pytest.mark.parametrize(
+    ("order", "title"),
+    [
+        ("cumulative", "cumulative time"),
+        ("cumu", "cumulative time"),
+        (pstats.SortKey.CALLS, "call count"),
+        ("ncalls", "call count"),
+        ("tottime", "internal time"),
+        ("name", "function name"),
+    ],
+)
+async def test_a_table_has_the_order_and_the_length_asked_for(
+    order: Any, title: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with entrypoint(Profiler(interval=60, order=order, top_results=3), log_config=False):
+        pass
+    table = find_tables(caplog)[-1]
+    assert f"Ordered by: {title}\n" in table
+    _, _, rows = table.partition("filename:lineno(function)\n")
+    assert len(rows.splitlines()) == 3
+
+
+async def test_a_table_is_put_together_beside_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    async with entrypoint(Profiler(interval=60), log_config=False):
+        pass
+    threads = {it.thread for it in caplog.records if "function calls" in it.getMessage()}
+    assert threading.get_ident() not in threads
+    assert len(threads) >= 1
+
+
+async def test_who_measures_is_not_at_the_top(caplog: pytest.LogCaptureFixture) -> None:
+    async with entrypoint(Profiler(interval=0.01, order="tottime"), log_config=False):
+        await eventually(lambda: len(find_tables(caplog)) >= 3)
+        work(0.5)
+    _, _, rows = find_tables(caplog)[-1].partition("filename:lineno(function)\n")
+    assert rows.splitlines()[0].endswith("{built-in method time.sleep}")
+
+
+async def test_the_file_has_all_that_was_measured_from_the_start_on(tmp_path: Path) -> None:
+    path = tmp_path / "profile"
+    async with entrypoint(Profiler(interval=60, path=path), log_config=False):
+        first: Any = pstats.Stats(str(path))
+        work()
+    last: Any = pstats.Stats(str(path))
+    key = (__file__, work.__code__.co_firstlineno, "work")
+    assert key not in first.stats
+    assert last.stats[key][0] == 1
+    assert os.listdir(tmp_path) == ["profile"]  # noqa: PTH208 - pathlib's is refused in coroutines
+
+
+async def test_a_file_that_can_not_be_written_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "absent" / "profile"
+    async with entrypoint(Profiler(interval=0.01, path=path), log_config=False):
+        await eventually(lambda: len(find_tables(caplog)) >= 3)
+        path.parent.mkdir()
+        await eventually(path.is_file)
+    warnings = [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING]
+    assert len([warning for warning in warnings if "can't write" in warning]) == 1
+
+
+def test_a_full_disk_stops_nothing_and_keeps_the_last_file(
+    run_program: Callable[..., Program], tmp_path: Path
+) -> None:
+    path = tmp_path / "profile"
+    path.write_bytes(b"before")
+    source = f"""
+import resource
+from svcrun import entrypoint
+from svcrun.service import Profiler
+with entrypoint(Profiler(path={str(path)!r}), log_format="stream"):
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+"""
+    outcome = run_program(source, measured=False).wait()
+    assert outcome.returncode == 0
+    assert "can't write" in outcome.stderr
+    pstats.Stats(str(path))  # of the start
+    assert list(tmp_path.iterdir()) == [path]
+
+
+async def test_another_profiler_is_named_and_left_alone(no_leaks: None) -> None:
+    theirs = cProfile.Profile()
+    theirs.enable()
+    try:
+        before = find_active()
+        service = Profiler(name="mine")
+        with pytest.raises(ProfilerActive, match=r"mine.* can't measure: .*cProfile.* is active"):
+            await service.start()
+        assert find_active() is before
+        await service.stop()
+        assert find_active() is before
+    finally:
+        theirs.disable()
+    await service.start()
+    await service.stop()
+    assert find_active() is None
+
+
+async def test_of_two_profilers_one_can_not_start() -> None:
+    first, second = Profiler(name="first"), Profiler(name="second")
+    with pytest.raises(ProfilerActive, match="leave out one of the two"):
+        async with entrypoint(first, second, log_config=False):
+            pass  # pragma: no cover - not reached
+    assert find_active() is None
+
+
+PROGRAM = """
+import bdb, sys
+from svcrun import entrypoint
+from svcrun.service import Profiler
+{0}
+with entrypoint(Profiler(), log_config=False):
+    print("runs")
+"""
+
+
+def test_a_debugger_is_named(run_program: Callable[..., Program]) -> None:
+    program = run_program(PROGRAM.format("bdb.Bdb().set_trace()"), measured=False)
+    outcome = program.wait()
+    assert "runs" not in outcome.stdout
+    assert re.search(r"ProfilerActive: .*bdb\.Bdb object .* is active", outcome.stderr)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no sys.monitoring")
+@pytest.mark.parametrize("tool", ["PROFILER_ID", "DEBUGGER_ID"])
+def test_a_tool_of_monitoring_is_named(run_program: Callable[..., Program], tool: str) -> None:
+    take = f"sys.monitoring.use_tool_id(sys.monitoring.{tool}, 'the other one')"
+    outcome = run_program(PROGRAM.format(take), measured=False).wait()
+    assert "runs" not in outcome.stdout
+    assert "can't measure: the other one is active" in outcome.stderr
+
+
+def test_what_measures_coverage_is_no_profiler(run_program: Callable[..., Program]) -> None:
+    outcome = run_program(PROGRAM.format("sys.settrace(lambda *_: None)"), measured=False).wait()
+    assert (outcome.returncode, outcome.stdout) == (0, "runs\n")
+
+
+async def test_a_profiler_that_took_the_place_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
+    service = Profiler(interval=0.01)
+    theirs = cProfile.Profile()
+    async with entrypoint(service, log_config=False):
+        if sys.version_info >= (3, 12):
+            sys.monitoring.free_tool_id(sys.monitoring.PROFILER_ID)
+            sys.monitoring.use_tool_id(sys.monitoring.PROFILER_ID, "theirs")
+        else:
+            theirs.enable()
+        active = find_active()
+        work()
+        count = len(find_tables(caplog))
+        await eventually(lambda: len(find_tables(caplog)) >= count + 3)
+    del service
+    still_active = find_active()
+    if sys.version_info >= (3, 12):
+        sys.monitoring.free_tool_id(sys.monitoring.PROFILER_ID)
+    else:
+        theirs.disable()
+    assert active is not None
+    assert still_active is active
+    warnings = [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING]
+    assert len([warning for warning in warnings if "measures no more" in warning]) == 1
+
+
+async def test_it_can_run_again_and_measures_anew(tmp_path: Path, no_leaks: None) -> None:
+    path = tmp_path / "profile"
+    service = Profiler(path=path)
+    for _ in range(2):
+        await service.start()
+        work()
+        await service.stop()
+        stats: Any = pstats.Stats(str(path))
+        assert stats.stats[__file__, work.__code__.co_firstlineno, "work"][0] == 1
+    assert find_active() is None
+
+
+async def test_it_can_not_be_started_twice() -> None:
+    service = Profiler()
+    await service.start()
+    with pytest.raises(AlreadyRunning):
+        await service.start()
+    assert find_active() is not None
+    await service.stop()
+    assert find_active() is None
+
+
+async def test_a_stop_without_a_start_and_a_second_one_do_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = Profiler()
+    await service.stop()
+    await service.start()
+    await service.stop()
+    count = len(caplog.records)
+    await service.stop()
+    assert len(caplog.records) == count
+
+
+class Stuck(logging.Handler):
+    """A handler that hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_reached = threading.Event()
+        self.is_free = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.is_reached.set()
+        self.is_free.wait(PATIENCE)
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(no_leaks: None, tmp_path: Path) -> None:
+    handler = Stuck()
+    logging.getLogger(LOGGER).addHandler(handler)
+    service = Profiler(interval=0.01)
+    try:
+        task = asyncio.create_task(service.start())
+        await eventually(handler.is_reached.is_set)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert find_active() is None
+    finally:
+        handler.is_free.set()
+        logging.getLogger(LOGGER).removeHandler(handler)
+    await service.stop()
+    calls = service.periodic.calls
+    await asyncio.sleep(0.05)
+    assert service.periodic.calls == calls
+
+
+async def test_a_stop_in_the_middle_of_the_start_waits_for_the_table(no_leaks: None) -> None:
+    handler = Stuck()
+    logging.getLogger(LOGGER).addHandler(handler)
+    service = Profiler()
+    try:
+        start = asyncio.create_task(service.start())
+        await eventually(handler.is_reached.is_set)
+        stop = asyncio.create_task(service.stop())
+        await asyncio.sleep(0)
+        assert find_active() is None
+        assert not stop.done()
+    finally:
+        handler.is_free.set()
+        logging.getLogger(LOGGER).removeHandler(handler)
+    await start
+    await stop
+
+
+def test_a_stop_in_another_thread_leaves_no_profiler(no_leaks: None) -> None:
+    with asyncio.Runner() as runner:
+        service = Profiler()
+        loop = runner.get_loop()
+        thread = threading.Thread(target=loop.run_until_complete, args=(service.start(),))
+        thread.start()
+        thread.join()
+        runner.run(service.stop())
+    assert find_active() is None
+
+
+async def test_a_loop_is_measured_that_runs_in_any_thread() -> None:
+    def program() -> list[Any]:
+        with entrypoint(service := Profiler(), log_config=False):
+            work()
+        assert find_active() is None
+        return service.profiler.getstats()
+
+    entries = await asyncio.to_thread(program)
+    assert any(entry.code is work.__code__ for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("interval", 0, ValueError),
+        ("interval", "1", TypeError),
+        ("top_results", 0, ValueError),
+        ("top_results", True, TypeError),
+        ("top_results", 1.5, TypeError),
+        ("order", "fastest", ValueError),
+        ("order", "", ValueError),
+        ("order", 1, TypeError),
+        ("path", "", ValueError),
+        ("path", 1, TypeError),
+        ("flamegraph", "", ValueError),
+        ("flamegraph", b"page", TypeError),
+    ],
+)
+def test_a_wrong_parameter_is_named(name: str, value: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"{name}={value!r}"):
+        Profiler(**{name: value})
+
+
+def test_the_defaults_are_those_of_aiomisc() -> None:
+    service = Profiler()
+    assert (service.interval, service.top_results, service.order) == (10, 10, "cumulative")
+    assert (service.path, service.name) == (None, "profiler")
+
+
+def test_it_can_be_pickled_before_it_runs() -> None:
+    copy = pickle.loads(pickle.dumps(Profiler(interval=1, path="profile")))  # noqa: S301 - our own
+    assert (copy.interval, copy.path) == (1, "profile")
+
+
+def test_others_can_be_imported_without_what_profiles() -> None:
+    check = "import sys, svcrun.service.periodic; print('cProfile' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "False\n"

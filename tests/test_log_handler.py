@@ -1,5 +1,6 @@
 """The buffered handler: what it takes, what it writes, and that nobody waits for it."""
 
+import contextlib
 import gc
 import io
 import itertools
@@ -12,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from logging.handlers import MemoryHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -839,9 +841,11 @@ def test_a_target_that_is_no_handler_is_refused() -> None:
         ThreadedHandler(logging.StreamHandler)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("kind", "limit"), [("pipe", select.PIPE_BUF), ("file", 1 << 16)])
 def test_the_stderr_of_the_process_is_written_in_whole_lines(
-    log: logging.Logger, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    log: logging.Logger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, limit: int
 ) -> None:
+    """Those of a pipe in pieces that other processes can't write into."""
     writes: list[bytes] = []
     write: Callable[[int, Any], int] = os.write
 
@@ -849,14 +853,21 @@ def test_the_stderr_of_the_process_is_written_in_whole_lines(
         writes.append(bytes(data))
         return write(descriptor, data)
 
-    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
     monkeypatch.setattr("svcrun.log.sinks.os.write", spy)
-    handler = attach(log, logging.StreamHandler(), flush_interval=3600)
-    for number in range(500):
-        log.info("%d %s", number, "x" * 20)
-    log.info("y" * 10_000)
-    handler.close()
+    with contextlib.ExitStack() as stack:
+        if kind == "pipe":
+            reader, writer = os.pipe()  # which takes all of it
+            stack.callback(os.close, reader)
+            stream = stack.enter_context(os.fdopen(writer, "w"))
+        else:
+            stream = stack.enter_context((tmp_path / "log").open("w"))
+        monkeypatch.setattr(sys, "__stderr__", stream)
+        handler = attach(log, logging.StreamHandler(stream), flush_interval=3600)
+        for number in range(500):
+            log.info("%d %s", number, "x" * 20)
+        log.info("y" * (limit + 1))
+        handler.close()
     assert all(data.endswith(b"\n") for data in writes)
-    assert all(len(data) <= select.PIPE_BUF or data.count(b"\n") == 1 for data in writes)
-    assert len(writes) < 20
+    assert all(len(data) <= limit or data.count(b"\n") == 1 for data in writes)
+    assert len(writes) <= 2 + 500 * 30 // limit + 1
     assert b"".join(writes).count(b"\n") == 501

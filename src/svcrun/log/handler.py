@@ -124,8 +124,9 @@ class ThreadedHandler(KeptHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
-        # the first test spares nearly all records the slow ones
-        if type(record) is _RECORD or not isinstance(record, LazyRecord) or record.is_touched():
+        # The first test spares nearly all records the slow ones. A lazy record has what can't change
+        # any more; what a filter has added to it is written as it is by then.
+        if type(record) is _RECORD or not isinstance(record, LazyRecord):
             args = record.args
             if type(record.msg) is not str or (args and type(args) is not tuple):
                 render(record)

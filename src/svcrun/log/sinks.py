@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import select
+import stat
 import sys
 import traceback
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
 from svcrun.log.frames import Frames
-from svcrun.log.records import LazyRecord, Unrenderable, make_record, name_service
+from svcrun.log.records import LazyRecord, Unrenderable, make_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,8 +31,10 @@ __all__ = (
     "warn",
 )
 
-# A pipe takes this many bytes in one piece, not mixed with what other processes write to it.
-_PIECE = getattr(select, "PIPE_BUF", 512)
+# A pipe takes so many bytes in one piece, not mixed with what other processes write to it; anything
+# else takes more, and each write is an occasion for other threads to take the interpreter.
+_PIPE_PIECE = getattr(select, "PIPE_BUF", 512)
+_FILE_PIECE = 1 << 16
 
 _TICK = 100  # milliseconds between two looks at whether a full pipe is still worth waiting for
 
@@ -117,17 +120,20 @@ class StreamSink(Sink):
         self, stream: TextIO, encoding: str, records: Iterable[logging.LogRecord]
     ) -> None:
         """Write pieces that end with a line, as large as can be written in one go."""
-        piece, held = b"", 0
+        limit = _FILE_PIECE if _is_file(stream) else _PIPE_PIECE
+        lines: list[bytes] = []
+        size = 0
         for record in records:
             line = self._format(record).encode(encoding, "backslashreplace")
-            if piece and len(piece) + len(line) > _PIECE:
-                self._attempt(stream, piece, held)
-                piece, held = b"", 0
-            piece += line
-            held += 1
+            size += len(line)
+            if size > limit and lines:
+                self._attempt(stream, b"".join(lines), len(lines))
+                lines.clear()
+                size = len(line)
+            lines.append(line)
             if self.abandoned:
                 return
-        self._attempt(stream, piece, held)
+        self._attempt(stream, b"".join(lines), len(lines))
 
     def _format(self, record: logging.LogRecord) -> str:
         handler = self.handler
@@ -221,7 +227,7 @@ def close_handler(handler: logging.Handler) -> None:
 def warn(message: str, *args: Any) -> logging.LogRecord:
     """Make a record of the log's own."""
     record = make_record(__package__, logging.WARNING, __file__, 0, message, args, None)
-    name_service(record)
+    record.serviceName = None
     return record
 
 
@@ -269,6 +275,13 @@ def _raw_encoding(stream: TextIO | None) -> str | None:
     encoding = stream.encoding
     plain = os.linesep == "\n" and "\n".encode(encoding) == b"\n"
     return encoding if plain else None
+
+
+def _is_file(stream: TextIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):  # closed; the attempt to write will tell
+        return False
 
 
 def _write_descriptor(descriptor: int, data: bytes, sink: Sink | None = None) -> None:

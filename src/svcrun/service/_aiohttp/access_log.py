@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    Value = Callable[["AccessRecord"], Any]
-
 __all__ = ("AccessLogger",)
 
 _FIELD = re.compile(r"%(?:\{([A-Za-z0-9_-]+)\}([ioe])|(Tf|[atPrsbTD%]))")
@@ -111,61 +109,16 @@ class AccessRecord(LazyRecord):
     def fill_text(self) -> str:
         """Return the line."""
         form = self._form
-        return form.text % tuple([value_of(self) for value_of in form.values])
+        return form.text % form.values_of(self)
 
     def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         """Return what is logged."""
         form = self._form
-        values = tuple([value_of(self) for value_of in form.values])
+        values = form.values_of(self)
         extra: dict[str, Any] = {name: values[index] for name, index in form.plain}
         for name, keys in form.keyed:
             extra[name] = {key: values[index] for key, index in keys}
         return form.text, values, extra
-
-    # The values of fields.
-
-    def address(self) -> str:
-        """Return where the request came from."""
-        return self._remote or "-"
-
-    def start_time(self) -> str:
-        """Return when the request came."""
-        return _local_time(int(self._at - self._duration))
-
-    def first_line(self) -> str:
-        """Return the first line of the request."""
-        major, minor = self._version
-        return f"{self._method} {_clean(self._target)} HTTP/{major}.{minor}"
-
-    def status(self) -> int:
-        """Return the status of the response."""
-        return self._status
-
-    def size(self) -> int:
-        """Return how many bytes the response had."""
-        return self._size
-
-    def seconds(self) -> str:
-        """Return how long it took."""
-        return str(round(self._duration))
-
-    def exact_seconds(self) -> str:
-        """Return how long it took, with its fraction."""
-        return f"{self._duration:06f}"
-
-    def microseconds(self) -> str:
-        """Return how long it took, in millionths of a second."""
-        return str(round(self._duration * 1_000_000))
-
-    def asked(self, index: int) -> str:
-        """Return a header of the request."""
-        value = self._asked[index]
-        return "-" if value is None else _clean(value)
-
-    def answered(self, index: int) -> str:
-        """Return a header of the response."""
-        value = self._answered[index]
-        return "-" if value is None else _clean(value)
 
 
 class _Format:
@@ -176,8 +129,7 @@ class _Format:
 
     def __init__(self, log_format: str) -> None:
         text = []
-        #: What the arguments of the message are made by.
-        self.values: list[Value] = []
+        values: list[str] = []
         asked: list[str] = []
         answered: list[str] = []
         plain: dict[str, int] = {}
@@ -191,28 +143,31 @@ class _Format:
                 text.append("%%")
                 continue
             text.append("%s")
-            index = len(self.values)
+            index = len(values)
             if letter is not None:
-                name, value_of = _PLAIN[letter]
+                name, value = _PLAIN[letter]
                 plain[name] = index
             else:
                 name = _KEYED[kind]
                 keyed.setdefault(name, {})[key] = index
                 if kind == "i":
-                    value_of = _asked(len(asked))
+                    value = f"shown(record._asked[{len(asked)}])"
                     asked.append(istr(key))
                 elif kind == "o":
-                    value_of = _answered(len(answered))
+                    value = f"shown(record._answered[{len(answered)}])"
                     answered.append(istr(key))
                 else:
-                    value_of = _variable(key)
-            self.values.append(value_of)
+                    value = f"environ.get({key!r}, '-')"
+            values.append(value)
         text.append(log_format[end:])
         if "%" in "".join(text).replace("%%", "").replace("%s", ""):
             accepted = f"fields like those of {AiohttpAccessLogger.LOG_FORMAT!r}"
             raise ParameterError("AccessLogger", "access_log_format", log_format, accepted)
         #: The message, with a place for each value.
         self.text = "".join(text)
+        #: Makes all the values of a record: one function, as calls are most of what they cost.
+        source = f"lambda record: ({''.join(f'{value}, ' for value in values)})"
+        self.values_of: Callable[[AccessRecord], tuple[Any, ...]] = eval(source, _NAMES)  # noqa: S307 - all that is not from here is a repr()
         #: The names of the headers that are needed.
         self.asked = tuple(asked)
         self.answered = tuple(answered)
@@ -242,38 +197,35 @@ def _like(
     return like
 
 
-def _clean(text: str) -> str:
-    """Leave no character in `text` that could mean something to whoever shows the log."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-
-
 @lru_cache(maxsize=16)
 def _local_time(second: int) -> str:
     return time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(second))
 
 
-def _asked(index: int) -> Value:
-    return lambda record: record.asked(index)
+def _shown(text: str | None) -> str:
+    """Leave no character in `text` that could mean something to whoever shows the log."""
+    if text is None:
+        return "-"
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
-def _answered(index: int) -> Value:
-    return lambda record: record.answered(index)
-
-
-def _variable(key: str) -> Value:
-    return lambda _: os.environ.get(key, "-")
-
-
-_PLAIN: dict[str, tuple[str, Value]] = {
-    "a": ("remote_address", AccessRecord.address),
-    "t": ("request_start_time", AccessRecord.start_time),
-    "P": ("process_id", lambda _: f"<{os.getpid()}>"),
-    "r": ("first_request_line", AccessRecord.first_line),
-    "s": ("response_status", AccessRecord.status),
-    "b": ("response_size", AccessRecord.size),
-    "T": ("request_time", AccessRecord.seconds),
-    "Tf": ("request_time_frac", AccessRecord.exact_seconds),
-    "D": ("request_time_micro", AccessRecord.microseconds),
+# By their letters, the names of values, and how they are made of a record.
+_PLAIN = {
+    "a": ("remote_address", "record._remote or '-'"),
+    "t": ("request_start_time", "local_time(int(record._at - record._duration))"),
+    "P": ("process_id", "f'<{getpid()}>'"),
+    "r": (
+        "first_request_line",
+        "f'{record._method} {shown(record._target)}"  # noqa: ISC004 - one is too long
+        " HTTP/{record._version[0]}.{record._version[1]}'",
+    ),
+    "s": ("response_status", "record._status"),
+    "b": ("response_size", "record._size"),
+    "T": ("request_time", "str(round(record._duration))"),
+    "Tf": ("request_time_frac", "f'{record._duration:06f}'"),
+    "D": ("request_time_micro", "str(round(record._duration * 1_000_000))"),
 }
+
+_NAMES = {"environ": os.environ, "getpid": os.getpid, "local_time": _local_time, "shown": _shown}
 
 _KEYED = {"i": "request_header", "o": "response_header", "e": "environment"}

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import tracemalloc
+from collections.abc import Collection
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ from svcrun.thread_pool.separate import run_in_new_thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    Filter = tracemalloc.Filter | tracemalloc.DomainFilter
     Grouped = dict[tracemalloc.Traceback, tracemalloc.Statistic]
 
 log = logging.getLogger(__name__)
@@ -58,8 +60,8 @@ class MemoryTracer(Service):
     :param logger: is called with the text of each table, in a thread; logs it by default.
     :param compare_to: what the differences are to: the ``"start"`` of the service (the default), or
         the ``"previous"`` table.
-    :param filters: :class:`tracemalloc.Filter` objects, or patterns of file names to be shown, such
-        as ``"*/myapp/*"``; everything is shown by default.
+    :param filters: patterns of file names to be shown, such as ``"*/myapp/*"``, or
+        :class:`tracemalloc.Filter` objects; everything is shown by default.
     :param frames: how many calls are kept of each allocation; 10 if they make the rows, else 1.
         If tracemalloc is on already, it stays as it is.
 
@@ -73,9 +75,7 @@ class MemoryTracer(Service):
     <MemoryTracer name='memory-tracer' NEW>
     """
 
-    STAT_FORMAT = (
-        "%(count)8s | %(count_diff)8s | %(size)8s | %(size_diff)8s | %(traceback)s"  # a row
-    )
+    STAT_FORMAT = "%(count)8s | %(count_diff)8s | %(size)8s | %(size_diff)8s | %(traceback)s"
 
     name: str | None = "memory-tracer"
     interval: float = 5
@@ -83,7 +83,7 @@ class MemoryTracer(Service):
     group_by: GroupBy = GroupBy.lineno
     logger: Callable[..., object] = log.info
     compare_to: Literal["start", "previous"] = "start"
-    filters: Iterable[str | tracemalloc.Filter | tracemalloc.DomainFilter] = ()
+    filters: str | Filter | Collection[str | Filter] = ()
     frames: int | None = None
 
     _is_tracing: bool = parameter(default=False, init=False)
@@ -107,9 +107,11 @@ class MemoryTracer(Service):
             raise ParameterError(self, "compare_to", self.compare_to, "'start' or 'previous'")
         self._make_filters()
 
-    def _make_filters(self) -> list[tracemalloc.Filter | tracemalloc.DomainFilter]:
-        given: Iterable[object] = (self.filters,) if isinstance(self.filters, str) else self.filters
-        filters: list[tracemalloc.Filter | tracemalloc.DomainFilter] = []
+    def _make_filters(self) -> list[Filter]:
+        given: object = self.filters
+        if isinstance(given, str) or not isinstance(given, Collection):
+            given = (given,)
+        filters: list[Filter] = []
         for one in given:
             if isinstance(one, str):
                 filters.append(tracemalloc.Filter(True, one))

@@ -21,7 +21,7 @@ from svcrun.thread_pool.threads import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from types import FrameType
+    from types import CodeType, FrameType
 
     Call = tuple[FrameType, int]  # and the line it is at
 
@@ -38,7 +38,7 @@ DEEPEST = 50
 # A program that somebody debugs stands still because it is told to.
 DEBUGGERS = frozenset({"bdb", "pdb", "pydevd"})
 
-# By which asyncio calls everything.
+# By which asyncio's own loop calls everything; uvloop leaves no trace of it.
 RUN = asyncio.Handle._run.__code__  # noqa: SLF001 - there is no other mark in a stack
 
 
@@ -154,9 +154,10 @@ class _Watch:
 
         # What the loop writes.
         self._loop_thread = 0
+        self._caller: CodeType | None = None  # what is outside of all that runs in the loop
         self._due = 0.0
         self._turns: deque[tuple[float, float]] = deque()  # when each was due, and when it came
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
         self._figures = LoopLag()
         self._excused = 0.0  # seconds of the present delay that are not the fault of the loop
@@ -167,7 +168,7 @@ class _Watch:
     def start(self, name: str) -> None:
         """Begin, with a thread of that name."""
         self._due = time.monotonic()
-        self._turn()
+        self._timer = self._loop.call_soon(self._turn)
         try:
             self._thread = run_in_new_thread(self._loop, self._run, name=name, detach=False)
         except BaseException:
@@ -178,6 +179,7 @@ class _Watch:
         if self.is_over:
             return
         self._loop_thread = threading.get_ident()
+        self._caller = sys._getframe(1).f_code  # noqa: SLF001 - documented
         now = time.monotonic()
         due, self._due = self._due, now + self._interval  # before the thread learns of the turn
         self._turns.append((due, now))
@@ -255,7 +257,7 @@ class _Watch:
         """Tell what blocks the loop."""
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented
         task, service = at_work(self._loop, frame)
-        calls = list(_calls(frame))
+        calls = list(_calls(frame, self._caller))
         # Up to here nothing has given up the interpreter's lock, which who blocks the loop may wait
         # for as well.
         if self._due != due:
@@ -317,9 +319,9 @@ class _Watch:
         return replace(figures, last=now, max=max(figures.max, now))
 
 
-def _calls(frame: FrameType | None) -> Iterator[Call]:
-    """Go outwards through the calls in the thread of a loop, as far as the loop's own."""
-    while frame is not None and frame.f_code is not RUN:
+def _calls(frame: FrameType | None, caller: CodeType | None) -> Iterator[Call]:
+    """Go outwards through the calls in a thread, as far as `caller`."""
+    while frame is not None and frame.f_code is not caller:
         yield frame, frame.f_lineno
         frame = frame.f_back
 
@@ -333,7 +335,9 @@ def _format(calls: Sequence[Call]) -> str:
 
 def _callback(frame: FrameType | None) -> str:
     """Return what the loop calls, if that is not written in Python."""
-    return "an unknown place" if frame is None else show(frame.f_locals.get("self"))
+    if frame is None or frame.f_code is not RUN:
+        return "a function that is not written in Python"
+    return show(frame.f_locals["self"])
 
 
 def _is_debugger(calls: Iterable[Call]) -> bool:

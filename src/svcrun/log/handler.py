@@ -124,7 +124,7 @@ class ThreadedHandler(KeptHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
-        # The first test spares nearly all records the slow ones. A lazy record has what can't change
+        # The first test spares nearly all records the slow ones. What a lazy record has can't change
         # any more; what a filter has added to it is written as it is by then.
         if type(record) is _RECORD or not isinstance(record, LazyRecord):
             args = record.args

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 import pytest
 
+from svcrun.current import on_behalf_of
 from svcrun.log import (
     LogFormat,
     LogLevel,
@@ -26,6 +27,7 @@ from svcrun.log import (
     parse_format,
     parse_level,
 )
+from svcrun.service.base import Service
 from tests.support import Program
 
 root = logging.getLogger()
@@ -339,6 +341,21 @@ def test_journald_gets_message_priority_and_extras(
     assert b"MESSAGE=x 1" in lines
     assert b"PRIORITY=%d" % priority in lines
     assert b"EXTRA_REQUEST=abc" in lines
+
+
+class Idle(Service):
+    async def start(self) -> None:
+        pass
+
+
+def test_journald_gets_the_service_that_is_at_work(datagrams: socket.socket) -> None:
+    pytest.importorskip("logging_journald")
+    with basic_config("info", "journald", socket_path=datagrams.getsockname()):
+        root.info("x")
+        with on_behalf_of(Idle(name="inbox")):
+            root.info("y")
+    assert b"SERVICE_NAME" not in datagrams.recv(10_000)
+    assert b"SERVICE_NAME=inbox" in datagrams.recv(10_000).split(b"\n")
 
 
 def test_journald_stays_connected_when_logging_is_configured_meanwhile(

@@ -26,10 +26,12 @@ FORMATS = (
     "%(asctime)s %(message)s",
     "%(threadName)s %(process)d %(module)s %(message)s",
     "%(name)s",
+    "%(serviceName)s %(message)s",
 )
 
 
 LIKE = logging.LogRecord("door", logging.INFO, "door.py", 7, "", (), None)
+LIKE.serviceName = "porter"
 
 
 class Visit(LazyRecord):
@@ -149,9 +151,8 @@ def test_one_that_can_not_be_filled_in_is_reported_and_the_others_are_written(
 
 
 def test_it_has_the_attributes_of_a_record_and_nothing_else() -> None:
-    plain = logging.LogRecord("", 0, "", 0, "", (), None)
     for of in (vars, lambda record: record.__dict__):
-        assert set(of(Visit("Ann"))) == {*vars(plain), "path"}
+        assert set(of(Visit("Ann"))) == {*vars(LIKE), "path"}
     assert Visit("Ann").getMessage() == "Ann of 33"
     assert Visit("Ann").levelno == logging.INFO
     assert not hasattr(Visit("Ann"), "absent")

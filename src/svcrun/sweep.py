@@ -15,7 +15,7 @@ from svcrun.unit import traces
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from svcrun.unit import Unit
 
@@ -32,7 +32,8 @@ class Sweep:
 
     First every ``stop()`` is called, dependants before what they depend on, and only when all have
     ended, the ``start()`` that still run are cancelled, in the same order. A unit that is still
-    starting is cancelled in place of its ``stop()``.
+    starting is cancelled in place of its ``stop()``. When all of that is done, it is the turn of
+    services that report how others ended.
 
     :param exception: passed to ``stop()``.
     :param limit: seconds for all of it.
@@ -50,6 +51,7 @@ class Sweep:
     ) -> None:
         self._loop = loop
         self._units = units
+        self._stages = _in_stages(units)
         self._exception = exception
         self._limit = limit
         self._calling = False  # whether a stop() runs its first step
@@ -68,9 +70,11 @@ class Sweep:
 
     def begin(self) -> bool:
         """Call what can be called now, and tell whether all of it has ended already."""
-        self._walk = Walk(self._units, self._call_stop, upwards=False)
+        first = self._stages[0]
+        self._walk = Walk(first, self._call_stop, upwards=False)
         self._walk.go()
-        if self._walk.pending or any(unit.task is not None for unit in self._units):
+        is_done = not self._walk.pending and all(unit.task is None for unit in first)
+        if not is_done or len(self._stages) > 1:
             return False
         self._end()
         return True
@@ -82,15 +86,21 @@ class Sweep:
         try:
             if self._walk is not None:
                 await self._walk.wait(self._loop)
-            running = [unit for unit in self._units if unit.task is not None]
-            if self._abandoning:  # on what hung; the others are not even cancelled yet
-                self._abandoning = False
-                self._timers.append(self._loop.call_later(GRACE, self._abandon))
-            self._walk = Walk(running, self._cancel_start, upwards=False)
-            self._walk.go()
-            await self._walk.wait(self._loop)
+            first, *later = self._stages
+            await self._visit(_running(first), self._cancel_start)
+            for units in later:
+                await self._visit(units, self._call_stop)
+                await self._visit(_running(units), self._cancel_start)
         finally:
             self._end()
+
+    async def _visit(self, units: Collection[Unit], visit: Callable[[Unit], bool]) -> None:
+        if self._abandoning:  # on what hung; these are not even cancelled yet
+            self._abandoning = False
+            self._timers.append(self._loop.call_later(GRACE, self._abandon))
+        self._walk = Walk(units, visit, upwards=False)
+        self._walk.go()
+        await self._walk.wait(self._loop)
 
     def limit(self, seconds: float) -> None:
         """Let no more than `seconds` pass from now on."""
@@ -305,6 +315,26 @@ class Sweep:
             elif state is ServiceState.STOPPING:
                 unit.move(ServiceState.STOPPED)
             unit.failed = False
+
+
+def _in_stages(units: Collection[Unit]) -> tuple[Collection[Unit], ...]:
+    """Part those that stop last, and what they need for it, from the others, which come first."""
+    last = {unit for unit in units if unit.service._stops_last}
+    if not last:
+        return (units,)
+    queue = list(last)
+    while queue:
+        needed = set(queue.pop().requires) - last
+        last |= needed
+        queue += needed
+    return (
+        [unit for unit in units if unit not in last],
+        [unit for unit in units if unit in last],
+    )
+
+
+def _running(units: Collection[Unit]) -> list[Unit]:
+    return [unit for unit in units if unit.task is not None]
 
 
 def _has_ended(unit: Unit) -> bool:

@@ -238,3 +238,57 @@ async def test_an_error_of_what_was_left_alone_is_logged(caplog: pytest.LogCaptu
     await asyncio.sleep(20)
     assert "Bitter name='it' FAILED> failed after it was left alone" in caplog.text
     assert "LookupError: after all" in caplog.text
+
+
+class Reporter(Plain):
+    _stops_last = True
+
+
+async def test_who_reports_how_others_end_is_stopped_when_they_have_ended() -> None:
+    log: Log = []
+    reporter = Reporter(log=log, name="reporter")
+    slow = Plain(log=log, name="slow", stops_in=3)
+    quick = Plain(log=log, name="quick")
+    sup = await started(reporter, slow, quick)
+    log.clear()
+    await sup.close(None, None)
+    assert log[:2] == ["0 slow stops", "0 quick stops"]
+    assert set(log[2:4]) == {"3 slow is cancelled", "3 quick is cancelled"}
+    assert log[4:] == ["3 reporter stops", "3 reporter is cancelled"]
+    assert reporter.state is STOPPED
+
+
+async def test_what_a_reporter_needs_is_stopped_after_it() -> None:
+    log: Log = []
+    tunnel = Plain(log=log, name="tunnel")
+    reporter = Reporter(log=log, name="reporter", depends_on=tunnel, stops_in=1)
+    other = Plain(log=log, name="other", stops_in=2)
+    sup = await started(tunnel, reporter, other)
+    log.clear()
+    await sup.close(None, None)
+    stops = [line for line in log if line.endswith("stops")]
+    assert stops == ["0 other stops", "2 reporter stops", "3 tunnel stops"]
+
+
+async def test_a_reporter_works_on_until_others_are_given_up_and_is_cut_short_then() -> None:
+    log: Log = []
+    reporter = Reporter(log=log, name="reporter", stops_in=GRACE / 2)
+    hung = Plain(log=log, name="hung", stops_in=math.inf, stubborn=10)
+    sup = await started(reporter, hung)
+    log.clear()
+    await sup.close(None, 5)
+    moment = f"{5 + 2 * GRACE:g}"  # first its stop(), then its start() is given up
+    assert [line for line in log if " reporter " in line][:2] == [
+        f"{moment} reporter stops",
+        f"{moment} reporter is cancelled",
+    ]
+    assert sup.hung
+    assert reporter.state is STOPPED
+    await asyncio.sleep(20)  # for the other to end
+
+
+async def test_a_reporter_alone_is_stopped_at_once() -> None:
+    log: Log = []
+    sup = await started(Reporter(log=log, name="reporter"))
+    await sup.close(None, None)
+    assert "0 reporter stops" in log

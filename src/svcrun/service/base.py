@@ -164,6 +164,9 @@ class Service(metaclass=ServiceMeta):
     stop_timeout: float | None = None
     on_crash: typing.Literal["shutdown", "ignore"] | Restart = "shutdown"
 
+    # Whether the service is stopped after all others, to report how they ended.
+    _stops_last: typing.ClassVar[bool] = False
+
     # Set on the instance when there is something to set, so that making a service costs little.
     _context: Context | None = parameter(default=None, init=False)
     _crashes: deque[float] | None = parameter(default=None, init=False)

@@ -1,0 +1,83 @@
+"""Errors of tasks, which are reported like those in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import sentry_sdk
+from sentry_sdk.integrations.asyncio import AsyncioIntegration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    Factory = Callable[..., asyncio.Future[Any]]
+
+__all__ = ("TaskErrors", "name_of_task")
+
+
+class TaskErrors(AsyncioIntegration):
+    """Report each error that a task ends with, and give each task its own scope.
+
+    Sentry's integration does so as well, but makes the reports in the event loop: a thousand tasks
+    that fail at once would block it for a second.
+
+    :param report: called with an error, in the task.
+    """
+
+    def __init__(self, report: Callable[[Exception], object]) -> None:
+        super().__init__()
+        self.report = report
+
+    @staticmethod
+    def setup_once() -> None:
+        """Watch the tasks of the running loop from now on."""
+        loop = asyncio.get_running_loop()
+        found = loop.get_task_factory()
+        if not isinstance(found, _WatchingFactory):
+            loop.set_task_factory(_WatchingFactory(found))  # type: ignore[arg-type]  # takes more
+
+
+def name_of_task() -> str:
+    """Return the name of the task at work."""
+    task = asyncio.current_task()
+    return "?" if task is None else task.get_name()
+
+
+class _WatchingFactory:
+    def __init__(self, found: Factory | None) -> None:
+        self._make: Factory = asyncio.Task if found is None else _without_loop(found)
+
+    def __call__(
+        self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Future[Any]:
+        watched = _watch(coro)
+        for name in ("__name__", "__qualname__"):
+            setattr(watched, name, getattr(coro, name, type(coro).__name__))
+        task = self._make(watched, loop=loop, **options)
+        # A task that is cancelled before its first step never gets to the coroutine, which would
+        # complain then.
+        task.add_done_callback(lambda _: coro.close())
+        return task
+
+
+def _without_loop(factory: Factory) -> Factory:
+    """Turn a task factory into something to be called like a class of tasks."""
+
+    def make(coro: Coroutine[Any, Any, Any], *, loop: Any, **options: Any) -> asyncio.Future[Any]:
+        return factory(loop, coro, **options)
+
+    return make
+
+
+async def _watch(coro: Coroutine[Any, Any, Any]) -> Any:
+    with sentry_sdk.isolation_scope():
+        try:
+            return await coro
+        except StopAsyncIteration:  # the end of an asynchronous iterator is no error
+            raise
+        except Exception as error:
+            integration = sentry_sdk.get_client().get_integration(AsyncioIntegration)
+            if isinstance(integration, TaskErrors):
+                integration.report(error)
+            raise

@@ -1,0 +1,186 @@
+"""A service that sends what goes wrong to Sentry, by sentry-sdk."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+try:
+    import sentry_sdk  # noqa: F401 - it is for _sentry, but this is where to tell that it is absent
+except ImportError as error:
+    msg = "svcrun.service.sentry needs sentry-sdk: pip install 'svcrun[sentry]'"
+    raise ImportError(msg) from error
+
+from svcrun.errors import AlreadyRunning, ParameterError
+from svcrun.log import parse_level
+from svcrun.service._reports import (
+    QUEUE_SIZE,
+    Report,
+    ReportHandler,
+    check_filters,
+    check_flush_timeout,
+    check_queue_size,
+    make_unhandled,
+    unreported,
+)
+from svcrun.service._sentry.client import close, installed
+from svcrun.service._sentry.events import Scopes, capture
+from svcrun.service._sentry.options import check_dsn, check_options, make_options, show_dsn
+from svcrun.service._sentry.tasks import name_of_task
+from svcrun.service._sentry.transport import Transport
+from svcrun.service.base import Service, parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sentry_sdk.client import BaseClient
+
+    from svcrun.service._reports import Filter
+
+__all__ = ("SentrySender",)
+
+log = logging.getLogger(__name__)
+
+
+class SentrySender(Service):
+    """Send what is logged, errors of tasks, and what ended the program, to Sentry.
+
+    While the service runs, its client is the one of ``sentry_sdk``: a program may capture errors
+    and set tags as it does anywhere. Each event is tagged with the ``service`` that it comes from,
+    and an exception is reported once, however often it is logged, or captured.
+
+    A log call only takes note, and so does a task that fails; a thread makes the events, another
+    one sends them. What does not fit into the queue is dropped and counted.
+
+    The sender stops after the other services, so that it can report how they did it.
+
+    :param sentry_dsn: the address of the project, a string or a URL. If it is empty, that in the
+        environment's ``SENTRY_DSN``.
+    :param min_level: the lowest level that is reported, a number or a name; ``WARNING`` by
+        default.
+    :param client_options: keyword arguments of ``sentry_sdk.init()``. Integrations other than
+        those for logging and asyncio are off by default.
+    :param filters: :class:`logging.Filter` instances, or functions of a record, that tell what is
+        reported.
+    :param queue_size: how many records may wait to be made events, and how many events may wait to
+        be sent; 500 by default.
+    :param flush_timeout: seconds in which the stop sends what waits; 1.5 by default. The rest is
+        dropped, and its number logged.
+
+    :attr:`client` is sentry's client while the service runs. :attr:`sent` and :attr:`dropped` count
+    events since the start.
+
+    :raises ValueError, TypeError: naming a parameter that has a wrong value; keys are not shown.
+
+    >>> from svcrun.service.sentry import SentrySender
+    >>> SentrySender(sentry_dsn="https://583ca3b5@sentry.example.com/42", min_level="error")
+    <SentrySender NEW>
+    """
+
+    _stops_last = True
+
+    sentry_dsn: Any = None  # a string, or what is turned into one, such as yarl.URL
+    min_level: int | str = logging.WARNING
+    client_options: Mapping[str, Any] = MappingProxyType({})
+    filters: Iterable[Filter] = ()
+    queue_size: int = QUEUE_SIZE
+    flush_timeout: float = 1.5
+
+    client: BaseClient | None = parameter(default=None, init=False)
+    _handler: ReportHandler | None = parameter(default=None, init=False)
+    _transport: Transport | None = parameter(default=None, init=False)
+    _undo: ExitStack = parameter(init=False)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.sentry_dsn:
+            check_dsn(self, self.sentry_dsn)
+        parse_level(self.min_level, "min_level")
+        self.client_options = check_options(self, self.client_options)
+        self.filters = check_filters(self, self.filters)
+        check_queue_size(self, self.queue_size)
+        check_flush_timeout(self, self.flush_timeout)
+
+    @property
+    def sent(self) -> int:
+        """How many events the server has taken."""
+        return 0 if self._transport is None else self._transport.sent
+
+    @property
+    def dropped(self) -> int:
+        """How many were not reported: for lack of room or time, or because of an error."""
+        if self._handler is None:
+            return 0
+        lost = 0 if self._transport is None else self._transport.dropped
+        return self._handler.dropped + self._handler.failed + lost
+
+    async def start(self) -> None:
+        """Begin to report.
+
+        :raises SentryInUse: if another sender runs in this process, which has one client.
+        """
+        if self.client is not None:
+            raise AlreadyRunning(self)
+        dsn = self._find_dsn()
+        handler = ReportHandler(
+            self._report,
+            level=parse_level(self.min_level, "min_level"),
+            filters=self.filters,
+            queue_size=self.queue_size,
+            stacks=bool(self.client_options.get("attach_stacktrace")),
+            take_note=Scopes.fork,
+        )
+        options = make_options(dsn, self.client_options, self.queue_size, self._report_task)
+        with ExitStack() as undo:
+            client = undo.enter_context(installed(self, options))
+            handler.attach()
+            self._undo = undo.pop_all()
+        transport = client.transport
+        self._transport = transport if isinstance(transport, Transport) else None
+        self._handler, self.client = handler, client
+        with unreported():
+            log.info("reporting to %s", show_dsn(dsn))
+
+    async def stop(self, exception: BaseException | None = None) -> None:
+        """Report `exception`, unless it was, send what waits, and end."""
+        client, handler = self.client, self._handler
+        if client is None or handler is None:
+            await super().stop(exception)
+            return
+        self.client = None
+        handler.report_unhandled(exception)
+        deadline = self.loop.time() + self.flush_timeout
+        try:
+            await handler.finish(self.flush_timeout)
+        finally:
+            self._undo.close()
+            try:
+                await close(client, max(0.0, deadline - self.loop.time()))
+            finally:
+                await super().stop(exception)
+
+    def _find_dsn(self) -> str:
+        value = self.sentry_dsn or os.environ.get("SENTRY_DSN")
+        if not value:
+            accepted = "the address of the project, here or as SENTRY_DSN in the environment"
+            raise ParameterError(self, "sentry_dsn", self.sentry_dsn, accepted)
+        return check_dsn(self, value)
+
+    def _report_task(self, error: Exception) -> None:
+        """Take note of what a task ends with; who waits for it may well know what to do."""
+        handler = self._handler
+        if handler is None or handler.level > logging.ERROR or handler.has_reported(error):
+            return
+        record = make_unhandled(error)
+        record.name, record.levelno, record.levelname = "asyncio.unhandled", logging.ERROR, "ERROR"
+        record.msg, record.args = "Unhandled exception in task %s", (name_of_task(),)
+        handler.handle(record)
+
+    def _report(self, report: Report) -> bool:
+        if self._transport is not None and not self._transport.has_room:
+            return False
+        capture(report)
+        return True

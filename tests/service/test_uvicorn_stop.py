@@ -29,6 +29,7 @@ from tests.service.uvicorns import (  # noqa: E402
     begin_start,
     client,
     connect,
+    get,
     hang_up,
     make,
     raw_client,
@@ -110,6 +111,33 @@ async def test_a_stream_without_end_does_not_hold_the_stop() -> None:
         async with asyncio.timeout(PATIENCE):
             await service.stop()
         await hang_up(writer)
+
+
+async def test_a_stream_whose_client_has_gone_leaves_others_their_turns() -> None:
+    """uvicorn: what is sent to nobody is dropped at once, and whoever only sends never pauses."""
+    ends: list[bool] = []
+    served = asyncio.Event()
+
+    async def handle(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/other":
+            await answer(send)
+            served.set()
+            return
+        await begin(send)
+        piece = {"type": "http.response.body", "body": bytes(1 << 16), "more_body": True}
+        for _ in range(300_000):
+            if served.is_set():
+                break
+            await send(piece)
+        ends.append(served.is_set())
+
+    async with running(make(handle)) as service:
+        with raw_client(service) as sock:
+            sock.sendall(request())
+            await asyncio.to_thread(sock.recv, 1)
+        assert (await get(service, "/other")).status_code == 200
+        await eventually(lambda: ends)
+    assert ends == [True]
 
 
 async def test_a_client_that_never_reads_does_not_hold_the_stop() -> None:
@@ -455,6 +483,19 @@ async def test_stops_join_each_other() -> None:
         await service.stop()
         await hang_up(writer)
     assert app.life == ["lifespan.startup", "lifespan.shutdown"]
+
+
+async def test_a_request_may_stop_its_service_and_is_not_waited_for() -> None:
+    async def handle(scope: Any, receive: Receive, send: Send) -> None:
+        async with asyncio.timeout(PATIENCE / 2):  # far less than the limit of the stop
+            await service.stop()
+        await answer(send, b"bye")
+
+    service = make(handle, shutdown_timeout=10 * PATIENCE)
+    start = await begin_start(service)
+    assert (await get(service)).text == "bye"
+    await start
+    assert service.socket is None
 
 
 async def test_a_service_that_was_not_started_can_be_stopped() -> None:

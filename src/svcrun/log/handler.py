@@ -124,8 +124,8 @@ class ThreadedHandler(KeptHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
-        # The first test spares nearly all records the slow ones. What a lazy record has can't change
-        # any more; what a filter has added to it is written as it is by then.
+        # The first test spares nearly all records the slow ones. A lazy one has what is settled;
+        # what a filter has added to it is written as it is by then.
         if type(record) is _RECORD or not isinstance(record, LazyRecord):
             args = record.args
             if type(record.msg) is not str or (args and type(args) is not tuple):

@@ -34,6 +34,7 @@ __all__ = (
     "Report",
     "ReportHandler",
     "check_filters",
+    "check_flush_timeout",
     "check_queue_size",
     "make_unhandled",
     "unreported",
@@ -127,6 +128,11 @@ class ReportHandler(logging.Handler):
         self.failed = 0
         """How many could not be made a report of."""
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether it reports what gets to the root logger."""
+        return self._thread is not None
+
     # In the thread that logs
 
     def attach(self) -> None:
@@ -168,6 +174,13 @@ class ReportHandler(logging.Handler):
         stack = _take_stack() if wanted else None
         note = None if self._take_note is None else self._take_note()
         self._queue.put(Report(_settle(record), stack, copy_context(), note))
+
+    def report_unhandled(self, error: BaseException | None) -> None:
+        """Report what ended a program, unless it was logged, or does so on purpose."""
+        if isinstance(error, Exception) and not self.has_reported(error):
+            record = make_unhandled(error)
+            if record.levelno >= self.level:
+                self.handle(record)
 
     def has_reported(self, error: BaseException) -> bool:
         """Tell whether a record with this exception was here."""
@@ -289,7 +302,7 @@ def _take_stack() -> Stack:
         frame = frame.f_back
     stack = []
     while frame is not None:
-        stack.append((frame, frame.f_lineno))
+        stack.append((frame, frame.f_lineno or frame.f_code.co_firstlineno))
         frame = frame.f_back
     stack.reverse()
     return stack
@@ -317,6 +330,15 @@ def check_queue_size(owner: object, value: object, name: str = "queue_size") -> 
     if type(value) is not int:
         raise ParameterTypeError(owner, name, value, accepted)
     if value < 1:
+        raise ParameterError(owner, name, value, accepted)
+
+
+def check_flush_timeout(owner: object, value: object, name: str = "flush_timeout") -> None:
+    """Refuse a value that is no time limit."""
+    accepted = "a number of seconds, 0 or more"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ParameterTypeError(owner, name, value, accepted)
+    if not 0 <= value < float("inf"):
         raise ParameterError(owner, name, value, accepted)
 
 

@@ -1,0 +1,247 @@
+"""raven's client, made to do on today's Python what it was written for."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import raven.base
+from raven.events import Exception as RavenException
+from raven.handlers.logging import extract_extra
+from raven.utils.encoding import to_unicode
+from raven.utils.stacks import get_stack_info, iter_traceback_frames
+
+from svcrun.current import current_name
+from svcrun.errors import ParameterError
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Iterator, Mapping
+
+    from svcrun.service._raven.courier import Courier
+    from svcrun.service._raven.dsn import DSN
+    from svcrun.service._reports import Report
+
+__all__ = ("Client", "check_options")
+
+_MOST_ERRORS = 50  # of a chain, and of groups in it
+
+_OPTIONS = frozenset(
+    {
+        "auto_log_stacks",
+        "capture_locals",
+        "context",
+        "enable_breadcrumbs",
+        "environment",
+        "exclude_paths",
+        "hook_libraries",
+        "ignore_exceptions",
+        "include_paths",
+        "include_versions",
+        "install_logging_hook",
+        "install_sys_hook",
+        "list_max_length",
+        "machine",
+        "name",
+        "processors",
+        "raise_send_errors",
+        "release",
+        "repos",
+        "sample_rate",
+        "sanitize_keys",
+        "site",
+        "string_max_length",
+        "tags",
+    }
+)
+
+# What raven does to the process where it is not told to leave that.
+_NO_HOOKS = {"install_sys_hook": False, "install_logging_hook": False, "hook_libraries": ()}
+
+_EVENT = f"{__name__}.ExceptionEvent"
+
+
+def check_options(owner: object, options: Mapping[str, Any]) -> None:
+    """Refuse options that raven does not have: it ignores them without a word."""
+    unknown = sorted(set(options) - _OPTIONS)
+    if unknown:
+        accepted = f"options of raven.Client among {', '.join(sorted(_OPTIONS))}"
+        raise ParameterError(owner, "client_options", unknown, accepted)
+
+
+class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
+    """Make events of log records, and send them.
+
+    :param dsn: where to.
+    :param courier: takes the events.
+    :param options: as for ``raven.Client``. Its hooks are not installed unless asked for.
+    """
+
+    def __init__(self, dsn: DSN, courier: Courier, **options: Any) -> None:
+        self._hook_found = sys.excepthook
+        super().__init__(dsn, transport=lambda: courier, **(_NO_HOOKS | options))
+        self.remote.get_transport()  # made by whoever is first, which is no matter for threads
+        tuple(self.get_processors())  # to learn now, not by events that are lost, if one is absent
+
+    def set_dsn(self, dsn: DSN | None = None, transport: Callable[..., Any] | None = None) -> None:
+        """Take the address apart as we have done."""
+        if dsn is not None and transport is not None:
+            self.remote = dsn.remote(transport)
+
+    def close(self) -> None:
+        """Leave the process as it was found."""
+        if getattr(sys.excepthook, "raven_client", None) is self:
+            sys.excepthook = self._hook_found
+            raven.base.__excepthook__ = None
+        if raven.base.Raven is self:
+            raven.base.Raven = None
+        self.context.deactivate()  # a set of the module holds on to it
+
+    # raven remembers each exception by its address and those of its code and traceback, for ever.
+    # The next one, which is likely to have the same, would not be sent.
+
+    def skip_error_for_logging(self, exc_info: Any) -> bool:  # noqa: ARG002 - it is raven's
+        """Skip nothing."""
+        return False
+
+    def record_exception_seen(self, exc_info: Any) -> None:
+        """Remember nothing."""
+
+    def get_module_versions(self) -> dict[str, str]:
+        """Tell the versions of Python, and of the packages that ``include_paths`` names.
+
+        raven asks pkg_resources, which is gone, or warns that it will be.
+        """
+        if not self.include_versions:
+            return {}
+        versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+        for path in self.include_paths:
+            for name in accumulate(path.split("."), "{}.{}".format):
+                found = _find_version(name)
+                if found is not None:
+                    versions[name] = found
+        return versions
+
+    def take_note(self) -> dict[str, Any]:
+        """Return what the thread that logs has told the client about its events."""
+        context = self.context
+        note = dict(context.get())
+        if context.breadcrumbs.buffer:
+            note["breadcrumbs"] = {"values": context.breadcrumbs.get_buffer()}
+        return note
+
+    def send_report(self, report: Report) -> bool:
+        """Make an event and have it sent; return whether there was room for it."""
+        if self.remote.get_transport().is_full:
+            return False
+        try:
+            self._capture(report)
+        except Exception as error:  # noqa: BLE001 - by an odd object among what was logged, perhaps
+            self._capture_text(report.record, error)
+        return True
+
+    def _capture(self, report: Report) -> None:
+        record = report.record
+        data, extra = extract_extra(record)
+        data = report.note | data | {"level": record.levelno, "logger": record.name}
+        kind, arguments = (
+            "raven.events.Message",
+            {
+                "message": record.msg,
+                "params": record.args or (),
+                "formatted": record.message,
+            },
+        )
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            data |= self.get_handler(kind).capture(**arguments)
+            kind, arguments = _EVENT, {"exc_info": (type(error), error, error.__traceback__)}
+        name = current_name()
+        tags = {} if name is None else {"service": name}
+        self.capture(
+            kind,
+            data=data,
+            date=_date(record),
+            stack=report.stack or False,
+            tags=tags | getattr(record, "tags", {}),
+            sample_rate=extra.pop("sample_rate", None),
+            extra=extra,
+            **arguments,
+        )
+
+    def _capture_text(self, record: logging.LogRecord, why: Exception) -> None:
+        """Send the text of a record that raven can't make a better event of."""
+        extra = {"not reported in full because of": repr(why)}
+        if record.exc_info:
+            extra["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
+        self.capture(
+            "raven.events.Message",
+            message=record.message,
+            data={"level": record.levelno, "logger": record.name},
+            date=_date(record),
+            stack=False,
+            extra=extra,
+        )
+
+
+def _date(record: logging.LogRecord) -> datetime:
+    return datetime.fromtimestamp(record.created, UTC)
+
+
+class ExceptionEvent(RavenException):  # type: ignore[misc]  # raven has no types
+    """What raven tells of an exception, and what it leaves out: groups, notes, unknown lines."""
+
+    def capture(self, exc_info: Any = None, **_: Any) -> dict[str, Any]:
+        """Describe an exception and what led to it; the one that was raised comes last."""
+        values = [self._describe(error) for error in _related(exc_info[1])]
+        values.reverse()
+        return {self.name: {"values": values}}
+
+    def _describe(self, error: BaseException) -> dict[str, Any]:
+        kind = type(error)
+        lines = [to_unicode(error), *map(str, getattr(error, "__notes__", ()))]
+        # A line of None makes raven fail, and the event be lost.
+        frames = (
+            (frame, line or frame.f_code.co_firstlineno)
+            for frame, line in iter_traceback_frames(error.__traceback__)
+        )
+        stack = get_stack_info(
+            frames, transformer=self.transform, capture_locals=self.client.capture_locals
+        )
+        return {
+            "type": kind.__name__,
+            "module": str(kind.__module__),
+            "value": "\n".join(lines),
+            "stacktrace": stack,
+        }
+
+
+def _related(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, its cause or context, and so on; those in a group after the group."""
+    queue = [error]
+    seen: set[int] = set()
+    while queue and len(seen) < _MOST_ERRORS:
+        error = queue.pop(0)
+        if id(error) in seen:
+            continue
+        seen.add(id(error))
+        yield error
+        before = error.__cause__ if error.__suppress_context__ else error.__context__
+        if before is not None:
+            queue.append(before)
+        if isinstance(error, BaseExceptionGroup):
+            queue.extend(error.exceptions)
+
+
+@cache
+def _find_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except (PackageNotFoundError, ValueError):
+        found = getattr(sys.modules.get(name), "__version__", None)
+        return found if isinstance(found, str) else None

@@ -1,0 +1,126 @@
+"""The address of a Sentry project, which holds its keys."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from raven.conf.remote import RemoteConfig
+
+from svcrun.errors import ParameterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from urllib.parse import SplitResult
+
+__all__ = ("DSN", "parse_dsn")
+
+_ACCEPTED = "https://PUBLIC_KEY@HOST/PROJECT, as the settings of the project in Sentry show it"
+
+_SWITCHES = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
+
+TIMEOUT = 5.0  # that of raven
+
+
+@dataclass(frozen=True, repr=False)
+class DSN:
+    """What a data source name says."""
+
+    scheme: str
+    place: str
+    """The host, with brackets if it is an IPv6 address, and the port if one is given."""
+    path: str
+    """What comes between the host and the project."""
+    project: str
+    public_key: str
+    secret_key: str | None
+    timeout: float
+    """Seconds for one attempt to send an event."""
+    verify: bool
+    """Whether to check the certificate of the server."""
+    ca: str | None
+    """A file of authorities to trust in place of those of the system."""
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.place}{self.path}/{self.project}"
+
+    __repr__ = __str__  # in tracebacks as well, the keys stay out of sight
+
+    def remote(self, transport: Callable[..., Any]) -> RemoteConfig:
+        """Tell raven about it.
+
+        Its own parser leaves out the brackets of IPv6 addresses, and shows the keys in its errors.
+        """
+        return RemoteConfig(
+            base_url=f"{self.scheme}://{self.place}{self.path}",
+            project=self.project,
+            public_key=self.public_key,
+            secret_key=self.secret_key,
+            transport=transport,
+        )
+
+
+def parse_dsn(owner: object, value: object) -> DSN:
+    """Read a data source name; the errors show neither of its keys.
+
+    :raises ValueError: telling what is wrong with it.
+    """
+    text = str(value).strip()
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:  # whose text may show the keys
+        raise ParameterError(owner, "sentry_dsn", "...", _ACCEPTED) from None
+    # raven chose its transport by what comes before the "+".
+    scheme = url.scheme.rpartition("+")[2]
+    path, _, project = url.path.rpartition("/")
+    if scheme not in ("http", "https") or not (url.hostname and url.username and project):
+        raise ParameterError(owner, "sentry_dsn", _hide_keys(url), _ACCEPTED)
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    return DSN(
+        scheme=scheme,
+        place=host if port is None else f"{host}:{port}",
+        path=path,
+        project=project,
+        public_key=url.username,
+        secret_key=url.password,
+        **_read_options(owner, url.query),
+    )
+
+
+def _read_options(owner: object, query: str) -> dict[str, Any]:
+    given = dict(parse_qsl(query))
+    options: dict[str, Any] = {"timeout": TIMEOUT, "verify": True, "ca": None}
+    for name, text in given.items():
+        what = f"sentry_dsn with ?{name}"
+        if name == "timeout":
+            options["timeout"] = _read_seconds(owner, what, text)
+        elif name == "verify_ssl":
+            if text.lower() not in _SWITCHES:
+                raise ParameterError(owner, what, text, "1 or 0")
+            options["verify"] = _SWITCHES[text.lower()]
+        elif name == "ca_certs":
+            if not os.path.isfile(text):
+                raise FileNotFoundError(f"{owner}: {what}={text!r} is no file")
+            options["ca"] = text
+        else:
+            raise ParameterError(owner, what, text, "none but timeout, verify_ssl and ca_certs")
+    return options
+
+
+def _read_seconds(owner: object, what: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ParameterError(owner, what, text, "a number of seconds above 0")
+    return seconds
+
+
+def _hide_keys(url: SplitResult) -> str:
+    place = url.netloc.rpartition("@")[2]
+    keys = "..." if url.username else ""
+    return f"{url.scheme}://{keys}@{place}{url.path}" if url.scheme and place else "..."

@@ -1,0 +1,70 @@
+"""Look up host names without anybody having to wait for it in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from contextlib import suppress
+from typing import Any
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+__all__ = ("Resolver",)
+
+_NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
+
+class Resolver(AbstractResolver):
+    """Look up host names in threads of its own.
+
+    A name server that does not answer holds up a thread for half a minute, and the threads of the
+    loop's own pool are waited for at the end of a program. For each name there is one at a time.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lookups: dict[tuple[str, int, int], asyncio.Future[Any]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the addresses of `host`.
+
+        :raises OSError: if there are none.
+        """
+        key = host, port, family
+        lookup = self._lookups.get(key)
+        if lookup is None:
+            lookup = self._lookups[key] = self._loop.create_future()
+            lookup.add_done_callback(lambda _: self._lookups.pop(key))
+            threading.Thread(
+                target=self._look_up, args=(lookup, key), name="svcrun-resolver", daemon=True
+            ).start()
+        found = await asyncio.shield(lookup)
+        if isinstance(found, Exception):
+            raise found
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address[0],
+                port=address[1],
+                family=kind,
+                proto=protocol,
+                flags=_NUMERIC,
+            )
+            for kind, _, protocol, _, address in found
+        ]
+
+    def _look_up(self, lookup: asyncio.Future[Any], key: tuple[str, int, int]) -> None:
+        host, port, family = key
+        found: Any
+        try:
+            found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        except Exception as error:  # noqa: BLE001 - a name that can't be encoded gives a UnicodeError
+            found = error
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            self._loop.call_soon_threadsafe(lookup.set_result, found)
+
+    async def close(self) -> None:
+        """Wait for nothing: a thread ends when the name server answers, or does not."""

@@ -1,0 +1,174 @@
+"""A service that sends what goes wrong to Sentry, by raven."""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+try:
+    import aiohttp  # noqa: F401 - it is for _raven, but this is where to tell that it is absent
+    import raven.base  # noqa: F401 - the same
+except ImportError as error:
+    msg = "svcrun.service.raven needs raven and aiohttp: pip install 'svcrun[raven]'"
+    raise ImportError(msg) from error
+
+from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
+from svcrun.log import parse_level
+from svcrun.service._raven.client import Client, check_options
+from svcrun.service._raven.courier import Courier
+from svcrun.service._raven.dsn import parse_dsn
+from svcrun.service._reports import (
+    QUEUE_SIZE,
+    ReportHandler,
+    check_filters,
+    check_flush_timeout,
+    check_queue_size,
+    unreported,
+)
+from svcrun.service.base import Service, parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from svcrun.service._raven.dsn import DSN
+    from svcrun.service._reports import Filter
+
+__all__ = ("RavenSender",)
+
+log = logging.getLogger(__name__)
+
+
+class RavenSender(Service):
+    """Send what is logged, and what ended the program, to Sentry.
+
+    A log call only takes note; a thread makes the event, and the event loop sends it. What does
+    not fit into the queue is dropped and counted. While the server can't be reached, events wait
+    and are tried again, for five minutes at most.
+
+    The sender stops after the other services, so that it can report how they did it.
+
+    :param sentry_dsn: the address of the project, a string or a URL. If it is empty, that in the
+        environment's ``SENTRY_DSN``. ``?timeout=`` seconds, ``?verify_ssl=0`` and ``?ca_certs=``,
+        a file of authorities, may be added to it.
+    :param min_level: the lowest level that is reported, a number or a name; ``WARNING`` by
+        default.
+    :param client_options: keyword arguments of ``raven.Client``. Its hooks into the interpreter,
+        logging and libraries are off by default.
+    :param filters: :class:`logging.Filter` instances, or functions of a record, that tell what is
+        reported.
+    :param queue_size: how many records may wait to be made events, and how many events may wait to
+        be sent; 500 by default.
+    :param flush_timeout: seconds in which the stop sends what waits; 1.5 by default. The rest is
+        dropped, and its number logged.
+
+    :attr:`client` is the client of raven while the service runs. :attr:`sent` and :attr:`dropped`
+    count events since the start.
+
+    :raises ValueError, TypeError: naming a parameter that has a wrong value; keys are not shown.
+
+    >>> from svcrun.service.raven import RavenSender
+    >>> RavenSender(sentry_dsn="https://583ca3b5@sentry.example.com/42", min_level="error")
+    <RavenSender NEW>
+    """
+
+    __required__ = ("sentry_dsn",)
+    _stops_last = True
+
+    sentry_dsn: Any  # a string, or what is turned into one, such as yarl.URL
+    min_level: int | str = logging.WARNING
+    client_options: Mapping[str, Any] = MappingProxyType({})
+    filters: Iterable[Filter] = ()
+    queue_size: int = QUEUE_SIZE
+    flush_timeout: float = 1.5
+
+    client: Client | None = parameter(default=None, init=False)
+    _courier: Courier | None = parameter(default=None, init=False)
+    _handler: ReportHandler | None = parameter(default=None, init=False)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.sentry_dsn:
+            parse_dsn(self, self.sentry_dsn)
+        parse_level(self.min_level, "min_level")
+        try:
+            self.client_options = dict(self.client_options)
+        except (TypeError, ValueError):
+            accepted = "a dictionary of options of raven.Client"
+            raise ParameterTypeError(
+                self, "client_options", self.client_options, accepted
+            ) from None
+        check_options(self, self.client_options)
+        self.filters = check_filters(self, self.filters)
+        check_queue_size(self, self.queue_size)
+        check_flush_timeout(self, self.flush_timeout)
+
+    @property
+    def sent(self) -> int:
+        """How many events the server has taken."""
+        return 0 if self._courier is None else self._courier.sent
+
+    @property
+    def dropped(self) -> int:
+        """How many were not reported: for lack of room or time, or because of an error."""
+        if self._handler is None or self._courier is None:
+            return 0
+        return self._handler.dropped + self._handler.failed + self._courier.dropped
+
+    async def start(self) -> None:
+        """Begin to report."""
+        if self._handler is not None and self._handler.is_attached:
+            raise AlreadyRunning(self)
+        dsn = self._find_dsn()
+        courier = Courier(dsn, self.queue_size)
+        client = self._make_client(dsn, courier)
+        handler = ReportHandler(
+            client.send_report,
+            level=parse_level(self.min_level, "min_level"),
+            filters=self.filters,
+            queue_size=self.queue_size,
+            stacks=client.auto_log_stacks,
+            take_note=client.take_note,
+        )
+        self._courier, self.client, self._handler = courier, client, handler
+        handler.attach()  # at once: what waits for nothing starts meanwhile
+        try:
+            await courier.open()
+        except BaseException:
+            await self.stop()
+            raise
+        with unreported():
+            log.info("reporting to %s", dsn)
+
+    def _find_dsn(self) -> DSN:
+        value = self.sentry_dsn or os.environ.get("SENTRY_DSN")
+        if not value:
+            accepted = "the address of the project, here or as SENTRY_DSN in the environment"
+            raise ParameterError(self, "sentry_dsn", self.sentry_dsn, accepted)
+        return parse_dsn(self, value)
+
+    def _make_client(self, dsn: DSN, courier: Courier) -> Client:
+        try:
+            return Client(dsn, courier, **self.client_options)
+        except Exception as error:
+            accepted = f"options that raven.Client takes: {error!r}"
+            names = sorted(self.client_options)
+            raise ParameterError(self, "client_options", names, accepted) from error
+
+    async def stop(self, exception: BaseException | None = None) -> None:
+        """Report `exception`, unless it was, send what waits, and end."""
+        handler, courier, client = self._handler, self._courier, self.client
+        if handler is None or courier is None or client is None or not handler.is_attached:
+            await super().stop(exception)
+            return
+        handler.report_unhandled(exception)
+        deadline = self.loop.time() + self.flush_timeout
+        try:
+            await handler.finish(self.flush_timeout)
+        finally:
+            try:
+                await courier.close(max(0.0, deadline - self.loop.time()))
+            finally:
+                client.close()
+                await super().stop(exception)

@@ -18,6 +18,7 @@ from benchmarks.targets import (
     burst,
     http,
     imports,
+    insight,
     lifecycle,
     log,
     recurring,
@@ -27,7 +28,20 @@ from benchmarks.targets import (
     udp,
 )
 
-MODULES = (imports, lifecycle, tcp, tls, accept, burst, udp, http, recurring, log, shutdown)
+MODULES = (
+    imports,
+    lifecycle,
+    tcp,
+    tls,
+    accept,
+    burst,
+    udp,
+    http,
+    recurring,
+    log,
+    insight,
+    shutdown,
+)
 TARGETS = [module.TARGET for module in MODULES]
 
 LOOPS = ("stock", "uvloop")

@@ -78,8 +78,8 @@ class LoopWatchdog(Service):
     no time for it, is told apart, and so is one that a debugger holds.
 
     :param threshold: seconds for which the loop may be late; 0.5 by default.
-    :param interval: seconds between two looks, and so about the shortest time by which the loop can
-        be late unnoticed; a tenth of the threshold by default, though at least 0.005.
+    :param interval: seconds between two turns of the timer, by which a delay may be longer than it
+        is said to be; a tenth of the threshold by default, though at least 0.005.
     :param name: tells it apart in the log.
 
     :raises ValueError, TypeError: naming a parameter that has a wrong value.
@@ -142,7 +142,7 @@ class _Watch:
 
     :param loop: the loop, which runs in this thread.
     :param threshold: seconds by which it may be late.
-    :param interval: seconds between two turns that it has to show, and between two looks at it.
+    :param interval: seconds between two turns that it has to show.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threshold: float, interval: float) -> None:
@@ -206,15 +206,22 @@ class _Watch:
 
     def _run(self) -> None:
         with stoppable(self._over.set):
-            slept_at, worked = time.monotonic(), time.process_time()
-            while not self._over.wait(self._interval):
+            now, work, pause = time.monotonic(), time.process_time(), self._threshold / 4
+            while not self._over.wait(pause):
+                began, worked = now, work
                 now, work = time.monotonic(), time.process_time()
-                self._excuse(now - slept_at, work - worked)
+                self._excuse(now - began, pause, work - worked)
                 self._look()
-                slept_at, worked = now, work
+                pause = self._pause()
                 if self._is_abandoned():
                     self._over.set()
             self._settle()
+
+    def _pause(self) -> float:
+        """Return the seconds until the next look: it is not to come late to a loop that is."""
+        usual = self._threshold / 4
+        left = self._due + self._excused + self._threshold - time.monotonic()
+        return max(left, SHORTEST_INTERVAL) if 0 < left < usual else usual
 
     def _is_abandoned(self) -> bool:
         """Tell whether nobody will run the loop again, nor stop the service."""
@@ -222,18 +229,19 @@ class _Watch:
             self._loop.is_running() or threading.main_thread().is_alive()
         )
 
-    def _excuse(self, slept: float, worked: float) -> None:
+    def _excuse(self, slept: float, pause: float, worked: float) -> None:
         """Take note if the loop had no chance to turn.
 
-        :param slept: seconds for which this thread has slept.
-        :param worked: seconds of processor time that the process took meanwhile.
+        :param slept: seconds for which this thread has slept,
+        :param pause: for which it wanted to,
+        :param worked: and of processor time that the process took meanwhile.
         """
         if not self._loop.is_running():
             self._excused += slept
             return
         # Who keeps this thread waiting, holds the interpreter's lock, and works. Else the process
         # has not run.
-        overslept = slept - self._interval
+        overslept = slept - pause
         if overslept > self._interval and worked < overslept / 2:
             self._excused += overslept
             if overslept >= self._threshold:

@@ -39,16 +39,17 @@ def watched(app: Application) -> Application:
             await app(scope, receive, send)
             return
         client = getattr(send, "__self__", None)
-        current_work.set(Call(asyncio.current_task(), getattr(client, "transport", None)))
-        if kind != "http":
-            await app(scope, receive, send)
-            return
 
         async def send_and_wait(message: Any) -> None:
             await send(message)
             if getattr(client, "disconnected", False):
                 await asyncio.sleep(0)
 
-        await app(scope, receive, send_and_wait)
+        work = Call(asyncio.current_task(), getattr(client, "transport", None))
+        token = current_work.set(work)
+        try:
+            await app(scope, receive, send_and_wait if kind == "http" else send)
+        finally:
+            current_work.reset(token)  # the task has this context, and would keep itself
 
     return call

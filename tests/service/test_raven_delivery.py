@@ -1,0 +1,394 @@
+"""RavenSender and servers that are slow, busy, broken, absent, or not what they should be."""
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any, Self
+
+import pytest
+
+pytest.importorskip("raven")
+pytest.importorskip("aiohttp")
+
+from svcrun.service._raven import courier as _courier
+from svcrun.service._raven.answers import LONGEST_LIMIT, read_limit, read_retry_after
+from svcrun.service.raven import RavenSender
+from tests.conftest import Certificates
+from tests.service.collectors import (
+    Answer,
+    Collector,
+    Misbehaviour,
+    answer,
+    hang,
+    reset,
+    talk_for_ever,
+    talk_nonsense,
+)
+from tests.support import LoopFactory, eventually
+
+log = logging.getLogger("test")
+
+# Seconds by which a duration may be exceeded.
+MACHINE_IS_BUSY = 8
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let attempts follow each other fast."""
+    monkeypatch.setattr(_courier, "FIRST_DELAY", 0.01)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@asynccontextmanager
+async def sending(dsn: str, **options: Any) -> AsyncIterator[RavenSender]:
+    sender = RavenSender(sentry_dsn=dsn, **options)
+    sender.set_loop(asyncio.get_running_loop())
+    await sender.start()
+    try:
+        yield sender
+    finally:
+        await sender.stop()
+
+
+class Stopwatch:
+    """Tells how long a block took."""
+
+    def __enter__(self) -> Self:
+        self.begin = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.monotonic() - self.begin
+
+
+async def until_settled(sender: RavenSender, count: int = 1) -> None:
+    await eventually(lambda: sender.sent + sender.dropped >= count)
+
+
+# Attempts
+
+
+@pytest.mark.parametrize(
+    "trouble", [answer(500), answer(503), reset, talk_nonsense, answer(429, retry_after="0")]
+)
+async def test_an_event_is_tried_again_until_the_server_takes_it(
+    collector: Collector, trouble: Answer | Misbehaviour
+) -> None:
+    collector.answers.extend([trouble, trouble])
+    async with sending(collector.dsn()) as sender:
+        log.error("here")
+        await until_settled(sender)
+    assert (sender.sent, sender.dropped) == (1, 0)
+    assert collector.messages == ["here"] * 3
+
+
+async def test_an_event_is_tried_again_until_the_server_listens() -> None:
+    with Collector(listening=False) as collector:
+        async with sending(collector.dsn()) as sender:
+            log.error("here")
+            await asyncio.sleep(0.05)
+            collector.listen()
+            await until_settled(sender)
+        assert (sender.sent, sender.dropped) == (1, 0)
+
+
+async def test_a_server_that_disappears_and_comes_back_gets_the_rest(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with sending(collector.dsn()) as sender:
+        log.error("one")
+        await until_settled(sender)
+        await asyncio.to_thread(collector.close)
+        log.error("two")
+        await eventually(lambda: "takes no events" in caplog.text)
+        with Collector(port=collector.port) as again:
+            await until_settled(sender, 2)
+            assert again.messages == ["two"]
+    assert sender.sent == 2
+    assert "takes events again" in caplog.text
+
+
+async def test_attempts_have_an_end(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_courier, "MAX_ATTEMPTS", 3)
+    collector.usual = answer(500)
+    async with sending(collector.dsn()) as sender:
+        log.error("here")
+        await until_settled(sender)
+    assert (sender.sent, sender.dropped) == (0, 1)
+    assert len(collector.requests) == 3
+    assert caplog.text.count("takes no events") == 1
+    assert "were dropped: the server could not be reached, or failed" in caplog.text
+
+
+async def test_an_event_that_is_old_is_not_tried_again(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_courier, "MAX_AGE", 0.0)
+    collector.usual = answer(500)
+    async with sending(collector.dsn()) as sender:
+        log.error("here")
+        await until_settled(sender)
+    assert sender.dropped == len(collector.requests) == 1
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 413])
+async def test_what_the_server_refuses_is_dropped_and_told_once(
+    collector: Collector, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector.usual = answer(status, x_sentry_error="why not", location="http://127.0.0.1:9/")
+    async with sending(collector.dsn()) as sender:
+        log.error("one")
+        log.error("two")
+        await until_settled(sender, 2)
+    assert (sender.sent, sender.dropped) == (0, 2)
+    assert len(collector.requests) == 2
+    assert caplog.text.count(f"refuses events: status {status} why not") == 1
+
+
+@pytest.mark.parametrize(
+    "limited",
+    [
+        answer(429, retry_after="3600"),
+        answer(429),
+        answer(200, x_sentry_rate_limits="60:error:organization"),
+        answer(200, x_sentry_rate_limits="60::key"),
+    ],
+)
+async def test_nothing_is_sent_while_the_server_wants_to_hear_nothing(
+    collector: Collector, limited: Answer, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector.answers.append(limited)
+    async with sending(collector.dsn(), flush_timeout=20) as sender:
+        log.error("one")
+        await eventually(lambda: "wants to hear nothing" in caplog.text)
+        log.error("two")
+        with Stopwatch() as stopwatch:
+            await sender.stop()
+    assert stopwatch.seconds < 10
+    assert len(collector.requests) == 1
+    assert sender.sent + sender.dropped == 2
+
+
+async def test_sending_goes_on_when_the_limit_is_over(collector: Collector) -> None:
+    collector.answers.append(answer(429, retry_after="0.05"))
+    async with sending(collector.dsn()) as sender:
+        log.error("one")
+        log.error("two")
+        await until_settled(sender, 2)
+    assert (sender.sent, sender.dropped) == (2, 0)
+
+
+def test_limits_are_read_in_every_way_that_servers_tell_them() -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    assert read_retry_after({"Retry-After": "7"}) == 7
+    assert 90 < (read_retry_after({"Retry-After": soon}) or 0) <= 100
+    assert read_retry_after({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0
+    for nonsense in ("", "soon", "nan", "Thu, 99 Foo 1970"):
+        assert read_retry_after({"Retry-After": nonsense}) is None
+    assert read_limit(200, {}) == 0
+    assert read_limit(503, {"Retry-After": "7"}) == 0
+    assert read_limit(429, {}) == 60
+    assert read_limit(429, {"Retry-After": "1e99"}) == LONGEST_LIMIT
+    limits = "x:error:a, 10:transaction:key, 5:default;error:organization, 2::key"
+    assert read_limit(200, {"X-Sentry-Rate-Limits": limits}) == 5
+    assert read_limit(200, {"X-Sentry-Rate-Limits": "nonsense"}) == 0
+
+
+# Connections
+
+
+async def test_connections_are_few_and_kept(collector: Collector) -> None:
+    async with sending(collector.dsn(), flush_timeout=20):
+        for number in range(50):
+            log.error("number %d", number)
+    assert len(collector.requests) == 50
+    assert collector.connections <= _courier.CONNECTIONS
+
+
+async def test_a_body_without_end_is_not_read(collector: Collector) -> None:
+    collector.usual = talk_for_ever
+    async with sending(collector.dsn()) as sender:
+        log.error("one")
+        log.error("two")
+        await until_settled(sender, 2)
+    assert sender.sent == 2
+
+
+async def test_an_attempt_has_a_time_limit(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector.answers.append(hang)
+    async with sending(collector.dsn("?timeout=0.05")) as sender:
+        log.error("here")
+        await until_settled(sender)
+    assert sender.sent == 1
+    assert "takes no events: ConnectionTimeoutError" in caplog.text or "Timeout" in caplog.text
+
+
+async def test_the_certificate_of_the_server_is_checked(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Collector(certificates) as collector:
+        for options, sent in (
+            ("", 0),
+            (f"?ca_certs={certificates.other_ca}", 0),
+            (f"?ca_certs={certificates.ca}", 1),
+            ("?verify_ssl=0", 1),
+        ):
+            async with sending(collector.dsn(options, host="localhost")) as sender:
+                log.error("here")
+            assert sender.sent == sent, options
+    assert "certificate verify failed" in caplog.text
+
+
+async def test_an_ipv6_address_is_usable() -> None:
+    # raven leaves out its brackets.
+    async with sending("http://public@[::1]:9/42") as sender:
+        assert sender.client is not None
+        assert sender.client.remote.store_endpoint == "http://[::1]:9/api/42/store/"
+
+
+async def test_the_name_of_the_host_is_looked_up(collector: Collector) -> None:
+    async with sending(collector.dsn(host="localhost")) as sender:
+        log.error("here")
+        await until_settled(sender)
+    assert sender.sent == 1
+
+
+# The end
+
+
+def stuck_name_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    answered = threading.Event()
+
+    def look_up(*_: object) -> list[Any]:
+        answered.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return answered.set
+
+
+@pytest.mark.parametrize("behaviour", [hang, "absent", "no name server"])
+def test_a_stop_gives_up_a_server_that_does_not_answer(
+    loop_factory: LoopFactory,
+    behaviour: Misbehaviour | str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = "127.0.0.1"
+    release: Callable[[], None] = lambda: None  # noqa: E731 - a default
+
+    async def main(collector: Collector) -> RavenSender:
+        sender = RavenSender(sentry_dsn=collector.dsn(host=host), flush_timeout=0.3)
+        sender.set_loop(asyncio.get_running_loop())
+        await sender.start()
+        for _ in range(20):
+            log.error("here")
+        await sender.stop()
+        return sender
+
+    with Collector(listening=behaviour != "absent") as collector:
+        if callable(behaviour):
+            collector.usual = behaviour
+        if behaviour == "no name server":
+            host = "sentry.invalid"
+            release = stuck_name_server(monkeypatch)
+        try:
+            # All of the loop: the threads of its executor are waited for when it is closed.
+            with Stopwatch() as stopwatch, asyncio.Runner(loop_factory=loop_factory) as runner:
+                sender = runner.run(main(collector))
+        finally:
+            release()
+    assert stopwatch.seconds < 2 + MACHINE_IS_BUSY
+    assert (sender.sent, sender.dropped) == (0, 20)
+    assert "20 in all" in caplog.text
+
+
+async def test_a_stop_sends_what_waits(collector: Collector) -> None:
+    collector.answers.append(answer(500))
+    async with sending(collector.dsn(), flush_timeout=20) as sender:
+        for _ in range(100):
+            log.error("here")
+    assert (sender.sent, sender.dropped) == (100, 0)
+
+
+async def test_an_event_between_two_attempts_gets_a_last_one_at_the_stop(
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(_courier, "FIRST_DELAY", 3600)
+    collector.answers.append(answer(500))
+    async with sending(collector.dsn(), flush_timeout=20) as sender:
+        log.error("here")
+        await eventually(lambda: "takes no events" in caplog.text)
+    assert (sender.sent, sender.dropped) == (1, 0)
+
+
+async def test_a_stop_that_is_cancelled_leaves_nothing(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector.usual = hang
+    handlers = list(logging.getLogger().handlers)
+    sender = RavenSender(sentry_dsn=collector.dsn(), flush_timeout=20)
+    sender.set_loop(asyncio.get_running_loop())
+    tasks = asyncio.all_tasks()
+    await sender.start()
+    log.error("here")
+    await asyncio.to_thread(collector.wait_for, 1)
+    stop = asyncio.create_task(sender.stop())
+    await asyncio.sleep(0.05)
+    stop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stop
+    assert sender.dropped == 1
+    assert logging.getLogger().handlers == handlers
+    assert asyncio.all_tasks() == tasks
+
+
+# A flood
+
+
+async def test_what_is_neither_sent_nor_dropped_does_not_exist(collector: Collector) -> None:
+    async with sending(collector.dsn(), queue_size=20, flush_timeout=20) as sender:
+        for number in range(2000):
+            try:
+                raise ValueError(number)
+            except ValueError:
+                log.exception("failed")
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+        assert sender._handler is not None
+        assert sender._handler._queue.qsize() <= 20
+    assert sender.sent + sender.dropped == 2000
+    assert sender.sent == len(collector.requests)
+    assert sender.dropped > 1000
+
+
+async def test_events_that_wait_are_bounded_and_none_is_made_that_there_is_no_room_for(
+    collector: Collector,
+) -> None:
+    collector.usual = hang
+    async with sending(collector.dsn(), queue_size=5, flush_timeout=0.1) as sender:
+        courier = sender._courier
+        assert courier is not None
+        for _ in range(200):
+            log.error("here")
+            await asyncio.sleep(0.001)
+        await eventually(lambda: courier.is_full)
+        assert len(courier._queue) == 5
+    assert (sender.sent, sender.dropped) == (0, 200)

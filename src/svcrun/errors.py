@@ -386,9 +386,9 @@ class ProfilerActive(RuntimeError):
     :param found: what is at work.
     """
 
-    def __init__(self, service: object, found: str) -> None:
+    def __init__(self, service: object, found: object) -> None:
         super().__init__(
-            f"{show(service)} can't measure: {found} is active, and there is room for one only; "
+            f"{show(service)} can't measure: {found!r} is active, and there is room for one only; "
             "end that one first, or leave out one of the two"
         )
         self.service = service

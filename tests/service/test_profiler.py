@@ -203,7 +203,7 @@ def test_a_tool_of_monitoring_is_named(run_program: Callable[..., Program], tool
     take = f"sys.monitoring.use_tool_id(sys.monitoring.{tool}, 'the other one')"
     outcome = run_program(PROGRAM.format(take), measured=False).wait()
     assert "runs" not in outcome.stdout
-    assert "can't measure: the other one is active" in outcome.stderr
+    assert "can't measure: 'the other one' is active" in outcome.stderr
 
 
 def test_what_measures_coverage_is_no_profiler(run_program: Callable[..., Program]) -> None:
@@ -234,6 +234,21 @@ async def test_a_profiler_that_took_the_place_keeps_it(caplog: pytest.LogCapture
     assert still_active is active
     warnings = [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING]
     assert len([warning for warning in warnings if "measures no more" in warning]) == 1
+
+
+async def test_that_it_was_switched_off_by_others_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with entrypoint(Profiler(), log_config=False):
+        if sys.version_info >= (3, 12):
+            sys.monitoring.free_tool_id(sys.monitoring.PROFILER_ID)
+        else:
+            sys.setprofile(None)
+        work()
+    assert "measures no more: it was switched off" in caplog.text
+    async with entrypoint(Profiler(), log_config=False):
+        assert find_active() is not None
+    assert find_active() is None
 
 
 async def test_it_can_run_again_and_measures_anew(tmp_path: Path, no_leaks: None) -> None:

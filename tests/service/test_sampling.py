@@ -161,6 +161,7 @@ async def test_a_deep_stack_is_cut() -> None:
 
 async def test_the_number_of_stacks_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sampling, "_MOST_STACKS", 3)
+    monkeypatch.setattr(_sampling, "_MOST_LABELS", 3)
     sampler = Sampler(asyncio.get_running_loop(), 0.001)
     for number in range(10):
         source = f"def f{number}():\n look()\nf{number}()"

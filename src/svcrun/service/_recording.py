@@ -40,7 +40,7 @@ class Recording:
         self._service = service
         self._thread = get_ident()
         self._is_ousted = False
-        found = _find_tool()
+        found = _find_profiler() or _find_debugger()
         if found is not None:
             raise ProfilerActive(service, found)
         self.profile.enable()
@@ -71,13 +71,12 @@ class Recording:
         log.warning("%s measures no more: %s", show(self._service), found)
 
     def _find_usurper(self) -> str | None:
-        if sys.version_info >= (3, 12):
-            profiler = sys.monitoring.get_tool(sys.monitoring.PROFILER_ID)
-            return None if profiler == "cProfile" else f"{profiler!r} has taken its place"
-        if get_ident() != self._thread:
+        if sys.version_info < (3, 12) and get_ident() != self._thread:
             return "it was started in another thread, which alone can switch it off"
-        profiler: object = sys.getprofile()
-        return None if profiler is self.profile else f"{profiler!r} has taken its place"
+        found = _find_profiler()
+        if found == ("cProfile" if sys.version_info >= (3, 12) else self.profile):
+            return None
+        return "it was switched off" if found is None else f"{found!r} has taken its place"
 
 
 class _ThreadProfile(Profile):
@@ -125,16 +124,20 @@ def summarize(entries: list[Any], order: str, count: int) -> tuple[str, bytes]:
     return table.getvalue().strip(), content
 
 
-def _find_tool() -> str | None:
-    """Tell what profiles or debugs this thread; what measures coverage is neither."""
+def _find_profiler() -> object:
+    """Return what profiles this thread, or the name that it goes by; None if nothing does."""
     if sys.version_info >= (3, 12):
-        for number in (sys.monitoring.PROFILER_ID, sys.monitoring.DEBUGGER_ID):
-            tool = sys.monitoring.get_tool(number)
-            if tool is not None:
-                return tool
-    profiler = sys.getprofile()
-    if profiler is not None:
-        return repr(profiler)
-    debugger = getattr(sys.gettrace(), "__self__", None)
-    is_debugger = "bdb" in sys.modules and isinstance(debugger, sys.modules["bdb"].Bdb)
-    return repr(debugger) if is_debugger else None
+        tool = sys.monitoring.get_tool(sys.monitoring.PROFILER_ID)
+        if tool is not None:
+            return tool
+    return sys.getprofile()
+
+
+def _find_debugger() -> object:
+    """Return what debugs this thread, or its name; what measures coverage does not."""
+    if sys.version_info >= (3, 12):
+        tool = sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID)
+        if tool is not None:
+            return tool
+    tracer = getattr(sys.gettrace(), "__self__", None)
+    return tracer if "bdb" in sys.modules and isinstance(tracer, sys.modules["bdb"].Bdb) else None

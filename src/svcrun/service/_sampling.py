@@ -9,25 +9,21 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from pyinstrument.renderers import HTMLRenderer
+from pyinstrument.session import Session
+
 from svcrun.current import current_name, current_service
 from svcrun.tasks import at_work
-
-try:
-    from pyinstrument.renderers import HTMLRenderer
-    from pyinstrument.session import Session
-except ImportError as error:
-    raise ImportError(
-        "Profiler(flamegraph=...) needs pyinstrument: pip install 'svcrun[flamegraph]'"
-    ) from error
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 __all__ = ("Sampler",)
 
-# Bounds of the memory that a sampler takes, some megabytes at the most.
-_MOST_STACKS = 10_000
+# Bounds of what is kept, and of the page, which has some megabytes at the most.
+_MOST_STACKS = 2_000
 _MOST_CALLS = 200  # of a stack
+_MOST_LABELS = 10_000
 
 _OTHER_STACKS = "(other stacks)"
 _OUTER_CALLS = "(outer calls)"
@@ -136,7 +132,7 @@ class Sampler:
         # identity would become that of another.
         known = self._labels.get(id(code))
         if known is None:
-            if len(self._labels) >= _MOST_STACKS:
+            if len(self._labels) >= _MOST_LABELS:
                 self._labels.clear()
             parts = (code.co_qualname, code.co_filename, str(code.co_firstlineno))
             known = self._labels[id(code)] = (code, "\0".join(map(_plain, parts)))

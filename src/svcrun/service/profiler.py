@@ -170,8 +170,13 @@ class Profiler(Service):
             raise ParameterError(self, name, path, _PATH)
 
     def _check_flamegraph(self, path: str | os.PathLike[str]) -> None:
-        import svcrun.service._sampling  # noqa: F401 - or tell now what it needs
-
+        try:
+            import svcrun.service._sampling  # noqa: F401 - so that it is missed now, not later
+        except ImportError as error:
+            raise ImportError(
+                "svcrun.service.Profiler(flamegraph=...) needs pyinstrument: "
+                "pip install 'svcrun[flamegraph]'"
+            ) from error
         seconds = self.sample_interval
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             raise ParameterTypeError(self, "sample_interval", seconds, _SECONDS)

@@ -349,3 +349,16 @@ def test_the_application_of_fastapi_remembers_notes(run: Run) -> None:
         fetch(url, {"words": "buy milk"})
     assert fetch(url) == [{"text": "buy milk"}]
     interrupt(program)
+
+
+def test_the_insight_is_where_memory_leaks_and_what_blocks_the_loop(run: Run) -> None:
+    program, address = start_server(run, "insight.py", "--interval", "0.3")
+    ask(address, b"leak 20000\n")
+    program.wait_for_line(r"^ +\d+ \| +\d+ \|.*MiB \| examples/insight\.py:\d+$", stream="stderr")
+    ask(address, b"block 1\n")
+    program.wait_for_line("the event loop has not turned for 0.5", stream="stderr")
+    program.wait_for_line(r"time\.sleep\(float\(seconds\)\)", stream="stderr")
+    program.wait_for_line("the event loop turns again", stream="stderr")
+    assert re.fullmatch(rb"1 incidents, \d\.\d s blocked\n", ask(address, b"lag\n"))
+    program.terminate()
+    assert program.wait().returncode == 0

@@ -29,8 +29,11 @@ log = logging.getLogger(__name__)
 
 __all__ = ("LoopLag", "LoopWatchdog")
 
-# Seconds between two looks at the least: each costs some microseconds.
+# Seconds between two turns of the timer at the least: each costs some microseconds.
 SHORTEST_INTERVAL = 0.005
+
+# Seconds between two looks of the thread at the most.
+LONGEST_PAUSE = 1.0
 
 # Of a deep stack, the innermost calls tell what goes on.
 DEEPEST = 50
@@ -206,7 +209,7 @@ class _Watch:
 
     def _run(self) -> None:
         with stoppable(self._over.set):
-            now, work, pause = time.monotonic(), time.process_time(), self._threshold / 4
+            now, work, pause = time.monotonic(), time.process_time(), self._pause()
             while not self._over.wait(pause):
                 began, worked = now, work
                 now, work = time.monotonic(), time.process_time()
@@ -219,7 +222,7 @@ class _Watch:
 
     def _pause(self) -> float:
         """Return the seconds until the next look: it is not to come late to a loop that is."""
-        usual = self._threshold / 4
+        usual = min(self._threshold / 4, LONGEST_PAUSE)
         left = self._due + self._excused + self._threshold - time.monotonic()
         return max(left, SHORTEST_INTERVAL) if 0 < left < usual else usual
 

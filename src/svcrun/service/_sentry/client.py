@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +61,13 @@ def _init(owner: object, options: Mapping[str, Any]) -> BaseClient:
 
 
 async def close(client: BaseClient, timeout: float) -> None:
-    """Send what waits, which blocks, and end the client.
+    """Send what waits, and end the client; that blocks, so a thread of its own does it.
 
-    :param timeout: seconds to send.
+    :param timeout: seconds to send. If the thread needs much longer, it is left alone: it may be
+        about to connect, and nothing wakes it from that.
     """
     loop = asyncio.get_running_loop()
     end = partial(client.close, timeout=timeout)
-    async with asyncio.timeout(timeout + GRACE):
-        await run_in_new_thread(loop, end, name="svcrun-sentry-close")
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout + GRACE):
+            await run_in_new_thread(loop, end, name="svcrun-sentry-close")

@@ -1,0 +1,242 @@
+"""Laws of SentrySender about servers that do not do as they should, and about floods (C36)."""
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+sentry_sdk = pytest.importorskip("sentry_sdk")
+
+from svcrun.service.sentry import SentrySender  # noqa: E402 - after sentry_sdk is known to be there
+from tests.conftest import Certificates  # noqa: E402
+from tests.service.collectors import answer, hang, reset, talk_nonsense  # noqa: E402
+from tests.service.envelopes import EnvelopeCollector  # noqa: E402
+from tests.service.streams import running  # noqa: E402
+from tests.support import eventually, nothing_left  # noqa: E402
+
+log = logging.getLogger("test")
+
+MOST = 2.0  # seconds that a stop may take if the server does not answer
+
+
+@pytest.fixture
+def collector() -> Iterator[EnvelopeCollector]:
+    with EnvelopeCollector() as server:
+        yield server
+
+
+def make(collector: EnvelopeCollector, **options: Any) -> SentrySender:
+    return SentrySender(**{"sentry_dsn": collector.dsn(), "flush_timeout": 30} | options)
+
+
+@pytest.mark.usefixtures("no_leaks")
+async def test_an_absent_server_does_not_hold_the_stop(caplog: pytest.LogCaptureFixture) -> None:
+    with EnvelopeCollector(listening=False) as collector:
+        sender = SentrySender(sentry_dsn=collector.dsn())
+        await sender.start()
+        for number in range(200):
+            log.error("lost %d", number)
+        begin = time.monotonic()
+        await sender.stop()
+        assert time.monotonic() - begin < MOST
+    assert sender.sent == 0
+    assert sender.dropped == 200
+    assert any("did not get a report" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.usefixtures("no_leaks")
+async def test_a_server_that_never_answers_does_not_hold_the_stop(full: bool) -> None:
+    with EnvelopeCollector() as collector:
+        collector.usual = hang
+        sender = SentrySender(sentry_dsn=collector.dsn(), queue_size=20)
+        await sender.start()
+        log.error("first")
+        await asyncio.to_thread(collector.wait_for, 1)
+        for number in range(100 if full else 1):
+            sentry_sdk.capture_message(f"more {number}")
+        begin = time.monotonic()
+        await sender.stop()
+        assert time.monotonic() - begin < MOST
+        assert not [t for t in threading.enumerate() if "sentry" in t.name]
+    assert sender.sent == 0
+    assert sender.dropped == (101 if full else 2)
+
+
+@pytest.mark.usefixtures("no_leaks")
+async def test_a_server_that_never_answers_over_tls_does_not_hold_the_stop(
+    certificates: Certificates,
+) -> None:
+    with EnvelopeCollector(certificates) as collector:
+        collector.usual = hang
+        options = {"ca_certs": str(certificates.ca)}
+        sender = SentrySender(sentry_dsn=collector.dsn(), client_options=options)
+        await sender.start()
+        log.error("first")
+        await asyncio.to_thread(collector.wait_for, 1)
+        begin = time.monotonic()
+        await sender.stop()
+        assert time.monotonic() - begin < MOST
+        await eventually(lambda: not [t for t in threading.enumerate() if "sentry" in t.name])
+    assert (sender.sent, sender.dropped) == (0, 1)
+
+
+async def test_a_server_that_lets_nobody_in_does_not_hold_the_stop() -> None:
+    """Its queue of connections is full, so that a client waits until its connection is made."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for other in (first, second):
+            other.setblocking(False)
+            other.connect_ex(listener.getsockname())
+        port = listener.getsockname()[1]
+        sender = SentrySender(sentry_dsn=f"http://public@127.0.0.1:{port}/42")
+        await sender.start()
+        log.error("first")
+        log.error("second")
+        begin = time.monotonic()
+        await sender.stop()
+        assert time.monotonic() - begin < MOST
+    await eventually(lambda: not [t for t in threading.enumerate() if "sentry" in t.name])
+    assert sender.sent == 0
+
+
+@pytest.mark.parametrize(
+    "how", [answer(500), reset, talk_nonsense], ids=["500", "reset", "nonsense"]
+)
+async def test_one_failure_costs_one_report_and_is_not_reported(
+    collector: EnvelopeCollector, how: Any
+) -> None:
+    collector.answers.append(how)
+    async with running(make(collector)) as sender:
+        log.error("first")
+        await asyncio.to_thread(collector.wait_for, 1)
+        await eventually(lambda: sender.dropped == 1)
+        log.error("second")
+    assert (sender.sent, sender.dropped) == (1, 1)
+    assert collector.messages == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Retry_After": "60"}, {"X_Sentry_Rate_Limits": "60:error:organization"}]
+)
+async def test_a_server_that_has_had_enough_is_left_alone(
+    collector: EnvelopeCollector, headers: dict[str, str]
+) -> None:
+    collector.answers.append(answer(429, **headers))
+    async with running(make(collector)) as sender:
+        log.error("first")
+        await asyncio.to_thread(collector.wait_for, 1)
+        await eventually(lambda: sender.dropped == 1)
+        for number in range(10):
+            log.error("too much %d", number)
+        sentry_sdk.capture_message("too much as well")
+        await eventually(lambda: sender.dropped == 12)
+    assert collector.messages == ["first"]
+
+
+async def test_it_is_heard_again_when_the_time_is_over(collector: EnvelopeCollector) -> None:
+    collector.answers.append(answer(429, Retry_After="1"))
+    async with running(make(collector)) as sender:
+        log.error("first")
+        await eventually(lambda: sender.dropped == 1)
+        begin = time.monotonic()
+        while not sender.sent:
+            assert time.monotonic() - begin < 30
+            log.error("again")
+            await asyncio.sleep(0.2)
+    assert collector.messages[:2] == ["first", "again"]
+
+
+async def test_a_slow_server_gets_all_that_waits_within_the_time(
+    collector: EnvelopeCollector,
+) -> None:
+    def be_slow(connection: socket.socket, closing: threading.Event) -> None:
+        time.sleep(0.05)
+        connection.sendall(bytes(answer(200)))
+
+    collector.usual = be_slow
+    async with running(make(collector)) as sender:
+        for number in range(10):
+            log.error("number %d", number)
+    assert sender.sent == 10
+    assert collector.messages == [f"number {number}" for number in range(10)]
+
+
+async def test_a_stop_that_is_cancelled_leaves_nothing(collector: EnvelopeCollector) -> None:
+    collector.usual = hang
+    with nothing_left():
+        sender = make(collector, flush_timeout=1)
+        await sender.start()
+        log.error("first")
+        await eventually(lambda: collector.requests)
+        stop = asyncio.create_task(sender.stop())
+        await asyncio.sleep(0)
+        stop.cancel()
+        await asyncio.wait([stop])
+        assert not sentry_sdk.is_initialized()
+        await eventually(lambda: not [t for t in threading.enumerate() if "sentry" in t.name])
+        collector.close()
+
+
+async def _flood(work: Callable[[int], object]) -> list[float]:
+    """Do `work` 10 000 times within a second, and return how long the turns of the loop took."""
+    loop = asyncio.get_running_loop()
+    turns = []
+    due = loop.time()
+    for batch in range(200):
+        due += 1 / 200
+        begin = time.monotonic()
+        for number in range(50):
+            work(batch * 50 + number)
+        await asyncio.sleep(0)  # tasks have their turn
+        turns.append(time.monotonic() - begin)
+        await asyncio.sleep(max(0.0, due - loop.time()))
+    return turns
+
+
+def _log_an_error(number: int) -> None:
+    try:
+        _ = number / 0
+    except ZeroDivisionError:
+        log.exception("number %d", number)
+
+
+async def _fail(number: int) -> None:
+    raise ValueError(number)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pytest from taking notes of a flood."""
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, []
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+
+
+def _begin_a_task(number: int) -> None:
+    asyncio.get_running_loop().create_task(_fail(number)).add_done_callback(asyncio.Task.exception)
+
+
+@pytest.mark.parametrize("work", [_log_an_error, _begin_a_task])
+async def test_a_flood_is_bounded_and_counted_and_does_not_block_the_loop(
+    collector: EnvelopeCollector, work: Callable[[int], object]
+) -> None:
+    with quiet():
+        sender = make(collector)
+        await sender.start()
+        turns = sorted(await _flood(work))
+        await sender.stop()
+    assert turns[180] < 0.05  # on a busy machine, some are long whoever has them
+    assert sender.sent + sender.dropped == 10_000
+    assert 0 < sender.sent < 5000
+    assert sender.sent == len(collector.events)

@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,8 @@ from svcrun.current import on_behalf_of
 from svcrun.log import basic_config
 from svcrun.log.sinks import warn
 from svcrun.restart import Restart
-from tests.support import LoopFactory
+from svcrun.service import PeriodicService
+from tests.support import LoopFactory, eventually
 
 root = logging.getLogger()
 FORMATTER = logging.Formatter("%(serviceName)s: %(message)s")
@@ -237,6 +239,40 @@ def test_what_nobody_caught_is_logged_for_the_service_whose_work_it_was(
     for name in ("first", "second"):
         assert len([line for line in lines if line.startswith(f"{name}: Exception in")]) == 1
         assert len([line for line in lines if line.startswith(f"{name}: Task exception")]) == 1
+
+
+def test_what_is_logged_of_calls_is_for_the_service_that_makes_them(
+    loop_factory: LoopFactory,
+) -> None:
+    """All of them have one timer, which one of the services sets."""
+
+    class Slow(PeriodicService):
+        async def callback(self) -> None:
+            await asyncio.sleep(0.01)
+
+    def skipping() -> list[str]:
+        return sorted(line for line in target.lines if "all that are due are skipped" in line)
+
+    target = Target()
+    services = [Slow(name=name, interval=0.001) for name in ("first", "second")]
+    options: Any = {"log_format": "disabled", "log_handlers": [target], "log_buffering": False}
+    with entrypoint(*services, loop_factory=loop_factory, **options) as loop:
+        loop.run_until_complete(eventually(lambda: len(skipping()) == 2))
+    assert [line.split(":")[0] for line in skipping()] == ["first", "second"]
+
+
+def test_that_the_loop_is_late_is_of_no_service(loop_factory: LoopFactory) -> None:
+    class Ticking(PeriodicService):
+        async def callback(self) -> None:
+            pass
+
+    target = Target()
+    options: Any = {"log_format": "disabled", "log_handlers": [target], "log_buffering": False}
+    with entrypoint(Ticking(interval=0.001), loop_factory=loop_factory, **options) as loop:
+        time.sleep(0.01)
+        loop.run_until_complete(eventually(lambda: target.lines))
+    assert target.lines[0].startswith("None: ")
+    assert "the event loop is late" in target.lines[0]
 
 
 def test_a_signal_is_not_of_the_service_that_it_interrupts(loop_factory: LoopFactory) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
+from contextvars import Context
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
@@ -102,7 +103,7 @@ class Alarm:
     :param clock: shows the time.
     """
 
-    __slots__ = ("_armed_for", "_entries", "_litter", "_numbers", "_timer", "clock")
+    __slots__ = ("_armed_for", "_context", "_entries", "_litter", "_numbers", "_timer", "clock")
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -112,6 +113,7 @@ class Alarm:
         self._numbers = count()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
+        self._context = Context()  # that of nobody: the timer is set by one for all
 
     def add(self, ringer: Ringer, moment: float) -> None:
         """Call `ringer` at `moment`, and no longer at another."""
@@ -165,7 +167,8 @@ class Alarm:
         self._disarm()
         if self._entries:
             self._armed_for = self._entries[0][0]
-            self._timer = self.clock.loop.call_at(self._turn_to_look(), self._ring)
+            moment = self._turn_to_look()
+            self._timer = self.clock.loop.call_at(moment, self._ring, context=self._context)
 
     def _turn_to_look(self) -> float:
         """Return when to look for the next moment, by the time of the loop."""

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from svcrun.cron_spec import CronSpec
+from svcrun.current import on_behalf_of
 from svcrun.errors import ParameterError
 from svcrun.recurring import Recurring, find_clock
 from svcrun.series import Schedule, Series, check_call_options
@@ -160,14 +161,18 @@ class CronSchedule(Schedule):
         uncalled = len(missed) - (calls and in_time is None)
         series.callback.skipped += uncalled
         first, last = (self._spec.local(time).isoformat() for time in (missed[0], missed[-1]))
-        log.warning(
-            "%r: %s missed, from %s to %s; %s",
-            series.callback,
-            f"{len(missed)}{'' if is_complete else ' or more'} calls were",
-            first,
-            last,
-            "there is one call for all of them" if self._misfire == "once" else "they are skipped",
+        consequence = (
+            "there is one call for all of them" if self._misfire == "once" else "they are skipped"
         )
+        with on_behalf_of(series.service):
+            log.warning(
+                "%r: %s missed, from %s to %s; %s",
+                series.callback,
+                f"{len(missed)}{'' if is_complete else ' or more'} calls were",
+                first,
+                last,
+                consequence,
+            )
         return calls
 
     def is_to_replan(self, series: Series, now: float) -> bool:
@@ -181,18 +186,12 @@ class CronSchedule(Schedule):
         last = self._spec.local(self._after).isoformat()
         if again > WAITED_OUT:
             self._after = now
-            log.warning(
-                "%r: the clock was set back by hours, so calls until %s may come again",
-                series.callback,
-                last,
-            )
-            return True
-        log.warning(
-            "%r: the clock was set back; calls until %s were made and do not come again",
-            series.callback,
-            last,
-        )
-        return False
+            message = "%r: the clock was set back by hours, so calls until %s may come again"
+        else:
+            message = "%r: the clock was set back; calls until %s were made and do not come again"
+        with on_behalf_of(series.service):
+            log.warning(message, series.callback, last)
+        return again > WAITED_OUT
 
 
 def check_options(

@@ -11,6 +11,7 @@ from math import inf
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from svcrun.current import current_service, on_behalf_of
 from svcrun.eager import Waiter, start_eagerly
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.tasks import current_work, format_stack, retrieve
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from svcrun.clock import Clock
     from svcrun.recurring import Recurring
+    from svcrun.service.base import Service
 
     ExceptionsType: TypeAlias = tuple[type[BaseException], ...] | type[BaseException]
 
@@ -131,6 +133,11 @@ class Series:
         self._excused: object = None  # the call that waits for our end, so that we don't for its
         self._is_late = False  # whether the last call that was due had to wait, or was skipped
 
+    @property
+    def service(self) -> Service | None:
+        """The service that has begun the series."""
+        return self._context.get(current_service)
+
     # When to call.
 
     def plan(self) -> None:
@@ -171,7 +178,8 @@ class Series:
         if not self._is_late:
             self._is_late = True
             seconds = time.monotonic() - self._began
-            log.warning(_MEANWHILE[self._overlap], self.callback, seconds)
+            with on_behalf_of(self.service):
+                log.warning(_MEANWHILE[self._overlap], self.callback, seconds)
         if self._overlap == "queue":
             self._due += 1
             return

@@ -485,19 +485,6 @@ async def test_stops_join_each_other() -> None:
     assert app.life == ["lifespan.startup", "lifespan.shutdown"]
 
 
-async def test_a_request_may_stop_its_service_and_is_not_waited_for() -> None:
-    async def handle(scope: Any, receive: Receive, send: Send) -> None:
-        async with asyncio.timeout(PATIENCE / 2):  # far less than the limit of the stop
-            await service.stop()
-        await answer(send, b"bye")
-
-    service = make(handle, shutdown_timeout=10 * PATIENCE)
-    start = await begin_start(service)
-    assert (await get(service)).text == "bye"
-    await start
-    assert service.socket is None
-
-
 async def test_a_service_that_was_not_started_can_be_stopped() -> None:
     await make().stop()
 

@@ -27,10 +27,10 @@ from svcrun.errors import (
 )
 from svcrun.service._hosted import check_import_string, is_factory, load
 from svcrun.service._listening import Listening
-from svcrun.service._uvicorn.calls import watched
 from svcrun.service._uvicorn.lifespan import GRACE, Lifespan
 from svcrun.service._uvicorn.options import changed, check, refuse_loop
 from svcrun.service._uvicorn.server import STOPPED_EARLY, Server
+from svcrun.service._uvicorn.turns import leave_turns
 from svcrun.sockets import Endpoint
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class UvicornService(Listening):
             accepted = f"PEM files that OpenSSL can use ({error.reason or error})"
             name = type(self).__qualname__
             raise ParameterError(name, "ssl_certfile", self.ssl_certfile, accepted) from error
-        config.loaded_app = watched(config.loaded_app)
+        config.loaded_app = leave_turns(config.loaded_app)
         if config.lifespan_class is LifespanOn:
             config.lifespan_class = Lifespan
         limit = self.timeout_graceful_shutdown

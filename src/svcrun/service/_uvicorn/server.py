@@ -13,9 +13,8 @@ import uvicorn
 from svcrun.errors import ServerEnded, show
 from svcrun.service._accept import close_listener, listen
 from svcrun.service._handshake import Handshake
-from svcrun.service._uvicorn.calls import Call
 from svcrun.service._uvicorn.lifespan import GRACE, Lifespan
-from svcrun.tasks import current_work, format_stack
+from svcrun.tasks import format_stack
 
 if TYPE_CHECKING:
     import socket
@@ -99,8 +98,6 @@ class Server(uvicorn.Server):
         # TLS handshakes under way, and the transports below TLS.
         self._handshakes: set[asyncio.Task[Any]] = set()
         self._plain: WeakSet[Any] = WeakSet()
-        # The call that waits for the end itself, and is not waited for.
-        self._excused = Call(None, None)
 
     @property
     def should_exit(self) -> bool:
@@ -151,17 +148,12 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let nobody in any more, bring all requests to their ends, then end the application.
 
-        A request that calls this is left out: it waits for this.
-
         :raises ApplicationStopFailed: if the application did not come to a good end.
         """
         del sockets
         if self.started:
             logger.info("Shutting down")
         self.should_exit = True
-        work = current_work.get()
-        if isinstance(work, Call):
-            self._excused = work
         try:
             await self._end_requests()
         except BaseException:
@@ -231,27 +223,16 @@ class Server(uvicorn.Server):
 
     async def _wait_for_tasks(self, deadline: float) -> bool:
         """Wait until no request is being answered; tell whether it came to that."""
-        while tasks := self._under_way():
+        tasks = self.server_state.tasks
+        while tasks:
             left = deadline - self._loop.time()
             if left <= 0:
                 return False
-            await asyncio.wait(tasks, timeout=left)
+            await asyncio.wait(tuple(tasks), timeout=left)
         return True
 
-    def _under_way(self) -> list[asyncio.Task[None]]:
-        excused = self._excused.task
-        return [task for task in self.server_state.tasks if task is not excused and not task.done()]
-
-    def _attended(self) -> list[Any]:
-        excused = self._excused.transport
-        return [
-            connection
-            for connection in self._connections
-            if excused is None or connection.transport is not excused
-        ]
-
     async def _cancel(self) -> list[asyncio.Task[None]]:
-        tasks = self._under_way()
+        tasks = [task for task in self.server_state.tasks if not task.done()]
         if not tasks:
             return []
         logger.warning(
@@ -269,12 +250,12 @@ class Server(uvicorn.Server):
 
     async def _flush(self, deadline: float) -> None:
         """Wait until clients have taken what they were sent; a few of them never will."""
-        change = self._connections.change
-        while self._attended() and (left := deadline - self._loop.time()) > 0:
-            change.clear()
+        connections = self._connections
+        while connections and (left := deadline - self._loop.time()) > 0:
+            connections.change.clear()
             try:
                 async with asyncio.timeout(min(left, LINGER)):
-                    await change.wait()
+                    await connections.change.wait()
             except TimeoutError:
                 self._abort_what_is_sent()
 
@@ -282,7 +263,7 @@ class Server(uvicorn.Server):
         """Abort connections of TLS that only lack the farewell of the client."""
         if any(_unsent(plain) for plain in self._plain):
             return
-        for connection in self._attended():
+        for connection in tuple(self._connections):
             if connection.transport.is_closing() and not _unsent(connection.transport):
                 connection.transport.abort()
 
@@ -290,9 +271,9 @@ class Server(uvicorn.Server):
         """Close and cancel all that is left, without waiting for it."""
         if self._listener is not None:
             self._listener.close()
-        for task in (*self._handshakes, *self._under_way()):
+        for task in (*self._handshakes, *self.server_state.tasks):
             task.cancel()
-        for connection in self._attended():
+        for connection in tuple(self._connections):
             connection.transport.abort()
 
     def _protocol_factory(self) -> Callable[[], Any]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from svcrun.current import current_service
+from svcrun.current import current_service, on_behalf_of
 from svcrun.eager import start_eagerly
 from svcrun.errors import IllegalTransition, show
 from svcrun.state import ServiceState
@@ -110,7 +110,8 @@ class Unit:
             raise IllegalTransition(service, old, state)
         service._state = state
         if self.traced:
-            log.debug("%s: was %s", show(service), old.name)
+            with on_behalf_of(service):
+                log.debug("%s: was %s", show(service), old.name)
         if self.moved is not None:
             self.wake()
 

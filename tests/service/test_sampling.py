@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("pyinstrument")
 
 from svcrun import Service, current_service, entrypoint
+from svcrun.eager import start_eagerly
 from svcrun.service import _sampling
 from svcrun.service._sampling import Sampler
 from svcrun.service.profiler import Profiler
@@ -135,6 +136,19 @@ def test_calls_of_a_callback_are_under_its_service() -> None:
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         tree = find_tree(runner.run(main()))
     assert any(one[-3:] == ("callback's", "look_enough", "spin") for one in find_calls(tree))
+
+
+async def test_calls_of_a_task_begin_with_the_task_whatever_began_it() -> None:
+    async def inner() -> None:
+        look_enough(sampler)
+
+    sampler = Sampler(asyncio.get_running_loop(), 0.001)
+    await start_eagerly(inner(), asyncio.get_running_loop())
+    sampler.stop()
+    calls = [one for one in find_calls(find_tree(sampler.render())) if "spin" in one]
+    assert calls
+    for one in calls:
+        assert one[one.index("(no service)") + 1].endswith("inner")
 
 
 async def test_what_no_service_does_is_told_apart() -> None:

@@ -22,8 +22,8 @@ __all__ = ("Recording", "summarize")
 
 log = logging.getLogger("svcrun.service.profiler")
 
-# An interpreter, or on Python 3.11 a thread, has one place for a profiler. A `Profile` that has
-# lost it to another empties the place when it is freed, so it is not.
+# An interpreter, or on Python 3.11 a thread, has one place for a profiler. A `Profile` of Python 3.11
+# that has lost it empties the place when it is freed, whoever has it by then. So it is not freed.
 _ousted: list[Profile] = []
 
 

@@ -360,6 +360,26 @@ async def test_a_loop_is_measured_that_runs_in_any_thread() -> None:
     assert any(entry.code is work.__code__ for entry in entries)
 
 
+async def test_the_calls_of_other_threads_are_left_out() -> None:
+    def work_elsewhere() -> None:
+        is_begun.set()
+        is_over.wait(PATIENCE)
+
+    is_begun, is_over = threading.Event(), threading.Event()
+    async with entrypoint(service := Profiler(), log_config=False):
+        thread = threading.Thread(target=work_elsewhere)
+        thread.start()
+        await eventually(is_begun.is_set)
+        for _ in range(5):
+            work(0.01)
+        is_over.set()
+        thread.join()
+    entries = {entry.code: entry for entry in service.profiler.getstats()}
+    assert work_elsewhere.__code__ not in entries
+    assert entries[work.__code__].callcount == 5
+    assert entries[work.__code__].totaltime >= 0.05
+
+
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [

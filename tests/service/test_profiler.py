@@ -173,6 +173,19 @@ async def test_another_profiler_is_named_and_left_alone(no_leaks: None) -> None:
     assert find_active() is None
 
 
+async def test_a_function_that_profiles_is_named() -> None:
+    sys.setprofile(do_nothing)
+    try:
+        with pytest.raises(ProfilerActive, match="do_nothing.* is active"):
+            await Profiler().start()
+        assert sys.getprofile() is do_nothing
+    finally:
+        sys.setprofile(None)
+
+
+def do_nothing(*_: object) -> None: ...
+
+
 async def test_of_two_profilers_one_can_not_start() -> None:
     first, second = Profiler(name="first"), Profiler(name="second")
     with pytest.raises(ProfilerActive, match="leave out one of the two"):

@@ -15,7 +15,7 @@ import pytest
 
 from svcrun import Service, entrypoint
 from svcrun.current import on_behalf_of
-from svcrun.log import basic_config
+from svcrun.log import ThreadedHandler, basic_config
 from svcrun.log.sinks import warn
 from svcrun.restart import Restart
 from svcrun.service import PeriodicService
@@ -113,6 +113,18 @@ def test_it_is_that_of_the_caller_and_not_of_the_writer() -> None:
         with on_behalf_of(Idle(name="flushing")):
             session.flush()
     assert target.lines == ["first: x", "second: x"]
+
+
+def test_filters_can_ask_for_it() -> None:
+    target = Target()
+    handler = ThreadedHandler(target)
+    handler.addFilter(lambda record: vars(record)["serviceName"] == "inbox")
+    with basic_config("info", "disabled", handlers=[handler]):
+        root.info("x")
+        with on_behalf_of(Idle(name="inbox")):
+            root.info("y")
+    handler.close()
+    assert target.lines == ["inbox: y"]
 
 
 def test_a_thread_of_no_service_has_none() -> None:

@@ -110,6 +110,7 @@ class ThreadedHandler(KeptHandler):
         if writing_threads and get_ident() in writing_threads and not self._passive:
             return False
         if self.filters:
+            name_service(record)
             try:
                 kept: object = self.filter(record)
             except Exception as error:  # noqa: BLE001 - a log call never raises

@@ -176,7 +176,7 @@ async def test_another_profiler_is_named_and_left_alone(no_leaks: None) -> None:
 async def test_a_function_that_profiles_is_named() -> None:
     sys.setprofile(do_nothing)
     try:
-        with pytest.raises(ProfilerActive, match="do_nothing.* is active"):
+        with pytest.raises(ProfilerActive, match=r"do_nothing.* is active"):
             await Profiler().start()
         assert sys.getprofile() is do_nothing
     finally:

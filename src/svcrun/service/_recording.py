@@ -22,8 +22,8 @@ __all__ = ("Recording", "summarize")
 
 log = logging.getLogger("svcrun.service.profiler")
 
-# An interpreter, or on Python 3.11 a thread, has one place for a profiler. There, a `Profile` that has
-# lost it empties the place when it is freed, whoever has it by then. So it is kept.
+# An interpreter, or on Python 3.11 a thread, has one place for a profiler. There, a `Profile` that
+# has lost it empties the place when it is freed, whoever has it by then. So it is kept.
 _ousted: list[Profile] = []
 
 

@@ -21,6 +21,7 @@ from svcrun.service._raven.answers import LONGEST_LIMIT, read_limit, read_retry_
 from svcrun.service.raven import RavenSender
 from tests.conftest import Certificates
 from tests.service.collectors import (
+    OK,
     Answer,
     Collector,
     Misbehaviour,
@@ -326,17 +327,22 @@ async def test_a_stop_sends_what_waits(collector: Collector) -> None:
     assert (sender.sent, sender.dropped) == (100, 0)
 
 
+@pytest.mark.parametrize(("then", "sent"), [(OK, 1), (answer(500), 0)])
 async def test_an_event_between_two_attempts_gets_a_last_one_at_the_stop(
     collector: Collector,
+    then: Answer,
+    sent: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(_courier, "FIRST_DELAY", 3600)
     collector.answers.append(answer(500))
+    collector.usual = then
     async with sending(collector.dsn(), flush_timeout=20) as sender:
         log.error("here")
         await eventually(lambda: "takes no events" in caplog.text)
-    assert (sender.sent, sender.dropped) == (1, 0)
+    assert (sender.sent, sender.dropped) == (sent, 1 - sent)
+    assert len(collector.requests) == 2
 
 
 async def test_a_stop_that_is_cancelled_leaves_nothing(

@@ -102,15 +102,12 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
             raven.base.Raven = None
         self.context.deactivate()  # a set of the module holds on to it
 
-    # raven remembers each exception by its address and those of its code and traceback, for ever.
-    # The next one, which is likely to have the same, would not be sent.
-
-    def skip_error_for_logging(self, exc_info: Any) -> bool:  # noqa: ARG002 - it is raven's
-        """Skip nothing."""
-        return False
-
     def record_exception_seen(self, exc_info: Any) -> None:
-        """Remember nothing."""
+        """Remember nothing.
+
+        raven does so for ever, by the addresses of the exception, its code and its traceback. The
+        next one, which is likely to have the same, would not be sent.
+        """
 
     def get_module_versions(self) -> dict[str, str]:
         """Tell the versions of Python, and of the packages that ``include_paths`` names.

@@ -49,7 +49,7 @@ class MemoryTracer(Service):
     """Log a table of the lines that hold most memory, every `interval` seconds.
 
     What grows most is at the top, so that a leak gets there sooner or later. Only what is allocated
-    while :mod:`tracemalloc` is on is known. It is turned on by the start of the service, unless it
+    while ``tracemalloc`` is on is known. It is turned on by the start of the service, unless it
     was on before, and off again by the stop.
 
     :param interval: seconds between two tables; the first comes at once.

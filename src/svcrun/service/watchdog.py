@@ -169,7 +169,7 @@ class _Watch:
     # In the loop.
 
     def start(self, name: str) -> None:
-        """Begin, with a thread of that name."""
+        """Begin to watch, in a thread of that name."""
         self._due = time.monotonic()
         self._timer = self._loop.call_soon(self._turn)
         try:
@@ -197,7 +197,7 @@ class _Watch:
         self._turn()  # for a delay that the timer has not seen the end of
         self._stop_timer()
         self._over.set()
-        if self._thread is not None:
+        if self._thread is not None and not self._loop.is_closed():
             await asyncio.shield(self._thread)
 
     @property
@@ -209,16 +209,22 @@ class _Watch:
 
     def _run(self) -> None:
         with stoppable(self._over.set):
-            now, work, pause = time.monotonic(), time.process_time(), self._pause()
-            while not self._over.wait(pause):
-                began, worked = now, work
-                now, work = time.monotonic(), time.process_time()
-                self._excuse(now - began, pause, work - worked)
-                self._look()
-                pause = self._pause()
-                if self._is_abandoned():
-                    self._over.set()
-            self._settle()
+            try:
+                self._look_on()
+            finally:
+                self._over.set()
+
+    def _look_on(self) -> None:
+        now, work, pause = time.monotonic(), time.process_time(), self._pause()
+        while not self._over.wait(pause):
+            began, worked = now, work
+            now, work = time.monotonic(), time.process_time()
+            self._excuse(now - began, pause, work - worked)
+            self._look()
+            pause = self._pause()
+            if self._is_abandoned():
+                return
+        self._settle()
 
     def _pause(self) -> float:
         """Return the seconds until the next look: it is not to come late to a loop that is."""
@@ -325,7 +331,7 @@ class _Watch:
         """Return the figures, with a delay that is not over."""
         figures = self._figures
         now = time.monotonic() - self._due - self._excused
-        if self.is_over or not self._loop.is_running() or now <= figures.last:
+        if now <= 0 or self.is_over or not self._loop.is_running():
             return figures
         return replace(figures, last=now, max=max(figures.max, now))
 

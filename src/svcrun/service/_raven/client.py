@@ -84,9 +84,14 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
 
     def __init__(self, dsn: DSN, courier: Courier, **options: Any) -> None:
         self._hook_found = sys.excepthook
-        super().__init__(dsn, transport=lambda: courier, **(_NO_HOOKS | options))
-        self.remote.get_transport()  # made by whoever is first, which is no matter for threads
-        tuple(self.get_processors())  # to learn now, not by events that are lost, if one is absent
+        self._context = None
+        try:
+            super().__init__(dsn, transport=lambda: courier, **(_NO_HOOKS | options))
+            self.remote.get_transport()  # made by whoever is first, which is no matter for threads
+            tuple(self.get_processors())  # so that it is not each event that tells of an absent one
+        except BaseException:
+            self.close()
+            raise
 
     def set_dsn(self, dsn: DSN | None = None, transport: Callable[..., Any] | None = None) -> None:
         """Take the address apart as we have done."""
@@ -100,7 +105,8 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
             raven.base.__excepthook__ = None
         if raven.base.Raven is self:
             raven.base.Raven = None
-        self.context.deactivate()  # a set of the module holds on to it
+        if self._context is not None:
+            self._context.deactivate()  # a set of the module holds on to it
 
     def record_exception_seen(self, exc_info: Any) -> None:
         """Remember nothing.

@@ -54,7 +54,7 @@ def info(caplog: pytest.LogCaptureFixture) -> None:
 async def test_the_last_table_tells_all_calls_since_the_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with entrypoint(Profiler(interval=60), log_config=False):
+    async with entrypoint(Profiler(interval=60, top_results=1000), log_config=False):
         for _ in range(7):
             work()
     table = find_tables(caplog)[-1]

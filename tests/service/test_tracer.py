@@ -401,6 +401,7 @@ def test_sizes_are_shown_as_in_the_document(size: int, text: str) -> None:
         ({"filters": [5]}, TypeError, "filters=5 "),
         ({"filters": 5}, TypeError, "filters=5 "),
         ({"frames": 0}, ValueError, "frames=0 "),
+        ({"frames": 65_536}, ValueError, "frames=65536 "),
     ],
 )
 def test_wrong_parameters_are_refused_at_once(

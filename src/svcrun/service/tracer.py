@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 __all__ = ("GroupBy", "MemoryTracer")
 
-# Calls that are kept of each allocation when it is told by its traceback.
-_DEEP = 10
+# Calls that are kept of each allocation when it is told by its traceback, and how many can be.
+DEEP, MOST_FRAMES = 10, 65_535
 
 # Where the tracer itself allocates.
-_OWN_FILES = frozenset({__file__, tracemalloc.__file__})
+OWN_FILES = frozenset({__file__, tracemalloc.__file__})
 
 
 class GroupBy(enum.Enum):
@@ -67,8 +67,8 @@ class MemoryTracer(Service):
 
     :raises ValueError, TypeError: naming a parameter that has a wrong value.
 
-    A snapshot holds up the whole process for about a quarter of a second for each million of
-    objects. What is done to it afterwards is done in a thread, beside the event loop.
+    A snapshot holds up the whole process for about half a second for each million of objects. What
+    is done to it afterwards is done in a thread, beside the event loop.
 
     >>> from svcrun.service import MemoryTracer
     >>> MemoryTracer(interval=60, top_results=5)
@@ -76,6 +76,7 @@ class MemoryTracer(Service):
     """
 
     STAT_FORMAT = "%(count)8s | %(count_diff)8s | %(size)8s | %(size_diff)8s | %(traceback)s"
+    """A row of the table."""
 
     name: str | None = "memory-tracer"
     interval: float = 5
@@ -98,7 +99,7 @@ class MemoryTracer(Service):
         check_period(self, self.interval, 0)
         _check_count(self, "top_results", self.top_results)
         if self.frames is not None:
-            _check_count(self, "frames", self.frames)
+            _check_count(self, "frames", self.frames, MOST_FRAMES)
         if not isinstance(self.group_by, GroupBy):
             raise ParameterTypeError(self, "group_by", self.group_by, "a member of GroupBy")
         if not callable(self.logger):
@@ -130,11 +131,11 @@ class MemoryTracer(Service):
         if self._is_tracing:
             raise AlreadyRunning(self)
         self._check()
-        frames = self.frames or (_DEEP if self.group_by is GroupBy.traceback else 1)
+        frames = self.frames or (DEEP if self.group_by is GroupBy.traceback else 1)
+        self._tracer.start(self.interval, loop=self.loop)
         # What is on already may know of much; the first table is where to begin then.
         self._snapshot_on_start = {} if _tracing.begin(frames) else None
         self._is_tracing = True
-        self._tracer.start(self.interval, loop=self.loop)
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Log no more tables, wait for a snapshot under way, and turn tracemalloc off again."""
@@ -173,7 +174,7 @@ class MemoryTracer(Service):
         return {
             statistic.traceback: statistic
             for statistic in snapshot.statistics(self.group_by.value)
-            if statistic.traceback[-1].filename not in _OWN_FILES
+            if statistic.traceback[-1].filename not in OWN_FILES
         }
 
     def compare_snapshot(
@@ -283,9 +284,9 @@ def _shorten(filename: str) -> str:
     return path if folder and os.sep in path else os.sep.join(filename.split(os.sep)[-2:])
 
 
-def _check_count(owner: object, name: str, value: object) -> None:
-    accepted = "a whole number above 0"
+def _check_count(owner: object, name: str, value: object, most: int = sys.maxsize) -> None:
+    accepted = f"a whole number from 1 to {most}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise ParameterTypeError(owner, name, value, accepted)
-    if value < 1:
+    if not 1 <= value <= most:
         raise ParameterError(owner, name, value, accepted)

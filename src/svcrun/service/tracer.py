@@ -6,22 +6,23 @@ import enum
 import logging
 import os
 import sys
-import threading
 import tracemalloc
 from collections.abc import Collection
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
+from svcrun.service import _memory
+from svcrun.service._memory import differences, forget, group, tracing
 from svcrun.service.base import Service, parameter
 from svcrun.thread_pool.separate import run_in_new_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    Filter = tracemalloc.Filter | tracemalloc.DomainFilter
-    Grouped = dict[tracemalloc.Traceback, tracemalloc.Statistic]
+    from svcrun.service._memory import Filter, Grouped
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ __all__ = ("GroupBy", "MemoryTracer")
 DEEP, MOST_FRAMES = 10, 65_535
 
 # Where the tracer itself allocates.
-OWN_FILES = frozenset({__file__, tracemalloc.__file__})
+OWN_FILES = frozenset({__file__, _memory.__file__, tracemalloc.__file__})
 
 
 class GroupBy(enum.Enum):
@@ -134,7 +135,7 @@ class MemoryTracer(Service):
         frames = self.frames or (DEEP if self.group_by is GroupBy.traceback else 1)
         self._tracer.start(self.interval, loop=self.loop)
         # What is on already may know of much; the first table is where to begin then.
-        self._snapshot_on_start = {} if _tracing.begin(frames) else None
+        self._snapshot_on_start = {} if tracing.begin(frames) else None
         self._is_tracing = True
 
     async def stop(self, exception: BaseException | None = None) -> None:
@@ -145,7 +146,7 @@ class MemoryTracer(Service):
         finally:
             if was_tracing:
                 self._snapshot_on_start = None
-                _tracing.end()
+                tracing.end()
         await super().stop(exception)
 
     async def show_stats(self) -> None:
@@ -159,29 +160,22 @@ class MemoryTracer(Service):
     def _show(self) -> None:
         was_tracing = self._is_tracing
         snapshot = self.take_snapshot()
-        if was_tracing and not self._is_tracing:
-            return  # the stop is waiting for this
-        grouped = self._group(snapshot)
-        before = self._snapshot_on_start
-        if before is None or self.compare_to == "previous":
-            self._snapshot_on_start = grouped
-        self.log_diff(_differences(grouped if before is None else before, grouped))
+        if not was_tracing or self._is_tracing:  # else the stop is waiting for this
+            grouped = self._group(snapshot)
+            before = self._snapshot_on_start
+            if before is None or self.compare_to == "previous":
+                self._snapshot_on_start = grouped
+            self.log_diff(differences(grouped if before is None else before, grouped))
+        forget(snapshot)
 
     def _group(self, snapshot: tracemalloc.Snapshot) -> Grouped:
-        filters = self._make_filters()
-        if filters:
-            snapshot = snapshot.filter_traces(filters)
-        return {
-            statistic.traceback: statistic
-            for statistic in snapshot.statistics(self.group_by.value)
-            if statistic.traceback[-1].filename not in OWN_FILES
-        }
+        return group(snapshot, self.group_by.value, self._make_filters(), OWN_FILES)
 
     def compare_snapshot(
         self, snapshot_from: tracemalloc.Snapshot, snapshot_to: tracemalloc.Snapshot
     ) -> list[tracemalloc.StatisticDiff]:
         """Return how `snapshot_to` differs from the other one, what grew most first."""
-        return _differences(self._group(snapshot_from), self._group(snapshot_to))
+        return differences(self._group(snapshot_from), self._group(snapshot_to))
 
     def log_diff(self, diff: Iterable[tracemalloc.StatisticDiff]) -> None:
         """Log the table of differences, as many of them as there is to be."""
@@ -227,50 +221,6 @@ class MemoryTracer(Service):
         return f"{num:.1f}Ei{suffix}"
 
 
-class _Tracing:
-    """Keeps tracemalloc on as long as there are tracers, if it was not on before the first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._tracers = 0
-        self._is_ours = False
-
-    def begin(self, frames: int) -> bool:
-        """Count one more tracer, and tell whether tracemalloc was turned on for it."""
-        with self._lock:
-            is_first = not tracemalloc.is_tracing()
-            if is_first:
-                tracemalloc.start(frames)
-                self._is_ours = True
-            self._tracers += 1
-            return is_first
-
-    def end(self) -> None:
-        """Count one tracer less."""
-        with self._lock:
-            self._tracers -= 1
-            if not self._tracers and self._is_ours:
-                self._is_ours = False
-                tracemalloc.stop()
-
-
-_tracing = _Tracing()
-
-
-def _differences(before: Grouped, after: Grouped) -> list[tracemalloc.StatisticDiff]:
-    """Return how all that is there differs from before; what grew most comes first."""
-    found = []
-    for traceback, new in after.items():
-        old = before.get(traceback)
-        size, count = (0, 0) if old is None else (old.size, old.count)
-        found.append(
-            tracemalloc.StatisticDiff(
-                traceback, new.size, new.size - size, new.count, new.count - count
-            )
-        )
-    return sorted(found, key=lambda one: (one.size_diff, one.size), reverse=True)
-
-
 def _show_frame(frame: tracemalloc.Frame) -> str:
     name = _shorten(frame.filename)
     return f"{name}:{frame.lineno}" if frame.lineno else name  # a whole file has no line
@@ -284,8 +234,8 @@ def _shorten(filename: str) -> str:
     return path if folder and os.sep in path else os.sep.join(filename.split(os.sep)[-2:])
 
 
-def _check_count(owner: object, name: str, value: object, most: int = sys.maxsize) -> None:
-    accepted = f"a whole number from 1 to {most}"
+def _check_count(owner: object, name: str, value: object, most: float = inf) -> None:
+    accepted = "a whole number above 0" if most == inf else f"a whole number from 1 to {most}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise ParameterTypeError(owner, name, value, accepted)
     if not 1 <= value <= most:

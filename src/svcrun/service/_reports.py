@@ -230,7 +230,7 @@ class ReportHandler(logging.Handler):
             thread.join()  # it has nothing left to do
         else:
             self._abandoned = True
-            self._drop(self._discard() + self._busy)
+            self._drop(self._discard() + self._busy)  # what is done to that one counts no more
         with unreported():
             self._tell_drops()
             self._drops.close()
@@ -262,10 +262,10 @@ class ReportHandler(logging.Handler):
     def _attempt(self, report: Report) -> None:
         _is_reporting.set(True)
         try:
-            if self._make(report) is False:
+            if self._make(report) is False and not self._abandoned:
                 self._drop()
         except BaseException as error:  # noqa: BLE001 - it runs code of the user's; the thread goes on
-            self.failed += 1
+            self.failed += not self._abandoned
             self._failures.add("a report could not be made: %r", error)
 
     def _tell_drops(self) -> None:
@@ -302,7 +302,7 @@ def _take_stack() -> Stack:
         frame = frame.f_back
     stack = []
     while frame is not None:
-        stack.append((frame, frame.f_lineno or frame.f_code.co_firstlineno))
+        stack.append((frame, frame.f_lineno))
         frame = frame.f_back
     stack.reverse()
     return stack

@@ -11,25 +11,21 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import raven.base
-from raven.events import Exception as RavenException
 from raven.handlers.logging import extract_extra
-from raven.utils.encoding import to_unicode
-from raven.utils.stacks import get_stack_info, iter_traceback_frames
 
 from svcrun.current import current_name
 from svcrun.errors import ParameterError
+from svcrun.service._raven.events import EXCEPTION, MESSAGE, readable
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from svcrun.service._raven.courier import Courier
     from svcrun.service._raven.dsn import DSN
     from svcrun.service._reports import Report
 
 __all__ = ("Client", "check_options")
-
-_MOST_ERRORS = 50  # of a chain, and of groups in it
 
 _OPTIONS = frozenset(
     {
@@ -63,8 +59,6 @@ _OPTIONS = frozenset(
 # What raven does to the process where it is not told to leave that.
 _NO_HOOKS = {"install_sys_hook": False, "install_logging_hook": False, "hook_libraries": ()}
 
-_EVENT = f"{__name__}.ExceptionEvent"
-
 
 def check_options(owner: object, options: Mapping[str, Any]) -> None:
     """Refuse options that raven does not have: it ignores them without a word."""
@@ -84,7 +78,7 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
 
     def __init__(self, dsn: DSN, courier: Courier, **options: Any) -> None:
         self._hook_found = sys.excepthook
-        self._context = None
+        self._context: Any = None
         try:
             super().__init__(dsn, transport=lambda: courier, **(_NO_HOOKS | options))
             self.remote.get_transport()  # made by whoever is first, which is no matter for threads
@@ -163,14 +157,14 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             data |= self.get_handler(kind).capture(**arguments)
-            kind, arguments = _EVENT, {"exc_info": (type(error), error, error.__traceback__)}
+            kind, arguments = EXCEPTION, {"exc_info": (type(error), error, error.__traceback__)}
         name = current_name()
         tags = {} if name is None else {"service": name}
         self.capture(
             kind,
             data=data,
             date=_date(record),
-            stack=report.stack or False,
+            stack=list(readable(report.stack)) if report.stack else False,
             tags=tags | getattr(record, "tags", {}),
             sample_rate=extra.pop("sample_rate", None),
             extra=extra,
@@ -183,7 +177,7 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
         if record.exc_info:
             extra["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
         self.capture(
-            "raven.events.Message",
+            MESSAGE,
             message=record.message,
             data={"level": record.levelno, "logger": record.name},
             date=_date(record),
@@ -194,51 +188,6 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
 
 def _date(record: logging.LogRecord) -> datetime:
     return datetime.fromtimestamp(record.created, UTC)
-
-
-class ExceptionEvent(RavenException):  # type: ignore[misc]  # raven has no types
-    """What raven tells of an exception, and what it leaves out: groups, notes, unknown lines."""
-
-    def capture(self, exc_info: Any = None, **_: Any) -> dict[str, Any]:
-        """Describe an exception and what led to it; the one that was raised comes last."""
-        values = [self._describe(error) for error in _related(exc_info[1])]
-        values.reverse()
-        return {self.name: {"values": values}}
-
-    def _describe(self, error: BaseException) -> dict[str, Any]:
-        kind = type(error)
-        lines = [to_unicode(error), *map(str, getattr(error, "__notes__", ()))]
-        # A line of None makes raven fail, and the event be lost.
-        frames = (
-            (frame, line or frame.f_code.co_firstlineno)
-            for frame, line in iter_traceback_frames(error.__traceback__)
-        )
-        stack = get_stack_info(
-            frames, transformer=self.transform, capture_locals=self.client.capture_locals
-        )
-        return {
-            "type": kind.__name__,
-            "module": str(kind.__module__),
-            "value": "\n".join(lines),
-            "stacktrace": stack,
-        }
-
-
-def _related(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, its cause or context, and so on; those in a group after the group."""
-    queue = [error]
-    seen: set[int] = set()
-    while queue and len(seen) < _MOST_ERRORS:
-        error = queue.pop(0)
-        if id(error) in seen:
-            continue
-        seen.add(id(error))
-        yield error
-        before = error.__cause__ if error.__suppress_context__ else error.__context__
-        if before is not None:
-            queue.append(before)
-        if isinstance(error, BaseExceptionGroup):
-            queue.extend(error.exceptions)
 
 
 @cache

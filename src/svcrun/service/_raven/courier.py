@@ -139,6 +139,8 @@ class Courier:
         """
         del success_cb, error_cb
         event = Event(url, data, dict(headers), self._loop.time())
+        if self._closing.is_set():
+            return
         with suppress(RuntimeError):  # the loop is closed
             if self.is_full:
                 self._loop.call_soon_threadsafe(self._drop, "there is no room for more")

@@ -229,7 +229,8 @@ class Server(web.Server):
         self.stopping = True
         for handler in self._connections:
             if isinstance(handler, Connection) and type(handler.request) is web.Request:
-                handler.request.__class__ = Request
+                # An assignment would make aiohttp warn in Python's development mode.
+                object.__setattr__(handler.request, "__class__", Request)
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Bring all connections to their ends.

@@ -1,0 +1,88 @@
+"""What raven tells of exceptions and frames, and what it leaves out."""
+
+from __future__ import annotations
+
+import linecache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from raven.events import Exception as RavenException
+from raven.utils.encoding import to_unicode
+from raven.utils.stacks import get_stack_info, iter_traceback_frames
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import CodeType, FrameType
+
+__all__ = ("EXCEPTION", "MESSAGE", "ExceptionEvent", "readable")
+
+MESSAGE = "raven.events.Message"
+EXCEPTION = f"{__name__}.ExceptionEvent"
+"""The kinds of events, as raven finds them."""
+
+_MOST_ERRORS = 50  # of a chain, and of the groups in it
+
+
+class ExceptionEvent(RavenException):  # type: ignore[misc]  # raven has no types
+    """An event of an exception, with the members of groups, and notes."""
+
+    def capture(self, exc_info: Any = None, **_: Any) -> dict[str, Any]:
+        """Describe an exception and what led to it; the one that was raised comes last."""
+        values = [self._describe(error) for error in _related(exc_info[1])]
+        values.reverse()
+        return {self.name: {"values": values}}
+
+    def _describe(self, error: BaseException) -> dict[str, Any]:
+        kind = type(error)
+        lines = [to_unicode(error), *map(str, getattr(error, "__notes__", ()))]
+        stack = get_stack_info(
+            readable(iter_traceback_frames(error.__traceback__)),
+            transformer=self.transform,
+            capture_locals=self.client.capture_locals,
+        )
+        return {
+            "type": kind.__name__,
+            "module": str(kind.__module__),
+            "value": "\n".join(lines),
+            "stacktrace": stack,
+        }
+
+
+def _related(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, its cause or context, and so on; those in a group after the group."""
+    queue = [error]
+    seen: set[int] = set()
+    while queue and len(seen) < _MOST_ERRORS:
+        error = queue.pop(0)
+        if id(error) in seen:
+            continue
+        seen.add(id(error))
+        yield error
+        before = error.__cause__ if error.__suppress_context__ else error.__context__
+        if before is not None:
+            queue.append(before)
+        if isinstance(error, BaseExceptionGroup):
+            queue.extend(error.exceptions)
+
+
+class _Frame(NamedTuple):
+    """What raven reads of a frame."""
+
+    f_code: CodeType
+    f_globals: dict[str, Any]
+    f_locals: dict[str, Any]
+
+
+def readable(
+    frames: Iterable[tuple[FrameType, int | None]],
+) -> Iterator[tuple[_Frame, int]]:
+    """Make frames such that raven reads them quickly, and does not fail.
+
+    With the loader of a module raven reads its file again for each frame. Without, it asks
+    linecache, which knows the loader from here. A line of None, which generated code may have, is
+    not looked for.
+    """
+    for frame, line in frames:
+        code = frame.f_code
+        linecache.lazycache(code.co_filename, frame.f_globals)
+        name = {"__name__": frame.f_globals.get("__name__")}
+        yield _Frame(code, name, dict(frame.f_locals)), line or code.co_firstlineno

@@ -79,6 +79,7 @@ ADAPTERS = {
             *("ASGIReceiveType", "ASGIScopeType", "ASGISendType"),
         ),
     ),
+    "service.sentry": ("sentry-sdk", "sentry", ("SentrySender",)),
     "service.uvicorn": ("uvicorn", "uvicorn", ("UvicornService",)),
 }
 

@@ -21,7 +21,6 @@ ENDING = sys.argv[1]
 class Worker(Service):
     async def start(self):
         self.start_event.set()
-        print("started", flush=True)
         if ENDING == "crash":
             await asyncio.sleep(0.01)
             raise ValueError("crash")
@@ -38,6 +37,7 @@ def fail():
 
 
 async def main():
+    print("started", flush=True)
     if ENDING == "block":
         raise ValueError("block")
     if ENDING == "thread":

@@ -82,25 +82,34 @@ class Transport(HttpTransport):
         with unreported():
             self._losses.close()
 
+    def capture_envelope(self, envelope: Envelope) -> None:
+        """Take something to send; called by sentry, in any thread."""
+        if self._given_up.is_set():
+            return
+        super().capture_envelope(envelope)
+        if self._given_up.is_set():  # just now: the worker may have begun anew
+            super().kill()
+
     def on_dropped_event(self, reason: str) -> None:
         """Count a report that is lost; called by sentry."""
-        # There may be reports of sentry in an envelope that are not about errors.
-        count = 1 if reason == "full_queue" else self._under_way
-        if count:
+        self._lose(reason, 1 if reason == "full_queue" else self._under_way)
+
+    def _lose(self, reason: str, count: int) -> None:
+        if count:  # there are envelopes with no events, but with what sentry tells of itself
             with unreported():
-                message = "%s did not get a report: %s"
-                self._losses.add(message, self._place, reason, count=count)
+                self._losses.add("%s did not get a report: %s", self._place, reason, count=count)
 
     @property
     def _place(self) -> str:
         return "Sentry" if self.parsed_dsn is None else f"Sentry at {self.parsed_dsn.netloc}"
 
     def _send_envelope(self, envelope: Envelope) -> None:
-        self._under_way = sum(item.type == "event" for item in envelope.items)
+        events = sum(item.type == "event" for item in envelope.items)
         if self._given_up.is_set():
-            self.on_dropped_event("there was no time left")
-        else:
-            super()._send_envelope(envelope)
+            self._lose("there was no time left", events)
+            return
+        self._under_way = events
+        super()._send_envelope(envelope)
 
     def _request(self, *args: Any, **kwargs: Any) -> urllib3.BaseHTTPResponse:
         with unreported():  # what urllib3 logs of its troubles
@@ -111,7 +120,12 @@ class Transport(HttpTransport):
 
     def _get_pool_options(self) -> dict[str, Any]:
         timeout = urllib3.Timeout(total=self.TIMEOUT, connect=CONNECT_TIMEOUT)
-        return {**super()._get_pool_options(), "timeout": timeout}
+        # urllib3 would try to connect three times more, at once, and log each. But a server may
+        # close a connection just when it is used again. Retry-After is for sentry to obey.
+        retries = urllib3.Retry(
+            1, connect=0, allowed_methods=None, respect_retry_after_header=False
+        )
+        return {**super()._get_pool_options(), "timeout": timeout, "retries": retries}
 
     def _make_pool(self) -> urllib3.PoolManager:
         manager = super()._make_pool()

@@ -122,7 +122,7 @@ def _describe(stack: Stack, options: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    known = EventHandler.COMMON_RECORD_ATTRS
+    known = EventHandler.COMMON_RECORD_ATTRS | {"serviceName"}  # which is a tag
     return {
         name: value
         for name, value in vars(record).items()

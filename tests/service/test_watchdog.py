@@ -14,6 +14,7 @@ import pytest
 
 from svcrun import Service, entrypoint
 from svcrun.service.watchdog import LoopLag, LoopWatchdog
+from svcrun.tasks import at_work
 from tests.support import PATIENCE, LoopFactory, Program, eventually, nothing_left
 
 LOGGER = "svcrun.service.watchdog"
@@ -134,6 +135,28 @@ async def test_who_keeps_all_threads_from_running_is_told_afterwards(
             hold_the_lock(amount)
             amount = min(amount * 2, 100_000_000)
     assert "    sum(range(amount))" in caplog.text
+
+
+async def test_a_stack_that_may_be_that_of_something_else_is_not_shown(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_looking, has_turned = threading.Event(), threading.Event()
+
+    def look_for_long(*args: Any) -> Any:
+        is_looking.set()
+        assert has_turned.wait(PATIENCE)
+        return at_work(*args)
+
+    monkeypatch.setattr("svcrun.service.watchdog.at_work", look_for_long)
+    watchdog = make()
+    async with entrypoint(watchdog, log_config=False):
+        await asyncio.sleep(0.05)
+        block_until(is_looking.is_set)
+        await asyncio.sleep(0.05)
+        has_turned.set()
+        await eventually(lambda: said(caplog))
+    assert "turned again before it could be seen" in said(caplog)[0]
+    assert watchdog.lag.incidents == 1
 
 
 async def test_a_loop_that_turns_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:

@@ -22,6 +22,7 @@ from benchmarks.targets import (
     lifecycle,
     log,
     recurring,
+    reports,
     shutdown,
     tcp,
     tls,
@@ -40,6 +41,7 @@ MODULES = (
     recurring,
     log,
     insight,
+    reports,
     shutdown,
 )
 TARGETS = [module.TARGET for module in MODULES]

@@ -1,0 +1,70 @@
+"""Reporting errors in a flood of them: what one costs, and how late the loop is."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from benchmarks.cases import (
+    BASELINE,
+    SVCRUN,
+    Budget,
+    Case,
+    Job,
+    Metric,
+    Sample,
+    Target,
+    Unavailable,
+)
+from benchmarks.processes import program
+
+EXCEPTIONS = 10_000
+
+LIMIT = 0.3
+
+LATEST = 0.05
+"""Seconds by which the loop may be late."""
+
+# What is compared with what, and the library that it needs.
+PAIRS = (("RavenSender", "raven", "raven"),)
+
+
+def cases(budget: Budget) -> Iterator[Case]:
+    with program(budget.python, "about", libraries=[needs for *_, needs in PAIRS]) as about:
+        there = about.answer()["libraries"]
+    for service, baseline, needs in PAIRS:
+        if needs not in there:
+            raise Unavailable(f"{needs} is not installed for {budget.python}")
+        for loop in budget.loops:
+            yield Case(
+                "reports",
+                loop,
+                {
+                    BASELINE: partial(start, budget, baseline, loop),
+                    SVCRUN: partial(start, budget, service, loop),
+                },
+                [Job(budget.amount(EXCEPTIONS, least=20), metrics(service), turns=1)],
+            )
+
+
+def metrics(service: str) -> Sequence[Metric]:
+    return [
+        Metric(f"{service}: a log.exception()", LIMIT, "cost"),
+        Metric(f"{service}: the latest turn", None, "late", LATEST),
+    ]
+
+
+@contextlib.contextmanager
+def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
+    with program(budget.python, "reports", side=side, loop=loop) as running:
+        running.ask(20)  # a warm-up
+        yield running.ask
+
+
+TARGET = Target(
+    "reports",
+    "10 000 exceptions that a coroutine logs, in a second if it gets to it: processor time of\n"
+    "the loop's thread for each, and the longest time by which a timer of another coroutine was\n"
+    "late. The log has no other handler.\n"
+    "baseline: the library's own handler, which makes the event in the log call; it is not sent",
+    cases,
+)

@@ -322,6 +322,9 @@ async def test_what_other_services_log_while_they_stop_is_reported(
         ({"client_options": ["release"]}, "client_options"),
         ({"client_options": {"colour": "red"}}, "colour"),
         ({"client_options": {"dsn": "https://public:secret@host/1"}}, "sentry_dsn"),
+        ({"client_options": {"integrations": 3}}, "integrations"),
+        ({"client_options": {"integrations": [Worker]}}, "integrations"),
+        ({"client_options": {"disabled_integrations": ["asyncio"]}}, "disabled_integrations"),
         ({"filters": 3}, "filters"),
         ({"filters": [3]}, "filters"),
         ({"queue_size": 0}, "queue_size"),
@@ -395,7 +398,7 @@ async def test_integrations_of_the_program_are_used(collector: EnvelopeCollector
 async def test_integrations_can_be_turned_off(collector: EnvelopeCollector) -> None:
     from sentry_sdk.integrations.asyncio import AsyncioIntegration
 
-    options = {"disabled_integrations": [AsyncioIntegration()]}
+    options = {"disabled_integrations": [AsyncioIntegration]}
     async with running(make(collector, client_options=options)):
         assert asyncio.get_running_loop().get_task_factory() is None
 

@@ -136,11 +136,12 @@ class SentrySender(Service):
         options = make_options(dsn, self.client_options, self.queue_size, self._report_task)
         with ExitStack() as undo:
             client = undo.enter_context(installed(self, options))
+            transport = client.transport
+            self._transport = transport if isinstance(transport, Transport) else None
+            self._handler = handler
             handler.attach()
             self._undo = undo.pop_all()
-        transport = client.transport
-        self._transport = transport if isinstance(transport, Transport) else None
-        self._handler, self.client = handler, client
+        self.client = client
         with unreported():
             log.info("reporting to %s", show_dsn(dsn))
 

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from sentry_sdk.consts import DEFAULT_OPTIONS
+from sentry_sdk.integrations import Integration
 from sentry_sdk.integrations.argv import ArgvIntegration
 from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.integrations.modules import ModulesIntegration
@@ -19,7 +20,6 @@ from svcrun.service._sentry.transport import Transport
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sentry_sdk.integrations import Integration
 
 __all__ = ("check_dsn", "check_options", "make_options", "show_dsn")
 
@@ -71,7 +71,24 @@ def check_options(owner: object, options: Any) -> dict[str, Any]:
         if name not in DEFAULT_OPTIONS:
             known = ", ".join(sorted(DEFAULT_OPTIONS))
             raise ParameterError(owner, "client_options", name, f"options out of: {known}")
+    for name in {"integrations", "disabled_integrations"} & given.keys():
+        given[name] = _check_integrations(owner, name, given[name])
     return given
+
+
+def _check_integrations(owner: object, name: str, value: Any) -> list[Integration]:
+    try:
+        integrations = list(value or ())
+    except TypeError:
+        integrations = [value]
+    for one in integrations:
+        if not isinstance(one, Integration):
+            # Only what is turned off may be named by its class.
+            is_class = isinstance(one, type) and issubclass(one, Integration)
+            if not (is_class and name == "disabled_integrations"):
+                what = f"client_options[{name!r}]"
+                raise ParameterTypeError(owner, what, value, "a list of integrations of sentry_sdk")
+    return integrations
 
 
 def make_options(
@@ -93,10 +110,10 @@ def make_options(
             LoggingIntegration(),
             ModulesIntegration(),
             TaskErrors(report_task),
-            *(given.get("integrations") or ()),
+            *given.get("integrations", ()),
         )
     }
-    for unwanted in given.get("disabled_integrations") or ():
+    for unwanted in given.get("disabled_integrations", ()):
         integrations.pop(unwanted.identifier, None)
     _leave_events_to_us(integrations.get(LoggingIntegration.identifier))
     chosen = [*integrations.values(), ServiceTags()]

@@ -114,6 +114,7 @@ async def test_the_service_at_work_is_told_as_a_tag(collector: Collector) -> Non
         "of a service": {"service": "busy"},
         "of nobody": {},
     }
+    assert not any("serviceName" in event["extra"] for event in collector.events)
 
 
 async def test_what_a_log_call_gives_as_extra_is_sent(collector: Collector) -> None:

@@ -145,6 +145,7 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
     def _capture(self, report: Report) -> None:
         record = report.record
         data, extra = extract_extra(record)
+        extra.pop("serviceName", None)  # which is a tag
         data = report.note | data | {"level": record.levelno, "logger": record.name}
         kind, arguments = (
             "raven.events.Message",

@@ -211,7 +211,7 @@ def test_a_variable_of_the_manual_is_read_and_named_if_it_can_not_be_used(
 
 def test_every_exported_name_is_in_the_reference() -> None:
     reference = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").iterdir())
-    documented = set(re.findall(r"\.\. auto\w+:: (?:[\w.]+\.)?(\w+)", reference))
+    documented = set(re.findall(r"\.\. (?:auto\w+|data):: (?:[\w.]+\.)?(\w+)", reference))
     documented |= {"entrypoint", "__version__", "version_info"}
     # Those of `errors` come with their module.
     documented |= {name for name in vars(errors) if not name.startswith("_")}

@@ -84,7 +84,7 @@ async def test_a_server_that_never_answers_over_tls_does_not_hold_the_stop(
     with EnvelopeCollector(certificates) as collector:
         collector.usual = hang
         options = {"ca_certs": str(certificates.ca)}
-        sender = SentrySender(sentry_dsn=collector.dsn(), client_options=options)
+        sender = SentrySender(sentry_dsn=collector.dsn(), client_options=options, flush_timeout=0.3)
         await sender.start()
         log.error("first")
         await asyncio.to_thread(collector.wait_for, 1)
@@ -104,7 +104,7 @@ async def test_a_server_that_lets_nobody_in_does_not_hold_the_stop() -> None:
             other.setblocking(False)
             other.connect_ex(listener.getsockname())
         port = listener.getsockname()[1]
-        sender = SentrySender(sentry_dsn=f"http://public@127.0.0.1:{port}/42")
+        sender = SentrySender(sentry_dsn=f"http://public@127.0.0.1:{port}/42", flush_timeout=0.3)
         await sender.start()
         log.error("first")
         log.error("second")

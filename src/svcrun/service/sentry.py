@@ -70,7 +70,7 @@ class SentrySender(Service):
     :param flush_timeout: seconds in which the stop sends what waits; 1.5 by default. The rest is
         dropped, and its number logged.
 
-    :attr:`client` is sentry's client while the service runs. :attr:`sent` and :attr:`dropped` count
+    ``client`` is sentry's client while the service runs. :attr:`sent` and :attr:`dropped` count
     events since the start.
 
     :raises ValueError, TypeError: naming a parameter that has a wrong value; keys are not shown.

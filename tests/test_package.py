@@ -79,6 +79,7 @@ ADAPTERS = {
             *("ASGIReceiveType", "ASGIScopeType", "ASGISendType"),
         ),
     ),
+    "service.raven": ("raven", "raven", ("RavenSender",)),
     "service.sentry": ("sentry-sdk", "sentry", ("SentrySender",)),
     "service.uvicorn": ("uvicorn", "uvicorn", ("UvicornService",)),
 }

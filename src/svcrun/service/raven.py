@@ -11,7 +11,7 @@ try:
     import aiohttp  # noqa: F401 - it is for _raven, but this is where to tell that it is absent
     import raven.base  # noqa: F401 - the same
 except ImportError as error:
-    msg = "svcrun.service.raven needs raven and aiohttp: pip install 'svcrun[raven]'"
+    msg = "svcrun.service.raven needs raven: pip install 'svcrun[raven]'"
     raise ImportError(msg) from error
 
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
@@ -63,8 +63,8 @@ class RavenSender(Service):
     :param flush_timeout: seconds in which the stop sends what waits; 1.5 by default. The rest is
         dropped, and its number logged.
 
-    :attr:`client` is the client of raven while the service runs. :attr:`sent` and :attr:`dropped`
-    count events since the start.
+    From the start on, ``client`` is the client of raven, and :attr:`sent` and :attr:`dropped` count
+    events.
 
     :raises ValueError, TypeError: naming a parameter that has a wrong value; keys are not shown.
 

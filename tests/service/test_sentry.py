@@ -474,6 +474,27 @@ async def test_all_is_put_back_at_the_stop(collector: EnvelopeCollector) -> None
     assert collector.events == []
 
 
+async def test_a_start_that_fails_half_way_puts_all_back(
+    collector: EnvelopeCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    loop = asyncio.get_running_loop()
+    handlers = logging.getLogger().handlers
+    sender = make(collector)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="new thread"):
+            await sender.start()
+    assert loop.get_task_factory() is None
+    assert logging.getLogger().handlers == handlers
+    assert not sentry_sdk.is_initialized()
+    async with running(sender):
+        log.error("now it can")
+    assert collector.messages == ["now it can"]
+
+
 async def test_it_can_run_again(collector: EnvelopeCollector) -> None:
     sender = make(collector)
     for number in range(3):

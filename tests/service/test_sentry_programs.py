@@ -48,7 +48,7 @@ async def main():
     await asyncio.Event().wait()
 
 
-with entrypoint(SentrySender(), Worker(name="worker")) as loop:
+with entrypoint(SentrySender(flush_timeout=20), Worker(name="worker")) as loop:
     loop.run_until_complete(main())
 """
 

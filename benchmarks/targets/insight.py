@@ -13,7 +13,7 @@ CONNECTIONS = 64
 # What is compared with what, how many round trips that takes, how often, and the ratio to be
 # reached. A hundredth shows in long measurements alone.
 PAIRS = (
-    ("LoopWatchdog", "nothing", 32_768, 9, 1.01),
+    ("LoopWatchdog", "nothing", 32_768, 15, 1.01),
     ("MemoryTracer", "tracemalloc", 16_384, 3, None),
     ("MemoryTracer", "nothing", 16_384, 3, None),
     ("Profiler", "cProfile", 16_384, 3, None),

@@ -82,7 +82,7 @@ class LoopWatchdog(Service):
 
     :param threshold: seconds for which the loop may be late; 0.5 by default.
     :param interval: seconds between two turns of the timer, by which a delay may be longer than it
-        is said to be; a tenth of the threshold by default, though at least 0.005.
+        is said to be; a fifth of the threshold by default, though at least 0.005.
     :param name: tells it apart in the log.
 
     :raises ValueError, TypeError: naming a parameter that has a wrong value.
@@ -125,7 +125,7 @@ class LoopWatchdog(Service):
         if self._watch is not None and not self._watch.is_over:
             raise AlreadyRunning(self)
         self._check()
-        interval = self.interval or max(self.threshold / 10, SHORTEST_INTERVAL)
+        interval = self.interval or max(self.threshold / 5, SHORTEST_INTERVAL)
         watch = _Watch(self.loop, self.threshold, interval)
         watch.start(self.name or "loop-watchdog")
         self._watch = watch
@@ -215,15 +215,13 @@ class _Watch:
                 self._over.set()
 
     def _look_on(self) -> None:
-        now, work, pause = time.monotonic(), time.process_time(), self._pause()
-        while not self._over.wait(pause):
-            began, worked = now, work
-            now, work = time.monotonic(), time.process_time()
-            self._excuse(now - began, pause, work - worked)
-            self._look()
+        while not self._is_abandoned():
             pause = self._pause()
-            if self._is_abandoned():
-                return
+            began, worked = time.monotonic(), time.process_time()
+            if self._over.wait(pause):
+                break
+            self._excuse(time.monotonic() - began, pause, time.process_time() - worked)
+            self._look()
         self._settle()
 
     def _pause(self) -> float:

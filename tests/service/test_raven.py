@@ -377,6 +377,32 @@ def test_a_start_and_a_stop_leave_nothing_on_any_loop(
     assert (sys.excepthook, raven.base.Raven, threading.excepthook) == found
 
 
+async def test_a_start_without_a_thread_to_be_had_leaves_nothing(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    handlers, tasks = logging.getLogger().handlers, asyncio.all_tasks()
+    sender = RavenSender(sentry_dsn=collector.dsn())
+    sender.set_loop(asyncio.get_running_loop())
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(RuntimeError, match="new thread"):
+        await sender.start()
+    assert (logging.getLogger().handlers, asyncio.all_tasks()) == (handlers, tasks)
+    assert raven.base.Raven is None
+
+
+async def test_stops_at_the_same_time_are_one(collector: Collector) -> None:
+    sender = RavenSender(sentry_dsn=collector.dsn(), flush_timeout=20)
+    sender.set_loop(asyncio.get_running_loop())
+    await sender.start()
+    for _ in range(20):
+        log.error("here")
+    await asyncio.gather(sender.stop(), sender.stop())
+    assert (sender.sent, sender.dropped) == (20, 0)
+
+
 async def test_a_stop_without_a_start_does_nothing() -> None:
     await RavenSender(sentry_dsn=KEYED).stop()
 

@@ -86,6 +86,18 @@ async def test_a_failing_filter_loses_no_record(
     assert "a filter failed" in caplog.text
 
 
+async def test_a_log_call_does_not_raise_what_a_note_raises(
+    reports: Reports, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    async with reporting(reports.make, take_note=fail) as handler:
+        log.warning("here")
+    assert handler.dropped == 1
+    assert "no note could be taken of a record" in caplog.text
+
+
 async def test_a_report_tells_what_was_at_the_time_of_the_log_call(reports: Reports) -> None:
     reports.gate.clear()
     async with reporting(reports.make):
@@ -232,6 +244,21 @@ async def test_what_the_reporting_logs_is_not_reported(reports: Reports) -> None
         await task
         log.error("from elsewhere")
     assert messages(reports) == ["from elsewhere"] * 2
+
+
+async def test_an_error_for_which_there_was_no_room_counts_as_unreported(reports: Reports) -> None:
+    reports.gate.clear()
+    async with reporting(reports.make, queue_size=1) as handler:
+        log.error("first")
+        await asyncio.to_thread(reports.entered.wait)
+        log.error("second")
+        lost = ValueError()
+        log.error("third", exc_info=lost)
+        assert not handler.has_reported(lost)
+        reports.gate.set()
+        await eventually(lambda: len(reports) == 2)
+        handler.report_unhandled(lost)
+    assert messages(reports) == ["first", "second", "Unhandled exception"]
 
 
 async def test_it_is_known_which_errors_were_reported(reports: Reports) -> None:

@@ -138,10 +138,9 @@ class ReportHandler(logging.Handler):
     def attach(self) -> None:
         """Begin to report what gets to the root logger."""
         loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(
-            target=self._serve, args=(loop,), name=_THREAD_NAME, daemon=True
-        )
-        self._thread.start()
+        thread = threading.Thread(target=self._serve, args=(loop,), name=_THREAD_NAME, daemon=True)
+        thread.start()
+        self._thread = thread
         root = logging.getLogger()
         # In front of those that put the text in place of message and arguments. It is a new list:
         # a log call of another thread may be going through the old one.
@@ -160,20 +159,25 @@ class ReportHandler(logging.Handler):
         if isinstance(kept, logging.LogRecord):
             record = kept
         if kept:
-            self.emit(record)
+            try:
+                self.emit(record)
+            except Exception as error:  # noqa: BLE001 - code of the user's, and a log call never raises
+                self._drop()
+                with unreported():
+                    self._failures.add("no note could be taken of a record: %r", error)
         return bool(kept)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
-        if record.exc_info and isinstance(error := record.exc_info[1], BaseException):
-            vars(error).setdefault(_REPORTED_BY, set()).add(self._key)
         if self._queue.qsize() >= self._size or self._abandoned:
             self._drop()
             return
         wanted = getattr(record, "stack", None) is True or (self._stacks and not record.exc_info)
-        stack = _take_stack() if wanted else None
+        stack = _take_stack(record) if wanted else None
         note = None if self._take_note is None else self._take_note()
         self._queue.put(Report(_settle(record), stack, copy_context(), note))
+        if record.exc_info and isinstance(error := record.exc_info[1], BaseException):
+            vars(error).setdefault(_REPORTED_BY, set()).add(self._key)
 
     def report_unhandled(self, error: BaseException | None) -> None:
         """Report what ended a program, unless it was logged, or does so on purpose."""
@@ -183,7 +187,7 @@ class ReportHandler(logging.Handler):
                 self.handle(record)
 
     def has_reported(self, error: BaseException) -> bool:
-        """Tell whether a record with this exception was here."""
+        """Tell whether a record with this exception was taken note of."""
         return self._key in getattr(error, _REPORTED_BY, ())
 
     def _filter(self, record: logging.LogRecord) -> object:
@@ -212,7 +216,8 @@ class ReportHandler(logging.Handler):
             made is given up.
         """
         self.detach()
-        if self._thread is None:
+        thread = self._thread
+        if thread is None:
             return
         self._hurry.set()
         self._queue.put(None)
@@ -222,7 +227,8 @@ class ReportHandler(logging.Handler):
         except TimeoutError:
             pass
         finally:
-            self._end(self._thread)
+            if self._thread is not None:  # else it was ended meanwhile
+                self._end(thread)
 
     def _end(self, thread: threading.Thread) -> None:
         self._thread = None
@@ -296,20 +302,23 @@ def _settle_argument(value: object) -> object:
     return value if type(value) in ATOMS else show(value)
 
 
-def _take_stack() -> Stack:
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack() reads source files
-    while frame is not None and _is_logging(frame):
+def _take_stack(record: logging.LogRecord) -> Stack:
+    """Return the frames of this moment, up to the one that the record tells to have logged it."""
+    here: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack() reads source files
+    frame = here
+    while frame is not None and (frame.f_code.co_filename, frame.f_lineno) != (
+        record.pathname,
+        record.lineno,
+    ):
         frame = frame.f_back
+    if frame is None:  # it was made elsewhere
+        frame = here
     stack = []
     while frame is not None:
         stack.append((frame, frame.f_lineno))
         frame = frame.f_back
     stack.reverse()
     return stack
-
-
-def _is_logging(frame: FrameType) -> bool:
-    return frame.f_globals.get("__name__") in (__name__, "logging")
 
 
 def make_unhandled(error: BaseException) -> logging.LogRecord:

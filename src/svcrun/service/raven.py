@@ -132,11 +132,11 @@ class RavenSender(Service):
             take_note=client.take_note,
         )
         self._courier, self.client, self._handler = courier, client, handler
-        handler.attach()  # at once: what waits for nothing starts meanwhile
         try:
+            handler.attach()  # at once: what waits for nothing starts meanwhile
             await courier.open()
         except BaseException:
-            await self.stop()
+            await self._end(0)
             raise
         with unreported():
             log.info("reporting to %s", dsn)
@@ -158,17 +158,20 @@ class RavenSender(Service):
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Report `exception`, unless it was, send what waits, and end."""
+        if self._handler is not None and self._handler.is_attached:
+            self._handler.report_unhandled(exception)
+            await self._end(self.flush_timeout)
+        await super().stop(exception)
+
+    async def _end(self, timeout: float) -> None:
         handler, courier, client = self._handler, self._courier, self.client
-        if handler is None or courier is None or client is None or not handler.is_attached:
-            await super().stop(exception)
+        if handler is None or courier is None or client is None:
             return
-        handler.report_unhandled(exception)
-        deadline = self.loop.time() + self.flush_timeout
+        deadline = self.loop.time() + timeout
         try:
-            await handler.finish(self.flush_timeout)
+            await handler.finish(timeout)
         finally:
             try:
                 await courier.close(max(0.0, deadline - self.loop.time()))
             finally:
                 client.close()
-                await super().stop(exception)

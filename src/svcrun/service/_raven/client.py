@@ -127,7 +127,10 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
     def take_note(self) -> dict[str, Any]:
         """Return what the thread that logs has told the client about its events."""
         context = self.context
-        note = dict(context.get())
+        note = {
+            name: dict(value) if isinstance(value, dict) else value
+            for name, value in context.get().items()
+        }
         if context.breadcrumbs.buffer:
             note["breadcrumbs"] = {"values": context.breadcrumbs.get_buffer()}
         return note
@@ -147,18 +150,17 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
         data, extra = extract_extra(record)
         extra.pop("serviceName", None)  # which is a tag
         data = report.note | data | {"level": record.levelno, "logger": record.name}
-        kind, arguments = (
-            "raven.events.Message",
-            {
-                "message": record.msg,
-                "params": record.args or (),
-                "formatted": record.message,
-            },
-        )
+        kind = MESSAGE
+        arguments = {
+            "message": record.msg,
+            "params": record.args or (),
+            "formatted": record.message,
+        }
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             data |= self.get_handler(kind).capture(**arguments)
-            kind, arguments = EXCEPTION, {"exc_info": (type(error), error, error.__traceback__)}
+            kind = EXCEPTION
+            arguments = {"exc_info": (type(error), error, error.__traceback__)}
         name = current_name()
         tags = {} if name is None else {"service": name}
         self.capture(

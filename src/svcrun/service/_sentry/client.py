@@ -34,20 +34,24 @@ def installed(owner: object, options: Mapping[str, Any]) -> Iterator[BaseClient]
     found, found_factory = scope.client, loop.get_task_factory()
     if found.get_integration(ServiceTags) is not None:
         raise SentryInUse(owner)
-    factory = client = None
     try:
         client = _init(owner, options)
         # Sentry sets up an integration once in a process, and this one is for one loop.
         integration = client.get_integration(AsyncioIntegration)
         if integration is not None:
             type(integration).setup_once()
-        factory = loop.get_task_factory()
+    except BaseException:
+        scope.set_client(found)
+        loop.set_task_factory(found_factory)
+        raise
+    factory = loop.get_task_factory()
+    try:
         yield client
     finally:
         # If somebody has put another one into its place, that stays.
-        if client is None or scope.client is client:
+        if scope.client is client:
             scope.set_client(found)
-        if client is None or loop.get_task_factory() is factory:
+        if loop.get_task_factory() is factory:
             loop.set_task_factory(found_factory)
 
 

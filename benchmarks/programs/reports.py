@@ -133,7 +133,38 @@ def raven_sender(dsn: str, factory: Callable[[], Any]) -> None:
     serve(factory, RavenSender(sentry_dsn=dsn))
 
 
-SIDES = {"raven": raven_alone, "RavenSender": raven_sender}
+def sentry_alone(dsn: str, factory: Callable[[], Any]) -> None:
+    """Have sentry-sdk make events in the log call, and forget them in place of sending them."""
+    import sentry_sdk
+    from sentry_sdk.integrations.logging import LoggingIntegration
+    from sentry_sdk.transport import Transport
+
+    class Forgetting(Transport):
+        def capture_envelope(self, envelope: object) -> None:
+            pass
+
+    sentry_sdk.init(
+        dsn,
+        transport=Forgetting,
+        default_integrations=False,
+        integrations=[LoggingIntegration(event_level=logging.WARNING)],
+    )
+    serve(factory)
+
+
+def sentry_sender(dsn: str, factory: Callable[[], Any]) -> None:
+    """Have SentrySender send events."""
+    from svcrun.service.sentry import SentrySender
+
+    serve(factory, SentrySender(sentry_dsn=dsn))
+
+
+SIDES = {
+    "raven": raven_alone,
+    "RavenSender": raven_sender,
+    "sentry-sdk": sentry_alone,
+    "SentrySender": sentry_sender,
+}
 
 
 def main(side: str, loop: str) -> None:

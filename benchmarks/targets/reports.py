@@ -25,7 +25,10 @@ LATEST = 0.05
 """Seconds by which the loop may be late."""
 
 # What is compared with what, and the library that it needs.
-PAIRS = (("RavenSender", "raven", "raven"),)
+PAIRS = (
+    ("RavenSender", "raven", "raven"),
+    ("SentrySender", "sentry-sdk", "sentry_sdk"),
+)
 
 
 def cases(budget: Budget) -> Iterator[Case]:

@@ -137,6 +137,25 @@ async def test_who_keeps_all_threads_from_running_is_told_afterwards(
     assert "    sum(range(amount))" in caplog.text
 
 
+async def test_the_time_that_a_log_takes_is_none_in_which_the_process_did_not_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            hold(0.5)
+
+    logger, slow = logging.getLogger(LOGGER), Slow()
+    logger.addHandler(slow)
+    try:
+        async with entrypoint(make(), log_config=False):
+            await asyncio.sleep(0.05)
+            block_until(lambda: said(caplog))
+            await eventually(lambda: len(said(caplog)) >= 2)
+    finally:
+        logger.removeHandler(slow)
+    assert "did not run for 0.5" not in caplog.text
+
+
 async def test_a_stack_that_may_be_that_of_something_else_is_not_shown(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

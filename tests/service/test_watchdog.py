@@ -104,9 +104,28 @@ def test_a_callback_is_told_by_its_stack(
 
     with entrypoint(make(), log_config=False, loop_factory=loop_factory) as loop:
         loop.run_until_complete(main())
-    assert "a callback" in said(caplog)[0]
+    assert "; it is at\n" in said(caplog)[0]
     assert "in block\n    block_until(lambda: said(caplog))" in said(caplog)[0]
     assert said(caplog)[0].count(__file__) == 2  # nothing of what is around the loop
+
+
+class Caller(Service):
+    """Has the loop call something."""
+
+    function: Callable[[], object]
+
+    async def start(self) -> None:
+        self.loop.call_later(0.05, self.function)
+
+
+def test_a_callback_is_told_by_the_service_that_asked_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caller = Caller(name="caller", function=lambda: block_until(lambda: said(caplog)))
+    factory = asyncio.SelectorEventLoop
+    with entrypoint(make(), caller, log_config=False, loop_factory=factory) as loop:
+        loop.run_until_complete(eventually(lambda: said(caplog)))
+    assert "; a callback of <Caller name='caller' RUNNING> is at\n" in said(caplog)[0]
 
 
 def test_a_callback_that_is_not_written_in_python_is_told_as_well(

@@ -282,13 +282,10 @@ class _Watch:
             return
         self._is_reported = True
         self._figures = replace(self._figures, incidents=self._figures.incidents + 1)
-        what = "a callback" if task is None else f"task {task.get_name()!r}"
-        whose = "" if service is None else f" of {show(service)}"
         log.warning(
-            "the event loop has not turned for %.3g s; %s%s is at\n%s",
+            "the event loop has not turned for %.3g s; %s is at\n%s",
             lag,
-            what,
-            whose,
+            _name(task, service),
             _format(calls) or f"  {_callback(frame)}",
         )
 
@@ -341,6 +338,13 @@ def _calls(frame: FrameType | None, caller: CodeType | None) -> Iterator[Call]:
         frame = frame.f_back
 
 
+def _name(task: asyncio.Task[Any] | None, service: Service | None) -> str:
+    if task is None:
+        return "it" if service is None else f"a callback of {show(service)}"
+    name = f"task {task.get_name()!r}"
+    return name if service is None else f"{name} of {show(service)}"
+
+
 def _format(calls: Sequence[Call]) -> str:
     """Return what :mod:`traceback` shows of calls, the innermost last."""
     stack = traceback.StackSummary.extract(iter(calls), limit=DEEPEST)
@@ -351,7 +355,7 @@ def _format(calls: Sequence[Call]) -> str:
 def _callback(frame: FrameType | None) -> str:
     """Return what the loop calls, if that is not written in Python."""
     if frame is None or frame.f_code is not RUN:
-        return "a function that is not written in Python"
+        return "(something that is not written in Python)"
     return show(frame.f_locals["self"])
 
 

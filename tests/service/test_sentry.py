@@ -431,7 +431,7 @@ async def test_a_client_that_the_program_makes_meanwhile_stays(
     collector: EnvelopeCollector,
 ) -> None:
     async with running(make(collector)):
-        sentry_sdk.init()
+        sentry_sdk.init(default_integrations=False)
         theirs = sentry_sdk.get_client()
     try:
         assert sentry_sdk.get_client() is theirs

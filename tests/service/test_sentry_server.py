@@ -173,6 +173,15 @@ async def test_it_is_heard_again_when_the_time_is_over(collector: EnvelopeCollec
     assert collector.messages[:2] == ["first", "again"]
 
 
+async def test_a_server_that_answers_gets_all_that_waits(collector: EnvelopeCollector) -> None:
+    sender = SentrySender(sentry_dsn=collector.dsn())
+    await sender.start()
+    for number in range(400):
+        _log_an_error(number)
+    await sender.stop()
+    assert (sender.sent, sender.dropped) == (400, 0)
+
+
 async def test_a_slow_server_gets_all_that_waits_within_the_time(
     collector: EnvelopeCollector,
 ) -> None:

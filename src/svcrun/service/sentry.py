@@ -26,7 +26,7 @@ from svcrun.service._reports import (
     make_unhandled,
     unreported,
 )
-from svcrun.service._sentry.client import close, installed
+from svcrun.service._sentry.client import LONGEST_FLUSH, close, flush, installed, patience
 from svcrun.service._sentry.events import Scopes, capture
 from svcrun.service._sentry.options import check_dsn, check_options, make_options, show_dsn
 from svcrun.service._sentry.tasks import name_of_task
@@ -67,8 +67,8 @@ class SentrySender(Service):
         reported.
     :param queue_size: how many records may wait to be made events, and how many events may wait to
         be sent; 500 by default.
-    :param flush_timeout: seconds in which the stop sends what waits; 1.5 by default. The rest is
-        dropped, and its number logged.
+    :param flush_timeout: seconds for which the stop, while it sends what waits, goes without an
+        answer of the server; 1.5 by default. Then the rest is dropped, and its number logged.
 
     ``client`` is sentry's client while the service runs. :attr:`sent` and :attr:`dropped` count
     events since the start.
@@ -153,13 +153,14 @@ class SentrySender(Service):
             return
         self.client = None
         handler.report_unhandled(exception)
-        deadline = self.loop.time() + self.flush_timeout
         try:
-            await handler.finish(self.flush_timeout)
+            async with patience(client, self.flush_timeout):
+                await handler.finish(LONGEST_FLUSH)
+                await flush(client)
         finally:
             self._undo.close()
             try:
-                await close(client, max(0.0, deadline - self.loop.time()))
+                await close(client, self.flush_timeout)
             finally:
                 await super().stop(exception)
 

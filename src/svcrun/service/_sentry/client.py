@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,21 @@ from sentry_sdk.integrations.asyncio import AsyncioIntegration
 
 from svcrun.errors import ParameterError, SentryInUse
 from svcrun.service._sentry.events import ServiceTags
-from svcrun.service._sentry.transport import GRACE
+from svcrun.service._sentry.transport import GRACE, Transport
 from svcrun.thread_pool.separate import run_in_new_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from sentry_sdk.client import BaseClient
 
-__all__ = ("close", "installed")
+__all__ = ("LONGEST_FLUSH", "close", "flush", "installed", "patience")
+
+LONGEST_FLUSH = 10.0
+"""Seconds for which a stop sends what waits, however well the server answers."""
+
+LOOK = 0.01
+"""Seconds between two looks at whether something waits."""
 
 
 @contextmanager
@@ -64,13 +70,50 @@ def _init(owner: object, options: Mapping[str, Any]) -> BaseClient:
     return sentry_sdk.get_global_scope().client
 
 
-async def close(client: BaseClient, timeout: float) -> None:
-    """Send what waits, and end the client; that blocks, so a thread of its own does it.
+@asynccontextmanager
+async def patience(client: BaseClient, seconds: float) -> AsyncIterator[None]:
+    """Give up what goes on in the block when the server has not answered for so many seconds.
 
-    :param timeout: seconds to send. If the thread needs much longer, it is left alone: it may be
-        about to connect, and nothing wakes it from that.
+    And when it lasts longer than :data:`LONGEST_FLUSH`, or that time if it is the longer one.
     """
     loop = asyncio.get_running_loop()
+
+    def answered() -> None:
+        with suppress(RuntimeError):  # the block, or the loop, has come to its end
+            loop.call_soon_threadsafe(postpone)
+
+    def postpone() -> None:
+        with suppress(RuntimeError):
+            limit.reschedule(loop.time() + seconds)
+
+    with suppress(TimeoutError):
+        async with (
+            asyncio.timeout(max(seconds, LONGEST_FLUSH)),
+            asyncio.timeout(seconds) as limit,
+        ):
+            if isinstance(client.transport, Transport):
+                client.transport.on_answer = answered
+            yield
+
+
+async def flush(client: BaseClient) -> None:
+    """Wait until all is sent; a transport that is not ours does that when it is closed."""
+    transport = client.transport
+    if isinstance(transport, Transport):
+        client.flush(timeout=LOOK)  # hand over what sentry has gathered besides
+        while not transport.is_idle:  # noqa: ASYNC110 - what a thread does, it does not tell
+            await asyncio.sleep(LOOK)
+
+
+async def close(client: BaseClient, timeout: float) -> None:
+    """End the client; that may block, so a thread of its own does it.
+
+    :param timeout: seconds for a transport that is not ours to send what waits. If the thread needs
+        much longer, it is left alone: it may be about to connect, and nothing wakes it from that.
+    """
+    loop = asyncio.get_running_loop()
+    if isinstance(client.transport, Transport):
+        timeout = 0.0
     end = partial(client.close, timeout=timeout)
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout + GRACE):

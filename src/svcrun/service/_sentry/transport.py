@@ -47,6 +47,8 @@ class Transport(HttpTransport):
         self._given_up = threading.Event()
         self._losses = Tally(log)
         self._under_way = 0  # events in the envelope that is being sent
+        self.on_answer: Callable[[], object] | None = None
+        """Called in sentry's thread when the server has answered."""
         self.sent = 0
         """How many events the server has taken."""
         super().__init__(options)
@@ -60,6 +62,11 @@ class Transport(HttpTransport):
     def has_room(self) -> bool:
         """Whether a report has a chance: there is room, and the server wants to hear of errors."""
         return not (self._worker.full() or self._check_disabled("error"))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits, nor is on its way."""
+        return not self._worker._queue.unfinished_tasks  # type: ignore[attr-defined]  # noqa: SLF001 - as in kill()
 
     def kill(self) -> None:
         """Drop what waits, cut the connection, and wait for the end of the thread."""
@@ -116,6 +123,8 @@ class Transport(HttpTransport):
             response = super()._request(*args, **kwargs)
         if response.status < 300:  # noqa: PLR2004 - it was taken
             self.sent += self._under_way
+        if self.on_answer is not None:
+            self.on_answer()
         return response
 
     def _get_pool_options(self) -> dict[str, Any]:

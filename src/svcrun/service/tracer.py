@@ -139,7 +139,7 @@ class MemoryTracer(Service):
         self._is_tracing = True
 
     async def stop(self, exception: BaseException | None = None) -> None:
-        """Log no more tables, wait for a snapshot under way, and turn tracemalloc off again."""
+        """Log no more tables, wait for a round under way, and turn tracemalloc off again."""
         was_tracing, self._is_tracing = self._is_tracing, False
         try:
             await self._tracer.finish()

@@ -325,6 +325,7 @@ async def test_what_other_services_log_while_they_stop_is_reported(
         ({"client_options": {"integrations": 3}}, "integrations"),
         ({"client_options": {"integrations": [Worker]}}, "integrations"),
         ({"client_options": {"disabled_integrations": ["asyncio"]}}, "disabled_integrations"),
+        ({"client_options": {"ca_certs": "/absent/ca.pem"}}, "ca_certs.*/absent/ca.pem"),
         ({"filters": 3}, "filters"),
         ({"filters": [3]}, "filters"),
         ({"queue_size": 0}, "queue_size"),
@@ -334,7 +335,7 @@ async def test_what_other_services_log_while_they_stop_is_reported(
 def test_a_wrong_value_is_named_and_keys_are_not_shown(
     parameters: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises((ValueError, TypeError), match=named) as caught:
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=named) as caught:
         SentrySender(**{"sentry_dsn": "https://public@host/1"} | parameters)
     assert "secret" not in str(caught.value)
 

@@ -74,6 +74,7 @@ class SentrySender(Service):
     events since the start.
 
     :raises ValueError, TypeError: naming a parameter that has a wrong value; keys are not shown.
+    :raises FileNotFoundError: if a file of TLS is absent, naming the option and the path.
 
     >>> from svcrun.service.sentry import SentrySender
     >>> SentrySender(sentry_dsn="https://583ca3b5@sentry.example.com/42", min_level="error")

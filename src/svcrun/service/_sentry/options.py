@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from sentry_sdk.consts import DEFAULT_OPTIONS
@@ -58,7 +59,7 @@ def show_dsn(dsn: str) -> str:
 def check_options(owner: object, options: Any) -> dict[str, Any]:
     """Return options as a dictionary, and refuse what ``sentry_sdk.init()`` does not know.
 
-    :raises ValueError, TypeError: naming the option.
+    :raises ValueError, TypeError, FileNotFoundError: naming the option.
     """
     try:
         given = dict(options)
@@ -71,6 +72,9 @@ def check_options(owner: object, options: Any) -> dict[str, Any]:
         if name not in DEFAULT_OPTIONS:
             known = ", ".join(sorted(DEFAULT_OPTIONS))
             raise ParameterError(owner, "client_options", name, f"options out of: {known}")
+    for name in ("ca_certs", "cert_file", "key_file"):
+        if given.get(name) is not None and not os.path.isfile(given[name]):
+            raise FileNotFoundError(f"{owner}: client_options[{name!r}]={given[name]!r} is no file")
     for name in {"integrations", "disabled_integrations"} & given.keys():
         given[name] = _check_integrations(owner, name, given[name])
     return given

@@ -17,24 +17,23 @@ from benchmarks.cases import (
 )
 from benchmarks.processes import program
 
-EXCEPTIONS = 10_000
-
 LIMIT = 0.3
 
 LATEST = 0.05
 """Seconds by which the loop may be late."""
 
-# What is compared with what, and the library that it needs.
+# What is compared with what, the library that it needs, and how many exceptions are logged:
+# sentry-sdk takes its time for each.
 PAIRS = (
-    ("RavenSender", "raven", "raven"),
-    ("SentrySender", "sentry-sdk", "sentry_sdk"),
+    ("RavenSender", "raven", "raven", 10_000),
+    ("SentrySender", "sentry-sdk", "sentry_sdk", 2_000),
 )
 
 
 def cases(budget: Budget) -> Iterator[Case]:
-    with program(budget.python, "about", libraries=[needs for *_, needs in PAIRS]) as about:
+    with program(budget.python, "about", libraries=[needs for _, _, needs, _ in PAIRS]) as about:
         there = about.answer()["libraries"]
-    for service, baseline, needs in PAIRS:
+    for service, baseline, needs, exceptions in PAIRS:
         if needs not in there:
             raise Unavailable(f"{needs} is not installed for {budget.python}")
         for loop in budget.loops:
@@ -45,7 +44,7 @@ def cases(budget: Budget) -> Iterator[Case]:
                     BASELINE: partial(start, budget, baseline, loop),
                     SVCRUN: partial(start, budget, service, loop),
                 },
-                [Job(budget.amount(EXCEPTIONS, least=20), metrics(service), turns=1)],
+                [Job(budget.amount(exceptions, least=20), metrics(service), turns=1)],
             )
 
 
@@ -65,9 +64,9 @@ def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
 
 TARGET = Target(
     "reports",
-    "10 000 exceptions that a coroutine logs, in a second if it gets to it: processor time of\n"
-    "the loop's thread for each, and the longest time by which a timer of another coroutine was\n"
-    "late. The log has no other handler.\n"
+    "Exceptions that a coroutine logs, 10 000 in a second if it gets to it: processor time of the\n"
+    "loop's thread for each, and the longest time by which a timer of another coroutine was late.\n"
+    "The log has no other handler.\n"
     "baseline: the library's own handler, which makes the event in the log call; it is not sent",
     cases,
 )

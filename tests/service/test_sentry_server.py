@@ -43,6 +43,12 @@ def make(collector: EnvelopeCollector, **options: Any) -> SentrySender:
     return SentrySender(**{"sentry_dsn": collector.dsn(), "flush_timeout": 30} | options)
 
 
+async def no_threads() -> None:
+    """Wait for the end of threads, which is near."""
+    threads = threading.enumerate
+    await eventually(lambda: not [t for t in threads() if "sentry" in t.name], within=10)
+
+
 @pytest.mark.usefixtures("no_leaks")
 async def test_an_absent_server_does_not_hold_the_stop(caplog: pytest.LogCaptureFixture) -> None:
     with EnvelopeCollector(listening=False) as collector:
@@ -72,7 +78,7 @@ async def test_a_server_that_never_answers_does_not_hold_the_stop(full: bool) ->
         begin = time.monotonic()
         await sender.stop()
         assert time.monotonic() - begin < MOST
-        assert not [t for t in threading.enumerate() if "sentry" in t.name]
+        await no_threads()
     assert sender.sent == 0
     assert sender.dropped == (101 if full else 2)
 
@@ -91,7 +97,7 @@ async def test_a_server_that_never_answers_over_tls_does_not_hold_the_stop(
         begin = time.monotonic()
         await sender.stop()
         assert time.monotonic() - begin < MOST
-        assert not [t for t in threading.enumerate() if "sentry" in t.name]
+        await no_threads()
     assert (sender.sent, sender.dropped) == (0, 1)
 
 
@@ -111,7 +117,7 @@ async def test_a_server_that_lets_nobody_in_does_not_hold_the_stop() -> None:
         begin = time.monotonic()
         await sender.stop()
         assert time.monotonic() - begin < MOST
-    await eventually(lambda: not [t for t in threading.enumerate() if "sentry" in t.name])
+    await no_threads()
     assert sender.sent == 0
 
 
@@ -200,7 +206,7 @@ async def test_a_stop_that_is_cancelled_leaves_nothing(collector: EnvelopeCollec
         stop.cancel()
         await asyncio.wait([stop])
         assert not sentry_sdk.is_initialized()
-        await eventually(lambda: not [t for t in threading.enumerate() if "sentry" in t.name])
+        await no_threads()
         collector.close()
 
 

@@ -70,8 +70,8 @@ def check_options(owner: object, options: Any) -> dict[str, Any]:
         if name == "dsn":
             raise ParameterError(owner, "client_options['dsn']", "...", "it as sentry_dsn=")
         if name not in DEFAULT_OPTIONS:
-            known = ", ".join(sorted(DEFAULT_OPTIONS))
-            raise ParameterError(owner, "client_options", name, f"options out of: {known}")
+            accepted = "the name of an option of sentry_sdk.init()"
+            raise ParameterError(owner, "a key of client_options", name, accepted)
     for name in ("ca_certs", "cert_file", "key_file"):
         if given.get(name) is not None and not os.path.isfile(given[name]):
             raise FileNotFoundError(f"{owner}: client_options[{name!r}]={given[name]!r} is no file")

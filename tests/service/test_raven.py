@@ -263,6 +263,7 @@ async def test_names_come_from_the_environment(
         ({"sentry_dsn": "https://public:secret@host:port/1"}, "sentry_dsn='...'"),
         ({"sentry_dsn": "public:secret"}, "sentry_dsn='...'"),
         ({"sentry_dsn": f"{KEYED}?timeout=0"}, r"\?timeout='0' is not usable"),
+        ({"sentry_dsn": f"{KEYED}?timeout=soon"}, r"\?timeout='soon' is not usable"),
         ({"sentry_dsn": f"{KEYED}?verify_ssl=maybe"}, r"\?verify_ssl='maybe'"),
         ({"sentry_dsn": f"{KEYED}?workers=2"}, r"\?workers='2' .*give none but timeout"),
         ({"sentry_dsn": f"{KEYED}?ca_certs=/nowhere"}, r"\?ca_certs='/nowhere' is no file"),
@@ -404,7 +405,21 @@ async def test_stops_at_the_same_time_are_one(collector: Collector) -> None:
 
 
 async def test_a_stop_without_a_start_does_nothing() -> None:
-    await RavenSender(sentry_dsn=KEYED).stop()
+    sender = RavenSender(sentry_dsn=KEYED)
+    await sender.stop()
+    assert (sender.sent, sender.dropped) == (0, 0)
+
+
+async def test_what_the_program_captures_itself_is_sent_until_the_stop(
+    collector: Collector,
+) -> None:
+    async with sending(collector) as sender:
+        assert sender.client is not None
+        sender.client.captureMessage("here")
+        await asyncio.to_thread(sender.client.captureMessage, "there")
+    sender.client.captureMessage("later")
+    assert sorted(collector.messages) == ["here", "there"]
+    assert (sender.sent, sender.dropped) == (2, 0)
 
 
 async def test_the_hook_of_the_interpreter_is_taken_back(collector: Collector) -> None:

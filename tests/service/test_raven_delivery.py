@@ -269,6 +269,20 @@ async def test_the_name_of_the_host_is_looked_up(collector: Collector) -> None:
     assert sender.sent == 1
 
 
+async def test_a_name_that_nobody_knows_is_an_address_that_can_not_be_reached(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def look_up(*_: object) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with sending("http://public@sentry.invalid/42") as sender:
+        log.error("here")
+        await eventually(lambda: "takes no events" in caplog.text)
+    assert sender.dropped == 1
+    assert "Name or service not known" in caplog.text
+
+
 # The end
 
 
@@ -383,6 +397,17 @@ async def test_what_is_neither_sent_nor_dropped_does_not_exist(collector: Collec
     assert sender.sent + sender.dropped == 2000
     assert sender.sent == len(collector.requests)
     assert sender.dropped > 1000
+
+
+async def test_what_the_program_captures_itself_is_dropped_where_there_is_no_room(
+    collector: Collector,
+) -> None:
+    collector.usual = hang
+    async with sending(collector.dsn(), queue_size=5, flush_timeout=0.1) as sender:
+        assert sender.client is not None
+        for _ in range(100):
+            sender.client.captureMessage("here")
+    assert (sender.sent, sender.dropped) == (0, 100)
 
 
 async def test_events_that_wait_are_bounded_and_none_is_made_that_there_is_no_room_for(

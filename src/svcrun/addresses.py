@@ -7,6 +7,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from svcrun.checks import check_number
 from svcrun.errors import NotASocket, ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
@@ -36,17 +37,14 @@ _MAX_PATH: Final = 107 if sys.platform.startswith("linux") else 103
 _MAX_PORT: Final = 65535
 
 
-def check_port(owner: str, port: object) -> int:
+def check_port(owner: str, port: int) -> int:
     """Return `port` if it can be one.
 
     :param owner: what an error message calls the server.
     :raises ValueError, TypeError: naming owner, parameter and value; so do the other checks here.
     """
     accepted = f"a number from 0 (any free port) to {_MAX_PORT}"
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise ParameterTypeError(owner, "port", port, accepted)
-    if not 0 <= port <= _MAX_PORT:
-        raise ParameterError(owner, "port", port, accepted)
+    check_number(owner, "port", port, accepted, low=0, high=_MAX_PORT, whole=True)
     return port
 
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from svcrun.checks import check_number
 from svcrun.environment import Environment
 from svcrun.errors import ParameterError, ParameterTypeError
 
@@ -84,11 +85,7 @@ def _switch(option: str, given: bool | None, env: Environment, *, default: bool)
 def _count(name: str, value: int | None, what: str) -> int | None:
     if value is None:
         return None
-    accepted = f"a number of {what}, at least 1"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ParameterTypeError(OWNER, name, value, accepted)
-    if value < 1:
-        raise ParameterError(OWNER, name, value, accepted)
+    check_number(OWNER, name, value, f"a number of {what}, at least 1", low=1, whole=True)
     return value
 
 
@@ -96,11 +93,9 @@ def _seconds(name: str, value: float | None, *, or_none: bool = False) -> float 
     if value is None:
         return None
     accepted = "a number of seconds, 0 or more" if or_none else "a number of seconds above 0"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ParameterTypeError(OWNER, name, value, accepted)
+    above = -1 if or_none else 0
     # Beyond some centuries, timers overflow.
-    if not (0 < value <= threading.TIMEOUT_MAX or (or_none and value == 0)):
-        raise ParameterError(OWNER, name, value, accepted)
+    check_number(OWNER, name, value, accepted, low=0, above=above, high=threading.TIMEOUT_MAX)
     return float(value)
 
 

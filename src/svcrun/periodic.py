@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from math import isfinite
 from typing import TYPE_CHECKING
 
-from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.checks import check_number
+from svcrun.errors import ParameterError
 from svcrun.recurring import Recurring, find_clock
 from svcrun.series import Schedule, Series
 
@@ -130,23 +130,14 @@ class FixedSchedule(Schedule):
         return True
 
 
-def check_period(owner: object, interval: object, delay: object, jitter: object = 0) -> None:
+def check_period(owner: object, interval: float, delay: float, jitter: float = 0) -> None:
     """Refuse what is no schedule.
 
     :raises ValueError, TypeError: naming `owner`, the parameter, the value and what is accepted.
     """
-    _check_seconds(owner, "interval", interval, "a number of seconds above 0")
-    _check_seconds(owner, "delay", delay, "a number of seconds, 0 for none")
-    _check_seconds(owner, "jitter", jitter, "a number of seconds below the interval, 0 for none")
-    if not interval > 0:  # type: ignore[operator]
-        raise ParameterError(owner, "interval", interval, "a number of seconds above 0")
-    if not 0 <= jitter < interval:  # type: ignore[operator]
-        accepted = "a number of seconds below the interval, 0 for none"
+    check_number(owner, "interval", interval, "a number of seconds above 0", above=0)
+    check_number(owner, "delay", delay, "a number of seconds, 0 for none", low=0)
+    accepted = "a number of seconds below the interval, 0 for none"
+    check_number(owner, "jitter", jitter, accepted, low=0)
+    if jitter >= interval:
         raise ParameterError(owner, "jitter", jitter, accepted)
-
-
-def _check_seconds(owner: object, name: str, value: object, accepted: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ParameterTypeError(owner, name, value, accepted)
-    if not isfinite(value) or value < 0:
-        raise ParameterError(owner, name, value, accepted)

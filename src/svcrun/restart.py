@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.checks import check_number
 
 if TYPE_CHECKING:
     from collections import deque
@@ -58,10 +58,7 @@ class Restart:
                 if high == float("inf")
                 else f"a number from {low} to {high}"
             )
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ParameterTypeError("Restart", name, value, accepted)
-            if not low <= value <= high:
-                raise ParameterError("Restart", name, value, accepted)
+            check_number("Restart", name, value, accepted, low=low, high=high)
         self.limit = limit
         self.window = window
         self.delay = delay

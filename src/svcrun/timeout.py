@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from math import inf
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from svcrun.callables import describe, is_coroutine_function
-from svcrun.errors import NotACoroutineFunction, ParameterError, ParameterTypeError
+from svcrun.checks import check_number
+from svcrun.errors import NotACoroutineFunction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -40,10 +42,7 @@ def timeout(
     TimeoutError: svcrun.timeout.answer took longer than its limit of 0.01 s
     """
     accepted = "a number of seconds, 0 or more"
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise ParameterTypeError("timeout()", "seconds", seconds, accepted)
-    if not seconds >= 0:  # not `< 0`: that is false for NaN
-        raise ParameterError("timeout()", "seconds", seconds, accepted)
+    check_number("timeout()", "seconds", seconds, accepted, low=0, high=inf)
 
     def decorate(
         function: Callable[P, Coroutine[Any, Any, T]],

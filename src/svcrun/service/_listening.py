@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.service.base import Service
 from svcrun.sockets import Endpoint, local_address
 
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 
     from svcrun.addresses import Option
 
-__all__ = ("Listening", "check_number")
+__all__ = ("Listening",)
 
 
 class Listening(Service):
@@ -79,20 +77,3 @@ class Listening(Service):
         if sock is not None:
             self._endpoint.close(sock)
             self.address, self.port = self._configured
-
-
-def check_number(
-    owner: Service, name: str, *, low: float, whole: bool = False, accepted: str
-) -> None:
-    """Refuse a parameter that is no finite number, or one below `low`.
-
-    :param whole: whether it has to be an integer.
-    :param accepted: what would be right.
-    :raises ValueError, TypeError: naming the class, the parameter and the value.
-    """
-    value = getattr(owner, name)
-    kinds = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise ParameterTypeError(type(owner).__qualname__, name, value, accepted)
-    if not low <= value < math.inf:  # NaN is not, either
-        raise ParameterError(type(owner).__qualname__, name, value, accepted)

@@ -18,7 +18,8 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from svcrun.errors import ParameterError, ParameterTypeError, show
+from svcrun.checks import check_number
+from svcrun.errors import ParameterTypeError, show
 from svcrun.log.records import ATOMS, render, settle_extra
 from svcrun.tally import Tally
 
@@ -333,22 +334,14 @@ def make_unhandled(error: BaseException) -> logging.LogRecord:
     )
 
 
-def check_queue_size(owner: object, value: object, name: str = "queue_size") -> None:
+def check_queue_size(owner: object, value: object) -> None:
     """Refuse a value that is no size of a queue."""
-    accepted = "a number of records, 1 or more"
-    if type(value) is not int:
-        raise ParameterTypeError(owner, name, value, accepted)
-    if value < 1:
-        raise ParameterError(owner, name, value, accepted)
+    check_number(owner, "queue_size", value, "a number of records, 1 or more", low=1, whole=True)
 
 
-def check_flush_timeout(owner: object, value: object, name: str = "flush_timeout") -> None:
+def check_flush_timeout(owner: object, value: object) -> None:
     """Refuse a value that is no time limit."""
-    accepted = "a number of seconds, 0 or more"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ParameterTypeError(owner, name, value, accepted)
-    if not 0 <= value < float("inf"):
-        raise ParameterError(owner, name, value, accepted)
+    check_number(owner, "flush_timeout", value, "a number of seconds, 0 or more", low=0)
 
 
 def check_filters(owner: object, value: Any) -> tuple[Filter, ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import ssl
 from abc import abstractmethod
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from svcrun.errors import NotRunning, ParameterError, ParameterTypeError
+from svcrun.checks import check_number
+from svcrun.errors import NotRunning
 from svcrun.service._listening import Listening
 from svcrun.tls_options import DEFAULT_CIPHERS, DEFAULT_VERSION, SSLOptions
 
@@ -80,13 +82,9 @@ class Secure(Listening):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        value = self.ssl_handshake_timeout
-        accepted = "a number of seconds above 0"
-        owner = type(self).__qualname__
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ParameterTypeError(owner, "ssl_handshake_timeout", value, accepted)
-        if not value > 0:
-            raise ParameterError(owner, "ssl_handshake_timeout", value, accepted)
+        owner, accepted = type(self).__qualname__, "a number of seconds above 0"
+        limit = self.ssl_handshake_timeout
+        check_number(owner, "ssl_handshake_timeout", limit, accepted, above=0, high=inf)
         self._make_options()  # for its checks
 
 

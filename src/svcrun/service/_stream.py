@@ -7,10 +7,11 @@ import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from svcrun.checks import check_number
 from svcrun.errors import AlreadyRunning
 from svcrun.service._accept import listen
 from svcrun.service._connection import PlainConnection
-from svcrun.service._listening import Listening, check_number
+from svcrun.service._listening import Listening
 from svcrun.service.base import SimpleServer, parameter
 
 if TYPE_CHECKING:
@@ -149,11 +150,13 @@ class StreamServer(Listening, SimpleServer):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        check_number(
-            self, "backlog", low=1, whole=True, accepted="a number of connections from 1 on"
-        )
-        check_number(self, "limit", low=1, whole=True, accepted="a number of bytes from 1 on")
-        check_number(self, "drain_timeout", low=0, accepted="a number of seconds, 0 for none")
+        owner = type(self).__qualname__
+        accepted = "a number of connections from 1 on"
+        check_number(owner, "backlog", self.backlog, accepted, low=1, whole=True)
+        accepted = "a number of bytes from 1 on"
+        check_number(owner, "limit", self.limit, accepted, low=1, whole=True)
+        accepted = "a number of seconds, 0 for none"
+        check_number(owner, "drain_timeout", self.drain_timeout, accepted, low=0)
 
     def _close_listener(self) -> None:
         self.stopping = True

@@ -12,12 +12,13 @@ except ImportError as error:
     msg = "svcrun.service.aiohttp needs aiohttp: pip install 'svcrun[aiohttp]'"
     raise ImportError(msg) from error
 
+from svcrun.checks import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, show
 from svcrun.service._aiohttp.access_log import AccessLogger
 from svcrun.service._aiohttp.server import KEYWORDS, NUMBERS, Server
 from svcrun.service._aiohttp.site import Runner, Site
 from svcrun.service._hosted import check_import_string, load
-from svcrun.service._listening import Listening, check_number
+from svcrun.service._listening import Listening
 from svcrun.service._secure import Secure
 from svcrun.service.base import parameter
 from svcrun.tasks import current_work
@@ -278,10 +279,11 @@ class AIOHTTPService(Listening):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        check_number(
-            self, "backlog", low=1, whole=True, accepted="a number of connections from 1 on"
-        )
-        check_number(self, "shutdown_timeout", low=0, accepted="a number of seconds, 0 for none")
+        owner = type(self).__qualname__
+        accepted = "a number of connections from 1 on"
+        check_number(owner, "backlog", self.backlog, accepted, low=1, whole=True)
+        accepted = "a number of seconds, 0 for none"
+        check_number(owner, "shutdown_timeout", self.shutdown_timeout, accepted, low=0)
         check_import_string(self)
         self._runner_kwargs()  # for its checks
 

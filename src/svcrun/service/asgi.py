@@ -16,12 +16,12 @@ except ImportError as error:
     msg = "svcrun.service.asgi needs aiohttp-asgi: pip install 'svcrun[asgi]'"
     raise ImportError(msg) from error
 
+from svcrun.checks import check_number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
 from svcrun.service._asgi.lifespan import Lifespan, Mode
 from svcrun.service._asgi.resource import ASGIRunner, Resource
 from svcrun.service._asgi.websocket import WebSocketOptions
 from svcrun.service._hosted import is_factory, load
-from svcrun.service._listening import check_number
 from svcrun.service.aiohttp import AIOHTTPService, AIOHTTPSSLService
 
 __all__ = (
@@ -121,16 +121,17 @@ class ASGIHTTPService(AIOHTTPService):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        owner = type(self)
-        if self.app is None and owner.create_asgi_app is ASGIHTTPService.create_asgi_app:
-            raise MissingParameters(owner.__qualname__, {"app"})
+        cls, owner = type(self), type(self).__qualname__
+        if self.app is None and cls.create_asgi_app is ASGIHTTPService.create_asgi_app:
+            raise MissingParameters(owner, {"app"})
         if self.lifespan not in ("auto", "on", "off"):
             accepted = "'auto', 'on' or 'off'"
-            raise ParameterError(owner.__qualname__, "lifespan", self.lifespan, accepted)
-        check_number(self, "ws_max_size", low=1, whole=True, accepted="a number of bytes from 1 on")
+            raise ParameterError(owner, "lifespan", self.lifespan, accepted)
+        accepted = "a number of bytes from 1 on"
+        check_number(owner, "ws_max_size", self.ws_max_size, accepted, low=1, whole=True)
         if self.ws_ping_interval is not None:
             accepted = "a number of seconds, or None"
-            check_number(self, "ws_ping_interval", low=0.001, accepted=accepted)
+            check_number(owner, "ws_ping_interval", self.ws_ping_interval, accepted, low=0.001)
 
 
 class ASGIHTTPSSLService(AIOHTTPSSLService, ASGIHTTPService):

@@ -6,7 +6,9 @@ import asyncio
 import inspect
 import typing
 from abc import ABCMeta, abstractmethod
+from math import inf
 
+from svcrun.checks import check_number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
 from svcrun.restart import Restart
 from svcrun.state import ServiceState
@@ -269,13 +271,9 @@ def check_lifecycle_parameters(service: Service) -> None:
 
     for name in ("start_timeout", "stop_timeout"):
         value = getattr(service, name)
-        if value is None:
-            continue
-        accepted = "a number of seconds above 0, or None for no limit"
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ParameterTypeError(service, name, value, accepted)
-        if not value > 0:
-            raise ParameterError(service, name, value, accepted)
+        if value is not None:
+            accepted = "a number of seconds above 0, or None for no limit"
+            check_number(service, name, value, accepted, above=0, high=inf)
 
     if service.on_crash not in ("shutdown", "ignore") and not isinstance(service.on_crash, Restart):
         raise ParameterError(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextvars import copy_context
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from svcrun.errors import ParameterError, ParameterTypeError, show
+from svcrun.checks import check_number
+from svcrun.errors import show
 from svcrun.service.base import Service
 from svcrun.tasks import current_work, format_stack
 
@@ -63,17 +65,10 @@ class GracefulService(Service):
         self._graceful_tasks: dict[asyncio.Task[Any], _Entry] = {}
         self._stops = 0  # how many calls of stop() are under way
         super().__init__(*args, **kwargs)
-        self._check_wait_timeout()
-
-    def _check_wait_timeout(self) -> None:
-        value = self.graceful_wait_timeout
-        accepted = "a number of seconds, 0 to not wait, or None for no limit"
-        if value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ParameterTypeError(self, "graceful_wait_timeout", value, accepted)
-        if not value >= 0:
-            raise ParameterError(self, "graceful_wait_timeout", value, accepted)
+        limit = self.graceful_wait_timeout
+        if limit is not None:
+            accepted = "a number of seconds, 0 to not wait, or None for no limit"
+            check_number(self, "graceful_wait_timeout", limit, accepted, low=0, high=inf)
 
     def create_graceful_task(
         self, coro: Coroutine[Any, Any, T], *, cancel: bool = False

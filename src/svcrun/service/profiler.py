@@ -10,6 +10,7 @@ from functools import partial
 from pstats import SortKey, Stats
 from typing import TYPE_CHECKING, Any
 
+from svcrun.checks import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
 from svcrun.service._dump import Dump
@@ -143,10 +144,7 @@ class Profiler(Service):
 
     def _check_parameters(self) -> None:
         check_period(self, self.interval, 0)
-        if isinstance(self.top_results, bool) or not isinstance(self.top_results, int):
-            raise ParameterTypeError(self, "top_results", self.top_results, _COUNT)
-        if self.top_results < 1:
-            raise ParameterError(self, "top_results", self.top_results, _COUNT)
+        check_number(self, "top_results", self.top_results, _COUNT, low=1, whole=True)
         self._check_order()
         for name in ("path", "flamegraph"):
             self._check_path(name)
@@ -177,10 +175,7 @@ class Profiler(Service):
                 "svcrun.service.Profiler(flamegraph=...) needs pyinstrument: "
                 "pip install 'svcrun[flamegraph]'"
             ) from error
-        seconds = self.sample_interval
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-            raise ParameterTypeError(self, "sample_interval", seconds, _SECONDS)
-        if not 0 < seconds <= threading.TIMEOUT_MAX:
-            raise ParameterError(self, "sample_interval", seconds, _SECONDS)
+        seconds, longest = self.sample_interval, threading.TIMEOUT_MAX
+        check_number(self, "sample_interval", seconds, _SECONDS, above=0, high=longest)
         if self.path is not None and os.path.abspath(self.path) == os.path.abspath(path):
             raise ParameterError(self, "flamegraph", path, "another file than path=")

@@ -9,9 +9,9 @@ import sys
 import tracemalloc
 from collections.abc import Collection
 from itertools import islice
-from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
+from svcrun.checks import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
 from svcrun.service import _memory
@@ -98,9 +98,11 @@ class MemoryTracer(Service):
 
     def _check(self) -> None:
         check_period(self, self.interval, 0)
-        _check_count(self, "top_results", self.top_results)
+        accepted = "a whole number above 0"
+        check_number(self, "top_results", self.top_results, accepted, low=1, whole=True)
         if self.frames is not None:
-            _check_count(self, "frames", self.frames, MOST_FRAMES)
+            accepted = f"a whole number from 1 to {MOST_FRAMES}"
+            check_number(self, "frames", self.frames, accepted, low=1, high=MOST_FRAMES, whole=True)
         if not isinstance(self.group_by, GroupBy):
             raise ParameterTypeError(self, "group_by", self.group_by, "a member of GroupBy")
         if not callable(self.logger):
@@ -232,11 +234,3 @@ def _shorten(filename: str) -> str:
     folder = max((it for it in folders if filename.startswith(it)), key=len, default="")
     path = filename[len(folder) :]
     return path if folder and os.sep in path else os.sep.join(filename.split(os.sep)[-2:])
-
-
-def _check_count(owner: object, name: str, value: object, most: float = inf) -> None:
-    accepted = "a whole number above 0" if most == inf else f"a whole number from 1 to {most}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ParameterTypeError(owner, name, value, accepted)
-    if not 1 <= value <= most:
-        raise ParameterError(owner, name, value, accepted)

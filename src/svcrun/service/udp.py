@@ -9,9 +9,10 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from svcrun.callables import is_coroutine_function
+from svcrun.checks import check_number
 from svcrun.errors import AlreadyRunning, NotRunning
 from svcrun.service._crew import Crew
-from svcrun.service._listening import Listening, check_number
+from svcrun.service._listening import Listening
 from svcrun.service._outbox import Outbox
 from svcrun.service.base import SimpleServer, parameter
 from svcrun.tally import Tally
@@ -199,6 +200,8 @@ class UDPServer(Listening, SimpleServer):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
+        owner = type(self).__qualname__
         accepted = "a number of handlers, 1 or more"
-        check_number(self, "max_tasks", low=1, whole=True, accepted=accepted)
-        check_number(self, "drain_timeout", low=0, accepted="a number of seconds, 0 or more")
+        check_number(owner, "max_tasks", self.max_tasks, accepted, low=1, whole=True)
+        accepted = "a number of seconds, 0 or more"
+        check_number(owner, "drain_timeout", self.drain_timeout, accepted, low=0)

@@ -10,10 +10,10 @@ import time
 import traceback
 from collections import deque
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, show
+from svcrun.checks import check_number
+from svcrun.errors import AlreadyRunning, ParameterError, show
 from svcrun.service.base import Service, parameter
 from svcrun.tasks import at_work
 from svcrun.thread_pool.separate import run_in_new_thread
@@ -104,9 +104,9 @@ class LoopWatchdog(Service):
 
     def _check(self) -> None:
         accepted = "a number of seconds above 0"
-        _check_seconds(self, "threshold", self.threshold, accepted)
+        check_number(self, "threshold", self.threshold, accepted, above=0)
         if self.interval is not None:
-            _check_seconds(self, "interval", self.interval, accepted)
+            check_number(self, "interval", self.interval, accepted, above=0)
             if self.interval > self.threshold:
                 accepted = f"a number of seconds up to the threshold, {self.threshold:g}"
                 raise ParameterError(self, "interval", self.interval, accepted)
@@ -362,10 +362,3 @@ def _callback(frame: FrameType | None) -> str:
 def _is_debugger(calls: Iterable[Call]) -> bool:
     names = (str(frame.f_globals.get("__name__")) for frame, _ in calls)
     return any(name.partition(".")[0] in DEBUGGERS for name in names)
-
-
-def _check_seconds(owner: object, name: str, value: object, accepted: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ParameterTypeError(owner, name, value, accepted)
-    if not (isfinite(value) and value > 0):
-        raise ParameterError(owner, name, value, accepted)

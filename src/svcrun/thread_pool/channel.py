@@ -8,7 +8,8 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from svcrun.errors import ChannelClosed, ChannelTimeout, ParameterError, ParameterTypeError
+from svcrun.checks import check_number
+from svcrun.errors import ChannelClosed, ChannelTimeout
 from svcrun.per_loop import running_loop
 
 if TYPE_CHECKING:
@@ -22,11 +23,7 @@ __all__ = ("FromThreadChannel", "check_size")
 
 def check_size(owner: str, name: str, value: object) -> None:
     """Refuse what is no limit for a number of items."""
-    accepted = "a number of items, or 0 for no limit"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ParameterTypeError(owner, name, value, accepted)
-    if value < 0:
-        raise ParameterError(owner, name, value, accepted)
+    check_number(owner, name, value, "a number of items, or 0 for no limit", low=0, whole=True)
 
 
 class FromThreadChannel(Generic[T]):

@@ -12,7 +12,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from svcrun.errors import ParameterError, ParameterTypeError, PoolClosed
+from svcrun.checks import check_number
+from svcrun.errors import PoolClosed
 from svcrun.per_loop import PerLoop
 from svcrun.thread_pool.threads import HungThread, ThreadGroup
 
@@ -198,14 +199,8 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         # The base class is there for asyncio, which accepts no other; nothing of it is used.
         if max_workers is None:
             max_workers = self.DEFAULT_POOL_SIZE
-        if isinstance(max_workers, bool) or not isinstance(max_workers, int):
-            raise ParameterTypeError(
-                type(self).__name__, "max_workers", max_workers, "a number of threads, 1 or more"
-            )
-        if max_workers < 1:
-            raise ParameterError(
-                type(self).__name__, "max_workers", max_workers, "a number of threads, 1 or more"
-            )
+        owner, accepted = type(self).__name__, "a number of threads, 1 or more"
+        check_number(owner, "max_workers", max_workers, accepted, low=1, whole=True)
         self._max_workers = max_workers
         self._shutdown = False
         self._loops: list[asyncio.AbstractEventLoop] = []

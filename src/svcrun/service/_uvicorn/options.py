@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from uvicorn import Config, __version__ as uvicorn_version
 from uvicorn.config import HTTP_PROTOCOLS, INTERFACES, LIFESPAN, LOG_LEVELS, WS_PROTOCOLS
 
+from svcrun.checks import check_number
 from svcrun.errors import ParameterError, ParameterTypeError
-from svcrun.service._listening import check_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,8 +134,9 @@ def check(owner: Any) -> None:
     for name in _FLAGS:
         _check_type(owner, name, bool, "True or False")
     for name, (low, whole, accepted, optional) in _NUMBERS.items():
-        if not (optional and getattr(owner, name) is None):
-            check_number(owner, name, low=low, whole=whole, accepted=accepted)
+        value = getattr(owner, name)
+        if not (optional and value is None):
+            check_number(type(owner).__qualname__, name, value, accepted, low=low, whole=whole)
     _check_choice(owner, "lifespan", LIFESPAN)
     _check_choice(owner, "interface", INTERFACES)
     _check_protocol(owner, "http", HTTP_PROTOCOLS)
@@ -231,8 +232,7 @@ def _check_descriptor(owner: Any) -> None:
     if fd is None:
         return
     accepted = "the number of an open descriptor of a listening stream socket"
-    if isinstance(fd, bool) or not isinstance(fd, int):
-        raise ParameterTypeError(type(owner).__qualname__, "fd", fd, accepted)
+    check_number(type(owner).__qualname__, "fd", fd, accepted, low=0, whole=True)
     try:
         # Whatever it is, it stays as it is.
         probe = socket.socket(fileno=fd)

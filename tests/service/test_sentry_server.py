@@ -69,7 +69,8 @@ async def test_an_absent_server_does_not_hold_the_stop(caplog: pytest.LogCapture
 async def test_a_server_that_never_answers_does_not_hold_the_stop(full: bool) -> None:
     with EnvelopeCollector() as collector:
         collector.usual = hang
-        sender = SentrySender(sentry_dsn=collector.dsn(), queue_size=20)
+        options = {"transport_queue_size": 20}
+        sender = SentrySender(sentry_dsn=collector.dsn(), client_options=options)
         await sender.start()
         log.error("first")
         await asyncio.to_thread(collector.wait_for, 1)

@@ -65,8 +65,8 @@ class SentrySender(Service):
         those for logging and asyncio are off by default.
     :param filters: :class:`logging.Filter` instances, or functions of a record, that tell what is
         reported.
-    :param queue_size: how many records may wait to be made events, and how many events may wait to
-        be sent; 500 by default.
+    :param queue_size: how many records may wait to be made events; 500 by default. How many events
+        may wait to be sent is an option of sentry, ``transport_queue_size``; 100 by default.
     :param flush_timeout: seconds for which the stop, while it sends what waits, goes without an
         answer of the server; 1.5 by default. Then the rest is dropped, and its number logged.
 
@@ -134,7 +134,7 @@ class SentrySender(Service):
             stacks=bool(self.client_options.get("attach_stacktrace")),
             take_note=Scopes.fork,
         )
-        options = make_options(dsn, self.client_options, self.queue_size, self._report_task)
+        options = make_options(dsn, self.client_options, self._report_task)
         with ExitStack() as undo:
             client = undo.enter_context(installed(self, options))
             transport = client.transport
@@ -183,7 +183,7 @@ class SentrySender(Service):
         handler.handle(record)
 
     def _report(self, report: Report) -> bool:
-        if self._transport is not None and not self._transport.has_room:
+        if self._transport is not None and not self._transport.wait_for_room():
             return False
         capture(report)
         return True

@@ -12,7 +12,7 @@ from sentry_sdk.integrations.asyncio import AsyncioIntegration
 
 from svcrun.errors import ParameterError, SentryInUse
 from svcrun.service._sentry.events import ServiceTags
-from svcrun.service._sentry.transport import GRACE, Transport
+from svcrun.service._sentry.transport import GRACE, LOOK, Transport
 from svcrun.thread_pool.separate import run_in_new_thread
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ __all__ = ("LONGEST_FLUSH", "close", "flush", "installed", "patience")
 
 LONGEST_FLUSH = 10.0
 """Seconds for which a stop sends what waits, however well the server answers."""
-
-LOOK = 0.01
-"""Seconds between two looks at whether something waits."""
 
 
 @contextmanager

@@ -96,15 +96,11 @@ def _check_integrations(owner: object, name: str, value: Any) -> list[Integratio
 
 
 def make_options(
-    dsn: str,
-    given: Mapping[str, Any],
-    queue_size: int,
-    report_task: Callable[[Exception], object],
+    dsn: str, given: Mapping[str, Any], report_task: Callable[[Exception], object]
 ) -> dict[str, Any]:
     """Return all options for ``sentry_sdk.init()``.
 
     :param given: those of the user, which win.
-    :param queue_size: how many events may wait to be sent.
     :param report_task: called with errors of tasks.
     """
     integrations = {
@@ -121,8 +117,7 @@ def make_options(
         integrations.pop(unwanted.identifier, None)
     _leave_events_to_us(integrations.get(LoggingIntegration.identifier))
     chosen = [*integrations.values(), ServiceTags()]
-    defaults = {**_DEFAULTS, "transport_queue_size": queue_size}
-    return {**defaults, **given, "dsn": dsn, "integrations": chosen}
+    return {**_DEFAULTS, **given, "dsn": dsn, "integrations": chosen}
 
 
 def _leave_events_to_us(integration: Integration | None) -> None:

@@ -31,6 +31,9 @@ log = logging.getLogger("svcrun.service.sentry")
 CONNECT_TIMEOUT = 3.0
 """Seconds to connect: nothing wakes a thread from that."""
 
+LOOK = 0.01
+"""Seconds between two looks at what sentry's thread does."""
+
 GRACE = 0.25
 """Seconds for the thread to end when its connection was cut."""
 
@@ -58,10 +61,12 @@ class Transport(HttpTransport):
         """How many reports were not delivered."""
         return self._losses.total
 
-    @property
-    def has_room(self) -> bool:
-        """Whether a report has a chance: there is room, and the server wants to hear of errors."""
-        return not (self._worker.full() or self._check_disabled("error"))
+    def wait_for_room(self) -> bool:
+        """Wait until there is room for another event, and tell whether the server wants errors."""
+        while self._worker.full():
+            if self._given_up.wait(LOOK):
+                return False
+        return not self._check_disabled("error")
 
     @property
     def is_idle(self) -> bool:

@@ -102,6 +102,20 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
         if self._context is not None:
             self._context.deactivate()  # a set of the module holds on to it
 
+    def capture(
+        self,
+        event_type: str,
+        data: dict[str, Any] | None = None,
+        date: datetime | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> str | None:
+        """Send an event, of now if no date is given: raven's way to get that is deprecated."""
+        event_id: str | None = super().capture(
+            event_type, data, date or datetime.now(UTC), *args, **kwargs
+        )
+        return event_id
+
     def record_exception_seen(self, exc_info: Any) -> None:
         """Remember nothing.
 

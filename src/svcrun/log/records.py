@@ -33,6 +33,7 @@ __all__ = (
     "name_service",
     "render",
     "settle_extra",
+    "with_text_of_error",
 )
 
 #: Types whose values can't change between the log call and the writing. The exact types: a
@@ -285,6 +286,23 @@ def render(record: logging.LogRecord) -> None:
     else:
         record.msg = text
     record.args = None
+
+
+def with_text_of_error(
+    record: logging.LogRecord, formatter: logging.Formatter | None
+) -> logging.LogRecord:
+    """Return a copy of a record that has the text of its exception in place of the exception."""
+    copy = logging.makeLogRecord(vars(record))
+    if not copy.exc_text:
+        try:
+            copy.exc_text = (formatter or _FORMATTER).formatException(record.exc_info)  # type: ignore[arg-type]
+        except Exception:  # noqa: BLE001 - code of the user's; who writes the record will report it
+            return record
+    copy.exc_info = None
+    return copy
+
+
+_FORMATTER = logging.Formatter()
 
 
 def settle_extra(record: logging.LogRecord) -> None:

@@ -10,6 +10,7 @@ import os
 import select
 import stat
 import sys
+import time
 import traceback
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
@@ -35,6 +36,10 @@ __all__ = (
 # else takes more, and each write is an occasion for other threads to take the interpreter.
 _PIPE_PIECE = getattr(select, "PIPE_BUF", 512)
 _FILE_PIECE = 1 << 16
+
+# Seconds to rest after a traceback, which takes a while to be put into text. A thread that computes
+# without a rest keeps the event loop waiting for 5 ms at each of its system calls.
+_REST = 0.00005
 
 _TICK = 100  # milliseconds between two looks at whether a full pipe is still worth waiting for
 
@@ -77,6 +82,8 @@ class HandlerSink(Sink):
                 try:
                     if record.levelno >= self.handler.level:
                         self.handler.handle(record)
+                        if record.exc_info:
+                            time.sleep(_REST)
                 except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
                     report(record, error)
             self.done += 1
@@ -156,7 +163,10 @@ class StreamSink(Sink):
                 return ""
             if isinstance(kept, logging.LogRecord):
                 record = kept
-            return handler.format(record) + handler.terminator
+            text = handler.format(record) + handler.terminator
+            if record.exc_info:
+                time.sleep(_REST)
+            return text
         except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
             report(record, error)
             return ""

@@ -910,7 +910,7 @@ def test_a_target_that_is_no_handler_is_refused() -> None:
         ThreadedHandler(logging.StreamHandler)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("pipe", select.PIPE_BUF), ("file", 1 << 16)])
+@pytest.mark.parametrize(("kind", "limit"), [("pipe", select.PIPE_BUF), ("file", 1 << 18)])
 def test_the_stderr_of_the_process_is_written_in_whole_lines(
     log: logging.Logger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, limit: int
 ) -> None:

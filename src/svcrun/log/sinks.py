@@ -35,7 +35,10 @@ __all__ = (
 # A pipe takes so many bytes in one piece, not mixed with what other processes write to it; anything
 # else takes more, and each write is an occasion for other threads to take the interpreter.
 _PIPE_PIECE = getattr(select, "PIPE_BUF", 512)
-_FILE_PIECE = 1 << 16
+_FILE_PIECE = 1 << 18
+
+# Seconds for which a stream is taken to be what it was; to look is such an occasion as well.
+_STAYS = 1.0
 
 # Seconds to rest after a traceback, which takes a while to be put into text. A thread that computes
 # without a rest keeps the event loop waiting for 5 ms at each of its system calls.
@@ -106,6 +109,8 @@ class StreamSink(Sink):
     def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
         super().__init__(handler)
         self._lost = 0  # records since the stream failed
+        self._limit = 0  # bytes of a piece
+        self._limit_until = 0.0
         self._frames = Frames()
 
     def write(self, records: Sequence[logging.LogRecord]) -> None:
@@ -127,7 +132,11 @@ class StreamSink(Sink):
         self, stream: TextIO, encoding: str, records: Iterable[logging.LogRecord]
     ) -> None:
         """Write pieces that end with a line, as large as can be written in one go."""
-        limit = _FILE_PIECE if _is_file(stream) else _PIPE_PIECE
+        now = time.monotonic()
+        if now >= self._limit_until:
+            self._limit = _FILE_PIECE if _is_file(stream) else _PIPE_PIECE
+            self._limit_until = now + _STAYS
+        limit = self._limit
         lines: list[bytes] = []
         size = 0
         for record in records:

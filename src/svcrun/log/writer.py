@@ -64,8 +64,8 @@ class Writer:
     """Writes records to a sink, in a thread that starts with the first of them.
 
     The life of the thread: it sleeps until a record comes, lets others join it for
-    ``flush_interval`` seconds or until there are ``buffer_size``, writes until the buffer is empty,
-    and sleeps again.
+    ``flush_interval`` seconds or until there are ``buffer_size``, writes what there is by then, and
+    begins again.
 
     :param sink: where to write; it never raises.
     :param buffer_size: how many records end the wait for others.
@@ -276,15 +276,17 @@ class Writer:
             # First this, then the buffer: who is in a hurry put something there before.
             self._hurried = False
             self.threshold = self._limit
-            while buffer and rest.locked() and not self.abandoned:
+            # Not what comes meanwhile: who logs without a pause would be followed line by line.
+            left = len(buffer)
+            while left > 0 and rest.locked() and not self.abandoned:
                 with self._in_sink:
-                    self._write_batch()
+                    left -= self._write_batch()
             if self._closed:
                 break
         forking.forget(self)
 
-    def _write_batch(self) -> None:
-        """Write some of the buffer."""
+    def _write_batch(self) -> int:
+        """Write some of the buffer, and tell how much of it."""
         ident = get_ident()
         writing_threads.add(ident)
         try:
@@ -304,6 +306,7 @@ class Writer:
                 _open(mark.reached)
         finally:
             writing_threads.discard(ident)
+        return len(records) + (mark is not None)
 
     def _take(self) -> tuple[list[LogRecord], _Mark | None]:
         """Take records out of the buffer, up to a mark."""

@@ -60,7 +60,10 @@ class AccessLogger(AbstractAccessLogger):
 
         :param time: how long it took, in seconds.
         """
-        self.logger.handle(AccessRecord(self._like, self._format, request, response, time))
+        logger = self.logger
+        record = AccessRecord(self._like, self._format, request, response, time)
+        # What handle() does, but for the call that looks at no filters.
+        (logger.handle if logger.filters or logger.disabled else logger.callHandlers)(record)
 
 
 class AccessRecord(LazyRecord):

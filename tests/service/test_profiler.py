@@ -103,6 +103,21 @@ async def test_a_table_is_put_together_beside_the_loop(caplog: pytest.LogCapture
     assert len(threads) >= 1
 
 
+def test_what_runs_all_else_is_in_the_file_and_not_in_the_table(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    profiler = Profiler(interval=60, top_results=1000, path=tmp_path / "profile")
+    factory = asyncio.SelectorEventLoop
+    with entrypoint(profiler, log_config=False, loop_factory=factory) as loop:
+        loop.run_until_complete(asyncio.sleep(0.01))
+    stats: Any = pstats.Stats(str(tmp_path / "profile"))
+    names = {name for _, _, name in stats.stats}
+    for name in ("run_until_complete", "run_forever", "_run_once", "_run"):
+        assert name in names
+        assert not re.search(rf"(base_events|events)\.py:\d+\({name}\)$", caplog.text, re.MULTILINE)
+    assert "'run' of '_contextvars.Context'" not in caplog.text
+
+
 async def test_who_measures_is_not_at_the_top(caplog: pytest.LogCaptureFixture) -> None:
     async with entrypoint(Profiler(interval=0.01, order="tottime"), log_config=False):
         await eventually(lambda: len(find_tables(caplog)) >= 3)

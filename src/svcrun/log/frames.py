@@ -21,33 +21,33 @@ class Frames:
     the last of them alone need not be put together by a formatter.
     """
 
-    def __init__(self) -> None:
-        self._formatter: logging.Formatter | None = None
-        self._terminator = ""
+    def __init__(self, handler: logging.StreamHandler[Any]) -> None:
+        self._handler = handler
+        self._settings: tuple[Any, ...] = ()
         self._found: dict[logging.LogRecord, tuple[str, str] | None] = {}
 
-    def find(
-        self, handler: logging.StreamHandler[Any], record: LazyRecord
-    ) -> tuple[str, str] | None:
-        """Return what is before and after the message of `record`; None if there is more to it."""
-        if handler.filters or record.levelno < handler.level:
-            return None
-        formatter, terminator = handler.formatter, handler.terminator
-        if formatter is not self._formatter or terminator != self._terminator:
-            self._formatter, self._terminator = formatter, terminator
+    def refresh(self) -> None:
+        """Look whether the handler still writes as it did; to be called now and then."""
+        handler = self._handler
+        settings = handler.formatter, handler.terminator, handler.level, *handler.filters
+        if settings != self._settings or len(self._found) > _MANY:
+            self._settings = settings
             self._found.clear()
+
+    def find(self, record: LazyRecord) -> tuple[str, str] | None:
+        """Return what is before and after the message of `record`; None if there is more to it."""
         likeness = record.likeness()
         try:
             return self._found[likeness]
         except KeyError:
-            if len(self._found) >= _MANY:
-                self._found.clear()
-            found = self._found[likeness] = _try_out(handler, record)
+            found = self._found[likeness] = _try_out(self._handler, record)
             return found
 
 
 def _try_out(handler: logging.StreamHandler[Any], record: LazyRecord) -> tuple[str, str] | None:
     """Find out by examples what the handler writes around a message."""
+    if handler.filters or record.levelno < handler.level:
+        return None
     formatter = handler.formatter
     # One of another class may do anything.
     if formatter is not None and (type(formatter) is not logging.Formatter or formatter.usesTime()):

@@ -111,11 +111,12 @@ class StreamSink(Sink):
         self._lost = 0  # records since the stream failed
         self._limit = 0  # bytes of a piece
         self._limit_until = 0.0
-        self._frames = Frames()
+        self._frames = Frames(handler)
 
     def write(self, records: Sequence[logging.LogRecord]) -> None:
         """Write the records that the handler's level and filters let through."""
         self.done = 0
+        self._frames.refresh()
         stream: TextIO | None = self.handler.stream
         if stream is not None:  # else there is no stderr
             encoding = _raw_encoding(stream)
@@ -155,7 +156,7 @@ class StreamSink(Sink):
         handler = self.handler
         if isinstance(record, LazyRecord) and not record.is_touched():
             try:
-                frame = self._frames.find(handler, record)
+                frame = self._frames.find(record)
                 if frame is not None:
                     return frame[0] + record.fill_text() + frame[1]
             except Exception:  # noqa: BLE001, S110 - the long way will tell

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import marshal
 import sys
-from cProfile import Profile
+from cProfile import Profile, label
 from pstats import Stats
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
 __all__ = ("Recording", "summarize")
 
 log = logging.getLogger("svcrun.service.profiler")
+
+# The functions of asyncio in which all others are called, as a profile names them.
+_LOOP = {
+    *map(
+        label,
+        (
+            asyncio.BaseEventLoop.run_until_complete.__code__,
+            asyncio.BaseEventLoop.run_forever.__code__,
+            asyncio.BaseEventLoop._run_once.__code__,  # type: ignore[attr-defined]  # noqa: SLF001 - it is in a profile
+            asyncio.Handle._run.__code__,  # noqa: SLF001 - the same
+            "<method 'run' of '_contextvars.Context' objects>",
+        ),
+    )
+}
 
 # An interpreter, or on Python 3.11 a thread, has one place for a profiler. There, a `Profile` that
 # has lost it empties the place when it is freed, whoever has it by then. So it is kept.
@@ -106,7 +121,7 @@ def _in_this_thread(callback: Callable[..., object]) -> Callable[..., None]:
 def summarize(entries: list[Any], order: str, count: int) -> tuple[str, bytes]:
     """Return a table, and the content of a file, for the entries of a profile.
 
-    This takes a while.
+    This takes a while. The table leaves out what the event loop makes all calls in.
 
     :param order: as of :meth:`pstats.Stats.sort_stats`.
     :param count: how many functions the table has.
@@ -120,6 +135,7 @@ def summarize(entries: list[Any], order: str, count: int) -> tuple[str, bytes]:
     stats: Any = Stats(stream=table)  # which would refuse a profile without a call
     stats.stats = profile.stats
     stats.get_top_level_stats()
+    stats.stats = {key: calls for key, calls in stats.stats.items() if key not in _LOOP}
     stats.strip_dirs().sort_stats(order).print_stats(count)
     return table.getvalue().strip(), content
 

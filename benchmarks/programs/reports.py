@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,10 +38,12 @@ class Collector(BaseHTTPRequestHandler):
 
 
 def collect(port: Connection) -> None:
-    """Be the server: tell the port, and serve until killed."""
+    """Be the server: tell the port, and serve as long as the other end of the pipe is there."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     port.send(server.server_port)
-    server.serve_forever()
+    with contextlib.suppress(EOFError):
+        port.recv()  # who measures kills this program, and nobody else would end its children
 
 
 @contextlib.contextmanager

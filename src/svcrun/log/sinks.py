@@ -138,19 +138,20 @@ class StreamSink(Sink):
             self._limit = _FILE_PIECE if _is_file(stream) else _PIPE_PIECE
             self._limit_until = now + _STAYS
         limit = self._limit
-        lines: list[bytes] = []
+        lines: list[str] = []
         size = 0
         for record in records:
-            line = self._format(record).encode(encoding, "backslashreplace")
-            size += len(line)
+            line = self._format(record)
+            length = len(line if line.isascii() else line.encode(encoding, "backslashreplace"))
+            size += length
             if size > limit and lines:
-                self._attempt(stream, b"".join(lines), len(lines))
+                self._attempt(stream, _encode(lines, encoding), len(lines))
                 lines.clear()
-                size = len(line)
+                size = length
             lines.append(line)
             if self.abandoned:
                 return
-        self._attempt(stream, b"".join(lines), len(lines))
+        self._attempt(stream, _encode(lines, encoding), len(lines))
 
     def _format(self, record: logging.LogRecord) -> str:
         handler = self.handler
@@ -220,6 +221,10 @@ class StreamSink(Sink):
                 stream.flush()
         finally:
             self.handler.release()
+
+
+def _encode(lines: list[str], encoding: str) -> bytes:
+    return "".join(lines).encode(encoding, "backslashreplace")
 
 
 def make_sink(handler: logging.Handler) -> Sink:

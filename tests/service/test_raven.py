@@ -342,13 +342,12 @@ async def test_neither_keys_nor_secrets_are_logged(
     assert "secret" not in caplog.text
 
 
-async def test_what_the_libraries_log_while_sending_is_not_reported(collector: Collector) -> None:
-    logging.getLogger().setLevel(logging.DEBUG)
-    try:
-        async with sending(collector, min_level=logging.DEBUG):
-            log.debug("here")
-    finally:
-        logging.getLogger().setLevel(logging.WARNING)
+async def test_what_the_libraries_log_while_sending_is_not_reported(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with sending(collector, min_level=logging.DEBUG):
+        log.debug("here")
     assert "here" in collector.messages
     libraries = ("raven", "sentry", "aiohttp", "svcrun")
     assert [e for e in collector.events if e["logger"].startswith(libraries)] == []

@@ -94,10 +94,10 @@ async def test_level_and_filters_tell_what_is_reported(collector: EnvelopeCollec
     ("level", "name"), [(10, "debug"), (25, "info"), (30, "warning"), (55, "fatal")]
 )
 async def test_each_level_has_one_of_sentry(
-    collector: EnvelopeCollector, level: int, name: str
+    collector: EnvelopeCollector, caplog: pytest.LogCaptureFixture, level: int, name: str
 ) -> None:
     logger = logging.getLogger("test.level")
-    logger.setLevel(1)
+    caplog.set_level(1, logger.name)
     async with running(make(collector, min_level=0)):
         logger.log(level, "now")
     assert [event["level"] for event in collector.events if event["logger"] == logger.name] == [
@@ -158,9 +158,9 @@ async def test_a_program_can_capture_by_itself(collector: EnvelopeCollector) -> 
 
 
 async def test_what_led_to_an_error_is_told_with_it_and_nothing_that_came_later(
-    collector: EnvelopeCollector,
+    collector: EnvelopeCollector, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log.setLevel(logging.INFO)
+    caplog.set_level(logging.INFO, log.name)
     async with running(make(collector)):
         log.info("first %s", "this")
         log.error("then")

@@ -18,8 +18,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from svcrun.checks import check_number
-from svcrun.errors import ParameterTypeError, show
+from svcrun.errors import show
 from svcrun.log.records import ATOMS, render, settle_extra
 from svcrun.tally import Tally
 
@@ -34,9 +33,6 @@ __all__ = (
     "QUEUE_SIZE",
     "Report",
     "ReportHandler",
-    "check_filters",
-    "check_flush_timeout",
-    "check_queue_size",
     "make_unhandled",
     "unreported",
 )
@@ -332,26 +328,3 @@ def make_unhandled(error: BaseException) -> logging.LogRecord:
     return logging.LogRecord(
         "unhandled", logging.CRITICAL, path, line, "Unhandled exception", (), exc_info
     )
-
-
-def check_queue_size(owner: object, value: object) -> None:
-    """Refuse a value that is no size of a queue."""
-    check_number(owner, "queue_size", value, "a number of records, 1 or more", low=1, whole=True)
-
-
-def check_flush_timeout(owner: object, value: object) -> None:
-    """Refuse a value that is no time limit."""
-    check_number(owner, "flush_timeout", value, "a number of seconds, 0 or more", low=0)
-
-
-def check_filters(owner: object, value: Any) -> tuple[Filter, ...]:
-    """Return logging filters as a tuple, and refuse what is none."""
-    accepted = "logging.Filter instances, or functions of a record, in a list"
-    try:
-        filters = tuple(value)
-    except TypeError:
-        raise ParameterTypeError(owner, "filters", value, accepted) from None
-    for one in filters:
-        if not callable(one) and not callable(getattr(one, "filter", None)):
-            raise ParameterTypeError(owner, "filters", one, accepted)
-    return filters

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -14,33 +12,23 @@ except ImportError as error:
     msg = "svcrun.service.raven needs raven: pip install 'svcrun[raven]'"
     raise ImportError(msg) from error
 
-from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
-from svcrun.log import parse_level
+from svcrun.errors import AlreadyRunning, ParameterError
 from svcrun.service._raven.client import Client, check_options
 from svcrun.service._raven.courier import Courier
 from svcrun.service._raven.dsn import parse_dsn
-from svcrun.service._reports import (
-    QUEUE_SIZE,
-    ReportHandler,
-    check_filters,
-    check_flush_timeout,
-    check_queue_size,
-    unreported,
-)
-from svcrun.service.base import Service, parameter
+from svcrun.service._reports import unreported
+from svcrun.service._sender import Sender
+from svcrun.service.base import parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from svcrun.service._raven.dsn import DSN
-    from svcrun.service._reports import Filter
 
 __all__ = ("RavenSender",)
 
 log = logging.getLogger(__name__)
 
 
-class RavenSender(Service):
+class RavenSender(Sender):
     """Send what is logged, and what ended the program, to Sentry.
 
     A log call only takes note; a thread makes the event, and the event loop sends it. What does
@@ -74,35 +62,12 @@ class RavenSender(Service):
     """
 
     __required__ = ("sentry_dsn",)
-    _stops_last = True
-
-    sentry_dsn: Any  # a string, or what is turned into one, such as yarl.URL
-    min_level: int | str = logging.WARNING
-    client_options: Mapping[str, Any] = MappingProxyType({})
-    filters: Iterable[Filter] = ()
-    queue_size: int = QUEUE_SIZE
-    flush_timeout: float = 1.5
 
     client: Client | None = parameter(default=None, init=False)
     _courier: Courier | None = parameter(default=None, init=False)
-    _handler: ReportHandler | None = parameter(default=None, init=False)
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:  # type checkers would make another one
         super().__init__(**kwargs)
-        if self.sentry_dsn:
-            parse_dsn(self, self.sentry_dsn)
-        parse_level(self.min_level, "min_level")
-        try:
-            self.client_options = dict(self.client_options)
-        except (TypeError, ValueError):
-            accepted = "a dictionary of options of raven.Client"
-            raise ParameterTypeError(
-                self, "client_options", self.client_options, accepted
-            ) from None
-        check_options(self, self.client_options)
-        self.filters = check_filters(self, self.filters)
-        check_queue_size(self, self.queue_size)
-        check_flush_timeout(self, self.flush_timeout)
 
     @property
     def sent(self) -> int:
@@ -110,26 +75,24 @@ class RavenSender(Service):
         return 0 if self._courier is None else self._courier.sent
 
     @property
-    def dropped(self) -> int:
-        """How many were not reported: for lack of room or time, or because of an error."""
-        if self._handler is None or self._courier is None:
-            return 0
-        return self._handler.dropped + self._handler.failed + self._courier.dropped
+    def _undelivered(self) -> int:
+        return 0 if self._courier is None else self._courier.dropped
+
+    def _parse_dsn(self, value: object) -> DSN:
+        return parse_dsn(self, value)
+
+    def _check_options(self, options: Any) -> dict[str, Any]:
+        return check_options(self, options)
 
     async def start(self) -> None:
         """Begin to report."""
         if self._handler is not None and self._handler.is_attached:
             raise AlreadyRunning(self)
-        dsn = self._find_dsn()
+        dsn: DSN = self._find_dsn()
         courier = Courier(dsn, self.queue_size)
         client = self._make_client(dsn, courier)
-        handler = ReportHandler(
-            client.send_report,
-            level=parse_level(self.min_level, "min_level"),
-            filters=self.filters,
-            queue_size=self.queue_size,
-            stacks=client.auto_log_stacks,
-            take_note=client.take_note,
+        handler = self._make_handler(
+            client.send_report, stacks=client.auto_log_stacks, take_note=client.take_note
         )
         self._courier, self.client, self._handler = courier, client, handler
         try:
@@ -140,13 +103,6 @@ class RavenSender(Service):
             raise
         with unreported():
             log.info("reporting to %s", dsn)
-
-    def _find_dsn(self) -> DSN:
-        value = self.sentry_dsn or os.environ.get("SENTRY_DSN")
-        if not value:
-            accepted = "the address of the project, here or as SENTRY_DSN in the environment"
-            raise ParameterError(self, "sentry_dsn", self.sentry_dsn, accepted)
-        return parse_dsn(self, value)
 
     def _make_client(self, dsn: DSN, courier: Courier) -> Client:
         try:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import ExitStack
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -14,38 +12,26 @@ except ImportError as error:
     msg = "svcrun.service.sentry needs sentry-sdk: pip install 'svcrun[sentry]'"
     raise ImportError(msg) from error
 
-from svcrun.errors import AlreadyRunning, ParameterError
-from svcrun.log import parse_level
-from svcrun.service._reports import (
-    QUEUE_SIZE,
-    Report,
-    ReportHandler,
-    check_filters,
-    check_flush_timeout,
-    check_queue_size,
-    make_unhandled,
-    unreported,
-)
+from svcrun.errors import AlreadyRunning
+from svcrun.service._reports import Report, make_unhandled, unreported
+from svcrun.service._sender import Sender
 from svcrun.service._sentry.client import LONGEST_FLUSH, close, flush, installed, patience
 from svcrun.service._sentry.events import Scopes, capture
 from svcrun.service._sentry.options import check_dsn, check_options, make_options, show_dsn
 from svcrun.service._sentry.tasks import name_of_task
 from svcrun.service._sentry.transport import Transport
-from svcrun.service.base import Service, parameter
+from svcrun.service.base import parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from sentry_sdk.client import BaseClient
 
-    from svcrun.service._reports import Filter
 
 __all__ = ("SentrySender",)
 
 log = logging.getLogger(__name__)
 
 
-class SentrySender(Service):
+class SentrySender(Sender):
     """Send what is logged, errors of tasks, and what ended the program, to Sentry.
 
     While the service runs, its client is the one of ``sentry_sdk``: a program may capture errors
@@ -81,29 +67,12 @@ class SentrySender(Service):
     <SentrySender NEW>
     """
 
-    _stops_last = True
-
-    sentry_dsn: Any = None  # a string, or what is turned into one, such as yarl.URL
-    min_level: int | str = logging.WARNING
-    client_options: Mapping[str, Any] = MappingProxyType({})
-    filters: Iterable[Filter] = ()
-    queue_size: int = QUEUE_SIZE
-    flush_timeout: float = 1.5
-
     client: BaseClient | None = parameter(default=None, init=False)
-    _handler: ReportHandler | None = parameter(default=None, init=False)
     _transport: Transport | None = parameter(default=None, init=False)
     _undo: ExitStack = parameter(init=False)
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:  # type checkers would make another one
         super().__init__(**kwargs)
-        if self.sentry_dsn:
-            check_dsn(self, self.sentry_dsn)
-        parse_level(self.min_level, "min_level")
-        self.client_options = check_options(self, self.client_options)
-        self.filters = check_filters(self, self.filters)
-        check_queue_size(self, self.queue_size)
-        check_flush_timeout(self, self.flush_timeout)
 
     @property
     def sent(self) -> int:
@@ -111,12 +80,14 @@ class SentrySender(Service):
         return 0 if self._transport is None else self._transport.sent
 
     @property
-    def dropped(self) -> int:
-        """How many were not reported: for lack of room or time, or because of an error."""
-        if self._handler is None:
-            return 0
-        lost = 0 if self._transport is None else self._transport.dropped
-        return self._handler.dropped + self._handler.failed + lost
+    def _undelivered(self) -> int:
+        return 0 if self._transport is None else self._transport.dropped
+
+    def _parse_dsn(self, value: object) -> str:
+        return check_dsn(self, value)
+
+    def _check_options(self, options: Any) -> dict[str, Any]:
+        return check_options(self, options)
 
     async def start(self) -> None:
         """Begin to report.
@@ -125,12 +96,9 @@ class SentrySender(Service):
         """
         if self.client is not None:
             raise AlreadyRunning(self)
-        dsn = self._find_dsn()
-        handler = ReportHandler(
+        dsn: str = self._find_dsn()
+        handler = self._make_handler(
             self._report,
-            level=parse_level(self.min_level, "min_level"),
-            filters=self.filters,
-            queue_size=self.queue_size,
             stacks=bool(self.client_options.get("attach_stacktrace")),
             take_note=Scopes.fork,
         )
@@ -164,13 +132,6 @@ class SentrySender(Service):
                 await close(client, self.flush_timeout)
             finally:
                 await super().stop(exception)
-
-    def _find_dsn(self) -> str:
-        value = self.sentry_dsn or os.environ.get("SENTRY_DSN")
-        if not value:
-            accepted = "the address of the project, here or as SENTRY_DSN in the environment"
-            raise ParameterError(self, "sentry_dsn", self.sentry_dsn, accepted)
-        return check_dsn(self, value)
 
     def _report_task(self, error: Exception) -> None:
         """Take note of what a task ends with; who waits for it may well know what to do."""

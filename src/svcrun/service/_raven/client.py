@@ -14,12 +14,12 @@ import raven.base
 from raven.handlers.logging import extract_extra
 
 from svcrun.current import current_name
-from svcrun.errors import ParameterError
+from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.service._raven.events import EXCEPTION, MESSAGE, readable
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from svcrun.service._raven.courier import Courier
     from svcrun.service._raven.dsn import DSN
@@ -60,12 +60,21 @@ _OPTIONS = frozenset(
 _NO_HOOKS = {"install_sys_hook": False, "install_logging_hook": False, "hook_libraries": ()}
 
 
-def check_options(owner: object, options: Mapping[str, Any]) -> None:
-    """Refuse options that raven does not have: it ignores them without a word."""
-    unknown = sorted(set(options) - _OPTIONS)
+def check_options(owner: object, options: Any) -> dict[str, Any]:
+    """Return options as a dictionary, and refuse what raven does not have: it ignores that.
+
+    :raises ValueError, TypeError: naming what is not known.
+    """
+    try:
+        given = dict(options)
+    except (TypeError, ValueError):
+        accepted = "a dictionary of options of raven.Client"
+        raise ParameterTypeError(owner, "client_options", options, accepted) from None
+    unknown = sorted(set(given) - _OPTIONS)
     if unknown:
         accepted = f"options of raven.Client among {', '.join(sorted(_OPTIONS))}"
         raise ParameterError(owner, "client_options", unknown, accepted)
+    return given
 
 
 class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types

@@ -1,0 +1,98 @@
+"""What services that report to Sentry have in common, by whichever library they do so."""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import abstractmethod
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from svcrun.checks import check_number
+from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.log import parse_level
+from svcrun.service._reports import QUEUE_SIZE, ReportHandler
+from svcrun.service.base import Service, parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from svcrun.service._reports import Filter, Report
+
+__all__ = ("Sender",)
+
+
+class Sender(Service):
+    """Reports what is logged, and stops after the other services, to report how they did it."""
+
+    _stops_last = True
+
+    sentry_dsn: Any = None  # a string, or what is turned into one, such as yarl.URL
+    min_level: int | str = logging.WARNING
+    client_options: Mapping[str, Any] = MappingProxyType({})
+    filters: Iterable[Filter] = ()
+    queue_size: int = QUEUE_SIZE
+    flush_timeout: float = 1.5
+
+    _handler: ReportHandler | None = parameter(default=None, init=False)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.sentry_dsn:
+            self._parse_dsn(self.sentry_dsn)
+        parse_level(self.min_level, "min_level")
+        self.client_options = self._check_options(self.client_options)
+        self.filters = self._check_filters(self.filters)
+        accepted = "a number of records, 1 or more"
+        check_number(self, "queue_size", self.queue_size, accepted, low=1, whole=True)
+        accepted = "a number of seconds, 0 or more"
+        check_number(self, "flush_timeout", self.flush_timeout, accepted, low=0)
+
+    @property
+    def dropped(self) -> int:
+        """How many were not reported: for lack of room or time, or because of an error."""
+        handler = self._handler
+        return 0 if handler is None else handler.dropped + handler.failed + self._undelivered
+
+    @property
+    @abstractmethod
+    def _undelivered(self) -> int:
+        """How many events were made, and did not get to the server."""
+
+    @abstractmethod
+    def _parse_dsn(self, value: object) -> Any:
+        """Return what a data source name says; errors show neither of its keys."""
+
+    @abstractmethod
+    def _check_options(self, options: Any) -> dict[str, Any]:
+        """Return the options of the library as a dictionary, and refuse what it does not know."""
+
+    def _find_dsn(self) -> Any:
+        value = self.sentry_dsn or os.environ.get("SENTRY_DSN")
+        if not value:
+            accepted = "the address of the project, here or as SENTRY_DSN in the environment"
+            raise ParameterError(self, "sentry_dsn", self.sentry_dsn, accepted)
+        return self._parse_dsn(value)
+
+    def _make_handler(
+        self, make: Callable[[Report], object], *, stacks: bool, take_note: Callable[[], Any]
+    ) -> ReportHandler:
+        return ReportHandler(
+            make,
+            level=parse_level(self.min_level, "min_level"),
+            filters=self.filters,
+            queue_size=self.queue_size,
+            stacks=stacks,
+            take_note=take_note,
+        )
+
+    def _check_filters(self, value: Any) -> tuple[Filter, ...]:
+        accepted = "logging.Filter instances, or functions of a record, in a list"
+        try:
+            filters = tuple(value)
+        except TypeError:
+            raise ParameterTypeError(self, "filters", value, accepted) from None
+        for one in filters:
+            if not callable(one) and not callable(getattr(one, "filter", None)):
+                raise ParameterTypeError(self, "filters", one, accepted)
+        return filters

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 __all__ = (
+    "CALLBACK",
     "at_work",
     "cancel_and_wait",
     "current_work",
@@ -33,6 +34,10 @@ current_work: ContextVar[object] = ContextVar("current_work", default=None)
 
 Who waits for pieces of work to end, and is called by one of them, must not wait for that one.
 """
+
+
+CALLBACK = asyncio.Handle._run.__code__  # noqa: SLF001 - there is no other mark in a stack
+"""The code in which asyncio's own loop makes all its calls; uvloop leaves no trace of it."""
 
 
 def at_work(
@@ -70,7 +75,7 @@ def service_of(work: object) -> Service | None:
 
 def _context_of_callback(frame: FrameType | None) -> Context | None:
     while frame is not None:
-        if frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001 - by which asyncio calls it
+        if frame.f_code is CALLBACK:
             # The call lets go of the handle, its `self`, at its very end.
             return getattr(frame.f_locals["self"], "_context", None)
         frame = frame.f_back

@@ -29,7 +29,7 @@ class Frames:
     def refresh(self) -> None:
         """Look whether the handler still writes as it did; to be called now and then."""
         handler = self._handler
-        settings = handler.formatter, handler.terminator, handler.level, *handler.filters
+        settings = handler.formatter, handler.terminator, handler.level, bool(handler.filters)
         if settings != self._settings or len(self._found) > _MANY:
             self._settings = settings
             self._found.clear()

@@ -13,6 +13,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from svcrun.errors import ProfilerActive, show
+from svcrun.tasks import CALLBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ _LOOP = {
             asyncio.BaseEventLoop.run_until_complete.__code__,
             asyncio.BaseEventLoop.run_forever.__code__,
             asyncio.BaseEventLoop._run_once.__code__,  # type: ignore[attr-defined]  # noqa: SLF001 - it is in a profile
-            asyncio.Handle._run.__code__,  # noqa: SLF001 - the same
+            CALLBACK,
             "<method 'run' of '_contextvars.Context' objects>",
         ),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import selectors
 import sys
 import threading
@@ -13,9 +12,10 @@ from pyinstrument.renderers import HTMLRenderer
 from pyinstrument.session import Session
 
 from svcrun.current import current_name, current_service
-from svcrun.tasks import at_work
+from svcrun.tasks import CALLBACK, at_work
 
 if TYPE_CHECKING:
+    import asyncio
     from types import CodeType, FrameType
 
 __all__ = ("Sampler",)
@@ -141,7 +141,7 @@ class Sampler:
 
 def _is_of_loop(code: CodeType) -> bool:
     """Tell whether a function runs a loop, or is what asyncio's own loop makes its calls in."""
-    return code is asyncio.Handle._run.__code__ or not _RUNS_LOOP.isdisjoint(code.co_names)  # noqa: SLF001 - by which asyncio calls it
+    return code is CALLBACK or not _RUNS_LOOP.isdisjoint(code.co_names)
 
 
 def _is_waiting(code: CodeType) -> bool:

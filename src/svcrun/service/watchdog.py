@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from svcrun.checks import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, show
 from svcrun.service.base import Service, parameter
-from svcrun.tasks import at_work
+from svcrun.tasks import CALLBACK, at_work
 from svcrun.thread_pool.separate import run_in_new_thread
 from svcrun.thread_pool.threads import stoppable
 
@@ -40,9 +40,6 @@ DEEPEST = 50
 
 # A program that somebody debugs stands still because it is told to.
 DEBUGGERS = frozenset({"bdb", "pdb", "pydevd"})
-
-# By which asyncio's own loop calls everything; uvloop leaves no trace of it.
-RUN = asyncio.Handle._run.__code__  # noqa: SLF001 - there is no other mark in a stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,7 +351,7 @@ def _format(calls: Sequence[Call]) -> str:
 
 def _callback(frame: FrameType | None) -> str:
     """Return what the loop calls, if that is not written in Python."""
-    if frame is None or frame.f_code is not RUN:
+    if frame is None or frame.f_code is not CALLBACK:
         return "(something that is not written in Python)"
     return show(frame.f_locals["self"])
 

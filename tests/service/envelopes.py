@@ -4,6 +4,7 @@ import gzip
 import json
 from typing import Any
 
+from svcrun.service.sentry import SentrySender
 from tests.service.collectors import Collector, Request
 from tests.support import eventually
 
@@ -12,6 +13,10 @@ Event = dict[str, Any]
 
 class EnvelopeCollector(Collector):
     """Collect envelopes (parameters as of :class:`Collector`)."""
+
+    def sender(self, **options: Any) -> SentrySender:
+        """Make a sender that reports here, and has time to send all of it when it stops."""
+        return SentrySender(**{"sentry_dsn": self.dsn(), "flush_timeout": 30} | options)
 
     @property
     def items(self) -> list[tuple[str, Event]]:

@@ -5,8 +5,8 @@ import logging
 import pickle
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from svcrun.service.base import Service
 from svcrun.service.raven import RavenSender
 from tests.conftest import Certificates
 from tests.service.collectors import Collector
+from tests.service.streams import running
 from tests.support import LoopFactory
 
 log = logging.getLogger("test")
@@ -35,16 +36,9 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-@asynccontextmanager
-async def sending(collector: Collector, **options: Any) -> AsyncIterator[RavenSender]:
+def sending(collector: Collector, **options: Any) -> AbstractAsyncContextManager[RavenSender]:
     """Run a sender; when the block is left, all has been sent."""
-    sender = RavenSender(**({"sentry_dsn": collector.dsn(), "flush_timeout": 20} | options))
-    sender.set_loop(asyncio.get_running_loop())
-    await sender.start()
-    try:
-        yield sender
-    finally:
-        await sender.stop()
+    return running(RavenSender(**({"sentry_dsn": collector.dsn(), "flush_timeout": 20} | options)))
 
 
 def fail(number: int = 0) -> None:

@@ -1,13 +1,12 @@
 """Defects of raven 6.10 on today's Python that users of RavenSender do not feel."""
 
-import asyncio
 import gc
 import http.client
 import logging
 import sys
 import weakref
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from raven.transport.http import HTTPTransport
 
 from svcrun.service.raven import RavenSender
 from tests.service.collectors import Collector, answer
+from tests.service.streams import running
 from tests.support import eventually
 
 log = logging.getLogger("test")
@@ -33,15 +33,8 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-@asynccontextmanager
-async def sending(collector: Collector, **options: Any) -> AsyncIterator[RavenSender]:
-    sender = RavenSender(sentry_dsn=collector.dsn(), flush_timeout=20, **options)
-    sender.set_loop(asyncio.get_running_loop())
-    await sender.start()
-    try:
-        yield sender
-    finally:
-        await sender.stop()
+def sending(collector: Collector, **options: Any) -> AbstractAsyncContextManager[RavenSender]:
+    return running(RavenSender(sentry_dsn=collector.dsn(), flush_timeout=20, **options))
 
 
 def values(collector: Collector) -> list[dict[str, Any]]:

@@ -5,8 +5,8 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, Self
@@ -31,6 +31,7 @@ from tests.service.collectors import (
     talk_for_ever,
     talk_nonsense,
 )
+from tests.service.streams import running
 from tests.support import LoopFactory, eventually
 
 log = logging.getLogger("test")
@@ -51,15 +52,8 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-@asynccontextmanager
-async def sending(dsn: str, **options: Any) -> AsyncIterator[RavenSender]:
-    sender = RavenSender(sentry_dsn=dsn, **options)
-    sender.set_loop(asyncio.get_running_loop())
-    await sender.start()
-    try:
-        yield sender
-    finally:
-        await sender.stop()
+def sending(dsn: str, **options: Any) -> AbstractAsyncContextManager[RavenSender]:
+    return running(RavenSender(sentry_dsn=dsn, **options))
 
 
 class Stopwatch:

@@ -29,10 +29,6 @@ def collector() -> Iterator[EnvelopeCollector]:
         yield server
 
 
-def make(collector: EnvelopeCollector, **options: Any) -> SentrySender:
-    return SentrySender(**{"sentry_dsn": collector.dsn(), "flush_timeout": 30} | options)
-
-
 @asynccontextmanager
 async def running(sender: SentrySender) -> AsyncIterator[SentrySender]:
     """Start a sender for the block, in which nothing is known of what other tests told sentry."""
@@ -56,7 +52,7 @@ def tag(event: Event) -> str | None:
 @pytest.mark.usefixtures("no_leaks")
 async def test_an_exception_is_reported_with_its_place_and_variables() -> None:
     with EnvelopeCollector() as collector:
-        async with running(make(collector)) as sender:
+        async with running(collector.sender()) as sender:
             answer_of_all = 42
             try:
                 _ = answer_of_all / 0
@@ -82,7 +78,7 @@ async def test_an_exception_is_reported_with_its_place_and_variables() -> None:
 
 async def test_level_and_filters_tell_what_is_reported(collector: EnvelopeCollector) -> None:
     filters = [logging.Filter("test"), lambda record: "no" not in record.msg]
-    async with running(make(collector, min_level="error", filters=filters)):
+    async with running(collector.sender(min_level="error", filters=filters)):
         log.warning("less")
         log.error("yes")
         log.error("no")
@@ -98,7 +94,7 @@ async def test_each_level_has_one_of_sentry(
 ) -> None:
     logger = logging.getLogger("test.level")
     caplog.set_level(1, logger.name)
-    async with running(make(collector, min_level=0)):
+    async with running(collector.sender(min_level=0)):
         logger.log(level, "now")
     assert [event["level"] for event in collector.events if event["logger"] == logger.name] == [
         name
@@ -111,7 +107,7 @@ async def test_a_task_that_fails_is_reported_though_nobody_asks(
     async def fail() -> None:
         raise KeyError("lost")
 
-    async with running(make(collector)):
+    async with running(collector.sender()):
         task = asyncio.create_task(fail(), name="loser")
         await asyncio.wait([task])
     assert isinstance(task.exception(), KeyError)
@@ -126,7 +122,7 @@ async def test_what_ends_a_task_on_purpose_is_not_reported(collector: EnvelopeCo
         return
         yield
 
-    async with running(make(collector)):
+    async with running(collector.sender()):
         tasks = [
             asyncio.create_task(asyncio.sleep(60)),
             asyncio.ensure_future(anext(nothing())),
@@ -140,7 +136,7 @@ async def test_what_ends_a_task_on_purpose_is_not_reported(collector: EnvelopeCo
 async def test_a_task_that_is_cancelled_before_it_begins_leaves_no_complaint(
     collector: EnvelopeCollector, recwarn: pytest.WarningsRecorder
 ) -> None:
-    async with running(make(collector)):
+    async with running(collector.sender()):
         task = asyncio.create_task(asyncio.sleep(60))
         task.cancel()
         await asyncio.wait([task])
@@ -149,7 +145,7 @@ async def test_a_task_that_is_cancelled_before_it_begins_leaves_no_complaint(
 
 
 async def test_a_program_can_capture_by_itself(collector: EnvelopeCollector) -> None:
-    async with running(make(collector)):
+    async with running(collector.sender()):
         sentry_sdk.set_tag("color", "green")
         sentry_sdk.capture_message("hello")
     (event,) = collector.events
@@ -161,7 +157,7 @@ async def test_what_led_to_an_error_is_told_with_it_and_nothing_that_came_later(
     collector: EnvelopeCollector, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, log.name)
-    async with running(make(collector)):
+    async with running(collector.sender()):
         log.info("first %s", "this")
         log.error("then")
         log.info("last")
@@ -175,7 +171,7 @@ async def test_tasks_do_not_see_the_tags_of_each_other(collector: EnvelopeCollec
         await asyncio.sleep(0)
         log.error(name)
 
-    async with running(make(collector)):
+    async with running(collector.sender()):
         await asyncio.gather(request("one"), request("two"))
     assert {
         event["logentry"]["formatted"]: event["tags"]["request"] for event in collector.events
@@ -186,7 +182,7 @@ async def test_tasks_do_not_see_the_tags_of_each_other(collector: EnvelopeCollec
 
 
 async def test_the_stack_of_a_log_call_is_told_on_request(collector: EnvelopeCollector) -> None:
-    async with running(make(collector, client_options={"attach_stacktrace": True})):
+    async with running(collector.sender(client_options={"attach_stacktrace": True})):
         log.error("here")
     (event,) = collector.events
     (thread,) = event["threads"]["values"]
@@ -213,7 +209,7 @@ class Worker(Service):
 async def test_events_are_tagged_with_the_service_that_they_come_from(
     collector: EnvelopeCollector,
 ) -> None:
-    async with entrypoint(make(collector), Worker(name="busy"), log_config=False):
+    async with entrypoint(collector.sender(), Worker(name="busy"), log_config=False):
         log.error("outside")
     tags = {
         event.get("message") or event["logentry"]["formatted"]: tag(event)
@@ -225,7 +221,7 @@ async def test_events_are_tagged_with_the_service_that_they_come_from(
 
 
 async def test_a_tag_of_the_program_wins(collector: EnvelopeCollector) -> None:
-    async with running(make(collector)):
+    async with running(collector.sender()):
         sentry_sdk.set_tag("service", "mine")
         log.error("now")
     assert [tag(event) for event in collector.events] == ["mine"]
@@ -248,7 +244,7 @@ async def test_an_error_is_reported_once_however_often_it_is_seen(
     async def outer() -> None:
         await asyncio.create_task(inner())
 
-    async with running(make(collector)):
+    async with running(collector.sender()):
         with pytest.raises(ValueError, match="seen"):
             await asyncio.create_task(outer())
         try:
@@ -268,7 +264,7 @@ async def test_a_crash_is_reported_once(collector: EnvelopeCollector) -> None:
             raise ValueError("crash")
 
     crash = Crash(name="unlucky")
-    async with entrypoint(make(collector), crash, log_config=False):
+    async with entrypoint(collector.sender(), crash, log_config=False):
         await eventually(lambda: crash.state.name == "FAILED")
     (event,) = collector.events
     assert tag(event) == "unlucky"
@@ -276,7 +272,7 @@ async def test_a_crash_is_reported_once(collector: EnvelopeCollector) -> None:
 
 async def test_the_error_of_the_block_is_reported(collector: EnvelopeCollector) -> None:
     with pytest.raises(ValueError, match="block"):
-        async with entrypoint(make(collector), log_config=False):
+        async with entrypoint(collector.sender(), log_config=False):
             raise ValueError("block")
     assert collector.errors == ["block"]
 
@@ -285,7 +281,7 @@ async def test_the_error_of_the_block_is_reported(collector: EnvelopeCollector) 
 async def test_what_ends_the_block_on_purpose_is_not_reported(
     collector: EnvelopeCollector, error: type[BaseException]
 ) -> None:
-    sender = make(collector)
+    sender = collector.sender()
     await sender.start()
     await sender.stop(error())
     assert collector.events == []
@@ -303,7 +299,7 @@ async def test_what_other_services_log_while_they_stop_is_reported(
             raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"):
-        async with entrypoint(make(collector), Last(), log_config=False):
+        async with entrypoint(collector.sender(), Last(), log_config=False):
             pass
     assert collector.errors == ["stop"]
 
@@ -344,7 +340,7 @@ async def test_an_option_that_sentry_refuses_is_an_error_of_the_start(
     collector: EnvelopeCollector,
 ) -> None:
     factory = asyncio.get_running_loop().get_task_factory()
-    sender = make(collector, client_options={"max_request_body_size": "huge"})
+    sender = collector.sender(client_options={"max_request_body_size": "huge"})
     with pytest.raises(ValueError, match=r"client_options.*max_request_body_size"):
         await sender.start()
     assert not sentry_sdk.is_initialized()
@@ -383,7 +379,7 @@ async def test_integrations_of_the_program_are_used(collector: EnvelopeCollector
     integrations = [AsyncioIntegration(), LoggingIntegration(level=logging.ERROR)]
     loop = asyncio.get_running_loop()
     for _ in range(2):  # sentry sets up an integration once in a process
-        async with running(make(collector, client_options={"integrations": integrations})):
+        async with running(collector.sender(client_options={"integrations": integrations})):
             log.warning("no breadcrumb")
             await asyncio.gather(asyncio.create_task(fail()), return_exceptions=True)
         assert loop.get_task_factory() is None
@@ -400,7 +396,7 @@ async def test_integrations_can_be_turned_off(collector: EnvelopeCollector) -> N
     from sentry_sdk.integrations.asyncio import AsyncioIntegration
 
     options = {"disabled_integrations": [AsyncioIntegration]}
-    async with running(make(collector, client_options=options)):
+    async with running(collector.sender(client_options=options)):
         assert asyncio.get_running_loop().get_task_factory() is None
 
 
@@ -417,7 +413,7 @@ async def test_the_client_of_the_program_is_given_back(collector: EnvelopeCollec
         sentry_sdk.init(other.dsn(), default_integrations=False)
         found = sentry_sdk.get_client()
         try:
-            async with running(make(collector)):
+            async with running(collector.sender()):
                 sentry_sdk.capture_message("ours")
             assert sentry_sdk.get_client() is found
             sentry_sdk.capture_message("theirs")
@@ -431,7 +427,7 @@ async def test_the_client_of_the_program_is_given_back(collector: EnvelopeCollec
 async def test_a_client_that_the_program_makes_meanwhile_stays(
     collector: EnvelopeCollector,
 ) -> None:
-    async with running(make(collector)):
+    async with running(collector.sender()):
         sentry_sdk.init(default_integrations=False)
         theirs = sentry_sdk.get_client()
     try:
@@ -443,9 +439,9 @@ async def test_a_client_that_the_program_makes_meanwhile_stays(
 async def test_a_second_sender_is_refused_and_the_first_goes_on(
     collector: EnvelopeCollector,
 ) -> None:
-    async with running(make(collector)) as sender:
+    async with running(collector.sender()) as sender:
         with pytest.raises(SentryInUse, match="leave out one of the two"):
-            await make(collector).start()
+            await collector.sender().start()
         with pytest.raises(AlreadyRunning):
             await sender.start()
         log.error("still here")
@@ -463,7 +459,7 @@ async def test_all_is_put_back_at_the_stop(collector: EnvelopeCollector) -> None
     loop.set_task_factory(factory)
     handlers = logging.getLogger().handlers
     try:
-        async with running(make(collector)):
+        async with running(collector.sender()):
             assert loop.get_task_factory() is not factory
             await loop.create_task(begin())
         assert loop.get_task_factory() is factory
@@ -483,7 +479,7 @@ async def test_a_start_that_fails_half_way_puts_all_back(
 
     loop = asyncio.get_running_loop()
     handlers = logging.getLogger().handlers
-    sender = make(collector)
+    sender = collector.sender()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fail)
         with pytest.raises(RuntimeError, match="new thread"):
@@ -497,7 +493,7 @@ async def test_a_start_that_fails_half_way_puts_all_back(
 
 
 async def test_it_can_run_again(collector: EnvelopeCollector) -> None:
-    sender = make(collector)
+    sender = collector.sender()
     for number in range(3):
         async with running(sender):
             log.error("life %d", number)
@@ -519,7 +515,7 @@ async def test_a_stop_without_a_start_does_nothing() -> None:
 @pytest.mark.usefixtures("no_leaks")
 async def test_it_can_be_stopped_twice_at_once() -> None:
     with EnvelopeCollector() as collector:
-        sender = make(collector)
+        sender = collector.sender()
         await sender.start()
         log.error("now")
         await asyncio.gather(sender.stop(), sender.stop())
@@ -532,7 +528,7 @@ async def test_it_can_be_stopped_twice_at_once() -> None:
 async def test_reports_go_over_tls(certificates: Certificates) -> None:
     with EnvelopeCollector(certificates) as collector:
         options = {"ca_certs": str(certificates.ca)}
-        async with running(make(collector, client_options=options)):
+        async with running(collector.sender(client_options=options)):
             log.error("secretly")
         assert collector.messages == ["secretly"]
 
@@ -540,7 +536,7 @@ async def test_reports_go_over_tls(certificates: Certificates) -> None:
 async def test_a_server_that_nobody_vouches_for_gets_nothing(certificates: Certificates) -> None:
     with EnvelopeCollector(certificates) as collector:
         options = {"ca_certs": str(certificates.other_ca)}
-        async with running(make(collector, client_options=options)) as sender:
+        async with running(collector.sender(client_options=options)) as sender:
             log.error("secretly")
         assert collector.requests == []
         assert sender.dropped == 1
@@ -550,7 +546,7 @@ async def test_the_errors_of_a_thread_are_reported(collector: EnvelopeCollector)
     def fail() -> None:
         raise ValueError("thread")
 
-    async with entrypoint(make(collector), log_format="plain"):
+    async with entrypoint(collector.sender(), log_format="plain"):
         thread = threading.Thread(target=fail)
         thread.start()
         await asyncio.to_thread(thread.join)
@@ -559,6 +555,6 @@ async def test_the_errors_of_a_thread_are_reported(collector: EnvelopeCollector)
 
 async def test_events_that_the_server_refuses_are_counted(collector: EnvelopeCollector) -> None:
     collector.usual = answer(400)
-    async with running(make(collector)) as sender:
+    async with running(collector.sender()) as sender:
         log.error("now")
     assert (sender.sent, sender.dropped) == (0, 1)

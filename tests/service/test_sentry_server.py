@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -37,10 +36,6 @@ MOST = 8.0
 def collector() -> Iterator[EnvelopeCollector]:
     with EnvelopeCollector() as server:
         yield server
-
-
-def make(collector: EnvelopeCollector, **options: Any) -> SentrySender:
-    return SentrySender(**{"sentry_dsn": collector.dsn(), "flush_timeout": 30} | options)
 
 
 async def no_threads() -> None:
@@ -126,7 +121,7 @@ async def test_an_error_of_the_server_costs_one_report_and_is_not_reported(
     collector: EnvelopeCollector,
 ) -> None:
     collector.answers.append(answer(500))
-    async with running(make(collector)) as sender:
+    async with running(collector.sender()) as sender:
         log.error("first")
         await eventually(lambda: sender.dropped == 1)
         log.error("second")
@@ -139,7 +134,7 @@ async def test_a_connection_that_breaks_is_made_once_more(
     collector: EnvelopeCollector, how: Misbehaviour
 ) -> None:
     collector.answers += [how, answer(200), how, how]
-    async with running(make(collector)) as sender:
+    async with running(collector.sender()) as sender:
         log.error("first")
         await eventually(lambda: sender.sent == 1)
         log.error("second")
@@ -156,7 +151,7 @@ async def test_a_server_that_has_had_enough_is_left_alone(
     collector: EnvelopeCollector, headers: dict[str, str]
 ) -> None:
     collector.answers.append(answer(429, **headers))
-    async with running(make(collector)) as sender:
+    async with running(collector.sender()) as sender:
         log.error("first")
         await asyncio.to_thread(collector.wait_for, 1)
         await eventually(lambda: sender.dropped == 1)
@@ -169,7 +164,7 @@ async def test_a_server_that_has_had_enough_is_left_alone(
 
 async def test_it_is_heard_again_when_the_time_is_over(collector: EnvelopeCollector) -> None:
     collector.answers.append(answer(429, Retry_After="1"))
-    async with running(make(collector)) as sender:
+    async with running(collector.sender()) as sender:
         log.error("first")
         await eventually(lambda: sender.dropped == 1)
         begin = time.monotonic()
@@ -188,7 +183,7 @@ async def test_a_server_that_is_slow_but_answers_gets_all_that_waits(
         connection.sendall(bytes(answer(200, Connection="close")))
 
     collector.usual = be_slow
-    async with running(make(collector, flush_timeout=1.5)) as sender:
+    async with running(collector.sender(flush_timeout=1.5)) as sender:
         for number in range(20):
             log.error("number %d", number)
     assert (sender.sent, sender.dropped) == (20, 0)
@@ -198,7 +193,7 @@ async def test_a_server_that_is_slow_but_answers_gets_all_that_waits(
 async def test_a_stop_that_is_cancelled_leaves_nothing(collector: EnvelopeCollector) -> None:
     collector.usual = hang
     with nothing_left():
-        sender = make(collector, flush_timeout=1)
+        sender = collector.sender(flush_timeout=1)
         await sender.start()
         log.error("first")
         await eventually(lambda: collector.requests)
@@ -258,7 +253,7 @@ async def test_a_flood_is_bounded_and_counted_and_does_not_block_the_loop(
     collector: EnvelopeCollector, work: Callable[[int], object]
 ) -> None:
     with quiet():
-        sender = make(collector)
+        sender = collector.sender()
         await sender.start()
         turns = sorted(await _flood(work))
         await sender.stop()

@@ -128,6 +128,8 @@ class Handler(logging.StreamHandler):
 session.close()
 session = basic_config("info", "disabled", handlers=[Handler()])
 logging.info("before")
+while all(thread.name != "svcrun-log" for thread in threading.enumerate()):
+    time.sleep(0.001)  # at its end, the interpreter starts no more threads
 import logging.config
 logging.config.dictConfig({"version": 1, "loggers": {"library": {"level": "INFO"}}})
 logging.info("after")

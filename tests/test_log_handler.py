@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from logging.handlers import MemoryHandler
@@ -167,6 +168,26 @@ def test_a_stuck_stream_holds_nobody_up_and_gets_every_record(log: logging.Logge
     stream.gate.set()
     log.handlers[0].close()
     assert stream.getvalue().split() == [str(number) for number in range(20_000)]
+
+
+def test_what_is_logged_during_a_write_waits_for_others(log: logging.Logger) -> None:
+    """Who logs without a pause is not followed line by line."""
+    gate = threading.Event()
+    target = Collector(gate=gate)
+    handler = attach(log, target, buffer_size=10, flush_interval=3600)
+    for number in range(10):
+        log.info("%d", number)
+    assert target.busy.wait(PATIENCE)
+    for number in range(10, 13):
+        log.info("%d", number)
+    gate.set()
+    deadline = time.monotonic() + PATIENCE
+    while handler._writer.threshold != 9:  # it waits until there are ten
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert target.texts == [str(number) for number in range(10)]
+    handler.flush()
+    assert target.texts == [str(number) for number in range(13)]
 
 
 class Burden(Exception):

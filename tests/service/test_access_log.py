@@ -11,6 +11,7 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web as aioweb
 from aiohttp.abc import AbstractAccessLogger
+from aiohttp.test_utils import make_mocked_request
 from aiohttp.web_log import AccessLogger as TheirLogger
 
 from svcrun.log.records import name_service
@@ -107,6 +108,16 @@ async def test_what_could_mean_something_to_a_terminal_is_escaped(
     line = record.getMessage()
     assert line.isprintable()
     assert "a\\tb" in line
+
+
+def test_so_is_what_stands_in_the_target(caplog: pytest.LogCaptureFixture) -> None:
+    """Not every parser of aiohttp's refuses it."""
+    caplog.set_level(logging.INFO)
+    asked = make_mocked_request("GET", "/a\x9bb")
+    AccessLogger(logging.getLogger("ours")).log(asked, aioweb.Response(), 0.1)
+    line = caplog.records[-1].getMessage()
+    assert '"GET /a\\x9bb HTTP/1.1"' in line
+    assert line.isprintable()
 
 
 @pytest.mark.parametrize("log_format", ["%Q", "%{User-Agent}x", "100%", "%{}i", "%"])

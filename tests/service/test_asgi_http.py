@@ -176,6 +176,46 @@ async def test_an_aiohttp_application_around_it_has_its_middlewares_and_routes()
     assert seen == ["/ready", "/hello"]
 
 
+@pytest.mark.parametrize("way", ["middlewares", "on_response_prepare"])
+async def test_what_an_aiohttp_application_does_around_it_is_done(way: str) -> None:
+    seen = []
+
+    @web.middleware
+    async def watch(request: web.Request, handler: Any) -> web.StreamResponse:
+        seen.append(request.path)
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    async def prepare(request: web.Request, _: web.StreamResponse) -> None:
+        seen.append(request.path)
+
+    async def open_socket(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # whose response aiohttp prepares itself
+            await send({"type": "websocket.accept"})
+        else:
+            await answer(send)
+
+    class Around(ASGIHTTPService):
+        async def create_application(self) -> web.Application:
+            application = await super().create_application()
+            added = watch if way == "middlewares" else prepare
+            getattr(application, way).append(added)
+            return application
+
+    upgrade = get(
+        "/hello",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    ).replace(b"Connection: close\r\n", b"")
+    service = Around(address="127.0.0.1", port=0, app=open_socket, lifespan="off")
+    async with running(service), connected(service) as (reader, writer):
+        writer.write(upgrade)
+        assert (await read_head(reader)).status == 101
+    assert seen == ["/hello"]
+
+
 async def test_no_two_requests_share_what_they_are_told() -> None:
     scopes = []
 

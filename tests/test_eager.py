@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import Any
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from svcrun.eager import Waiter, start_eagerly, wakeup_descriptor
+from svcrun.eager import Waiter, current_loop, start_eagerly, wakeup_descriptor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support import LoopFactory, Program
+
+T = TypeVar("T")
 
 variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
 
@@ -202,3 +211,46 @@ def test_a_loop_that_does_not_tell_its_descriptor_is_no_error() -> None:
 
     loop: Any = Loop()
     assert wakeup_descriptor(loop) is None
+
+
+def in_a_thread(function: Callable[[], T]) -> T:
+    """Return what a fresh thread gets, in which no loop is set."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def test_without_a_loop_that_is_set_there_is_no_current_one_and_none_is_made() -> None:
+    assert in_a_thread(current_loop) is None
+
+
+def test_there_is_no_current_loop_in_a_fresh_process(
+    run_program: Callable[..., Program],
+) -> None:
+    source = """
+        from svcrun.eager import current_loop
+        assert current_loop() is None
+        import asyncio
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        assert current_loop() is loop
+        asyncio.set_event_loop(None)
+        assert current_loop() is None
+        loop.close()
+        print("as it should be")
+    """
+    program = run_program(textwrap.dedent(source))
+    outcome = program.wait()
+    assert (outcome.stdout, outcome.stderr) == ("as it should be\n", "")
+
+
+def test_the_loop_that_is_set_is_the_current_one(loop_factory: LoopFactory) -> None:
+    def look() -> tuple[bool, bool]:
+        loop = loop_factory()
+        asyncio.set_event_loop(loop)
+        is_set = current_loop() is loop
+        asyncio.set_event_loop(None)
+        is_unset = current_loop() is None
+        loop.close()
+        return is_set, is_unset
+
+    assert in_a_thread(look) == (True, True)

@@ -31,14 +31,28 @@ T = TypeVar("T")
 __all__ = ("Waiter", "current_loop", "start_eagerly", "wakeup_descriptor")
 
 
-def current_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the loop that :func:`asyncio.set_event_loop` has set in this thread, None without one.
+if sys.version_info >= (3, 14):
 
-    Asking for it by the public way makes one, or warns, where there is none.
-    """
-    local = getattr(asyncio.get_event_loop_policy(), "_local", None)  # type: ignore[deprecated]
-    loop: asyncio.AbstractEventLoop | None = getattr(local, "_loop", None)
-    return loop
+    def current_loop() -> asyncio.AbstractEventLoop | None:
+        """Return the loop that :func:`asyncio.set_event_loop` has set in this thread, or None.
+
+        Inside a running loop it is that one.
+        """
+        try:
+            return asyncio.get_event_loop()
+        except RuntimeError:
+            return None
+
+else:
+
+    def current_loop() -> asyncio.AbstractEventLoop | None:
+        """Return the loop that is set in this thread (see the variant for Python 3.14).
+
+        Up to Python 3.13, :func:`asyncio.get_event_loop` makes a loop where none is set, or warns.
+        """
+        local = getattr(asyncio.get_event_loop_policy(), "_local", None)  # type: ignore[deprecated]
+        loop: asyncio.AbstractEventLoop | None = getattr(local, "_loop", None)
+        return loop
 
 
 def wakeup_descriptor(loop: asyncio.AbstractEventLoop) -> int | None:

@@ -43,7 +43,7 @@ class Unit:
     __slots__ = (
         "dependants",
         "failed",
-        "in_batch",
+        "in_startup",
         "in_sweep",
         "moved",
         "owes_stop",
@@ -66,7 +66,7 @@ class Unit:
         self.task: asyncio.Task[Any] | None = None  # runs start(), until that has ended
         self.stop_task: asyncio.Task[Any] | None = None  # runs stop(), until that has ended
         self.timer: asyncio.TimerHandle | None = None  # limits the start() or stop() that runs
-        self.in_batch: Any = None  # the Batch that is starting it
+        self.in_startup: Any = None  # the Startup that is starting it
         self.walk: Any = None  # the Walk that visits it, or did last
         self.in_sweep: Any = None  # the Sweep that is stopping it
         self.start_cancelled = False  # whether we have cancelled start()

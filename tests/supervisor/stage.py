@@ -349,7 +349,7 @@ class Stage:
 
         assert self.supervisor.services == ()
         assert not self.supervisor._units
-        assert not self.supervisor._batches
+        assert not self.supervisor._startups
         assert not self.supervisor._sweeps
         assert not self.supervisor.recoveries
         for actor in self.actors:

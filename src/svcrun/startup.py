@@ -1,0 +1,223 @@
+"""Start a set of services together: each after those that it depends on, all of them or none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from svcrun.current import on_behalf_of
+from svcrun.errors import DependencyDown, StartCancelled, StartTimeout, show
+from svcrun.order import Walk
+from svcrun.per_loop import running_loop
+from svcrun.service.base import Service, StartEvent, own_stop
+from svcrun.state import ServiceState
+from svcrun.tasks import format_stack
+from svcrun.unit import traces
+
+if TYPE_CHECKING:
+    from svcrun.supervisor import Supervisor
+    from svcrun.unit import Unit
+
+log = logging.getLogger(__name__)
+
+__all__ = ("Startup",)
+
+STARTING, RUNNING = ServiceState.STARTING, ServiceState.RUNNING
+STOPPED, FAILED = ServiceState.STOPPED, ServiceState.FAILED
+
+
+class Startup:
+    """Start `units` together.
+
+    The first failure ends it: no further ``start()`` is called, and :attr:`errors` holds what was
+    raised. The supervisor rolls the units back.
+
+    :param supervisor: stops a unit that fails after the end of the start-up.
+    :param timeout: seconds that a start may take, for services without a limit of their own.
+    """
+
+    __slots__ = (
+        "_context",
+        "_is_over",
+        "_loop",
+        "_supervisor",
+        "_timeout",
+        "errors",
+        "units",
+        "walk",
+    )
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        units: list[Unit],
+        loop: asyncio.AbstractEventLoop,
+        timeout: float | None,
+    ) -> None:
+        self._supervisor = supervisor
+        self._loop = loop
+        self._timeout = timeout
+        self._is_over = False
+        self.units = units
+        self.walk = Walk(units, self._launch, upwards=True)
+        self.errors: list[BaseException] = []
+        # Every start() runs in the context of the caller, also one that another service's readiness
+        # lets loose.
+        self._context = contextvars.copy_context()
+        traced = traces()
+        for unit in units:
+            unit.in_startup = self
+            unit.traced = traced
+
+    async def run(self) -> None:
+        """Return when all units have started, or one has failed, or the caller is cancelled."""
+        try:
+            self.walk.go()
+            await self.walk.wait(self._loop)
+        except asyncio.CancelledError as error:
+            self.fail(error, at_once=True)
+        finally:
+            self._is_over = True
+            for unit in self.units:
+                unit.in_startup = None
+
+    def fail(self, error: BaseException, *, at_once: bool = False) -> None:
+        """Start nothing more.
+
+        :param at_once: whether that means even what is about to be started at the same time.
+        """
+        self.errors.append(error)
+        self.walk.stop(at_once=at_once)
+
+    def _launch(self, unit: Unit) -> bool:
+        """Start `unit`, and return whether it has started already."""
+        service = unit.service
+        for required in unit.requires:
+            if not required.is_up or required.state is not RUNNING:
+                self.fail(DependencyDown(service, required.service))
+                return False
+
+        service.set_loop(self._loop)
+        unit.move(STARTING)
+        try:
+            task = unit.begin(service.start, self._loop)
+        except BaseException as error:  # noqa: BLE001 - whatever it is comes out after the rollback
+            return self._start_ended(unit, error)
+        if task.done():
+            failure = _outcome(task, service)
+            if failure is None or not service.start_event.is_set():
+                return self._start_ended(unit, failure)
+
+        unit.task = task
+        task.add_done_callback(partial(self._on_task_done, unit))
+        event = service.start_event
+        if event.is_set():
+            self._started(unit)
+            return True
+        self._watch(unit, event)
+        return False
+
+    def _watch(self, unit: Unit, event: asyncio.Event) -> None:
+        """Watch for `unit` to become ready, and for its time limit."""
+        if isinstance(event, StartEvent):
+            event.callback = partial(self._on_ready, unit)
+            if event.is_set():  # by a thread, just now
+                self._loop.call_soon(self._on_ready, unit)
+        own = unit.service.start_timeout
+        timeout = self._timeout if own is None else own
+        if timeout is not None:
+            unit.timer = self._loop.call_later(timeout, self._overrun, unit, timeout)
+        if unit.in_sweep is not None:
+            unit.in_sweep.start_waits(unit)
+
+    def _started(self, unit: Unit) -> None:
+        if unit.timer is not None:
+            unit.end_timer()
+        unit.owes_stop = True
+        unit.move(RUNNING)
+        if unit.in_sweep is not None:
+            # It came through although it is to be stopped. Not now: its own task may be running.
+            self._loop.call_soon(unit.in_sweep.start_ended, unit, None)
+
+    def _start_ended(self, unit: Unit, error: BaseException | None) -> bool:
+        """React to the end of a ``start()`` that had not set ``start_event``."""
+        service = unit.service
+        if error is None:
+            self._started(unit)
+            if service._start_event is not None:
+                service._start_event.set()
+            return True
+
+        if not self._is_over and not unit.start_cancelled:
+            self.fail(error)
+        else:
+            with on_behalf_of(service):
+                log.error(
+                    "%s failed while its start was being called off", show(service), exc_info=error
+                )
+        self._not_started(unit, FAILED)
+        return False
+
+    def _not_started(self, unit: Unit, state: ServiceState) -> None:
+        unit.end_timer()
+        unit.undo = own_stop(unit.service)
+        if unit.undo is None:
+            unit.move(state)
+        else:
+            # It may have opened sockets and begun tasks before it failed, or was called off.
+            unit.move(FAILED)
+            unit.failed = state is FAILED
+            unit.owes_stop = True
+        if unit.in_sweep is not None:
+            unit.in_sweep.start_ended(unit, None)
+        elif unit.at_rest:
+            self._supervisor.forget(unit)
+        elif self._is_over:  # else the roll-back sees to it
+            self._supervisor.begin_stop_of((unit,), None)
+
+    def _overrun(self, unit: Unit, timeout: float) -> None:
+        unit.timer = None
+        if unit.task is not None and unit.in_sweep is None:
+            self.fail(StartTimeout(unit.service, timeout, format_stack(unit.task)))
+
+    def _on_ready(self, unit: Unit) -> None:
+        """React to ``start_event``, which the service's own task is setting, or a thread."""
+        if running_loop() is not self._loop:
+            self._loop.call_soon_threadsafe(self._on_ready, unit)
+            return
+        if unit.state is not STARTING or unit.task is None:  # without a task, it was abandoned
+            return
+        self._started(unit)
+        if unit.in_sweep is None:
+            self._loop.call_soon(self.walk.done, unit, context=self._context)
+
+    def _on_task_done(self, unit: Unit, task: asyncio.Task[Any]) -> None:
+        """React to the end of a ``start()`` that had to wait, or that ran on."""
+        called_off = unit.start_cancelled and task.cancelled()
+        error = None if called_off else _outcome(task, unit.service)
+        if unit.task is not task:  # it was abandoned when it did not end in time
+            if error is not None:
+                with on_behalf_of(unit.service):
+                    log.error(
+                        "%s failed after it was left alone", show(unit.service), exc_info=error
+                    )
+            return
+
+        unit.task = None
+        if unit.state is not STARTING:
+            if unit.in_sweep is not None:
+                unit.in_sweep.start_ended(unit, error)
+            elif error is not None:
+                self._supervisor.crashed(unit, error)
+        elif called_off:
+            self._not_started(unit, STOPPED)
+        elif self._start_ended(unit, error) and unit.in_sweep is None:
+            self.walk.done(unit)
+
+
+def _outcome(task: asyncio.Task[Any], service: Service) -> BaseException | None:
+    """Return what `task`, which has ended, raised."""
+    return StartCancelled(service) if task.cancelled() else task.exception()

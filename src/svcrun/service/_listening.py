@@ -58,6 +58,14 @@ class Listening(Service):
             scheme=self.PROTO_NAME,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if self.socket is not None:  # the bound address is this instance's
+            for name, value in zip(("address", "port"), self._configured, strict=True):
+                if name in state:
+                    state[name] = value
+        return state
+
     async def _bind(self, backlog: int | None = None) -> socket.socket:
         """Bind the socket, which listens if a `backlog` is given, and tell where.
 

@@ -7,6 +7,7 @@ import inspect
 import typing
 from abc import ABCMeta, abstractmethod
 from math import inf
+from types import MappingProxyType
 
 from svcrun.checks import check_number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
@@ -16,7 +17,7 @@ from svcrun.tasks import cancel_and_wait
 
 if typing.TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from svcrun.context import Context
 
@@ -24,9 +25,6 @@ T = typing.TypeVar("T")
 Dependency: typing.TypeAlias = "Service | type[Service]"
 
 __all__ = ("Service", "ServiceMeta", "SimpleClient", "SimpleServer", "TaskStoreBase", "parameter")
-
-# What exists only while a service runs, and is left out of its pickle.
-_RUNTIME = frozenset({"_context", "_crashes", "_loop", "_start_event", "_state"})
 
 
 def parameter(*, default: typing.Any = None, kw_only: bool = True, init: bool = True) -> typing.Any:
@@ -172,6 +170,7 @@ class Service(metaclass=ServiceMeta):
     # Set on the instance when there is something to set, so that making a service costs little.
     _context: Context | None = parameter(default=None, init=False)
     _crashes: deque[float] | None = parameter(default=None, init=False)
+    _keywords: Mapping[str, typing.Any] = parameter(default=MappingProxyType({}), init=False)
     _loop: asyncio.AbstractEventLoop | None = parameter(default=None, init=False)
     _start_event: StartEvent | None = parameter(default=None, init=False)
     _state: ServiceState = parameter(default=ServiceState.NEW, init=False)
@@ -180,6 +179,8 @@ class Service(metaclass=ServiceMeta):
         absent = type(self).__required__ - kwargs.keys()
         if absent:
             raise MissingParameters(type(self).__qualname__, absent)
+        if kwargs:
+            self._keywords = kwargs
         for name, value in kwargs.items():
             setattr(self, name, value)
         if not _CHECKED.isdisjoint(kwargs):
@@ -242,10 +243,28 @@ class Service(metaclass=ServiceMeta):
         """
 
     def __getstate__(self) -> dict[str, typing.Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in _RUNTIME}
+        """Return the keywords with their values of now, for a pickle or a copy.
+
+        The parameters of an ``__init__`` of a subclass are keywords as well, if it sets attributes
+        of their names. Other attributes belong to this instance: locks, sockets, tasks.
+        """
+        state = dict(self._keywords)
+        names = set(state)
+        for cls in type(self).__mro__:
+            names.update(_parameters_of(cls.__dict__.get("__init__")))
+        state.update((name, value) for name, value in vars(self).items() if name in names)
+        return state
 
     def __setstate__(self, state: dict[str, typing.Any]) -> None:
-        self.__dict__.update(state)
+        """Become a new service with the keywords in `state`.
+
+        The ``__init__`` of a subclass is not called, as is usual for pickles: it may bind sockets,
+        or have other parameters. That of the base is, which the service can't start without.
+        """
+        for cls in type(self).__mro__:
+            if is_own(cls) and "__init__" in cls.__dict__:
+                cls.__dict__["__init__"](self, **state)
+                return
 
     def __repr__(self) -> str:
         name = "" if self.name is None else f" name={self.name!r}"
@@ -292,6 +311,19 @@ def check_lifecycle_parameters(service: Service) -> None:
             )
 
 
+def is_own(cls: type) -> bool:
+    """Whether `cls` is one of the package's own bases."""
+    return cls.__module__.startswith("svcrun.")
+
+
+def _parameters_of(init: Callable[..., None] | None) -> tuple[str, ...]:
+    if init is None:
+        return ()
+    parameters = tuple(inspect.signature(init).parameters.values())[1:]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(one.name for one in parameters if one.kind not in variadic)
+
+
 def own_stop(service: Service) -> Callable[..., Coroutine[typing.Any, typing.Any, None]] | None:
     """Return that part of ``stop()`` which belongs to the package's own bases of `service`.
 
@@ -301,7 +333,7 @@ def own_stop(service: Service) -> Callable[..., Coroutine[typing.Any, typing.Any
     for cls in type(service).__mro__:
         if cls is Service:
             return None
-        if cls.__module__.startswith("svcrun.") and "stop" in cls.__dict__:
+        if is_own(cls) and "stop" in cls.__dict__:
             stop: Callable[..., Coroutine[typing.Any, typing.Any, None]] = cls.__dict__["stop"]
             return stop
     return None

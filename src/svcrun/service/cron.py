@@ -202,6 +202,24 @@ class CronService(Service):
         )
         return sorted(calls, key=lambda call: call.when)[:n]
 
+    def __getstate__(self) -> dict[str, Any]:
+        lines = []
+        for job in self._jobs:
+            if job.is_lasting:
+                # A method goes by its name, so that a copy calls its own.
+                is_method = getattr(job.function, "__self__", None) is self
+                function = job.function.__name__ if is_method else job.function
+                line = {"spec": job.spec.text, "timezone": job.spec.zone, "name": job.callback.name}
+                lines.append((function, line | job.options))
+        return {**super().__getstate__(), _LINES: lines}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({name: value for name, value in state.items() if name != _LINES})
+        for function, line in state.get(_LINES, ()):
+            self.register(
+                getattr(self, function) if isinstance(function, str) else function, **line
+            )
+
     def _start_job(self, job: Job) -> None:
         job.callback.start(job.spec, self.loop, clock=self.clock, **job.options)
 

@@ -81,29 +81,40 @@ def close_listener(
     *,
     is_shared: bool = False,
 ) -> list[socket.socket]:
-    """Accept nobody any more, and return who is connected already and waits to be accepted.
+    """Close a listener, and return the connections that wait to be accepted.
 
-    They would be reset by the end of the socket.
+    They would be reset by the end of the socket. It takes no descriptor but those of the
+    connections: if there are none left, the connections are lost, and the listener is closed all
+    the same.
 
     :param sock: what `server` listens on.
     :param backlog: how many may wait.
-    :param is_shared: whether somebody else may listen on the socket as well, or will; it is left
+    :param is_shared: whether another process may listen on the socket as well, or will; it is left
         as it is then.
     """
     waiting: list[socket.socket] = []
-    with sock.dup() as rest:
+    try:
         if not is_shared:
-            _refuse_more(rest)
-        server.close()
+            _refuse_more(sock)
+        # In this turn of the loop the server does not accept, so this has the socket to itself.
         for _ in range(backlog):
             try:
-                waiting.append(rest.accept()[0])
+                connection = sock.accept()[0]
             except BlockingIOError:
                 break
-            except OSError:
-                continue  # one who has gone again, or no descriptor is left
-    for connection in waiting:
-        connection.setblocking(False)
+            except OSError as error:
+                if error.errno in _LOST:
+                    continue
+                log.warning(
+                    "connections that wait on %s can't be accepted and are reset: %s",
+                    format_address(sock.getsockname()),
+                    error,
+                )
+                break
+            connection.setblocking(False)
+            waiting.append(connection)
+    finally:
+        server.close()
     return waiting
 
 

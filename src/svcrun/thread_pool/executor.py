@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-__all__ = ("JobFuture", "ThreadPoolExecutor", "get_pool", "run_job")
+__all__ = (
+    "JobFuture",
+    "ThreadPoolExecutor",
+    "get_pool",
+    "replace_unraisable",
+    "run_job",
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +44,33 @@ log = logging.getLogger(__name__)
 class JobFuture(concurrent.futures.Future[T]):
     """The future of a job in the pool, which can be awaited as well."""
 
+    def result(self, timeout: float | None = None) -> T:
+        """Return the result, or raise the exception of the job.
+
+        The base class takes an exception that is false, such as an empty one with a ``__len__``,
+        for none at all and returns None.
+        """
+        error = self.exception(timeout)
+        if error is None:
+            return super().result()
+        try:
+            raise error
+        finally:
+            del error, self  # the traceback refers to this frame
+
     def __await__(self) -> Generator[Any, None, T]:
         return asyncio.wrap_future(self).__await__()
+
+
+def replace_unraisable(error: BaseException) -> RuntimeError:
+    """Return the error that takes the place of a StopIteration or StopAsyncIteration.
+
+    Passed on as it is, the first would leave the future of asyncio pending, which refuses it; the
+    second would end an ``async for`` loop as if there were no more items.
+    """
+    replacement = RuntimeError(f"a call in a thread raised {type(error).__name__}")
+    replacement.__cause__ = error
+    return replacement
 
 
 def run_job(
@@ -51,6 +82,7 @@ def run_job(
     """Call `function` and settle `future`, whatever happens.
 
     Somebody else may have settled it before, or may do so meanwhile; then their outcome stays.
+    It gets a RuntimeError for a StopIteration, see :func:`replace_unraisable`.
     """
     try:
         if future.done() and not future.cancelled():
@@ -59,6 +91,11 @@ def run_job(
             return
         try:
             result = function(*args, **kwargs)
+        except StopIteration as error:
+            replacement = replace_unraisable(error)
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                future.set_exception(replacement)
+            del replacement
         except BaseException as error:  # noqa: BLE001 - it belongs to who waits, and not to the thread
             with contextlib.suppress(concurrent.futures.InvalidStateError):
                 future.set_exception(error)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 from svcrun.callables import describe
 from svcrun.errors import ChannelClosed, PoolClosed
 from svcrun.thread_pool.channel import FromThreadChannel, check_size
-from svcrun.thread_pool.executor import get_pool
+from svcrun.thread_pool.executor import get_pool, replace_unraisable
 from svcrun.thread_pool.separate import run_in_new_thread
 from svcrun.thread_pool.threads import stoppable
 from svcrun.thread_pool.waiting import run_in_thread
@@ -39,17 +39,23 @@ __all__ = (
 def _feed(make: Callable[[], Iterable[T]], channel: FromThreadChannel[T]) -> bool:
     """Put items into `channel` until it is closed; tell whether they all went in."""
     with stoppable(channel.close):
-        items = iter(make())
         try:
-            for item in items:
-                try:
-                    channel.put(item)
-                except ChannelClosed:
-                    return False
-            return True
-        finally:
-            if isinstance(items, Generator):
-                items.close()
+            return _feed_items(iter(make()), channel)
+        except StopAsyncIteration as error:
+            raise replace_unraisable(error) from error
+
+
+def _feed_items(items: Iterator[T], channel: FromThreadChannel[T]) -> bool:
+    try:
+        for item in items:
+            try:
+                channel.put(item)
+            except ChannelClosed:
+                return False
+        return True
+    finally:
+        if isinstance(items, Generator):
+            items.close()
 
 
 class IteratorWrapper(Generic[T]):

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from svcrun.per_loop import running_loop
+from svcrun.thread_pool.executor import replace_unraisable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -28,9 +29,8 @@ def run_in_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) ->
     _home_loop.set(loop)
     try:
         return function()
-    except StopIteration as error:
-        # No future accepts this one, and who awaits it would wait for ever.
-        raise RuntimeError(f"{function!r} raised StopIteration") from error
+    except StopIteration as error:  # the executor may not be ours
+        raise replace_unraisable(error) from error
 
 
 def wait_coroutine(
@@ -65,14 +65,20 @@ def wait_coroutine(
         raise
     while True:
         try:
-            return future.result(_POLL_INTERVAL)
+            # Before 3.14, result() takes an exception that is false for none at all.
+            error = future.exception(_POLL_INTERVAL)
         except concurrent.futures.CancelledError:
             raise asyncio.CancelledError from None
         except TimeoutError:
-            if future.done():
-                raise
-            if loop.is_closed():
+            if loop.is_closed() and not future.done():
                 raise RuntimeError(f"{loop!r} was closed before {coro!r} was done") from None
+            continue
+        if error is None:
+            return future.result()
+        try:
+            raise error
+        finally:
+            del error, future  # the traceback refers to this frame
 
 
 def _check_loop(loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from svcrun.cron_spec import CronSpec
@@ -27,7 +28,7 @@ Misfire: TypeAlias = Literal["skip", "once"]
 # Seconds by which a call may be late and is still in time.
 IN_TIME = 1.0
 
-# Seconds by which the clock may be set back without a second call for the times that come again.
+# Seconds by which the clock may be set back without a second call for fixed times that come again.
 WAITED_OUT = 3 * 3600
 
 # So many missed times are counted; more would take too long.
@@ -130,7 +131,7 @@ class CronSchedule(Schedule):
         self._spec = spec
         self._misfire = misfire
         self._after = now  # all until then is settled
-        self._has_come = False  # whether one of the times has come
+        self._latest = -inf  # the latest time that has come; it may be ahead of a clock set back
 
     def next(self, series: Series) -> float:  # noqa: ARG002 - for others
         """Return the next time."""
@@ -142,8 +143,16 @@ class CronSchedule(Schedule):
     def is_due(self, series: Series, moment: float, now: float) -> bool:
         """Tell whether to call for `moment`, or for the last one missed."""
         self._after = moment
-        self._has_come = True
+        latest = self._latest
+        if moment <= latest <= now and now - moment >= IN_TIME:
+            # A clock that was set back, and is set forward again, misses nothing that came before.
+            moment = self._next(latest)
+            if moment > now:
+                self._after = now
+                return False
+            self._after = moment
         if now - moment < IN_TIME:
+            self._latest = max(latest, moment)
             return True
 
         missed = [moment]
@@ -157,6 +166,7 @@ class CronSchedule(Schedule):
             in_time = None
             self._after = missed[-1] if is_complete else now
 
+        self._latest = max(latest, self._after)
         calls = in_time is not None or self._misfire == "once"
         uncalled = len(missed) - (calls and in_time is None)
         series.callback.skipped += uncalled
@@ -176,22 +186,29 @@ class CronSchedule(Schedule):
         return calls
 
     def is_to_replan(self, series: Series, now: float) -> bool:
-        """Mind that times which have come already may come again."""
-        if not self._has_come:
-            self._after = now
-            return True
-        again = self._after - now
-        if again <= 0:
+        """Decide whether times that came already come again by the new time."""
+        if self._after <= now:
             return False
-        last = self._spec.local(self._after).isoformat()
-        if again > WAITED_OUT:
-            self._after = now
-            message = "%r: the clock was set back by hours, so calls until %s may come again"
+        # The clock is looked at once in a second, so a time may have come by the new time just now.
+        begin = now - IN_TIME
+        if self._latest <= now:  # there are none
+            self._after = begin
+            return True
+        is_long = self._latest - now > WAITED_OUT
+        if self._spec.has_wildcard or is_long:
+            self._after = begin
+            message = (
+                "%r: the clock was set back%s; calls go on by the new time,"
+                " so those until %s may come again"
+            )
         else:
-            message = "%r: the clock was set back; calls until %s were made and do not come again"
+            self._after = self._latest
+            message = "%r: the clock was set back%s; calls until %s were made and are not repeated"
+        by = " by more than three hours" if is_long else ""
+        last = self._spec.local(self._latest).isoformat()
         with on_behalf_of(series.service):
-            log.warning(message, series.callback, last)
-        return again > WAITED_OUT
+            log.warning(message, series.callback, by, last)
+        return True
 
 
 def check_options(

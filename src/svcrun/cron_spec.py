@@ -31,11 +31,12 @@ _ACCEPTED = (
 )
 
 _HOURS = 24
-_DAY, _MONTH, _WEEKDAY = 2, 3, 4  # the numbers of these fields
+_MINUTE, _DAY, _MONTH, _WEEKDAY, _SECOND = 0, 2, 3, 4, 5  # the numbers of these fields
 _LOWEST = (0, 0, 1, 1, 0, 0)
 _HIGHEST = (59, 23, 31, 12, 6, 59)
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
+_WILDCARD = re.compile(r"(\*|0-59)(/\d+)?|0/\d+", re.ASCII)
 _RANGE = re.compile(r"(\w+)-(\w+)(?:/\d+)?", re.ASCII)
 
 
@@ -76,6 +77,12 @@ class CronSpec:
         self._cron = _read(text)
         hours = self._cron.expanded[1]
         self._is_every_hour = "*" in hours or len(set(hours)) == _HOURS
+        self.has_wildcard = any(
+            _is_wildcard(self._cron.expressions[field], self._cron.expanded[field])
+            for field in (_MINUTE, _SECOND)
+            if field < len(self._cron.expanded)
+        )
+        """Whether it names times all through the hour or the minute, and not fixed ones."""
         try:
             self._match(0)
         except CroniterBadDateError:
@@ -161,6 +168,15 @@ def _read(text: str) -> croniter:
         return croniter(line)
     except (CroniterError, ValueError, KeyError, TypeError) as error:
         raise ParameterError("cron", "spec", text, f"{_ACCEPTED} ({error})") from None
+
+
+def _is_wildcard(field: str, values: list[str]) -> bool:
+    """Tell whether a field of minutes or seconds has a wildcard, such as ``*`` or ``*/5``.
+
+    :param values: what it means; ``*/60`` is one value, and so no wildcard.
+    """
+    parts = field.split(",")
+    return values == ["*"] or (len(values) > 1 and any(map(_WILDCARD.fullmatch, parts)))
 
 
 def _check_range(text: str, number: int, part: str) -> str:

@@ -153,10 +153,11 @@ async def test_a_jump_over_years_takes_no_time(
     assert "or more" in warnings(caplog)[0]
 
 
-async def test_times_that_a_clock_set_back_brings_again_are_not_called_again(
-    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("spec", ["0,10,20,30,40 * * * *", "0,10,20-40/10 11-13 * * *"])
+async def test_fixed_times_that_a_clock_set_back_brings_again_are_not_called_again(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture, spec: str
 ) -> None:
-    job.begin("*/10 * * * *")
+    job.begin(spec)
     await asyncio.sleep(1900)  # 12:31:40
     wall.set(-1500)  # 12:06:40
     await asyncio.sleep(2100)
@@ -164,6 +165,107 @@ async def test_times_that_a_clock_set_back_brings_again_are_not_called_again(
     (warning,) = warnings(caplog)
     assert "set back" in warning
     assert "2026-01-01T12:30:00+00:00" in warning
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("* * * * *", ["12:31:00", "11:32:00", "11:33:00"]),
+        ("*/1 * * * *", ["12:31:00", "11:32:00", "11:33:00"]),
+        ("0-59 * * * *", ["12:31:00", "11:32:00", "11:33:00"]),
+        ("*/2 * * * *", ["12:30:00", "11:32:00"]),
+        ("0/2 * * * *", ["12:30:00", "11:32:00"]),
+        ("* * * * * 30", ["12:31:30", "11:32:30", "11:33:30"]),
+        ("* * * * * *", ["12:31:40", "11:31:41", "11:31:42"]),
+        ("31-33 11,12 * * * */30", ["12:31:30", "11:32:00", "11:32:30", "11:33:00", "11:33:30"]),
+    ],
+)
+async def test_a_line_with_a_wildcard_goes_on_at_once_when_the_clock_was_set_back(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture, spec: str, expected: list[str]
+) -> None:
+    job.begin(spec)
+    await asyncio.sleep(1900.5)  # 12:31:40
+    last = job.times[-1]
+    del job.times[:]
+    wall.set(-3600)  # 11:31:40
+    await asyncio.sleep(120)
+    assert [last, *job.times][: len(expected)] == expected
+    (warning,) = warnings(caplog)
+    assert "may come again" in warning
+
+
+@pytest.mark.parametrize("spec", ["0 * * * *", "@hourly", "*/60 * * * *"])
+async def test_an_hourly_line_has_fixed_times(job: Job, wall: Wall, spec: str) -> None:
+    job.begin(spec)
+    await asyncio.sleep(3700)  # 13:01:40
+    wall.set(-7200)
+    await asyncio.sleep(7300)
+    assert job.times == ["13:00:00"]
+    await asyncio.sleep(3600)
+    assert job.times == ["13:00:00", "14:00:00"]
+
+
+async def test_steps_back_again_and_again_lose_no_call(job: Job, wall: Wall) -> None:
+    job.begin("* * * * * *")
+    for _ in range(10):
+        await asyncio.sleep(10)
+        wall.set(-3600)
+    assert len(job.times) >= 90
+    assert len(set(job.times)) == len(job.times)
+
+
+async def test_a_clock_set_back_and_forward_again_misses_only_what_never_came(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.begin("* * * * *")
+    await asyncio.sleep(1830)  # 12:30:30
+    wall.set(-3600)
+    await asyncio.sleep(60)  # 11:31:30
+    caplog.clear()
+    wall.set(3600 - 50)  # 12:30:40
+    await asyncio.sleep(60)
+    assert job.times[-2:] == ["11:31:00", "12:31:00"]
+    assert (job.skipped, warnings(caplog)) == (0, [])
+    wall.set(-3600)  # 11:31:40
+    await asyncio.sleep(2)
+    caplog.clear()
+    wall.set(3600 + 17.5)  # 12:31:59.5, and the clock is looked at a second later
+    await asyncio.sleep(1)
+    assert job.times[-1] == "12:32:00"
+    assert (job.skipped, warnings(caplog)) == (0, [])
+    wall.set(-3600)
+    await asyncio.sleep(2)
+    caplog.clear()
+    wall.set(3600 + 180)  # 12:35:02
+    await asyncio.sleep(2)
+    assert job.skipped == 2
+    (warning,) = warnings(caplog)
+    assert "3 calls were missed, from 2026-01-01T12:33" in warning
+
+
+async def test_a_call_that_is_late_after_a_set_back_is_missed_like_any_other(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.begin("* * * * *")
+    await asyncio.sleep(1830)  # 12:30:30
+    wall.set(-3600)
+    await asyncio.sleep(25)
+    caplog.clear()
+    await block(65)  # 11:32:00
+    await asyncio.sleep(5)
+    assert len(warnings(caplog)) == 1
+    assert "missed" in warnings(caplog)[0]
+
+
+async def test_times_missed_when_the_clock_is_set_back_are_not_forgotten(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.begin("* * * * *")
+    await asyncio.sleep(90)  # 12:01:30
+    wall.set(-60)  # 12:00:30, but the loop is blocked
+    await block(200)  # 12:03:50
+    await asyncio.sleep(1)
+    assert any("missed" in warning for warning in warnings(caplog))
 
 
 async def test_after_hours_back_times_come_again(

@@ -48,8 +48,8 @@ def test_every_state_has_its_row_of_the_table() -> None:
 @pytest.mark.parametrize("new", ServiceState)
 def test_a_unit_makes_legal_moves_and_refuses_others(old: ServiceState, new: ServiceState) -> None:
     service = Nothing(name="it")
-    service._state = old
     unit = Unit(service)
+    unit.record.state = old
     if (old, new) in LEGAL:
         unit.move(new)
         assert service.state is new

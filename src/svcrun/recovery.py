@@ -11,6 +11,7 @@ from svcrun.current import on_behalf_of
 from svcrun.eager import start_eagerly
 from svcrun.errors import ShuttingDown, show
 from svcrun.order import with_dependants
+from svcrun.service._record import record_of
 from svcrun.service.base import Service, dependencies
 
 if TYPE_CHECKING:
@@ -93,9 +94,10 @@ class Recovery:
 
     def _next_delay(self) -> float | None:
         service = self._crashed
-        if service._crashes is None:
-            service._crashes = deque()
-        delay = self._policy.next_delay(service._crashes, self._loop.time())
+        record = record_of(service)
+        if record.crashes is None:
+            record.crashes = deque()
+        delay = self._policy.next_delay(record.crashes, self._loop.time())
         if delay is None:
             with on_behalf_of(service):
                 log.error(

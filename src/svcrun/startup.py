@@ -12,12 +12,13 @@ from svcrun.current import on_behalf_of
 from svcrun.errors import DependencyDown, StartCancelled, StartTimeout, show
 from svcrun.order import Walk
 from svcrun.per_loop import running_loop
-from svcrun.service.base import Service, StartEvent, own_stop
+from svcrun.service.base import Service, own_stop
 from svcrun.state import ServiceState
 from svcrun.tasks import format_stack
 from svcrun.unit import traces
 
 if TYPE_CHECKING:
+    from svcrun.service._record import StartEvent
     from svcrun.supervisor import Supervisor
     from svcrun.unit import Unit
 
@@ -100,7 +101,9 @@ class Startup:
                 self.fail(DependencyDown(service, required.service))
                 return False
 
-        service.set_loop(self._loop)
+        unit.record.prepare(self._loop)
+        if type(service).set_loop is not Service.set_loop:
+            type(service).set_loop(service, self._loop)
         unit.move(STARTING)
         try:
             task = unit.begin(service.start, self._loop)
@@ -108,24 +111,23 @@ class Startup:
             return self._start_ended(unit, error)
         if task.done():
             failure = _outcome(task, service)
-            if failure is None or not service.start_event.is_set():
+            if failure is None or not unit.start_event.is_set():
                 return self._start_ended(unit, failure)
 
         unit.task = task
         task.add_done_callback(partial(self._on_task_done, unit))
-        event = service.start_event
+        event = unit.start_event
         if event.is_set():
             self._started(unit)
             return True
         self._watch(unit, event)
         return False
 
-    def _watch(self, unit: Unit, event: asyncio.Event) -> None:
+    def _watch(self, unit: Unit, event: StartEvent) -> None:
         """Watch for `unit` to become ready, and for its time limit."""
-        if isinstance(event, StartEvent):
-            event.callback = partial(self._on_ready, unit)
-            if event.is_set():  # by a thread, just now
-                self._loop.call_soon(self._on_ready, unit)
+        event.callback = partial(self._on_ready, unit)
+        if event.is_set():  # by a thread, just now
+            self._loop.call_soon(self._on_ready, unit)
         own = unit.service.start_timeout
         timeout = self._timeout if own is None else own
         if timeout is not None:
@@ -147,8 +149,7 @@ class Startup:
         service = unit.service
         if error is None:
             self._started(unit)
-            if service._start_event is not None:
-                service._start_event.set()
+            unit.record.set_start_event()
             return True
 
         if not self._is_over and not unit.start_cancelled:

@@ -26,7 +26,8 @@ from svcrun.errors import (
 from svcrun.order import link, unlink, with_dependants
 from svcrun.recovery import Recovery
 from svcrun.restart import Restart
-from svcrun.service.base import Service, check_lifecycle_parameters
+from svcrun.service._keywords import warn_of_misspellings
+from svcrun.service.base import Service, check_lifecycle_parameters, state_of
 from svcrun.startup import Startup
 from svcrun.state import ServiceState
 from svcrun.sweep import Sweep
@@ -103,6 +104,8 @@ class Supervisor:
             if not isinstance(service, Service):
                 raise NotAService(service)
             check_lifecycle_parameters(service)
+            if type(service)._svcrun_keywords.undeclared:
+                warn_of_misspellings(service)
         if self._closing:
             raise ShuttingDown(services)
         waited = bool(self._units)
@@ -159,7 +162,7 @@ class Supervisor:
             key = id(service)
             if key in self._units or key in units:
                 continue
-            if service._state in (STARTING, RUNNING, STOPPING):
+            if state_of(service) in (STARTING, RUNNING, STOPPING):
                 raise ServiceInUse(service)
             units[key] = Unit(service)
         link(units.values(), self._units.values())

@@ -179,7 +179,7 @@ class Sweep:
 
     def _call_stop(self, unit: Unit) -> bool:  # noqa: PLR0911 - each return is one way to be done
         service = unit.service
-        if service.state is ServiceState.STARTING:
+        if unit.state is ServiceState.STARTING:
             return self._cancel_start(unit)
         if not unit.owes_stop:
             return True
@@ -192,7 +192,7 @@ class Sweep:
         try:
             if unit.undo is not None:
                 task = unit.begin(unit.undo, self._loop, service, self._exception)
-            elif type(service).stop_takes_exception:
+            elif type(service)._svcrun_stop_takes_exception:
                 task = unit.begin(service.stop, self._loop, self._exception)
             else:
                 task = unit.begin(service.stop, self._loop)
@@ -309,7 +309,7 @@ class Sweep:
                 unit.end_timer()
             unit.in_sweep = None
             unit.task = None
-            state = unit.service.state
+            state = unit.state
             if state is ServiceState.STARTING or (unit.failed and state is ServiceState.STOPPING):
                 unit.move(ServiceState.FAILED)
             elif state is ServiceState.STOPPING:
@@ -319,7 +319,7 @@ class Sweep:
 
 def _in_stages(units: Collection[Unit]) -> tuple[Collection[Unit], ...]:
     """Part those that stop last, and what they need for it, from the others, which come first."""
-    last = {unit for unit in units if unit.service._stops_last}
+    last = {unit for unit in units if unit.service._svcrun_stops_last}
     if not last:
         return (units,)
     queue = list(last)

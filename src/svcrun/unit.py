@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from svcrun.current import current_service, on_behalf_of
 from svcrun.eager import start_eagerly
 from svcrun.errors import IllegalTransition, show
+from svcrun.service._record import record_of
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
 
+    from svcrun.service._record import StartEvent
     from svcrun.service.base import Service
 
     Undo = Callable[..., Coroutine[Any, Any, None]]
@@ -47,6 +49,7 @@ class Unit:
         "in_sweep",
         "moved",
         "owes_stop",
+        "record",
         "requires",
         "service",
         "start_cancelled",
@@ -61,6 +64,7 @@ class Unit:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self.record = record_of(service)
         self.requires: Collection[Unit] = ()
         self.dependants = NOBODY
         self.task: asyncio.Task[Any] | None = None  # runs start(), until that has ended
@@ -83,7 +87,16 @@ class Unit:
     @property
     def state(self) -> ServiceState:
         """The state of the service."""
-        return self.service._state
+        return self.record.state
+
+    @property
+    def start_event(self) -> StartEvent:
+        """The event by which the service says that it is ready."""
+        try:
+            given: object = self.service.start_event
+        except Exception:  # noqa: BLE001 - a property of a subclass may raise anything
+            given = None
+        return self.record.adopt(given)
 
     def begin(
         self,
@@ -104,14 +117,14 @@ class Unit:
 
         :raises IllegalTransition: if its present state does not allow that.
         """
-        service = self.service
-        old = service._state
+        record = self.record
+        old = record.state
         if state not in old.successors:
-            raise IllegalTransition(service, old, state)
-        service._state = state
+            raise IllegalTransition(self.service, old, state)
+        record.state = state
         if self.traced:
-            with on_behalf_of(service):
-                log.debug("%s: was %s", show(service), old.name)
+            with on_behalf_of(self.service):
+                log.debug("%s: was %s", show(self.service), old.name)
         if self.moved is not None:
             self.wake()
 
@@ -121,7 +134,7 @@ class Unit:
         return (
             not self.owes_stop
             and self.in_sweep is None
-            and self.service._state is not ServiceState.STARTING
+            and self.record.state is not ServiceState.STARTING
         )
 
     @property

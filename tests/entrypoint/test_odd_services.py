@@ -269,7 +269,7 @@ async def generate() -> Any:
     yield
 
 
-@pytest.mark.parametrize("start", [lambda: None, lambda: 5, generate, None])
+@pytest.mark.parametrize("start", [lambda: None, lambda: 5, generate])
 def test_a_start_that_makes_no_coroutine_fails_the_start(live: Form, start: Any) -> None:
     log: Log = []
     service = make(Brief, log=log, name="odd", start=start)

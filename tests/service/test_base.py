@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svcrun import Restart, Service, ServiceState
-from svcrun.service import SimpleServer, TaskStoreBase
+from svcrun.service import PeriodicService, SimpleServer, TaskStoreBase
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,9 +103,48 @@ def test_what_a_base_requires_of_subclasses_is_not_settled_by_its_own_default() 
     assert required_of(Picky) == {"host"}
 
 
-def test_a_subclass_says_itself_what_is_required() -> None:
-    assert required_of(Host, Login, __required__=("user",)) == {"user"}
-    assert required_of(Host, Login, __required__=()) == frozenset()
+@pytest.mark.parametrize(
+    "own", ["token", ("token",), ["token"], {"token"}, iter(["token"]), {"token": None}.keys()]
+)
+def test_what_a_subclass_requires_adds_to_what_its_bases_require(own: Any) -> None:
+    assert required_of(Host, Login, __required__=own) == {"host", "user", "password", "token"}
+
+
+def test_a_subclass_that_requires_nothing_itself_requires_what_its_bases_do() -> None:
+    assert required_of(Host, Login, __required__=()) == {"host", "user", "password"}
+
+
+def test_a_subclass_that_requires_and_settles_the_same_requires_it() -> None:
+    assert required_of(Host, __required__="host", host="default") == {"host"}
+    assert required_of(Host, __required__="port", host="default") == {"port"}
+
+
+class WithToken:
+    __required__ = "token"
+
+
+class WithTokenAndKey(WithToken):
+    __required__ = ("key",)
+
+
+@pytest.mark.parametrize("bases", [(WithTokenAndKey, Host), (Host, WithTokenAndKey)])
+def test_what_a_mixin_requires_is_required_whatever_the_order_of_bases(
+    bases: tuple[type, ...],
+) -> None:
+    assert required_of(*bases) == {"token", "key", "host"}
+
+
+def test_a_subclass_of_a_service_of_the_package_requires_what_that_does() -> None:
+    class Alpha(PeriodicService):
+        __required__ = ("alpha",)
+
+        async def callback(self) -> None: ...
+
+    with pytest.raises(AttributeError, match=r"Alpha needs alpha=, interval="):
+        make(Alpha)
+    with pytest.raises(AttributeError, match=r"Alpha needs interval="):
+        make(Alpha, alpha=1)
+    assert make(Alpha, alpha=1, interval=2).interval == 2
 
 
 def test_a_base_further_up_requires_through_those_that_say_nothing() -> None:

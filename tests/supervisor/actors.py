@@ -7,6 +7,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from svcrun.service._record import Record
 from svcrun.service.base import Service
 from svcrun.state import ServiceState
 
@@ -83,6 +84,21 @@ class Script:
     stop: Part = Part()
 
 
+class WatchedRecord(Record):
+    """A record that reports each move to its actor."""
+
+    actor: "Actor"
+
+    @property
+    def state(self) -> ServiceState:
+        return self.actor.actual if hasattr(self, "actor") else ServiceState.NEW
+
+    @state.setter
+    def state(self, state: ServiceState) -> None:
+        if hasattr(self, "actor"):
+            self.actor.moved(state)
+
+
 class Actor(Service):
     """A service that follows one script after another, the last one again and again."""
 
@@ -111,15 +127,15 @@ class Actor(Service):
     asks = 0
     """How many calls of its own it waits for; they may pass a cancellation on later."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._svcrun_record = WatchedRecord()
+        self._svcrun_record.actor = self
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.number} {self.actual.name}>"
 
-    @property
-    def _state(self) -> ServiceState:
-        return self.actual
-
-    @_state.setter
-    def _state(self, state: ServiceState) -> None:
+    def moved(self, state: ServiceState) -> None:
         self.before, self.actual = self.actual, state
         self.stage.saw_move(self)
         self.since = self.stage.loop.time()

@@ -241,7 +241,7 @@ async def test_an_error_of_what_was_left_alone_is_logged(caplog: pytest.LogCaptu
 
 
 class Reporter(Plain):
-    _stops_last = True
+    _svcrun_stops_last = True
 
 
 async def test_who_reports_how_others_end_is_stopped_when_they_have_ended() -> None:

@@ -1,23 +1,23 @@
-"""The base class of all services, its metaclass, and bases that hold tasks."""
+"""The base class of all services, and bases that hold tasks."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import typing
-from abc import ABCMeta, abstractmethod
+from abc import abstractmethod
 from math import inf
-from types import MappingProxyType
 
 from svcrun.checks import check_number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
 from svcrun.restart import Restart
+from svcrun.service._keywords import LIFE_CYCLE, check_methods, parameters_of
+from svcrun.service._meta import ServiceMeta, is_own, parameter
+from svcrun.service._record import Record, loop_of, part_of, record_of, shown
 from svcrun.state import ServiceState
 from svcrun.tasks import cancel_and_wait
 
 if typing.TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable
 
     from svcrun.context import Context
 
@@ -25,105 +25,6 @@ T = typing.TypeVar("T")
 Dependency: typing.TypeAlias = "Service | type[Service]"
 
 __all__ = ("Service", "ServiceMeta", "SimpleClient", "SimpleServer", "TaskStoreBase", "parameter")
-
-
-def parameter(*, default: typing.Any = None, kw_only: bool = True, init: bool = True) -> typing.Any:
-    """Declare an attribute of a service to type checkers; at run time it is just the default.
-
-    :param default: the value of the class attribute.
-    :param kw_only: whether the parameter can't be given by position.
-    :param init: whether it can be given at all.
-    """
-    del kw_only, init
-    return default
-
-
-class StartEvent(asyncio.Event):
-    """An event that also calls back, so that nobody needs a task to wait for it."""
-
-    callback: Callable[[], object] | None = None
-
-    def set(self) -> None:
-        """Set the event and call back, once."""
-        if self.is_set():
-            return
-        super().set()
-        if self.callback is not None:
-            self.callback()
-
-
-@typing.dataclass_transform(kw_only_default=True, field_specifiers=(parameter,))
-class ServiceMeta(ABCMeta):
-    """Check a service class when it is made.
-
-    :raises TypeError: if a method that ``__async_required__`` names is no coroutine function.
-    """
-
-    __async_required__: frozenset[str]
-    __required__: frozenset[str]
-    stop_takes_exception: bool = True
-    """Whether ``stop()`` has a parameter for the exception; not everybody writes it."""
-
-    # Without the registry of virtual subclasses, which nobody needs, a check is eight times as
-    # quick.
-    __instancecheck__ = type.__instancecheck__
-    __subclasscheck__ = type.__subclasscheck__
-
-    def __new__(
-        mcs,
-        name: str,
-        bases: tuple[type, ...],
-        namespace: dict[str, typing.Any],
-        **kwargs: typing.Any,
-    ) -> ServiceMeta:
-        """Make the class `name`."""
-        cls = super().__new__(mcs, name, bases, namespace, **kwargs)
-        inherited = (getattr(base, "__async_required__", ()) for base in bases)
-        own = _names(namespace.get("__async_required__", ()))
-        cls.__async_required__ = own.union(*inherited)
-        cls.__required__ = _required(cls, namespace)
-        cls.stop_takes_exception = _takes_argument(getattr(cls, "stop", None))
-
-        wrong = sorted(
-            method
-            for method in cls.__async_required__
-            if not inspect.iscoroutinefunction(getattr(cls, method, None))
-        )
-        if wrong:
-            found = ", ".join(f"{name}.{method}" for method in wrong)
-            msg = f"must be coroutine functions (async def): {found}"
-            raise TypeError(msg)
-        return cls
-
-
-def _takes_argument(method: object) -> bool:
-    while method is not None:  # a decorator passes on what it is given
-        code = getattr(method, "__code__", None)
-        if not (code is None or code.co_argcount > 1 or code.co_flags & inspect.CO_VARARGS):
-            return False
-        method = getattr(method, "__wrapped__", None)
-    return True
-
-
-def _names(value: str | Iterable[str]) -> frozenset[str]:
-    return frozenset((value,) if isinstance(value, str) else value)
-
-
-def _required(cls: type, namespace: dict[str, typing.Any]) -> frozenset[str]:
-    """Tell what must be given: as declared here, else what the bases ask for and nobody settles."""
-    if "__required__" in namespace:
-        return _names(namespace["__required__"])
-    required: set[str] = set()
-    for base in cls.__bases__:
-        # What another base has a value for is found there: the order of the bases may be any.
-        others = [vars(one) for one in cls.__mro__ if one not in base.__mro__]
-        required.update(
-            name
-            for name in getattr(base, "__required__", ())
-            if not any(name in attributes for attributes in others)
-        )
-    return frozenset(required)
-
 
 class Service(metaclass=ServiceMeta):
     """Something that is started, runs, and is stopped.
@@ -165,68 +66,63 @@ class Service(metaclass=ServiceMeta):
     on_crash: typing.Literal["shutdown", "ignore"] | Restart = "shutdown"
 
     # Whether the service is stopped after all others, to report how they ended.
-    _stops_last: typing.ClassVar[bool] = False
-
-    # Set on the instance when there is something to set, so that making a service costs little.
-    _context: Context | None = parameter(default=None, init=False)
-    _crashes: deque[float] | None = parameter(default=None, init=False)
-    _keywords: Mapping[str, typing.Any] = parameter(default=MappingProxyType({}), init=False)
-    _loop: asyncio.AbstractEventLoop | None = parameter(default=None, init=False)
-    _start_event: StartEvent | None = parameter(default=None, init=False)
-    _state: ServiceState = parameter(default=ServiceState.NEW, init=False)
+    _svcrun_stops_last: typing.ClassVar[bool] = False
+    # Made when there is something to record, so that making a service costs little.
+    _svcrun_record: Record | None = parameter(default=None, init=False)
 
     def __init__(self, **kwargs: typing.Any) -> None:
-        absent = type(self).__required__ - kwargs.keys()
+        cls = type(self)
+        absent = cls.__required__ - kwargs.keys()
         if absent:
-            raise MissingParameters(type(self).__qualname__, absent)
+            raise MissingParameters(cls.__qualname__, absent)
         if kwargs:
-            self._keywords = kwargs
+            record_of(self).keywords = kwargs
         for name, value in kwargs.items():
             setattr(self, name, value)
-        if not _CHECKED.isdisjoint(kwargs):
-            check_lifecycle_parameters(self)
+        if not kwargs.keys() <= cls._svcrun_keywords.known:
+            check_methods(self, kwargs)
+            if not LIFE_CYCLE.isdisjoint(kwargs):
+                check_lifecycle_parameters(self)
 
-    @property
+    @shown
     def state(self) -> ServiceState:
         """What the service is doing."""
-        return self._state
+        return state_of(self)
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that the service runs in.
+    if typing.TYPE_CHECKING:  # where it is a parameter, too
+        loop: asyncio.AbstractEventLoop = parameter()
+    else:
 
-        :raises RuntimeError: if the service was not started and no loop is running.
-        """
-        return asyncio.get_running_loop() if self._loop is None else self._loop
+        @shown
+        def loop(self):
+            """The event loop that the service runs in.
 
-    @property
+            :raises RuntimeError: if the service was not started and no loop is running.
+            """
+            return loop_of(self)
+
+    @shown
     def start_event(self) -> asyncio.Event:
         """Set this in a :meth:`start` that runs on, as soon as the service is ready.
 
         A thread that works for the service may do it as well.
         """
-        event = self._start_event
-        if event is None:
-            event = self._start_event = StartEvent()
-            if self._state is not ServiceState.NEW and self._state is not ServiceState.STARTING:
-                event.set()
-        return event
+        return record_of(self).start_event
 
-    @property
+    @shown
     def context(self) -> Context:
         """The values that services of one entrypoint share: ``await self.context["key"]``."""
-        context = self._context
+        record = record_of(self)
+        context = record.context
         if context is None:
             from svcrun.context import get_context  # few services need it
 
-            context = self._context = get_context(self.loop)
+            context = record.context = get_context(loop_of(self))
         return context
 
     def set_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Prepare for a start in `loop`."""
-        self._loop = loop
-        self._start_event = None
-        self._context = None
+        record_of(self).prepare(loop)
 
     @abstractmethod
     async def start(self) -> typing.Any:
@@ -243,17 +139,7 @@ class Service(metaclass=ServiceMeta):
         """
 
     def __getstate__(self) -> dict[str, typing.Any]:
-        """Return the keywords with their values of now, for a pickle or a copy.
-
-        The parameters of an ``__init__`` of a subclass are keywords as well, if it sets attributes
-        of their names. Other attributes belong to this instance: locks, sockets, tasks.
-        """
-        state = dict(self._keywords)
-        names = set(state)
-        for cls in type(self).__mro__:
-            names.update(_parameters_of(cls.__dict__.get("__init__")))
-        state.update((name, value) for name, value in vars(self).items() if name in names)
-        return state
+        return {name: value for name, value in self.__dict__.items() if name != "_svcrun_record"}
 
     def __setstate__(self, state: dict[str, typing.Any]) -> None:
         """Become a new service with the keywords in `state`.
@@ -268,10 +154,13 @@ class Service(metaclass=ServiceMeta):
 
     def __repr__(self) -> str:
         name = "" if self.name is None else f" name={self.name!r}"
-        return f"<{type(self).__qualname__}{name} {self._state.name}>"
+        return f"<{type(self).__qualname__}{name} {state_of(self).name}>"
 
 
-_CHECKED = frozenset({"depends_on", "on_crash", "start_timeout", "stop_timeout"})
+def state_of(service: Service) -> ServiceState:
+    """Return what the life cycle knows of `service`, whatever its attribute ``state`` is."""
+    record = service._svcrun_record
+    return ServiceState.NEW if record is None else record.state
 
 
 def check_lifecycle_parameters(service: Service) -> None:
@@ -311,19 +200,6 @@ def check_lifecycle_parameters(service: Service) -> None:
             )
 
 
-def is_own(cls: type) -> bool:
-    """Whether `cls` is one of the package's own bases."""
-    return cls.__module__.startswith("svcrun.")
-
-
-def _parameters_of(init: Callable[..., None] | None) -> tuple[str, ...]:
-    if init is None:
-        return ()
-    parameters = tuple(inspect.signature(init).parameters.values())[1:]
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return tuple(one.name for one in parameters if one.kind not in variadic)
-
-
 def own_stop(service: Service) -> Callable[..., Coroutine[typing.Any, typing.Any, None]] | None:
     """Return that part of ``stop()`` which belongs to the package's own bases of `service`.
 
@@ -352,39 +228,48 @@ def dependencies(service: Service) -> tuple[Dependency, ...]:
         ) from None
 
 
+class _Tasks(set["asyncio.Task[typing.Any]"]):
+    """The tasks of a service."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__()
+
+
 class TaskStoreBase(Service):
     """A service that keeps tasks and cancels them when it stops."""
 
-    def __init__(self, **kwargs: typing.Any) -> None:
-        self.tasks: set[asyncio.Task[typing.Any]] = set()
-        super().__init__(**kwargs)
+    @shown
+    def tasks(self) -> set[asyncio.Task[typing.Any]]:
+        """The tasks that have not ended."""
+        return part_of(self, _Tasks)
 
     def create_task(self, coro: Coroutine[typing.Any, typing.Any, T]) -> asyncio.Task[T]:
         """Run `coro` as a task that ends with the service at the latest."""
-        task = self.loop.create_task(coro)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task = loop_of(self).create_task(coro)
+        tasks = part_of(self, _Tasks)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
         return task
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Cancel the tasks and wait for their end."""
         try:
-            await cancel_and_wait(self.tasks)
+            await cancel_and_wait(part_of(self, _Tasks))
         finally:
             await super().stop(exception)  # of another base, perhaps
 
 
 class SimpleServer(TaskStoreBase):
-    """A service around a listening server."""
+    """A service around a listening server, which its :meth:`start` keeps as `server`."""
 
-    def __init__(self, **kwargs: typing.Any) -> None:
-        self.server: asyncio.AbstractServer | None = None
-        super().__init__(**kwargs)
+    server: asyncio.AbstractServer | None = parameter(default=None, init=False)
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Close the server, then cancel the tasks and wait for their end."""
-        if self.server is not None:
-            self.server.close()
+        server = self.server
+        # A subclass may use the name for something else, which is not to be closed here.
+        if server is not None and hasattr(server, "is_serving"):
+            server.close()
         await super().stop(exception)
 
 

@@ -1,0 +1,65 @@
+"""Find the name that was probably meant by another one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ("is_misspelling", "near_miss")
+
+# The most edits that a misspelling has, and the length from which on a name may have more than one:
+# of short names too many differ by two letters ("host", "port").
+MOST_EDITS = 2
+LONG = 5
+
+
+def near_miss(name: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate that `name` is probably a misspelling of, None if there is none.
+
+    >>> near_miss("intervall", ["delay", "interval"])
+    'interval'
+    >>> near_miss("hosts", ["host"]) is None
+    True
+    """
+    found = sorted((distance(name, other), other) for other in candidates if _may_be(name, other))
+    return next((other for edits, other in found if _is_likely(name, other, edits)), None)
+
+
+def is_misspelling(name: str, other: str) -> bool:
+    """Whether `name` is probably `other` misspelt."""
+    return near_miss(name, (other,)) is not None
+
+
+def distance(one: str, other: str) -> int:
+    """Count the letters to insert, remove, replace, or exchange with their neighbours.
+
+    >>> distance("callabck", "callback"), distance("prt", "port")
+    (1, 1)
+    """
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        last, before, row = before, row, [i]
+        for j, wanted in enumerate(other, 1):
+            edits = min(before[j] + 1, row[-1] + 1, before[j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+                edits = min(edits, last[j - 2] + 1)
+            row.append(edits)
+    return row[-1]
+
+
+def _may_be(name: str, other: str) -> bool:
+    """Whether it is worth to count: names of other lengths and plurals are other names."""
+    return (
+        name != other
+        and abs(len(name) - len(other)) <= MOST_EDITS
+        and not any(name in {f"{other}{end}", other.removesuffix(end)} for end in ("s", "es"))
+    )
+
+
+def _is_likely(name: str, other: str, edits: int) -> bool:
+    if edits > MOST_EDITS or min(len(name), len(other)) < MOST_EDITS + 1:
+        return False
+    return edits == 1 or min(len(name), len(other)) >= LONG or sorted(name) == sorted(other)

@@ -1,0 +1,131 @@
+"""The keywords that a service is given, beside those that its class declares."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from svcrun.current import on_behalf_of
+from svcrun.errors import ParameterTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from svcrun.service._meta import ServiceMeta
+    from svcrun.service.base import Service
+
+__all__ = ("LIFE_CYCLE", "check_methods", "parameters_of", "warn_of_misspellings")
+
+log = logging.getLogger("svcrun.service.base")
+
+LIFE_CYCLE: Final = frozenset({"depends_on", "on_crash", "start_timeout", "stop_timeout"})
+"""Parameters that every service has; their values are checked each time."""
+
+# Words that other libraries have for what is called otherwise here.
+_WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "addr": ("address",),
+        "after": ("depends_on",),
+        "application": ("app",),
+        "bind": ("address",),
+        "cafile": ("ca",),
+        "cert_file": ("cert",),
+        "certfile": ("cert",),
+        "certificate": ("cert",),
+        "cipher": ("ciphers",),
+        "dependencies": ("depends_on",),
+        "depends": ("depends_on",),
+        "dsn": ("sentry_dsn",),
+        "every": ("interval",),
+        "host": ("address",),
+        "hostname": ("address",),
+        "key_file": ("key",),
+        "keyfile": ("key",),
+        "period": ("interval",),
+        "requires": ("depends_on",),
+        "seconds": ("interval",),
+        "socket": ("sock",),
+        "tz": ("timezone",),
+        "unix_path": ("path",),
+        "unix_socket": ("path",),
+    }
+)
+
+
+def check_methods(service: Service, given: Mapping[str, Any]) -> None:
+    """Check keywords that take the place of a method, and keep in mind what is not declared.
+
+    :raises TypeError: naming the service, the method and the value.
+    """
+    cls = type(service)
+    keywords = cls._svcrun_keywords
+    for name in given.keys() - keywords.known:
+        if name in cls.__async_required__ or name in cls._svcrun_handlers:
+            if not callable(given[name]):
+                accepted = "a function in place of the method"
+                raise ParameterTypeError(cls.__qualname__, name, given[name], accepted)
+        elif name not in LIFE_CYCLE:
+            keywords.known.add(name)
+            if not hasattr(cls, name):
+                keywords.undeclared[name] = frozenset(given)
+
+
+def warn_of_misspellings(service: Service) -> None:
+    """Log which undeclared keywords of the class are probably declared ones, misspelt; once."""
+    cls = type(service)
+    undeclared, cls._svcrun_keywords.undeclared = cls._svcrun_keywords.undeclared, {}
+    declared = frozenset(_declared(cls))
+    for name, given in undeclared.items():
+        if name in declared or name.startswith("_"):
+            continue
+        meant = _meant(name, declared, given)
+        if meant is not None:
+            with on_behalf_of(service):
+                log.warning(
+                    "%s has no parameter %s=, which is set as an attribute; did you mean %s=?",
+                    cls.__qualname__,
+                    name,
+                    meant,
+                )
+
+
+def _meant(name: str, declared: frozenset[str], given: frozenset[str]) -> str | None:
+    from svcrun.misspelling import near_miss  # few programs need it
+
+    for word in _WORDS.get(name, ()):
+        if word in declared and word not in given:
+            return word
+    return near_miss(name, declared)
+
+
+def _declared(cls: ServiceMeta) -> Iterator[str]:
+    yield from cls.__required__
+    for base in cls.__mro__[:-1]:
+        names = {*_annotated(base), *(n for n, value in vars(base).items() if _is_value(value))}
+        names.update(parameters_of(vars(base).get("__init__")))
+        yield from (name for name in names if not (name.startswith("_") or name.isupper()))
+
+
+def parameters_of(init: Callable[..., None] | None) -> tuple[str, ...]:
+    """Return the names of the parameters of an ``__init__``."""
+    if init is None:
+        return ()
+    parameters = tuple(inspect.signature(init).parameters.values())[1:]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(one.name for one in parameters if one.kind not in variadic)
+
+
+def _is_value(value: object) -> bool:
+    """Whether a class attribute is a default value, and no method or descriptor."""
+    return not hasattr(type(value), "__get__")
+
+
+def _annotated(cls: type) -> list[str]:
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format, get_annotations
+
+        return list(get_annotations(cls, format=Format.STRING))
+    return list(inspect.get_annotations(cls))

@@ -1,0 +1,152 @@
+"""The record that the life cycle keeps of a service, out of reach of the service's own attributes.
+
+Subclasses and instances of a service may use any name: `state`, `loop`, `tasks`, `server`. So
+everything that the package has to remember about a service is in one record, in the attribute
+`_svcrun_record`, and the life cycle reads that. A name such as ``service.state`` only shows what
+is in the record, unless the class or the instance uses it otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import typing
+from types import MappingProxyType
+
+from svcrun.state import ServiceState
+
+if typing.TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable, Mapping
+
+    from svcrun.context import Context
+    from svcrun.service.base import Service
+
+T = typing.TypeVar("T")
+P = typing.TypeVar("P")
+
+__all__ = ("Record", "StartEvent", "loop_of", "part_of", "record_of", "shown")
+
+
+_NONE: Mapping[str, typing.Any] = MappingProxyType({})
+
+
+class StartEvent(asyncio.Event):
+    """An event that also calls back, so that no task has to wait for it."""
+
+    callback: Callable[[], object] | None = None
+
+    def set(self) -> None:
+        """Set the event and call back, once."""
+        if self.is_set():
+            return
+        super().set()
+        if self.callback is not None:
+            self.callback()
+
+
+class Record:
+    """The state of a service, and whatever its base classes keep for themselves.
+
+    :attr:`parts` holds the private state of a base class: one object for each, made on first use
+    (see :func:`part_of`), so that a service also works whose ``__init__`` does not call that of its
+    base.
+    """
+
+    __slots__ = ("_start_event", "context", "crashes", "keywords", "loop", "parts", "state")
+
+    def __init__(self) -> None:
+        self.state = ServiceState.NEW
+        self.keywords: Mapping[str, typing.Any] = _NONE
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.context: Context | None = None
+        self.crashes: deque[float] | None = None
+        self.parts: dict[type, typing.Any] | None = None
+        self._start_event: StartEvent | None = None
+
+    def prepare(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Prepare for a start in `loop`."""
+        self.loop = loop
+        self.context = None
+        self._start_event = None
+
+    @property
+    def start_event(self) -> StartEvent:
+        """The event of the present start."""
+        event = self._start_event
+        if event is None:
+            event = self._start_event = StartEvent()
+            if self.state is not ServiceState.NEW and self.state is not ServiceState.STARTING:
+                event.set()
+        return event
+
+    def adopt(self, event: object) -> StartEvent:
+        """Return the event of the present start; an `event` of the subclass's own takes its place.
+
+        That one is made to call back. Anything but an event is left alone.
+        """
+        if type(event) is asyncio.Event:
+            event.__class__ = StartEvent
+            self._start_event = typing.cast("StartEvent", event)
+        return self.start_event
+
+    def set_start_event(self) -> None:
+        """Set the event, if it was ever asked for."""
+        if self._start_event is not None:
+            self._start_event.set()
+
+
+def record_of(service: Service) -> Record:
+    """Return the record of `service`, which is made when it is needed first."""
+    record = service._svcrun_record
+    if record is None:
+        record = Record()
+        # A subclass may have a `__setattr__` of its own, for names of its own.
+        object.__setattr__(service, "_svcrun_record", record)
+    return record
+
+
+def part_of(service: Service, kind: Callable[[typing.Any], P]) -> P:
+    """Return the part of the record of `service` that `kind` makes of the service."""
+    record = record_of(service)
+    parts = record.parts
+    if parts is None:
+        parts = record.parts = {}
+    part: P | None = parts.get(kind)  # type: ignore[call-overload]
+    if part is None:
+        part = parts[kind] = kind(service)  # type: ignore[index]
+    return part
+
+
+def loop_of(service: Service) -> asyncio.AbstractEventLoop:
+    """Return the event loop that `service` runs in, else the one that runs here.
+
+    :raises RuntimeError: if there is none.
+    """
+    record = service._svcrun_record
+    if record is None or record.loop is None:
+        return asyncio.get_running_loop()
+    return record.loop
+
+
+if typing.TYPE_CHECKING:
+
+    class shown(typing.Generic[T]):  # noqa: N801 - used as `property` is
+        def __init__(self, get: Callable[[typing.Any], T]) -> None: ...
+        @typing.overload
+        def __get__(self, instance: None, owner: type) -> typing.Self: ...
+        @typing.overload
+        def __get__(self, instance: object, owner: type | None = None) -> T: ...
+        def __set__(self, instance: object, value: typing.Any) -> None: ...
+
+else:
+
+    class shown:  # noqa: N801 - used as `property` is
+        """A property that gives way to an attribute of the instance with the same name."""
+
+        def __init__(self, get):
+            self._get = get
+            self.__doc__ = get.__doc__
+            self.__name__ = get.__name__
+
+        def __get__(self, instance, owner=None):
+            return self if instance is None else self._get(instance)

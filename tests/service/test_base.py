@@ -120,7 +120,7 @@ def test_a_subclass_that_requires_and_settles_the_same_requires_it() -> None:
 
 
 class WithToken:
-    __required__ = "token"
+    __required__: Any = "token"
 
 
 class WithTokenAndKey(WithToken):

@@ -136,6 +136,7 @@ if typing.TYPE_CHECKING:
         def __get__(self, instance: None, owner: type) -> typing.Self: ...
         @typing.overload
         def __get__(self, instance: object, owner: type | None = None) -> T: ...
+        def __get__(self, instance: object, owner: type | None = None) -> typing.Any: ...
         def __set__(self, instance: object, value: typing.Any) -> None: ...
 
 else:
@@ -143,10 +144,10 @@ else:
     class shown:  # noqa: N801 - used as `property` is
         """A property that gives way to an attribute of the instance with the same name."""
 
-        def __init__(self, get):
+        def __init__(self, get: Callable[[typing.Any], typing.Any]) -> None:
             self._get = get
             self.__doc__ = get.__doc__
             self.__name__ = get.__name__
 
-        def __get__(self, instance, owner=None):
+        def __get__(self, instance: object, owner: type | None = None) -> typing.Any:
             return self if instance is None else self._get(instance)

@@ -25,7 +25,7 @@ __all__ = ("Sender",)
 class Sender(Service):
     """Reports what is logged, and stops after the other services, to report how they did it."""
 
-    _stops_last = True
+    _svcrun_stops_last = True
 
     sentry_dsn: Any = None  # a string, or what is turned into one, such as yarl.URL
     min_level: int | str = logging.WARNING

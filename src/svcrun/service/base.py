@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import typing
 from abc import abstractmethod
 from math import inf
@@ -17,6 +16,7 @@ from svcrun.state import ServiceState
 from svcrun.tasks import cancel_and_wait
 
 if typing.TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Coroutine, Iterable
 
     from svcrun.context import Context
@@ -25,6 +25,7 @@ T = typing.TypeVar("T")
 Dependency: typing.TypeAlias = "Service | type[Service]"
 
 __all__ = ("Service", "ServiceMeta", "SimpleClient", "SimpleServer", "TaskStoreBase", "parameter")
+
 
 class Service(metaclass=ServiceMeta):
     """Something that is started, runs, and is stopped.
@@ -90,11 +91,11 @@ class Service(metaclass=ServiceMeta):
         return state_of(self)
 
     if typing.TYPE_CHECKING:  # where it is a parameter, too
-        loop: asyncio.AbstractEventLoop = parameter()
+        loop: asyncio.AbstractEventLoop = parameter(default=None)
     else:
 
         @shown
-        def loop(self):
+        def loop(self) -> asyncio.AbstractEventLoop:
             """The event loop that the service runs in.
 
             :raises RuntimeError: if the service was not started and no loop is running.
@@ -139,7 +140,17 @@ class Service(metaclass=ServiceMeta):
         """
 
     def __getstate__(self) -> dict[str, typing.Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_svcrun_record"}
+        """Return the keywords with their values of now, for a pickle or a copy.
+
+        The parameters of an ``__init__`` of a subclass are keywords as well, if it sets attributes
+        of their names. Other attributes belong to this instance: locks, sockets, tasks.
+        """
+        state = dict(record_of(self).keywords)
+        names = set(state)
+        for cls in type(self).__mro__:
+            names.update(parameters_of(cls.__dict__.get("__init__")))
+        state.update((name, value) for name, value in vars(self).items() if name in names)
+        return state
 
     def __setstate__(self, state: dict[str, typing.Any]) -> None:
         """Become a new service with the keywords in `state`.
@@ -228,11 +239,13 @@ def dependencies(service: Service) -> tuple[Dependency, ...]:
         ) from None
 
 
-class _Tasks(set["asyncio.Task[typing.Any]"]):
-    """The tasks of a service."""
+def tasks_of(service: Service) -> set[asyncio.Task[typing.Any]]:
+    """Return the tasks that `service` has created, whatever its attribute ``tasks`` is."""
+    return part_of(service, _no_tasks)
 
-    def __init__(self, service: Service) -> None:
-        super().__init__()
+
+def _no_tasks(_: Service) -> set[asyncio.Task[typing.Any]]:
+    return set()
 
 
 class TaskStoreBase(Service):
@@ -241,12 +254,12 @@ class TaskStoreBase(Service):
     @shown
     def tasks(self) -> set[asyncio.Task[typing.Any]]:
         """The tasks that have not ended."""
-        return part_of(self, _Tasks)
+        return tasks_of(self)
 
     def create_task(self, coro: Coroutine[typing.Any, typing.Any, T]) -> asyncio.Task[T]:
         """Run `coro` as a task that ends with the service at the latest."""
         task = loop_of(self).create_task(coro)
-        tasks = part_of(self, _Tasks)
+        tasks = tasks_of(self)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         return task
@@ -254,7 +267,7 @@ class TaskStoreBase(Service):
     async def stop(self, exception: BaseException | None = None) -> None:
         """Cancel the tasks and wait for their end."""
         try:
-            await cancel_and_wait(part_of(self, _Tasks))
+            await cancel_and_wait(tasks_of(self))
         finally:
             await super().stop(exception)  # of another base, perhaps
 

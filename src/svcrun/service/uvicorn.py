@@ -175,9 +175,10 @@ class UvicornService(Listening):
 
     def __init__(self, **kwargs: Any) -> None:
         cls = type(self)
-        refuse_loop(self, kwargs.pop("loop", "auto"))
-        if not isinstance(cls.loop, property):
-            refuse_loop(self, cls.loop)
+        for loop in (kwargs.get("loop"), cls.loop):
+            refuse_loop(self, loop)
+        if isinstance(kwargs.get("loop"), str):
+            del kwargs["loop"]
         super().__init__(**self._settle_place(kwargs))
         if self.app is None and cls.create_application is UvicornService.create_application:
             raise MissingParameters(cls.__qualname__, ("app",))

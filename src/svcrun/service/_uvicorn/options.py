@@ -156,13 +156,14 @@ def check(owner: Any) -> None:
 
 
 def refuse_loop(owner: Service, value: object) -> None:
-    """Refuse another loop than the one that the service runs in.
+    """Refuse the name of another loop than the one that the service runs in.
 
-    :param value: what was given for ``loop``, which a service has already.
+    :param value: what was given for ``loop``, which a service has already. Anything but a name is
+        the attribute of that name, as of any service.
     :raises ValueError: naming the class, the value, and what to do instead.
     """
     accepted = "nothing here, and entrypoint(loop_factory=...) for another loop"
-    if value not in {"auto", "none"}:
+    if isinstance(value, str) and value not in ("auto", "none"):
         raise ParameterError(type(owner).__qualname__, "loop", value, accepted)
 
 

@@ -1,0 +1,147 @@
+"""A name that is probably another one, misspelt, is told (C3a)."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from svcrun import Service, entrypoint
+from svcrun.misspelling import is_misspelling, near_miss
+from svcrun.service import PeriodicService
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def make(cls: Callable[..., Any], **parameters: Any) -> Any:
+    """Make a service with parameters that type checkers do not know of."""
+    return cls(**parameters)
+
+
+def make_class(**namespace: Any) -> Any:
+    async def start(self: Service) -> None: ...
+
+    return type("Own", (Service,), {"start": start, **namespace})
+
+
+async def warnings_of(caplog: pytest.LogCaptureFixture, *services: Any) -> list[str]:
+    caplog.clear()
+    async with entrypoint(*services, log_config=False):
+        pass
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("intervall", "interval"),
+        ("inteval", "interval"),
+        ("adress", "address"),
+        ("adresss", "address"),
+        ("prot", "port"),
+        ("nmae", "name"),
+        ("cret", "cert"),
+        ("callabck", "callback"),
+        ("callBack", "callback"),
+        ("handle_clinet", "handle_client"),
+        ("create_aplication", "create_application"),
+        ("strat", "start"),
+    ],
+)
+def test_a_name_with_a_few_wrong_letters_is_a_misspelling(name: str, meant: str) -> None:
+    assert is_misspelling(name, meant)
+    assert near_miss(name, ["something", meant, "other"]) == meant
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("intervals", "interval"),
+        ("address", "addresses"),
+        ("interval", "interval"),
+        ("host", "port"),
+        ("code", "cert"),
+        ("db", "ca"),
+        ("database", "depends_on"),
+    ],
+)
+def test_a_plural_or_another_short_word_is_none(name: str, other: str) -> None:
+    assert not is_misspelling(name, other)
+
+
+async def test_a_misspelt_keyword_is_set_and_told_once_per_class(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cls = make_class(retries=3)
+    services = [make(cls, retires=5), make(cls, retires=6)]
+    assert services[0].retires == 5
+    assert not caplog.records
+    text = "Own has no parameter retires=, which is set as an attribute; did you mean retries=?"
+    assert await warnings_of(caplog, *services) == [text]
+    assert await warnings_of(caplog, make(cls, retires=7)) == []
+    (other,) = await warnings_of(caplog, make(cls, retriees=7))
+    assert "retriees=" in other
+    assert len(await warnings_of(caplog, make(make_class(retries=3), retires=5))) == 1
+
+
+async def test_parameters_are_what_the_class_and_its_bases_declare_in_any_way(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Mixin:
+        password = None
+
+    class Declaring(Mixin, Service):
+        __required__ = ("token",)
+        annotated: int
+
+        def __init__(self, given: int = 0, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+
+        async def start(self) -> None: ...
+
+    keywords = {"pasword": 1, "tokken": 2, "anotated": 3, "givenn": 4, "start_timeuot": 5}
+    found = await warnings_of(caplog, make(Declaring, token=1, **keywords))
+    meant = {text.rpartition("mean ")[2] for text in found}
+    assert meant == {"password=?", "token=?", "annotated=?", "given=?", "start_timeout=?"}
+
+
+async def test_an_annotated_keyword_without_a_default_is_declared(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Annotated(Service):
+        retries: int
+        retires: int
+
+        async def start(self) -> None: ...
+
+    assert await warnings_of(caplog, Annotated(retries=1, retires=2)) == []
+
+
+@pytest.mark.parametrize(
+    ("keywords", "meant"),
+    [
+        ({"application": 1}, "app"),
+        ({"host": "::1"}, "address"),
+        ({"host": "::1", "address": "::1"}, None),
+        ({"tz": "UTC"}, None),
+        ({"anything": 1, "url": 2, "addresses": 3, "_adress": 4}, None),
+    ],
+)
+async def test_words_of_other_libraries_are_told_unless_the_right_one_is_given_as_well(
+    caplog: pytest.LogCaptureFixture, keywords: dict[str, Any], meant: str | None
+) -> None:
+    service = make(make_class(app=None, address=None), **keywords)
+    found = await warnings_of(caplog, service)
+    assert [text.rpartition("mean ")[2] for text in found] == ([f"{meant}=?"] if meant else [])
+
+
+async def test_a_misspelt_parameter_of_a_service_of_the_package_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Cleaner(PeriodicService):
+        async def callback(self) -> None: ...
+
+    (text,) = await warnings_of(caplog, make(Cleaner, interval=3600, dealy=3600))
+    assert text.endswith("did you mean delay=?")

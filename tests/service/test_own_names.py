@@ -1,0 +1,209 @@
+"""Whatever names a service uses, its life cycle works on a record of its own (C3a)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from svcrun import Service, ServiceState, entrypoint
+from svcrun.service import TaskStoreBase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAMES = (
+    "state",
+    "loop",
+    "context",
+    "start_event",
+    "tasks",
+    "record",
+    "_state",
+    "_loop",
+    "_context",
+    "_crashes",
+    "_start_event",
+    "_keywords",
+    "_stops_last",
+    "_record",
+    "_tasks",
+    "stop_takes_exception",
+    "parts",
+)
+
+
+class Steps(TaskStoreBase):
+    """A service that waits in start() and writes down what happens."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.steps: list[str] = []
+
+    async def start(self) -> None:
+        self.steps.append("start")
+        _ = self.create_task(asyncio.sleep(3600))
+        await asyncio.sleep(0)
+
+    async def stop(self, exception: BaseException | None = None) -> None:
+        self.steps.append("stop")
+        await super().stop(exception)
+
+
+def make(cls: Callable[..., Any], **parameters: Any) -> Any:
+    """Make a service with parameters that type checkers do not know of."""
+    return cls(**parameters)
+
+
+def by_keyword(name: str) -> Any:
+    return make(Steps, **{name: "own"})
+
+
+def in_init(name: str) -> Any:
+    class Own(Steps):
+        def __init__(self) -> None:
+            setattr(self, name, "own")
+            super().__init__()
+
+    return Own()
+
+
+def in_start(name: str) -> Any:
+    class Own(Steps):
+        async def start(self) -> None:
+            setattr(self, name, "own")
+            await super().start()
+
+    return Own()
+
+
+def in_class(name: str) -> Any:
+    return type("Own", (Steps,), {name: "own"})()
+
+
+WAYS = (by_keyword, in_init, in_start, in_class)
+
+
+async def live(service: Any) -> None:
+    async with entrypoint(service, log_config=False):
+        assert f"{service!r}" == f"<{type(service).__qualname__} RUNNING>"
+    assert f"{service!r}" == f"<{type(service).__qualname__} STOPPED>"
+    assert service.steps == ["start", "stop"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_name_that_the_service_uses_otherwise_keeps_its_value(
+    name: str, way: Callable[[str], Any]
+) -> None:
+    service = way(name)
+    await live(service)
+    assert getattr(service, name) == "own"
+    service.steps.clear()
+    await live(service)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "set", "get", "moved"])
+async def test_a_method_or_a_property_may_have_any_of_these_names(name: str) -> None:
+    await live(type("Method", (Steps,), {name: lambda self: "own"})())
+    await live(type("Property", (Steps,), {name: property(lambda self: "own")})())
+
+
+async def test_tasks_end_with_the_service_whatever_its_attribute_tasks_is() -> None:
+    service: Any = in_init("tasks")
+    async with entrypoint(service, log_config=False):
+        (task,) = (task for task in asyncio.all_tasks() if "sleep" in repr(task.get_coro()))
+    assert task.cancelled()
+    assert service.tasks == "own"
+
+
+async def test_a_start_event_of_its_own_says_that_the_service_is_ready() -> None:
+    class Own(Service):
+        def __init__(self) -> None:
+            self.start_event = asyncio.Event()
+
+        async def start(self) -> None:
+            await asyncio.sleep(0)
+            self.start_event.set()
+            await asyncio.Event().wait()
+
+    service = Own()
+    async with entrypoint(service, log_config=False, start_timeout=60):
+        assert "RUNNING" in repr(service)
+    assert "STOPPED" in repr(service)
+
+
+async def test_a_service_may_be_a_dataclass() -> None:
+    @dataclass(repr=False)
+    class Data(Steps):
+        state: str = "idle"  # type: ignore[assignment]
+        retries: int = 3
+
+        def __post_init__(self) -> None:
+            self.steps = []
+
+    await live(Data(retries=5))
+
+
+async def test_a_service_may_have_slots() -> None:
+    class Slotted(Steps):
+        __slots__ = ("_state", "state")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.state = self._state = "own"
+
+    await live(Slotted())
+
+
+async def test_a_service_may_keep_its_attributes_elsewhere() -> None:
+    class Elsewhere(Steps):
+        def __setattr__(self, name: str, value: Any) -> None:
+            self.__dict__.setdefault("elsewhere", {})[name] = value
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return self.__dict__["elsewhere"][name]
+            except KeyError:
+                raise AttributeError(name) from None
+
+    await live(make(Elsewhere, retries=5))
+
+
+async def test_a_service_may_refuse_attributes() -> None:
+    class Frozen(Service):
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise TypeError("frozen")
+
+        async def start(self) -> None: ...
+
+    service = Frozen()
+    async with entrypoint(service, log_config=False):
+        assert service.state is ServiceState.RUNNING
+
+
+async def test_a_loop_may_be_given_to_a_service_or_kept_by_it() -> None:
+    loop = asyncio.get_running_loop()
+    given = make(Steps, loop=loop)
+    assert given.loop is loop
+    await live(given)
+    other = in_start("loop")
+    await live(other)
+    assert other.loop == "own"
+
+
+@pytest.mark.parametrize("name", ["start", "stop"])
+@pytest.mark.parametrize("value", [3, None, "start", ()])
+def test_a_keyword_that_takes_the_place_of_a_method_must_be_a_function(
+    name: str, value: object
+) -> None:
+    with pytest.raises(TypeError, match=rf"^Steps: {name}=.* a function in place of the method"):
+        make(Steps, **{name: value})
+
+
+@pytest.mark.parametrize("value", [3, None, lambda self: None, staticmethod(lambda: None)])
+def test_a_class_whose_set_loop_is_something_else_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^Own\.set_loop is reserved for a method"):
+        type("Own", (Steps,), {"set_loop": value})

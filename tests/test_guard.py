@@ -3,15 +3,17 @@
 # mypy: disable-error-code="unreachable"
 # What is asserted changes behind the back of the type checker.
 
+import _thread
 import asyncio
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from svcrun.guard import ANSWER_TIME, Guard
+from svcrun.guard import ANSWER_TIME, MAX_DEPTH, Guard, _stacks
 from tests.support import PATIENCE, LoopFactory, eventually, nothing_left
 
 
@@ -182,3 +184,25 @@ def test_a_timer_that_the_program_takes_over_is_left_to_it(guard: Mortal) -> Non
     assert signal.getsignal(signal.SIGALRM) is theirs
     assert signal.setitimer(signal.ITIMER_REAL, 0)[0] > 400
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def test_a_thread_that_is_just_being_started_hides_no_stack() -> None:
+    for _ in range(20):
+        _thread.start_new_thread(time.sleep, (0,))
+        assert b"in test_a_thread_that_is_just_being_started" in _stacks()
+
+
+def test_the_stack_of_an_endless_recursion_is_cut_off() -> None:
+    def recurse(depth: int) -> bytes:
+        return recurse(depth - 1) if depth else _stacks()
+
+    stacks = recurse(3 * MAX_DEPTH)
+    assert stacks.count(b"in recurse") <= MAX_DEPTH
+    assert b"\n  ...\n" in stacks
+
+
+def test_a_name_of_a_file_that_is_no_text_is_written_as_well() -> None:
+    code = compile("found = stacks()", "\udcff.py", "exec")
+    namespace: dict[str, Any] = {"stacks": _stacks}
+    exec(code, namespace)  # noqa: S102 - a file of such a name
+    assert b'File "\\udcff.py", line 1 in <module>' in namespace["found"]

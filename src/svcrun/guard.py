@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import _thread
-import faulthandler
 import os
 import signal
 import sys
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
     _Stage = tuple[float, Callable[[], object]]  # what to do after so many seconds
 
@@ -39,6 +39,9 @@ ANSWER_TIME = 0.3
 
 LAST_WORDS_TIME = 3.0
 """Seconds that a process has to write its last words, to a stderr that may be a full pipe."""
+
+MAX_DEPTH = 100
+"""Frames that are written of each stack: an endless recursion has thousands."""
 
 
 class Guard:
@@ -214,16 +217,29 @@ def _exit_after(seconds: float) -> None:
 
 
 def _stacks() -> bytes:
-    """Return where all threads are.
+    """Return where all threads are, in the form of :mod:`faulthandler`.
 
-    While faulthandler writes, no other thread runs; so it must not write to what may be full.
+    That module needs a descriptor, and since Python 3.14 it gives up at a thread that is just being
+    started or has just ended, which hides the stacks of all others. This imports nothing, opens
+    nothing and takes no lock of Python's: the thread that holds one may be the one that is blocked.
     """
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    faulthandler.dump_traceback(file=write, all_threads=True)
-    os.close(write)
-    with open(read, "rb") as pipe:
-        return pipe.read()
+    lines: list[str] = []
+    for thread, frame in sys._current_frames().items():  # noqa: SLF001 - documented
+        lines.append(f"Thread 0x{thread:016x} (most recent call first):")
+        lines.extend(_stack(frame))
+        lines.append("")
+    return "\n".join(lines).encode(errors="backslashreplace")
+
+
+def _stack(frame: FrameType | None) -> Iterator[str]:
+    for _ in range(MAX_DEPTH):
+        if frame is None:
+            return
+        code = frame.f_code
+        yield f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}'
+        frame = frame.f_back
+    if frame is not None:
+        yield "  ..."
 
 
 def _write_to_stderr(text: bytes) -> None:

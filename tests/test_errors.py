@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from svcrun import Service, errors
-from svcrun.errors import raise_together, show
+from svcrun.errors import show
+from svcrun.raising import raise_together
 from svcrun.state import ServiceState
 
 

@@ -92,7 +92,20 @@ if sys.version_info >= (3, 12):
         """
         if loop.get_task_factory() is not None or asyncio._get_running_loop() is not loop:
             return loop.create_task(coro, name=name, context=context)
-        return asyncio.Task(coro, loop=loop, name=name, context=context, eager_start=True)
+        task: asyncio.Task[T] = asyncio.Task.__new__(asyncio.Task)
+        try:
+            task.__init__(  # type: ignore[misc]
+                coro, loop=loop, name=name, context=context, eager_start=True
+            )
+            return task
+        except BaseException:
+            # An exit comes out of the first step here as well; asyncio need not report it, too.
+            if task.done():
+                task.exception()
+            raise
+        finally:
+            # A traceback out of the first step leads to this frame, by way of the callers.
+            del task
 
 else:
 
@@ -131,15 +144,23 @@ else:
             loop.call_soon(callback, *args, context=callback_context)
 
         current = _tasks._current_tasks.get(loop)  # type: ignore[attr-defined]
-        if current is None:
-            context.run(step)
-        else:
-            _tasks._leave_task(loop, current)
-            try:
+        try:
+            if current is None:
                 context.run(step)
-            finally:
-                _tasks._enter_task(loop, current)
-        return task
+            else:
+                _tasks._leave_task(loop, current)
+                try:
+                    context.run(step)
+                finally:
+                    _tasks._enter_task(loop, current)
+            return task
+        except BaseException:
+            # An exit comes out of the first step here as well; asyncio need not report it, too.
+            task.exception()
+            raise
+        finally:
+            # A traceback out of the first step leads to this frame, by way of the callers.
+            del task, step
 
 
 def _raise(error: BaseException) -> None:

@@ -19,10 +19,10 @@ from svcrun.errors import (
     ParameterError,
     ParameterTypeError,
     ShuttingDown,
-    raise_together,
 )
 from svcrun.options import Options
 from svcrun.per_loop import PerLoop, running_loop
+from svcrun.raising import raise_together, raise_unchanged
 from svcrun.service.base import Service
 from svcrun.signal import Signal
 from svcrun.tasks import current_work
@@ -288,13 +288,15 @@ class Entrypoint:
             if loop.is_running():
                 raise _wrong_loop(loop)
             runtime = self._set_up(loop, LoopBody(loop), owns_loop=owns_loop)
-            try:
-                drive(loop, runtime.enter(self.start_services(*self._given)), cancel=True)
-            except BaseException as error:
-                if self._is_forked():
-                    raise
-                self._finish(runtime, _unless_cancelled(error))
-                raise runtime.start_error(error, self._exit_by_signal) from error.__cause__
+            error = drive(loop, runtime.enter(self.start_services(*self._given)), cancel=True)
+            if error is not None:
+                try:
+                    if not self._is_forked():
+                        self._finish(runtime, _unless_cancelled(error))
+                        error = runtime.start_error(error, self._exit_by_signal)
+                    raise_unchanged(error)
+                finally:
+                    del error  # whose traceback refers to this frame
             runtime.begin_body()
         except BaseException:
             self._end()
@@ -323,10 +325,11 @@ class Entrypoint:
     def _finish(self, runtime: Runtime, exception: BaseException | None) -> None:
         from svcrun.runtime import drive
 
-        try:
-            drive(self.loop, runtime.finish(exception), cancel=False)
-        except (KeyboardInterrupt, SystemExit) as error:
+        error = drive(self.loop, runtime.finish(exception), cancel=False)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
             runtime.note(error)
+        elif error is not None:
+            raise_unchanged(error)
 
     async def __aenter__(self) -> Entrypoint:
         self._begin()
@@ -338,13 +341,15 @@ class Entrypoint:
                 raise _wrong_loop(self._loop)
             self._loop = loop
             runtime = self._set_up(loop, TaskBody(loop), owns_loop=False)
-            try:
-                await runtime.enter_in_task(self.start_services(*self._given))
-            except BaseException as error:
-                if self._is_forked():
-                    raise
-                await runtime.finish_in_task(_unless_cancelled(error))
-                raise runtime.start_error(error, self._exit_by_signal) from error.__cause__
+            error = await runtime.enter_in_task(self.start_services(*self._given))
+            if error is not None:
+                try:
+                    if not self._is_forked():
+                        await runtime.finish_in_task(_unless_cancelled(error))
+                        error = runtime.start_error(error, self._exit_by_signal)
+                    raise_unchanged(error)
+                finally:
+                    del error  # whose traceback refers to this frame
             runtime.begin_body()
         except BaseException:
             self._end()

@@ -238,14 +238,6 @@ class NotASocket(TypeError, ValueError):
         self.value = value
 
 
-def raise_together(message: str, errors: Sequence[BaseException]) -> None:
-    """Raise what is in `errors`: one as it is, several as a group with `message`."""
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise BaseExceptionGroup(message, errors)
-
-
 class AlreadyRunning(RuntimeError):
     """A server was started while it runs, or before its stop was done."""
 

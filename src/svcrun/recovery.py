@@ -11,6 +11,7 @@ from svcrun.current import on_behalf_of
 from svcrun.eager import start_eagerly
 from svcrun.errors import ShuttingDown, show
 from svcrun.order import with_dependants
+from svcrun.raising import brief
 from svcrun.service._record import record_of
 from svcrun.service.base import Service, dependencies
 
@@ -72,10 +73,12 @@ class Recovery:
                 await self._start()
             except asyncio.CancelledError:
                 raise
-            except BaseException as failure:
+            except BaseException as failure:  # noqa: BLE001 - whatever it is, it counts
                 if not isinstance(failure, ShuttingDown):
                     with on_behalf_of(self._crashed):
-                        log.exception("%s could not be started again", show(self._crashed))
+                        log.error(  # noqa: TRY400 - the traceback was logged with its service
+                            "%s could not be restarted: %s", show(self._crashed), brief(failure)
+                        )
                 if self not in self._supervisor.recoveries:
                     return  # called off: the failure came in place of the cancellation
                 error = failure

@@ -16,10 +16,10 @@ from svcrun.errors import (
     ParameterTypeError,
     ShuttingDown,
     StopTimeout,
-    raise_together,
 )
 from svcrun.guard import EXIT_HUNG, Guard
 from svcrun.interrupts import Interrupts
+from svcrun.raising import raise_together, raise_unchanged
 from svcrun.supervisor import Supervisor
 from svcrun.sweep import GRACE
 from svcrun.tasks import cancel_and_wait, format_stack, join
@@ -206,13 +206,19 @@ class Runtime:
         if self.body.is_closing:  # which nobody has noticed
             raise asyncio.CancelledError
 
-    async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> None:
-        """Do :meth:`enter` in a task of its own, so that a signal does not cancel the caller."""
-        task = start_eagerly(
-            _what_ended(self.enter(start)), self._loop, name="start of the entrypoint"
-        )
-        if (error := await task) is not None:
-            raise error
+    async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> BaseException | None:
+        """Do :meth:`enter` in a task of its own, so that a signal does not cancel the caller.
+
+        Return what ended it, None if it came to its end.
+        """
+        errors: list[BaseException] = []
+        try:
+            await start_eagerly(
+                _collect(self.enter(start), errors), self._loop, name="start of the entrypoint"
+            )
+        except asyncio.CancelledError as error:
+            return errors.pop() if errors else error
+        return errors.pop() if errors else None
 
     def start_error(
         self, error: BaseException, interrupted: Callable[[int | None], BaseException]
@@ -226,7 +232,7 @@ class Runtime:
         if not self._is_to_end or not isinstance(error, asyncio.CancelledError | ShuttingDown):
             return error
         if len(self._crashes) > 1:
-            return BaseExceptionGroup("several services crashed", self._crashes)
+            return BaseExceptionGroup("several services crashed", tuple(self._crashes))
         return self._crashes[0] if self._crashes else interrupted(self.signal)
 
     # The block, and what ends it.
@@ -332,10 +338,12 @@ class Runtime:
         :raises BaseException: what went wrong with services and hooks, unless the block failed.
         """
         errors = [*self._errors, *self.supervisor.errors]
+        for known in (self._crashes, self._errors, self.supervisor.errors):
+            known.clear()  # a traceback may refer to this runtime
         ours = self.body.is_interruption(error)
         late = next((error for error in errors if ours and isinstance(error, StopTimeout)), None)
         if self._hung or self.supervisor.hung or late is not None:
-            raise self._exit_hung(late if ours else error)
+            raise_unchanged(self._exit_hung(late if ours else error))
         if ours:
             raise_together("services failed", errors)
         return ours and error is not None
@@ -455,40 +463,49 @@ async def _cancel_hook(task: asyncio.Task[Any], name: str) -> None:
         log.error("a hook %s ignores its cancellation and is left alone", name)
 
 
-async def _what_ended(coro: Coroutine[Any, Any, None]) -> BaseException | None:
-    """Return what would end not just the task, but the loop."""
+async def _collect(coro: Coroutine[Any, Any, None], errors: list[BaseException]) -> None:
+    """Run `coro` and append what it raises to `errors`.
+
+    A task that raised would do more than hand the exception on: to read the result of a task a
+    second time cuts off its traceback, each reading sets ``__context__``, some exceptions end the
+    loop, and the task would refer to the exception, whose traceback refers to the task.
+    """
     try:
         await coro
-    except (KeyboardInterrupt, SystemExit) as error:
-        return error
-    return None
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the caller decides
+        errors.append(error)
 
 
 def drive(
     loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, None], *, cancel: bool
-) -> None:
-    """Run `coro` to its end, also when somebody stops the loop or an exception ends it meanwhile.
+) -> BaseException | None:
+    """Run `coro` to its end, also when the loop is stopped or an exception ends it meanwhile.
+
+    Return the first such exception, else what `coro` raised, else None.
 
     :param cancel: whether to cancel `coro` at such an exception.
-    :raises BaseException: the first such exception, when `coro` has ended.
     """
-    task = loop.create_task(coro)
+    errors: list[BaseException] = []
+    task = loop.create_task(_collect(coro, errors))
     interruption: BaseException | None = None
     while not task.done():
         try:
             loop.run_until_complete(task)
-        except RuntimeError:
+        except RuntimeError as error:
             if loop.is_closed() or loop.is_running():
-                raise
+                return error
         except (KeyboardInterrupt, SystemExit) as error:
-            own = task.done() and not task.cancelled() and task.exception() is error
-            if not own:  # perhaps in the very turn in which the task has ended
-                interruption = interruption or error
-                if cancel:
-                    task.cancel()
-        except BaseException:
-            if not task.done():
-                raise
-    if interruption is not None:
-        raise interruption
-    task.result()
+            # Perhaps in the very turn of the loop in which the task has ended.
+            interruption = interruption or error
+            if cancel:
+                task.cancel()
+        except asyncio.CancelledError as error:  # before its first step
+            interruption = interruption or error
+            coro.close()
+    if interruption is None and errors:
+        interruption = errors[0]
+    errors.clear()
+    try:
+        return interruption
+    finally:
+        del interruption  # a traceback may lead to this frame, by way of the callers

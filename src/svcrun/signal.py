@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from svcrun.callables import describe, is_coroutine_function
 from svcrun.errors import FrozenSignal, NotACoroutineFunction
+from svcrun.raising import raise_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -83,7 +84,7 @@ class Signal:
         afterwards: as it is, or as an :class:`ExceptionGroup` of several. A cancellation comes out
         at once.
         """
-        errors: list[Exception] = []
+        errors: list[BaseException] = []
         try:
             for receiver in self._receivers:
                 try:
@@ -95,10 +96,7 @@ class Signal:
             for failure in errors:
                 log.error("a receiver of a signal failed", exc_info=failure)  # noqa: TRY400
             raise
-        if len(errors) == 1:
-            raise errors[0]
-        if errors:
-            raise ExceptionGroup(f"{len(errors)} receivers of a signal failed", errors)
+        raise_together(f"{len(errors)} receivers of a signal failed", errors)
 
     def __bool__(self) -> bool:
         """Whether there are receivers."""

@@ -106,22 +106,31 @@ class Startup:
             type(service).set_loop(service, self._loop)
         unit.move(STARTING)
         try:
-            task = unit.begin(service.start, self._loop)
+            # No local name for the task: the traceback of its first step leads to this frame, and
+            # the task to the traceback.
+            unit.task = unit.begin(service.start, self._loop)
         except BaseException as error:  # noqa: BLE001 - whatever it is comes out after the rollback
             return self._start_ended(unit, error)
-        if task.done():
-            failure = _outcome(task, service)
-            if failure is None or not unit.start_event.is_set():
-                return self._start_ended(unit, failure)
+        if unit.task.done() and self._ended_at_once(unit):
+            return unit.state is RUNNING
 
-        unit.task = task
-        task.add_done_callback(partial(self._on_task_done, unit))
+        unit.task.add_done_callback(partial(self._on_task_done, unit))
         event = unit.start_event
         if event.is_set():
             self._started(unit)
             return True
         self._watch(unit, event)
         return False
+
+    def _ended_at_once(self, unit: Unit) -> bool:
+        """React to a ``start()`` that never had to wait, unless it crashed after it was ready."""
+        task, unit.task = unit.task, None
+        error = _outcome(task, unit.service)
+        if error is not None and unit.start_event.is_set():
+            unit.task = task  # its callback will say so
+            return False
+        self._start_ended(unit, error)
+        return True
 
     def _watch(self, unit: Unit, event: StartEvent) -> None:
         """Watch for `unit` to become ready, and for its time limit."""
@@ -153,7 +162,7 @@ class Startup:
             return True
 
         if not self._is_over and not unit.start_cancelled:
-            self.fail(error)
+            self._failed(unit, error)
         else:
             with on_behalf_of(service):
                 log.error(
@@ -182,7 +191,13 @@ class Startup:
     def _overrun(self, unit: Unit, timeout: float) -> None:
         unit.timer = None
         if unit.task is not None and unit.in_sweep is None:
-            self.fail(StartTimeout(unit.service, timeout, format_stack(unit.task)))
+            self._failed(unit, StartTimeout(unit.service, timeout, format_stack(unit.task)))
+
+    def _failed(self, unit: Unit, error: BaseException) -> None:
+        if not isinstance(error, SystemExit | KeyboardInterrupt):  # which are a way to end
+            with on_behalf_of(unit.service):
+                log.error("%s failed to start", show(unit.service), exc_info=error)
+        self.fail(error)
 
     def _on_ready(self, unit: Unit) -> None:
         """React to ``start_event``, which the service's own task is setting, or a thread."""
@@ -219,6 +234,6 @@ class Startup:
             self.walk.done(unit)
 
 
-def _outcome(task: asyncio.Task[Any], service: Service) -> BaseException | None:
+def _outcome(task: Any, service: Service) -> BaseException | None:
     """Return what `task`, which has ended, raised."""
     return StartCancelled(service) if task.cancelled() else task.exception()

@@ -20,10 +20,10 @@ from svcrun.errors import (
     ShuttingDown,
     StartCancelled,
     StartDuringStop,
-    raise_together,
     show,
 )
 from svcrun.order import link, unlink, with_dependants
+from svcrun.raising import raise_together
 from svcrun.recovery import Recovery
 from svcrun.restart import Restart
 from svcrun.service._keywords import warn_of_misspellings
@@ -171,29 +171,36 @@ class Supervisor:
 
     async def _roll_back(self, startup: Startup, recovery: Recovery | None) -> None:
         """Stop what `startup` started, and raise what made it fail."""
-        errors = [
-            error for error in startup.errors if not isinstance(error, asyncio.CancelledError)
-        ] or startup.errors
+        errors = startup.errors
+        if not all(isinstance(error, asyncio.CancelledError) for error in errors):
+            errors[:] = [e for e in errors if not isinstance(e, asyncio.CancelledError)]
         for unit in startup.units:
             if unit.at_rest:
                 self.forget(unit)
         # Once closing, everything is stopped by close(). Waiting for that here could be waiting for
         # ourselves.
         if not self._closing:
-            cause = None if isinstance(errors[0], asyncio.CancelledError) else errors[0]
-            services = [unit.service for unit in startup.units]
-            sweeps = self._begin_stop(services, cause, recovery)
-            current = asyncio.current_task()
-            while going_on := [
-                sweep.ended
-                for sweep in sweeps
-                if not sweep.ended.done() and not sweep.owns(current)
-            ]:
-                try:
-                    await asyncio.wait(going_on)
-                except asyncio.CancelledError:
-                    log.debug("cancelled during a roll-back, which goes on")
+            cancelled = isinstance(errors[0], asyncio.CancelledError)
+            await self._wait_for_all(
+                self._begin_stop(
+                    [unit.service for unit in startup.units],
+                    None if cancelled else errors[0],
+                    recovery,
+                )
+            )
         raise_together("several services failed to start", errors)
+
+    @staticmethod
+    async def _wait_for_all(sweeps: list[Sweep]) -> None:
+        """Wait for the end of `sweeps`, also when the caller is cancelled meanwhile."""
+        current = asyncio.current_task()
+        while going_on := [
+            sweep.ended for sweep in sweeps if not sweep.ended.done() and not sweep.owns(current)
+        ]:
+            try:
+                await asyncio.wait(going_on)
+            except asyncio.CancelledError:
+                log.debug("cancelled during a roll-back, which goes on")
 
     # Watching.
 
@@ -313,6 +320,7 @@ class Supervisor:
         for sweep in (own, *self._sweeps):
             await asyncio.shield(sweep.ended)
         self.errors += own.errors
+        own.errors.clear()  # a frame in a traceback may refer to the sweep
         if recoveries:
             await asyncio.wait(recoveries)
 

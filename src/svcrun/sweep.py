@@ -191,22 +191,21 @@ class Sweep:
         self._calling = True
         try:
             if unit.undo is not None:
-                task = unit.begin(unit.undo, self._loop, service, self._exception)
+                unit.stop_task = unit.begin(unit.undo, self._loop, service, self._exception)
             elif type(service)._svcrun_stop_takes_exception:
-                task = unit.begin(service.stop, self._loop, self._exception)
+                unit.stop_task = unit.begin(service.stop, self._loop, self._exception)
             else:
-                task = unit.begin(service.stop, self._loop)
+                unit.stop_task = unit.begin(service.stop, self._loop)
         except BaseException as error:  # noqa: BLE001 - one failing stop() never cuts another short
             self._failed(unit, error, "stop() of %s failed")
             return True
         finally:
             self._calling = False
-        if task.done():
-            self._stop_ended(unit, task)
+        if unit.stop_task.done():
+            self._stop_ended(unit, unit.stop_task)
             return True
 
-        unit.stop_task = task
-        task.add_done_callback(lambda task: self._on_stop_done(task, unit))
+        unit.stop_task.add_done_callback(lambda task: self._on_stop_done(task, unit))
         if self._hurried:
             return self._cut(unit)
         self._limit_stop(unit)
@@ -304,6 +303,7 @@ class Sweep:
     def _end(self) -> None:
         for timer in self._timers:
             timer.cancel()
+        self._exception = None  # a frame in its traceback may refer to this sweep
         for unit in self._units:
             if unit.timer is not None:
                 unit.end_timer()

@@ -276,8 +276,9 @@ def _disown(future: asyncio.Future[Any]) -> None:
 def _settle(result: SelectResult, first: tuple[int, asyncio.Future[Any]]) -> None:
     result.result_idx, future = first
     try:
-        result.value = future.result()
-        result.is_exception = False
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is the result
-        result.value = error
-        result.is_exception = True
+        # Not result(): the traceback is lost to all who read that one after the first.
+        error = future.exception()
+    except asyncio.CancelledError as cancelled:
+        error = cancelled
+    result.is_exception = error is not None
+    result.value = future.result() if error is None else error

@@ -229,5 +229,5 @@ def test_a_shutdown_ends_a_start_that_is_tried_again_for_good(
     assert loop.run_until_complete(main()) == 0
     assert service.starts == 2
     assert not supervisor.errors
-    assert "could not be started again" not in caplog.text
+    assert "could not be restarted" not in caplog.text
     loop.close()

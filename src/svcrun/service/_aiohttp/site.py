@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from svcrun.errors import raise_together
+from svcrun.raising import raise_together
 from svcrun.service._accept import close_listener, listen
 from svcrun.service._aiohttp.server import Connection, Server, request_factory
 from svcrun.service._handshake import Handshake

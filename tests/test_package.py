@@ -17,6 +17,7 @@ from tests.support import PATIENCE, STRICT
 
 # What an aiomisc user finds under the same name, and what is new.
 NAMES = {
+    "CURRENT_ENTRYPOINT": "svcrun.context_vars",
     "Context": "svcrun.context",
     "Entrypoint": "svcrun.entrypoint",
     "IteratorWrapper": "svcrun.thread_pool.generators",
@@ -31,11 +32,13 @@ NAMES = {
     "StrategyException": "svcrun.recurring",
     "StrategySkip": "svcrun.recurring",
     "StrategyStop": "svcrun.recurring",
+    "StrictContextVar": "svcrun.context_vars",
     "ThreadPoolExecutor": "svcrun.thread_pool.executor",
     "__version__": "svcrun.version",
     "awaitable": "svcrun.utils",
     "bind_socket": "svcrun.sockets",
     "cancel_tasks": "svcrun.utils",
+    "chunk_list": "svcrun.utils",
     "current_service": "svcrun.current",
     "entrypoint": "svcrun.entrypoint",
     "get_context": "svcrun.context",
@@ -81,7 +84,7 @@ ADAPTERS = {
     ),
     "service.raven": ("raven", "raven", ("RavenSender",)),
     "service.sentry": ("sentry-sdk", "sentry", ("SentrySender",)),
-    "service.uvicorn": ("uvicorn", "uvicorn", ("UvicornService",)),
+    "service.uvicorn": ("uvicorn", "uvicorn", ("UvicornApplication", "UvicornService")),
 }
 
 
@@ -153,11 +156,11 @@ SIGNATURES = {
     "select": "(*awaitables, return_exceptions=False, cancel=True, timeout=None, wait=True, "
     "loop=None)",
     "get_context": "(loop=None)",
-    "timeout": "(seconds)",
-    "awaitable": "(function)",
-    "shield": "(function)",
+    "timeout": "(value)",
+    "awaitable": "(func)",
+    "shield": "(func)",
     "cancel_tasks": "(tasks)",
-    "receiver": "(signal)",
+    "receiver": "(s)",
     "service.TCPServer": "(address=None, port=None, options=(), sock=None, **kwargs)",
     "service.UDPServer": "(address=None, port=None, options=(), sock=None, **kwargs)",
 }

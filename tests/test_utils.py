@@ -362,4 +362,4 @@ def test_bind_socket_is_found_here_as_well() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match=r"svcrun\.utils.*'nonsense'"):
-        utils.nonsense  # noqa: B018
+        utils.nonsense  # type: ignore[attr-defined]  # noqa: B018

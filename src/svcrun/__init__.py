@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from svcrun import log as log, service as service
     from svcrun.context import Context, get_context
+    from svcrun.context_vars import CURRENT_ENTRYPOINT, StrictContextVar
     from svcrun.current import current_service
     from svcrun.entrypoint import Entrypoint, entrypoint, run
     from svcrun.periodic import PeriodicCallback
@@ -40,10 +41,11 @@ if TYPE_CHECKING:
         wait_coroutine,
     )
     from svcrun.timeout import timeout
-    from svcrun.utils import SelectResult, awaitable, cancel_tasks, select, shield
+    from svcrun.utils import SelectResult, awaitable, cancel_tasks, chunk_list, select, shield
     from svcrun.version import __version__, version_info
 
 __all__ = (
+    "CURRENT_ENTRYPOINT",
     "Context",
     "Entrypoint",
     "IteratorWrapper",
@@ -58,11 +60,13 @@ __all__ = (
     "StrategyException",
     "StrategySkip",
     "StrategyStop",
+    "StrictContextVar",
     "ThreadPoolExecutor",
     "__version__",
     "awaitable",
     "bind_socket",
     "cancel_tasks",
+    "chunk_list",
     "current_service",
     "entrypoint",
     "get_context",
@@ -82,6 +86,7 @@ __all__ = (
 )
 
 _HOMES = {
+    "CURRENT_ENTRYPOINT": "svcrun.context_vars",
     "Context": "svcrun.context",
     "Entrypoint": "svcrun.entrypoint",
     "IteratorWrapper": "svcrun.thread_pool",
@@ -96,11 +101,13 @@ _HOMES = {
     "StrategyException": "svcrun.recurring",
     "StrategySkip": "svcrun.recurring",
     "StrategyStop": "svcrun.recurring",
+    "StrictContextVar": "svcrun.context_vars",
     "ThreadPoolExecutor": "svcrun.thread_pool",
     "__version__": "svcrun.version",
     "awaitable": "svcrun.utils",
     "bind_socket": "svcrun.sockets",
     "cancel_tasks": "svcrun.utils",
+    "chunk_list": "svcrun.utils",
     "current_service": "svcrun.current",
     "entrypoint": "svcrun.entrypoint",
     "get_context": "svcrun.context",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from svcrun.service.base import Service
 
-__all__ = ("current_name", "current_service", "on_behalf_of")
+__all__ = ("current_name", "current_service", "name_of", "on_behalf_of")
 
 current_service: ContextVar[Service | None] = ContextVar("current_service", default=None)
 """The service whose ``start()`` or ``stop()`` runs, or has begun what runs, such as a task.
@@ -30,10 +30,13 @@ its caller does.
 def current_name() -> str | None:
     """Return what the service at work is called: its ``name``, else that of its class."""
     service = current_service.get()
-    if service is None:
-        return None
+    return None if service is None else name_of(service)
+
+
+def name_of(service: Service) -> str:
+    """Return the ``name`` of a service, or that of its class if it has none."""
     try:
-        name: object = service.name or type(service).__qualname__
+        name: object = getattr(service, "name", None) or type(service).__qualname__
         return name if type(name) is str else str(name)
     except Exception:  # noqa: BLE001 - a property of the user's may raise anything
         return type(service).__qualname__

@@ -20,7 +20,8 @@ from svcrun.errors import (
     ParameterTypeError,
     ShuttingDown,
 )
-from svcrun.options import Options
+from svcrun.lazy import lazy
+from svcrun.options import OptionAttributes, Options
 from svcrun.per_loop import PerLoop, running_loop
 from svcrun.raising import raise_together, raise_unchanged
 from svcrun.service.base import Service
@@ -33,21 +34,42 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from svcrun.body import Body
-    from svcrun.context import Context
-    from svcrun.log import LogFormat
+    from svcrun.context import Context as Context, get_context
+    from svcrun.context_vars import CURRENT_ENTRYPOINT
+    from svcrun.log import (
+        LogFormat as LogFormat,
+        LogLevel as LogLevel,
+        basic_config as basic_config,
+    )
     from svcrun.runtime import Runtime
+    from svcrun.thread_pool import ThreadPoolExecutor as ThreadPoolExecutor
+    from svcrun.utils import cancel_tasks as cancel_tasks
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "CURRENT_ENTRYPOINT": "svcrun.context_vars",
+            "Context": "svcrun.context",
+            "LogFormat": "svcrun.log",
+            "LogLevel": "svcrun.log",
+            "ThreadPoolExecutor": "svcrun.thread_pool",
+            "basic_config": "svcrun.log",
+            "cancel_tasks": "svcrun.utils",
+            "get_context": "svcrun.context",
+        },
+    )
 
 T = TypeVar("T")
 
-__all__ = ("Entrypoint", "entrypoint", "run")
+__all__ = ("CURRENT_ENTRYPOINT", "Entrypoint", "entrypoint", "get_context", "run")
 
 # A service finds its entrypoint by the context that its start() was called in.
-_current: ContextVar[Entrypoint | None] = ContextVar("svcrun_entrypoint", default=None)
+current_entrypoint: ContextVar[Entrypoint | None] = ContextVar("svcrun_entrypoint", default=None)
 _by_loop: PerLoop[Entrypoint] = PerLoop()
 
 
 @final
-class Entrypoint:
+class Entrypoint(OptionAttributes):
     """Run `services` for as long as a ``with`` block lasts.
 
     ``with entrypoint(...) as loop`` makes an event loop and owns it; ``async with entrypoint(...)
@@ -166,7 +188,7 @@ class Entrypoint:
 
         :raises RuntimeError: if there is none.
         """
-        current = _current.get()
+        current = current_entrypoint.get()
         if current is not None and not current._left:  # noqa: SLF001 - the same class
             return current
         loop = running_loop()
@@ -392,7 +414,7 @@ class Entrypoint:
         from svcrun.runtime import Runtime
 
         _by_loop.add(loop, self)
-        self._undo.callback(self._reset_current, loop, _current.set(self))
+        self._undo.callback(self._reset_current, loop, current_entrypoint.set(self))
         self._runtime = Runtime(
             self._options, loop, body, owns_loop=owns_loop, call_hook=self._hook_call
         )
@@ -405,7 +427,7 @@ class Entrypoint:
     ) -> None:
         _by_loop.discard(loop, self)
         with suppress(ValueError):  # a fixture may leave in another context than it entered
-            _current.reset(token)
+            current_entrypoint.reset(token)
 
     def _restore_signals(self) -> None:
         if self._runtime is not None:

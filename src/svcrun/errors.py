@@ -303,6 +303,9 @@ class PoolClosed(RuntimeError):
     """A thread pool was asked for work after its end, or ended in the middle of it."""
 
 
+ThreadPoolException = PoolClosed  # its name in aiomisc
+
+
 class ChannelClosed(RuntimeError):
     """A channel was used that is closed; reading also tells so when all its items are taken."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from svcrun.checks import check_number
 from svcrun.environment import Environment
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
 
+    from svcrun.log.formats import LogFormat
+
+
 T = TypeVar("T")
 
-__all__ = ("Options",)
+__all__ = ("OptionAttributes", "Options")
 
 OWNER = "entrypoint"
 DEFAULT_SHUTDOWN_TIMEOUT = 60.0
@@ -43,8 +47,9 @@ class Options:
         start_timeout: float | None,
         log_config: bool | None,
         log: dict[str, Any],
+        env: Environment | None = None,
     ) -> None:
-        env = Environment()
+        env = env or Environment()
         self.use_uvloop = env.switch("USE_UVLOOP", default=True)
         self.loop_factory = _factory(loop_factory)
         self.debug = _switch("debug", debug, env, default=False)
@@ -55,9 +60,166 @@ class Options:
             _seconds(*_choose("shutdown_timeout", shutdown_timeout, env.number))
             or DEFAULT_SHUTDOWN_TIMEOUT
         )
+        log = {**log, "handlers": _handlers(log["handlers"])}
         self.log: dict[str, Any] | None = None
         if _switch("log_config", log_config, env, default=True):
             self.log = _log_options(env, **log)
+        # For change(); what was given as an iterator is used up by now.
+        self._given: dict[str, Any] = {
+            "pool_size": pool_size,
+            "loop_factory": loop_factory,
+            "debug": debug,
+            "catch_signals": self.signals,
+            "shutdown_timeout": shutdown_timeout,
+            "start_timeout": start_timeout,
+            "log_config": log_config,
+            "log": log,
+            "env": env,
+        }
+
+    @classmethod
+    def by_default(cls) -> Options:
+        """Return the options of an entrypoint that is given none."""
+        return cls(
+            pool_size=None,
+            loop_factory=None,
+            debug=None,
+            catch_signals=None,
+            shutdown_timeout=None,
+            start_timeout=None,
+            log_config=None,
+            log={**dict.fromkeys(_LOG_NAMES.values()), "handlers": ()},
+        )
+
+    def signals_to_catch(self) -> tuple[int, ...]:
+        """Return the signals that end an entrypoint which is entered in this thread."""
+        if self.signals is not None:
+            return self.signals
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        return (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+
+    def show(self, name: str) -> Any:
+        """Return the value of an option by its name in :class:`svcrun.Entrypoint`."""
+        if name == "log_config":
+            return self.log is not None
+        if name == "catch_signals":
+            return self.signals_to_catch()
+        if name not in _LOG_NAMES:
+            return getattr(self, name)
+        key = _LOG_NAMES[name]
+        given = self._given["log"][key]
+        if given is not None:
+            return given
+        if self.log is not None and key in self.log:
+            return _name_of(self.log[key])
+        return _default_of(key)
+
+    def change(self, name: str, value: Any) -> None:
+        """Set an option by its name in :class:`svcrun.Entrypoint`; others stay as they are.
+
+        :raises ValueError, TypeError: as when the options are made; then nothing is changed.
+        """
+        given = dict(self._given)
+        if name in _LOG_NAMES:
+            given["log"] = {**given["log"], _LOG_NAMES[name]: value}
+        else:
+            given[name] = value
+        vars(self).update(vars(Options(**given)))
+
+
+# The names of the entrypoint's options for those of basic_config().
+_LOG_NAMES = {
+    "log_level": "level",
+    "log_format": "log_format",
+    "log_buffering": "buffered",
+    "log_buffer_size": "buffer_size",
+    "log_date_format": "date_format",
+    "log_flush_interval": "flush_interval",
+    "log_handlers": "handlers",
+    "log_buffer_limit": "buffer_limit",
+}
+
+
+def _name_of(value: Any) -> Any:
+    """Return the name of a level or a format that the environment gave, anything else as it is."""
+    from svcrun.log import formats
+
+    if type(value) is int and value in formats.LogLevel.__members__.values():
+        return formats.LogLevel(value).name
+    return value.name if isinstance(value, formats.LogFormat) else value
+
+
+def _default_of(key: str) -> Any:
+    if key in ("level", "log_format"):
+        from svcrun.log import formats
+
+        return (formats.LogLevel if key == "level" else formats.LogFormat).default()
+    from svcrun.log import basic_config
+
+    parameter = inspect.signature(basic_config).parameters[key]
+    return parameter.default
+
+
+class Option(Generic[T]):
+    """An attribute of an entrypoint that shows and changes one of its options."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: OptionAttributes, owner: type | None = None) -> T:
+        value: T = instance._options.show(self.name)  # noqa: SLF001 - made for that class
+        return value
+
+    def __set__(self, instance: OptionAttributes, value: T) -> None:
+        instance._options.change(self.name, value)  # noqa: SLF001 - made for that class
+
+
+class Default(Generic[T]):
+    """An attribute of the class of entrypoints, the value that an option has if none is given."""
+
+    def __init__(self, option: str) -> None:
+        self.option = option
+
+    def __get__(self, instance: OptionAttributes | None, owner: type | None = None) -> T:
+        value: T = Options.by_default().show(self.option)
+        return value
+
+
+class OptionAttributes:
+    """The options of an entrypoint, as attributes.
+
+    Each has the value that was given, else that in the environment, else the default. Setting one
+    before the entrypoint is entered is the same as giving it.
+    """
+
+    DEFAULT_LOG_LEVEL: Default[str] = Default("log_level")
+    DEFAULT_LOG_FORMAT: Default[str] = Default("log_format")
+    DEFAULT_LOG_DATE_FORMAT: Default[str | None] = Default("log_date_format")
+    DEFAULT_SVCRUN_DEBUG: Default[bool] = Default("debug")
+    DEFAULT_SVCRUN_LOG_CONFIG: Default[bool] = Default("log_config")
+    DEFAULT_SVCRUN_LOG_FLUSH: Default[float] = Default("log_flush_interval")
+    DEFAULT_SVCRUN_BUFFERING: Default[bool] = Default("log_buffering")
+    DEFAULT_SVCRUN_BUFFER_SIZE: Default[int] = Default("log_buffer_size")
+    DEFAULT_SVCRUN_POOL_SIZE: Default[int | None] = Default("pool_size")
+    SVCRUN_SHUTDOWN_TIMEOUT: Default[float] = Default("shutdown_timeout")
+
+    pool_size: Option[int | None] = Option()
+    log_level: Option[int | str] = Option()
+    log_format: Option[str | LogFormat] = Option()
+    log_buffering: Option[bool] = Option()
+    log_buffer_size: Option[int] = Option()
+    log_date_format: Option[str | None] = Option()
+    log_flush_interval: Option[float] = Option()
+    log_config: Option[bool] = Option()
+    log_handlers: Option[tuple[logging.Handler, ...]] = Option()
+    loop_factory: Option[Callable[[], asyncio.AbstractEventLoop] | None] = Option()
+    debug: Option[bool] = Option()
+    catch_signals: Option[tuple[int, ...]] = Option()
+    shutdown_timeout: Option[float] = Option()
+    start_timeout: Option[float | None] = Option()
+    log_buffer_limit: Option[int] = Option()
+
+    _options: Options
 
 
 def _variable(option: str) -> str:
@@ -133,7 +295,7 @@ def _log_options(
     buffer_size: int | None,
     date_format: str | None,
     flush_interval: float | None,
-    handlers: Iterable[logging.Handler],
+    handlers: tuple[logging.Handler, ...],
     buffer_limit: int | None,
 ) -> dict[str, Any]:
     level_name, level = _choose("log_level", level, env.text)
@@ -156,7 +318,7 @@ def _log_options(
         "buffer_size": _count(*size, "records"),
         "date_format": date_format,
         "flush_interval": _seconds(*interval, or_none=True),
-        "handlers": _handlers(handlers),
+        "handlers": handlers,
         "buffer_limit": _count("log_buffer_limit", buffer_limit, "records"),
     }
     return {name: value for name, value in options.items() if value is not None}

@@ -112,6 +112,11 @@ class Recurring:
         self._series: Series | None = None
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the calls; before the start, the one that runs."""
+        return asyncio.get_running_loop() if self._series is None else self._series.clock.loop
+
+    @property
     def next_due(self) -> float | None:
         """When the next call is due, in seconds since the epoch; None if that is not known."""
         series = self._series

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import threading
 from typing import TYPE_CHECKING, Any
 
 from svcrun.context import Context
@@ -143,7 +142,7 @@ class Runtime:
         self._guard = Guard(loop, self._flush_log)
         self._interrupts = Interrupts(
             loop,
-            self._signals_to_catch(),
+            options.signals_to_catch(),
             self._guard,
             on_caught=self._on_caught,
             on_first=self._on_signal,
@@ -184,12 +183,6 @@ class Runtime:
         else:
             pool.attach(self._loop)
         return pool
-
-    def _signals_to_catch(self) -> tuple[int, ...]:
-        if self._options.signals is not None:
-            return self._options.signals
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        return (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
 
     # Entering.
 

@@ -122,12 +122,12 @@ class Signal:
         return f"<Signal{frozen} receivers=[{', '.join(map(describe, self._receivers))}]>"
 
 
-def receiver(signal: Signal) -> Callable[[F], F]:
-    """Connect the decorated coroutine function to `signal`.
+def receiver(s: Signal) -> Callable[[F], F]:
+    """Connect the decorated coroutine function to a signal.
 
-    :param signal: the signal, such as ``entrypoint.PRE_START``.
+    :param s: the signal, such as ``entrypoint.PRE_START``.
 
-    :raises TypeError: if `signal` is none; and as :meth:`Signal.connect`.
+    :raises TypeError: if `s` is no signal; and as :meth:`Signal.connect`.
 
     .. code-block:: python
 
@@ -138,13 +138,13 @@ def receiver(signal: Signal) -> Callable[[F], F]:
         async def prepare(entrypoint, services):
             print("about to start", services)
     """
-    if not isinstance(signal, Signal):
+    if not isinstance(s, Signal):
         raise TypeError(
-            f"receiver() needs a Signal, not {signal!r}; write @receiver(entrypoint.PRE_START)"
+            f"receiver() needs a Signal, not {s!r}; write @receiver(entrypoint.PRE_START)"
         )
 
     def connect(function: F) -> F:
-        signal.connect(function)
+        s.connect(function)
         return function
 
     return connect

@@ -21,14 +21,14 @@ __all__ = ("timeout",)
 
 
 def timeout(
-    seconds: float,
+    value: float,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
     """Limit the time that each call of the decorated coroutine function may take.
 
     A call that takes longer is cancelled and raises a :class:`TimeoutError` that names the
     function and the limit. An error of its own comes out as it is.
 
-    :param seconds: the limit, 0 or more; ``math.inf`` for none.
+    :param value: the limit in seconds, 0 or more; ``math.inf`` for none.
 
     :raises ValueError: if the limit is negative or not a number.
     :raises TypeError: if it is of another type, or if no coroutine function is decorated.
@@ -42,7 +42,7 @@ def timeout(
     TimeoutError: svcrun.timeout.answer took longer than its limit of 0.01 s
     """
     accepted = "a number of seconds, 0 or more"
-    check_number("timeout()", "seconds", seconds, accepted, low=0, high=inf)
+    check_number("timeout()", "value", value, accepted, low=0, high=inf)
 
     def decorate(
         function: Callable[P, Coroutine[Any, Any, T]],
@@ -52,7 +52,7 @@ def timeout(
 
         @functools.wraps(function)
         async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
-            scope = asyncio.timeout(seconds)
+            scope = asyncio.timeout(value)
             try:
                 async with scope:
                     return await function(*args, **kwargs)
@@ -61,7 +61,7 @@ def timeout(
                 if not scope.expired() or error.args:
                     raise
                 raise TimeoutError(
-                    f"{describe(function)} took longer than its limit of {seconds:g} s"
+                    f"{describe(function)} took longer than its limit of {value:g} s"
                 ) from error.__cause__
 
         return limited

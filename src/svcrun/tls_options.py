@@ -25,6 +25,11 @@ DEFAULT_CIPHERS: Final = (
 )
 DEFAULT_VERSION: Final = ssl.TLSVersion.TLSv1_3
 
+# Their names in aiomisc.
+DEFAULT_SSL_CIPHERS: Final = DEFAULT_CIPHERS
+DEFAULT_SSL_MAX_VERSION: Final = DEFAULT_VERSION
+DEFAULT_SSL_MIN_VERSION: Final = DEFAULT_VERSION
+
 
 class SSLOptions:
     """The parameters of TLS on a server or a client.

@@ -5,22 +5,45 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import itertools
 import logging
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, overload
 
 from svcrun.callables import describe, is_coroutine_function
+from svcrun.checks import check_number
 from svcrun.errors import NotACoroutineFunction
+from svcrun.lazy import lazy
 from svcrun.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+    from uuid import UUID
 
     from svcrun.sockets import bind_socket
+else:
+    __getattr__ = lazy(__name__, {"bind_socket": "svcrun.sockets"})
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-__all__ = ("SelectResult", "awaitable", "bind_socket", "cancel_tasks", "select", "shield")
+__all__ = (
+    "OptionsType",
+    "SelectResult",
+    "TimeoutType",
+    "awaitable",
+    "bind_socket",
+    "cancel_tasks",
+    "chunk_list",
+    "fast_uuid1",
+    "fast_uuid4",
+    "select",
+    "shield",
+)
+
+TimeoutType: TypeAlias = int | float
+"""A number of seconds."""
+OptionsType: TypeAlias = "Iterable[tuple[int, int, int | bytes]]"
+"""Options of a socket: level, option, and value of each."""
 
 log = logging.getLogger(__name__)
 
@@ -28,37 +51,29 @@ log = logging.getLogger(__name__)
 _background: set[asyncio.Future[Any]] = set()
 
 
-def __getattr__(name: str) -> Any:
-    if name == "bind_socket":
-        from svcrun.sockets import bind_socket
-
-        return bind_socket
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 @overload
-def awaitable(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Awaitable[T]]: ...
+def awaitable(func: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Awaitable[T]]: ...
 @overload
-def awaitable(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]: ...
+def awaitable(func: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]: ...
 @overload
-def awaitable(function: Callable[P, T]) -> Callable[P, Awaitable[T]]: ...
-def awaitable(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """Make a function that can be awaited, whether or not `function` can.
+def awaitable(func: Callable[P, T]) -> Callable[P, Awaitable[T]]: ...
+def awaitable(func: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """Make a function that can be awaited, whether or not `func` can.
 
-    What `function` returns is passed on if it is awaitable; anything else is what ``await`` gives.
+    What `func` returns is passed on if it is awaitable; anything else is what ``await`` gives.
 
     >>> import asyncio
-    >>> async def call(function):
-    ...     return await awaitable(function)()
+    >>> async def call(func):
+    ...     return await awaitable(func)()
     >>> asyncio.run(call(lambda: 42))
     42
     """
-    if is_coroutine_function(function):
-        return function
+    if is_coroutine_function(func):
+        return func
 
-    @functools.wraps(function)
+    @functools.wraps(func)
     def wrapper(*args: Any, **kwargs: Any) -> Awaitable[Any]:
-        result = function(*args, **kwargs)
+        result = func(*args, **kwargs)
         if inspect.isawaitable(result):
             return result
         return _return(result)
@@ -71,7 +86,7 @@ async def _return(value: T) -> T:
 
 
 def shield(
-    function: Callable[P, Coroutine[Any, Any, T]],
+    func: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
     """Let each call of the decorated coroutine function run to its end.
 
@@ -92,24 +107,58 @@ def shield(
     >>> asyncio.run(main())
     saved letter
     """
-    if not is_coroutine_function(function):
-        raise NotACoroutineFunction("what @shield decorates", function)
+    if not is_coroutine_function(func):
+        raise NotACoroutineFunction("what @shield decorates", func)
 
-    @functools.wraps(function)
+    @functools.wraps(func)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        task = asyncio.get_running_loop().create_task(function(*args, **kwargs))
+        task = asyncio.get_running_loop().create_task(func(*args, **kwargs))
         outer = asyncio.shield(task)
 
         def finished(task: asyncio.Task[T]) -> None:
             _background.discard(task)
             if outer.cancelled() and not task.cancelled() and task.exception() is not None:
-                log.error("%s failed, shielded", describe(function), exc_info=task.exception())
+                log.error("%s failed, shielded", describe(func), exc_info=task.exception())
 
         _background.add(task)
         task.add_done_callback(finished)
         return _wait_for(outer)
 
     return wrapper
+
+
+def chunk_list(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Split `iterable` into lists of `size` items; the last one may be shorter.
+
+    :raises ValueError, TypeError: naming the parameter, if `size` is below 1 or no whole number.
+
+    >>> list(chunk_list("abcde", 2))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    check_number("chunk_list()", "size", size, "a whole number of items above 0", low=1, whole=True)
+    items = iter(iterable)
+    return iter(lambda: list(itertools.islice(items, size)), [])
+
+
+def fast_uuid1() -> UUID:
+    """Make an identifier of the time, random bits, and this machine, like UUID version 1.
+
+    It is unique, but unlike that of :func:`uuid.uuid1` its time can't be read from it.
+    """
+    from random import getrandbits
+    from time import time_ns
+    from uuid import UUID, getnode
+
+    time_and_chance = time_ns() << 16 | getrandbits(16)
+    return UUID(int=(time_and_chance << 48 | getnode()) % (1 << 128), version=1)
+
+
+def fast_uuid4() -> UUID:
+    """Make a random identifier like :func:`uuid.uuid4`, from bits that are no secret."""
+    from random import getrandbits
+    from uuid import UUID
+
+    return UUID(int=getrandbits(128), version=4)
 
 
 async def _wait_for(future: asyncio.Future[T]) -> T:

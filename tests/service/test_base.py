@@ -157,7 +157,13 @@ def test_a_base_further_up_requires_through_those_that_say_nothing() -> None:
 
 def test_name_is_an_ordinary_keyword_of_every_service() -> None:
     assert Worker(name="first").name == "first"
-    assert Worker().name is None
+    assert Worker(name=None).name is None
+
+
+def test_a_service_without_a_name_has_no_such_attribute() -> None:
+    """As in aiomisc: programs ask for it with a default."""
+    assert getattr(Worker(), "name", "anonymous") == "anonymous"
+    assert repr(Worker()) == "<Worker NEW>"
 
 
 # C4

@@ -6,6 +6,7 @@ thread formats and writes it. See :class:`LogFormat` for the formats.
 
 from svcrun.log.config import basic_config
 from svcrun.log.formats import (
+    DateFormat,
     LogFormat,
     LogLevel,
     create_logging_handler,
@@ -17,6 +18,7 @@ from svcrun.log.hooks import UnhandledLoopHook
 from svcrun.log.session import LogSession
 
 __all__ = (
+    "DateFormat",
     "LogFormat",
     "LogLevel",
     "LogSession",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from enum import IntEnum, unique
+from enum import Enum, IntEnum, unique
 from functools import cache
 from typing import Any, Final, TextIO
 
@@ -101,6 +101,16 @@ class LogLevel(IntEnum):
     def default(cls) -> str:
         """Name the level that is used where none is given."""
         return cls.info.name
+
+
+class DateFormat(Enum):
+    """How each format shows the time in aiomisc, for programs that take it from there."""
+
+    color = "%Y-%m-%d %H:%M:%S"
+    stream = "[%Y-%m-%d %H:%M:%S]"
+    json = "%s"
+    syslog = None
+    rich = "[%X]"
 
 
 def parse_level(value: int | str, name: str = "level") -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from svcrun.lazy import lazy
 
 if TYPE_CHECKING:
     from svcrun.service.base import Service, ServiceMeta, SimpleClient, SimpleServer, TaskStoreBase
@@ -49,12 +50,8 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(home), name)
-    return value
+if not TYPE_CHECKING:
+    __getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -20,8 +20,10 @@ from svcrun.service._aiohttp.site import Runner, Site
 from svcrun.service._hosted import check_import_string, load
 from svcrun.service._listening import Listening
 from svcrun.service._secure import Secure
-from svcrun.service.base import parameter
+from svcrun.service.base import Service as Service, parameter
+from svcrun.sockets import bind_socket as bind_socket
 from svcrun.tasks import current_work
+from svcrun.tls_options import SSLOptions as SSLOptions
 
 if TYPE_CHECKING:
     import os

@@ -8,6 +8,7 @@ from math import inf
 
 from svcrun.checks import check_number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
+from svcrun.lazy import lazy
 from svcrun.restart import Restart
 from svcrun.service._keywords import LIFE_CYCLE, check_methods, parameters_of
 from svcrun.service._meta import ServiceMeta, is_own, parameter
@@ -19,7 +20,18 @@ if typing.TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Iterable
 
-    from svcrun.context import Context
+    from svcrun.context import Context as Context, get_context as get_context
+    from svcrun.utils import cancel_tasks as cancel_tasks
+else:
+    # Names that the module of aiomisc has, too; few programs use them.
+    __getattr__ = lazy(
+        __name__,
+        {
+            "Context": "svcrun.context",
+            "cancel_tasks": "svcrun.utils",
+            "get_context": "svcrun.context",
+        },
+    )
 
 T = typing.TypeVar("T")
 Dependency: typing.TypeAlias = "Service | type[Service]"
@@ -60,7 +72,10 @@ class Service(metaclass=ServiceMeta):
     __async_required__: typing.ClassVar[frozenset[str] | tuple[str, ...] | str] = ("start", "stop")
     __required__: typing.ClassVar[frozenset[str] | tuple[str, ...] | str] = ()
 
-    name: str | None = None
+    if typing.TYPE_CHECKING:
+        name: str | None = None
+    else:
+        name: str | None  # a service without a name has no such attribute, as in aiomisc
     depends_on: Dependency | Iterable[Dependency] = ()
     start_timeout: float | None = None
     stop_timeout: float | None = None
@@ -164,7 +179,8 @@ class Service(metaclass=ServiceMeta):
                 return
 
     def __repr__(self) -> str:
-        name = "" if self.name is None else f" name={self.name!r}"
+        name = getattr(self, "name", None)
+        name = "" if name is None else f" name={name!r}"
         return f"<{type(self).__qualname__}{name} {state_of(self).name}>"
 
 

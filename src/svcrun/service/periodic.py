@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from svcrun.current import name_of
 from svcrun.periodic import PeriodicCallback, check_period
 from svcrun.series import check_call_options
 from svcrun.service.base import Service, parameter
@@ -56,7 +57,7 @@ class PeriodicService(Service):
         if not _CHECKED.isdisjoint(kwargs):
             check_period(self, self.interval, self.delay, self.jitter)
             check_call_options(self, self.overlap, self.suppress_exceptions)
-        self.periodic = PeriodicCallback(self.callback, name=self.name or type(self).__qualname__)
+        self.periodic = PeriodicCallback(self.callback, name=name_of(self))
 
     async def start(self) -> None:
         """Begin to call."""

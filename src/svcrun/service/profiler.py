@@ -11,6 +11,7 @@ from pstats import SortKey, Stats
 from typing import TYPE_CHECKING, Any
 
 from svcrun.checks import check_number
+from svcrun.current import name_of
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
 from svcrun.service._dump import Dump
@@ -79,7 +80,7 @@ class Profiler(Service):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._check_parameters()
-        self.periodic = PeriodicCallback(self._report, name=self.name or type(self).__qualname__)
+        self.periodic = PeriodicCallback(self._report, name=name_of(self))
         self._dump = None if self.path is None else Dump(self, self.path)
         self._graph = None if self.flamegraph is None else Dump(self, self.flamegraph)
         self._recording: Recording | None = None

@@ -1,6 +1,13 @@
 """A server of TCP clients."""
 
 from svcrun.service._stream import StreamServer
+from svcrun.service.base import SimpleClient as SimpleClient, SimpleServer as SimpleServer
+from svcrun.sockets import bind_socket as bind_socket
+from svcrun.utils import (
+    OptionsType as OptionsType,
+    TimeoutType as TimeoutType,
+    awaitable as awaitable,
+)
 
 __all__ = ("TCPServer",)
 

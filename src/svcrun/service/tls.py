@@ -8,7 +8,19 @@ from svcrun.service._accept import RECEIVE_SIZE
 from svcrun.service._secure import Secure
 from svcrun.service._stream import StreamServer
 from svcrun.service._tls_connection import TLSConnection
-from svcrun.tls_options import SSLOptions
+from svcrun.service.base import SimpleServer as SimpleServer
+from svcrun.sockets import bind_socket as bind_socket
+from svcrun.tls_options import (
+    DEFAULT_SSL_CIPHERS as DEFAULT_SSL_CIPHERS,
+    DEFAULT_SSL_MAX_VERSION as DEFAULT_SSL_MAX_VERSION,
+    DEFAULT_SSL_MIN_VERSION as DEFAULT_SSL_MIN_VERSION,
+    SSLOptions,
+)
+from svcrun.utils import (
+    OptionsType as OptionsType,
+    TimeoutType as TimeoutType,
+    awaitable as awaitable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

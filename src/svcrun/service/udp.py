@@ -15,7 +15,9 @@ from svcrun.service._crew import Crew
 from svcrun.service._listening import Listening
 from svcrun.service._outbox import Outbox
 from svcrun.service.base import SimpleServer, parameter
+from svcrun.sockets import bind_socket as bind_socket
 from svcrun.tally import Tally
+from svcrun.utils import OptionsType as OptionsType, awaitable as awaitable
 
 if TYPE_CHECKING:
     import os

@@ -28,7 +28,7 @@ from svcrun.errors import (
 from svcrun.service._hosted import check_import_string, is_factory, load
 from svcrun.service._listening import Listening
 from svcrun.service._uvicorn.lifespan import GRACE, Lifespan
-from svcrun.service._uvicorn.options import changed, check, refuse_loop
+from svcrun.service._uvicorn.options import UvicornApplication, changed, check, refuse_loop
 from svcrun.service._uvicorn.server import STOPPED_EARLY, Server
 from svcrun.service._uvicorn.turns import leave_turns
 from svcrun.sockets import Endpoint
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     Path = str | os.PathLike[str]
     ContextFactory = Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext]
 
-__all__ = ("UvicornService",)
+__all__ = ("UvicornApplication", "UvicornService")
 
 log = logging.getLogger(__name__)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from svcrun.lazy import lazy
 
 if TYPE_CHECKING:
-    from svcrun.errors import ChannelClosed, ChannelTimeout
+    from svcrun.errors import ChannelClosed, ChannelTimeout, PoolClosed as ThreadPoolException
+    from svcrun.thread_pool.calls import run_in_executor, run_in_new_thread
     from svcrun.thread_pool.channel import FromThreadChannel
     from svcrun.thread_pool.executor import ThreadPoolExecutor
     from svcrun.thread_pool.functions import threaded, threaded_separate
@@ -27,7 +29,10 @@ __all__ = (
     "HungThread",
     "IteratorWrapper",
     "IteratorWrapperSeparate",
+    "ThreadPoolException",
     "ThreadPoolExecutor",
+    "run_in_executor",
+    "run_in_new_thread",
     "sync_await",
     "sync_wait_coroutine",
     "threaded",
@@ -46,7 +51,10 @@ _HOMES = {
     "HungThread": "svcrun.thread_pool.threads",
     "IteratorWrapper": "svcrun.thread_pool.generators",
     "IteratorWrapperSeparate": "svcrun.thread_pool.generators",
+    "ThreadPoolException": "svcrun.errors",
     "ThreadPoolExecutor": "svcrun.thread_pool.executor",
+    "run_in_executor": "svcrun.thread_pool.calls",
+    "run_in_new_thread": "svcrun.thread_pool.calls",
     "sync_await": "svcrun.thread_pool.waiting",
     "sync_wait_coroutine": "svcrun.thread_pool.waiting",
     "threaded": "svcrun.thread_pool.functions",
@@ -58,12 +66,8 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(home), name)
-    return value
+if not TYPE_CHECKING:
+    __getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -211,6 +211,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
     :param max_workers: the largest number of threads; one for each processor by default, but at
         least 4 and at most 32.
     :param thread_name_prefix: threads are called this, ``-`` and a number.
+    :param statistic_name: the same, as it is called in aiomisc.
 
     :raises ValueError: if there would be no thread.
     :raises TypeError: if a parameter is of another type.
@@ -231,7 +232,11 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
     DEFAULT_POOL_SIZE = min(max(os.cpu_count() or 1, 4), 32)
 
     def __init__(
-        self, max_workers: int | None = None, thread_name_prefix: str = "svcrun-pool"
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "svcrun-pool",
+        *,
+        statistic_name: str | None = None,
     ) -> None:
         # The base class is there for asyncio, which accepts no other; nothing of it is used.
         if max_workers is None:
@@ -241,7 +246,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         self._max_workers = max_workers
         self._shutdown = False
         self._loops: list[asyncio.AbstractEventLoop] = []
-        self._crew = _Crew(max_workers, thread_name_prefix)
+        self._crew = _Crew(max_workers, statistic_name or thread_name_prefix)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
         """Have ``fn(*args, **kwargs)`` called in a thread, and return the future of its result.

@@ -6,7 +6,8 @@ import errno
 import inspect
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from uvicorn import Config, __version__ as uvicorn_version
 from uvicorn.config import HTTP_PROTOCOLS, INTERFACES, LIFESPAN, LOG_LEVELS, WS_PROTOCOLS
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
     from svcrun.service.base import Service
 
-__all__ = ("changed", "check", "refuse_loop")
+__all__ = ("UvicornApplication", "changed", "check", "refuse_loop")
+
+UvicornApplication: TypeAlias = Callable[..., Any]
+"""An application for uvicorn, by whichever interface."""
 
 # Those which would do what the service, the entrypoint or a process manager does, with the values
 # that ask for nothing, and what to do instead.

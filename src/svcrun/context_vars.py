@@ -1,0 +1,81 @@
+"""What is current: the entrypoint and the event loop, under the names that they have in aiomisc.
+
+:meth:`svcrun.Entrypoint.get_current` and :func:`asyncio.get_running_loop` are the usual ways.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from svcrun.entrypoint import Entrypoint, current_entrypoint
+from svcrun.per_loop import running_loop
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+T = TypeVar("T")
+
+__all__ = ("CURRENT_ENTRYPOINT", "EVENT_LOOP", "StrictContextVar", "set_current_loop")
+
+
+class StrictContextVar(Generic[T]):
+    """A context variable that raises `exc` while it has no value.
+
+    >>> variable = StrictContextVar("user", LookupError("nobody is logged in"))
+    >>> variable.get()
+    Traceback (most recent call last):
+    LookupError: nobody is logged in
+    >>> variable.set("ada")
+    >>> variable.get()
+    'ada'
+    """
+
+    def __init__(self, name: str, exc: Exception) -> None:
+        self.exc = exc
+        self.context_var: ContextVar[T | None] = ContextVar(name)
+
+    def get(self) -> T:
+        """Return the value, or raise the error."""
+        value = self.context_var.get(None)
+        if value is None:
+            raise self.exc.with_traceback(None)  # without the frames of the last time
+        return value
+
+    def set(self, value: T) -> None:
+        """Set the value in the context of the caller."""
+        self.context_var.set(value)
+
+
+class _CurrentEntrypoint(StrictContextVar[Entrypoint]):
+    def __init__(self) -> None:
+        super().__init__(current_entrypoint.name, RuntimeError())
+        self.context_var = current_entrypoint
+
+    def get(self) -> Entrypoint:
+        return Entrypoint.get_current()
+
+
+class _CurrentLoop(StrictContextVar["AbstractEventLoop"]):
+    def get(self) -> AbstractEventLoop:
+        loop = self.context_var.get(None) or running_loop()
+        if loop is not None:
+            return loop
+        try:
+            return Entrypoint.get_current().loop
+        except RuntimeError:
+            return super().get()
+
+
+CURRENT_ENTRYPOINT: StrictContextVar[Entrypoint] = _CurrentEntrypoint()
+"""The entrypoint that runs here; its ``get()`` is :meth:`svcrun.Entrypoint.get_current`."""
+
+EVENT_LOOP: StrictContextVar[AbstractEventLoop] = _CurrentLoop(
+    "svcrun_event_loop", RuntimeError("no current event loop is set")
+)
+"""The loop that was set in this context, else the one that runs, or that of the entrypoint."""
+
+
+def set_current_loop(loop: AbstractEventLoop) -> None:
+    """Set the value of :data:`EVENT_LOOP` in this context."""
+    EVENT_LOOP.set(loop)

@@ -1,0 +1,10 @@
+"""Generators that run in threads, under the name that they have in aiomisc."""
+
+from svcrun.thread_pool import (
+    ChannelClosed,
+    FromThreadChannel,
+    IteratorWrapper,
+    IteratorWrapperSeparate,
+)
+
+__all__ = ("ChannelClosed", "FromThreadChannel", "IteratorWrapper", "IteratorWrapperSeparate")

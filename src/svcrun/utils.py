@@ -112,13 +112,23 @@ def shield(
 
     @functools.wraps(func)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        task = asyncio.get_running_loop().create_task(func(*args, **kwargs))
-        outer = asyncio.shield(task)
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(func(*args, **kwargs))
+        # Not asyncio.shield(): since Python 3.14 it reports an error after the cancellation, too.
+        outer: asyncio.Future[T] = loop.create_future()
 
         def finished(task: asyncio.Task[T]) -> None:
             _background.discard(task)
-            if outer.cancelled() and not task.cancelled() and task.exception() is not None:
-                log.error("%s failed, shielded", describe(func), exc_info=task.exception())
+            error = None if task.cancelled() else task.exception()
+            if outer.cancelled():
+                if error is not None:
+                    log.error("%s failed, shielded", describe(func), exc_info=error)
+            elif task.cancelled():
+                outer.cancel()
+            elif error is not None:
+                outer.set_exception(error)
+            else:
+                outer.set_result(task.result())
 
         _background.add(task)
         task.add_done_callback(finished)

@@ -13,7 +13,6 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from svcrun.errors import ProfilerActive, show
-from svcrun.tasks import CALLBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +23,8 @@ __all__ = ("Recording", "summarize")
 
 log = logging.getLogger("svcrun.service.profiler")
 
-# The functions of asyncio in which all others are called, as a profile names them.
+# The functions of asyncio in which all others are called, as a profile names them. From Python 3.14
+# on, a handle of call_soon_threadsafe() has a `_run` of its own.
 _LOOP = {
     *map(
         label,
@@ -32,7 +32,11 @@ _LOOP = {
             asyncio.BaseEventLoop.run_until_complete.__code__,
             asyncio.BaseEventLoop.run_forever.__code__,
             asyncio.BaseEventLoop._run_once.__code__,  # type: ignore[attr-defined]  # noqa: SLF001 - it is in a profile
-            CALLBACK,
+            *(
+                kind.__dict__["_run"].__code__
+                for kind in (asyncio.Handle, *asyncio.Handle.__subclasses__())
+                if "_run" in kind.__dict__
+            ),
             "<method 'run' of '_contextvars.Context' objects>",
         ),
     )

@@ -7,7 +7,7 @@ import io
 import logging
 import marshal
 import sys
-from cProfile import Profile, label
+from cProfile import Profile
 from pstats import Stats
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -26,9 +26,10 @@ log = logging.getLogger("svcrun.service.profiler")
 # The functions of asyncio in which all others are called, as a profile names them. From Python 3.14
 # on, a handle of call_soon_threadsafe() has a `_run` of its own.
 _LOOP = {
-    *map(
-        label,
-        (
+    ("~", 0, "<method 'run' of '_contextvars.Context' objects>"),
+    *(
+        (code.co_filename, code.co_firstlineno, code.co_name)
+        for code in (
             asyncio.BaseEventLoop.run_until_complete.__code__,
             asyncio.BaseEventLoop.run_forever.__code__,
             asyncio.BaseEventLoop._run_once.__code__,  # type: ignore[attr-defined]  # noqa: SLF001 - it is in a profile
@@ -37,9 +38,8 @@ _LOOP = {
                 for kind in (asyncio.Handle, *asyncio.Handle.__subclasses__())
                 if "_run" in kind.__dict__
             ),
-            "<method 'run' of '_contextvars.Context' objects>",
-        ),
-    )
+        )
+    ),
 }
 
 # An interpreter, or on Python 3.11 a thread, has one place for a profiler. There, a `Profile` that

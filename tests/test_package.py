@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import operator
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import svcrun
+import svcrun.hints
 from tests.support import PATIENCE, STRICT
 
 # What an aiomisc user finds under the same name, and what is new.
@@ -321,6 +323,31 @@ def test_what_most_programs_import_loads_nothing_besides_asyncio_and_logging(
     base = set(evaluate(f"import asyncio, logging; {everything}"))
     ours = set(evaluate(f"from svcrun import entrypoint, Service; {everything}"))
     assert {name for name in ours - base if not name.startswith("svcrun")} == {"__future__"}
+
+
+def test_nothing_that_a_small_program_loads_imports_typing(evaluate: Evaluate) -> None:
+    """asyncio loads it before Python 3.14, and hides there what a later one would have to pay."""
+    program = """
+import svcrun.log, sys
+from svcrun import Service, entrypoint
+class Small(Service):
+    async def start(self): ...
+with entrypoint(Small()): pass
+result = [it.__file__ for name, it in sys.modules.items() if name.startswith("svcrun.")]
+"""
+    files = {Path(name) for name in evaluate(program)}
+    assert len(files) > 20
+    for path in files - {Path(svcrun.hints.__file__)}:
+        imports = re.findall(r"^(?:from|import) +typing\b.*", path.read_text(), re.MULTILINE)
+        assert not imports, f"{path}: import them from svcrun.hints"
+
+
+@pytest.mark.parametrize("before", ["", "import typing; "])
+def test_a_generic_class_can_be_parametrized_whether_or_not_typing_is_loaded(
+    before: str, evaluate: Evaluate
+) -> None:
+    code = f"{before}from svcrun.per_loop import PerLoop; result = PerLoop[int]().get(None)"
+    assert evaluate(code) is None
 
 
 def test_nothing_of_the_core_loads_an_extra() -> None:

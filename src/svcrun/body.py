@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
 
+from svcrun.hints import TYPE_CHECKING, Any, TypeVar
 from svcrun.interrupts import BodyInterrupted
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import asyncio
 import functools
 import inspect
 import sys
-from typing import TYPE_CHECKING
+
+from svcrun.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from math import inf
-from typing import Any
 
 from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.hints import Any
 
 __all__ = ("check_number",)
 

@@ -26,9 +26,9 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
 
 from svcrun.errors import ContextClosed, NoContext
+from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.per_loop import PerLoop, running_loop
 
 if TYPE_CHECKING:

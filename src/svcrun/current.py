@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+
+from svcrun.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,8 @@ import asyncio
 import sys
 from asyncio import tasks as _tasks
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, TypeVar
+
+from svcrun.hints import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator

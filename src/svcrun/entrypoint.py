@@ -8,7 +8,6 @@ import os
 import signal
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
 
 from svcrun.errors import (
     LoopClosed,
@@ -20,6 +19,7 @@ from svcrun.errors import (
     ParameterTypeError,
     ShuttingDown,
 )
+from svcrun.hints import TYPE_CHECKING, Any, ClassVar, TypeVar, final
 from svcrun.lazy import lazy
 from svcrun.options import OptionAttributes, Options
 from svcrun.per_loop import PerLoop, running_loop

@@ -7,7 +7,7 @@ attributes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from svcrun.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+
+from svcrun.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio

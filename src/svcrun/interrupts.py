@@ -8,11 +8,11 @@ import threading
 import time
 from contextlib import suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING
 
 from svcrun.eager import wakeup_descriptor
 from svcrun.errors import ParameterError
 from svcrun.guard import DEFAULT_ACTION, set_handler
+from svcrun.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio

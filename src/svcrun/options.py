@@ -6,11 +6,11 @@ import inspect
 import logging
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from svcrun.checks import check_number
 from svcrun.environment import Environment
 from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.hints import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     import asyncio

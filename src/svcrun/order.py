@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
 from svcrun.errors import DependencyCycle, UnknownDependency
+from svcrun.hints import TYPE_CHECKING
 from svcrun.service.base import Service, dependencies
 from svcrun.unit import NOBODY
 

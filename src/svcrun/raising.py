@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from svcrun.hints import NoReturn
 
 __all__ = ("brief", "raise_together", "raise_unchanged")
 

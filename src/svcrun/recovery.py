@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
 
 from svcrun.current import on_behalf_of
 from svcrun.eager import start_eagerly
 from svcrun.errors import ShuttingDown, show
+from svcrun.hints import TYPE_CHECKING
 from svcrun.order import with_dependants
 from svcrun.raising import brief
 from svcrun.service._record import record_of

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from svcrun.checks import check_number
+from svcrun.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections import deque

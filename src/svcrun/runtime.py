@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING, Any
 
 from svcrun.context import Context
 from svcrun.eager import current_loop, start_eagerly
@@ -17,6 +16,7 @@ from svcrun.errors import (
     StopTimeout,
 )
 from svcrun.guard import EXIT_HUNG, Guard
+from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.interrupts import Interrupts
 from svcrun.raising import raise_together, raise_unchanged
 from svcrun.supervisor import Supervisor

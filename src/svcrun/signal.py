@@ -13,10 +13,10 @@ hello world
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from svcrun.callables import describe, is_coroutine_function
 from svcrun.errors import FrozenSignal, NotACoroutineFunction
+from svcrun.hints import TYPE_CHECKING, Any, TypeVar
 from svcrun.raising import raise_together
 
 if TYPE_CHECKING:

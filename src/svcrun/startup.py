@@ -6,10 +6,10 @@ import asyncio
 import contextvars
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from svcrun.current import on_behalf_of
 from svcrun.errors import DependencyDown, StartCancelled, StartTimeout, show
+from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.order import Walk
 from svcrun.per_loop import running_loop
 from svcrun.service.base import Service, own_stop

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
 
 from svcrun.current import on_behalf_of
 from svcrun.eager import start_eagerly
@@ -22,6 +21,7 @@ from svcrun.errors import (
     StartDuringStop,
     show,
 )
+from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.order import link, unlink, with_dependants
 from svcrun.raising import raise_together
 from svcrun.recovery import Recovery

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
 
 from svcrun.current import on_behalf_of
 from svcrun.errors import StopTimeout, show
+from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.order import Walk
 from svcrun.service.base import Service
 from svcrun.state import ServiceState

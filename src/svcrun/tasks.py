@@ -6,9 +6,9 @@ import asyncio
 import inspect
 import linecache
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from svcrun.current import current_service
+from svcrun.hints import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -9,11 +9,11 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
 from svcrun.eager import start_eagerly
 from svcrun.errors import PoolClosed
 from svcrun.guard import EXIT_HUNG, set_handler
+from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.sweep import GRACE
 from svcrun.tasks import format_stack
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
 
 from svcrun.current import current_service, on_behalf_of
 from svcrun.eager import start_eagerly
 from svcrun.errors import IllegalTransition, show
+from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.service._record import record_of
 from svcrun.state import ServiceState
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from asyncio.events import _get_running_loop
-from typing import TYPE_CHECKING, Any
 
 from svcrun.errors import ParameterTypeError
+from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.log.formats import (
     LogFormat,
     LogLevel,

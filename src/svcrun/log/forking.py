@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from time import monotonic
-from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
+
+from svcrun.hints import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from svcrun.log.writer import Writer

@@ -10,9 +10,9 @@ import os
 import sys
 from enum import Enum, IntEnum, unique
 from functools import cache
-from typing import Any, Final, TextIO
 
 from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.hints import Any, Final, TextIO
 
 __all__ = (
     "LogFormat",

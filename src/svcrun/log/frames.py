@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+
+from svcrun.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from svcrun.log.records import LazyRecord

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from threading import TIMEOUT_MAX, get_ident
-from typing import Final
 
 from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.hints import Final
 from svcrun.log.kept import KeptHandler
 from svcrun.log.records import (
     ATOMS,

@@ -6,9 +6,9 @@ import logging
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING, Any, Final
 
 from svcrun.current import current_service, on_behalf_of
+from svcrun.hints import TYPE_CHECKING, Any, Final
 from svcrun.tasks import service_of
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from itertools import islice
 from threading import get_ident
 from time import time
 from types import NoneType
-from typing import Any
 
 from svcrun.current import current_name
+from svcrun.hints import Any
 
 __all__ = (
     "ATOMS",

@@ -13,8 +13,8 @@ import sys
 import time
 import traceback
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any, TextIO
 
+from svcrun.hints import TYPE_CHECKING, Any, TextIO
 from svcrun.log.frames import Frames
 from svcrun.log.records import LazyRecord, Unrenderable, make_record
 

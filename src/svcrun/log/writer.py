@@ -14,8 +14,8 @@ from contextlib import suppress
 from itertools import count
 from threading import get_ident
 from time import monotonic
-from typing import TYPE_CHECKING, Final
 
+from svcrun.hints import TYPE_CHECKING, Final
 from svcrun.log import forking
 from svcrun.log.sinks import complain, warn
 

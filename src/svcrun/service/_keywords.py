@@ -6,10 +6,10 @@ import inspect
 import logging
 import sys
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
 
 from svcrun.current import on_behalf_of
 from svcrun.errors import ParameterTypeError
+from svcrun.hints import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

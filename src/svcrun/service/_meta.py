@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import typing
 from abc import ABCMeta
 
+import svcrun.hints as typing
 from svcrun.callables import is_coroutine_function
 
 if typing.TYPE_CHECKING:

@@ -9,9 +9,9 @@ is in the record, unless the class or the instance uses it otherwise.
 from __future__ import annotations
 
 import asyncio
-import typing
 from types import MappingProxyType
 
+import svcrun.hints as typing
 from svcrun.state import ServiceState
 
 if typing.TYPE_CHECKING:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import typing
 from abc import abstractmethod
 from math import inf
 
+import svcrun.hints as typing
 from svcrun.checks import check_number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
 from svcrun.lazy import lazy

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from svcrun.hints import TYPE_CHECKING
 from svcrun.lazy import lazy
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import os
 import queue
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from svcrun.checks import check_number
 from svcrun.errors import PoolClosed
+from svcrun.hints import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from svcrun.per_loop import PerLoop
 from svcrun.thread_pool.threads import HungThread, ThreadGroup
 

@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+
+from svcrun.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,20 +33,25 @@ class Mortal(Guard):
 def guard(loop_factory: LoopFactory) -> Iterator[Mortal]:
     with nothing_left():
         loop = loop_factory()
-        found = signal.getsignal(signal.SIGALRM)
-        timer = signal.getitimer(signal.ITIMER_REAL)
-        signal.setitimer(signal.ITIMER_REAL, 0)  # that of pytest-timeout
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         guard = Mortal(loop)
+        assert guard.start()
         try:
             yield guard
         finally:
             guard.release()
-            assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
-            assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-            signal.signal(signal.SIGALRM, found)
-            signal.setitimer(signal.ITIMER_REAL, *timer)
+            assert signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL
+            assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
             loop.close()
+
+
+def number_of_threads() -> int:
+    """Count the threads as the kernel does, once those that have ended are gone from its list."""
+    time.sleep(0.05)
+    return len(set(Path("/proc/self/task").iterdir()))
+
+
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
 
 
 def turn(guard: Guard) -> None:
@@ -122,13 +128,13 @@ def test_a_watch_that_was_released_in_time_does_nothing(guard: Mortal, in_handle
 
 
 def test_after_the_release_no_watch_begins(guard: Mortal) -> None:
-    threads = threading.active_count()
     guard.release()
+    threads = number_of_threads()
     guard.watch(600, 600)
     guard.watch_from_handler(600, 600, if_blocked=lambda: None)
-    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-    assert threading.active_count() == threads
-    assert not guard._ends
+    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
+    assert number_of_threads() == threads
+    assert not guard._alarms
 
 
 def test_a_second_watch_does_not_move_the_time_limit(guard: Mortal) -> None:
@@ -136,54 +142,102 @@ def test_a_second_watch_does_not_move_the_time_limit(guard: Mortal) -> None:
     guard.watch(0.001, 0.001)
     time.sleep(0.1)
     assert not guard.deaths
-    assert signal.getitimer(signal.ITIMER_REAL)[0] > 500
+    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 500
 
 
-def test_who_is_blocked_is_told_so_before_the_time_limit(guard: Mortal) -> None:
-    told: list[object] = []
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_block_that_does_not_come_to_the_loop_is_nudged_once_before_the_time_limit(
+    guard: Mortal, busy: bool
+) -> None:
+    nudged: list[object] = []
     guard.ask()
-    guard.watch_from_handler(600, 600, if_blocked=lambda: told.append(threading.get_ident()))
+    guard.watch_from_handler(600, 600, if_blocked=lambda: nudged.append(None))
     deadline = time.monotonic() + PATIENCE
-    while len(told) < 2 and time.monotonic() < deadline:
+    while not nudged and time.monotonic() < deadline:
+        if not busy:
+            time.sleep(0.01)
+    assert len(nudged) == 1
+
+
+def test_a_watch_begins_no_thread_and_opens_no_descriptor(guard: Mortal) -> None:
+    threads = number_of_threads()
+    opened = descriptors()
+    guard.watch_from_handler(600, 600, if_blocked=lambda: None)
+    guard.watch(600, 600)
+    assert number_of_threads() == threads
+    assert descriptors() == opened
+
+
+def test_without_a_thread_to_be_had_the_watch_does_no_harm(loop_factory: LoopFactory) -> None:
+    with nothing_left():
+        loop = loop_factory()
+        guard = Mortal(loop)  # whose thread could not be started
+        guard.rest()
+        guard.resume()
+        guard.watch_from_handler(600, 600, if_blocked=lambda: None)
+        guard.release()
+        loop.close()
+
+
+def test_the_thread_is_not_there_during_a_fork(guard: Mortal) -> None:
+    threads = number_of_threads()
+    guard.rest()
+    assert number_of_threads() == threads - 1
+    guard.resume()
+    assert number_of_threads() == threads
+    guard.watch(0.1, 600)
+    deadline = time.monotonic() + PATIENCE
+    while not guard.deaths and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.get_ident() in told  # by the timer
-    assert len(set(told)) == 2  # and by the thread
+    assert "blocked" in guard.deaths[0]
 
 
-def test_a_timer_of_the_program_is_left_to_it(guard: Mortal) -> None:
+def test_the_timer_of_the_program_rings_on_while_a_shutdown_is_watched(guard: Mortal) -> None:
     rung: list[int] = []
-    signal.signal(signal.SIGALRM, lambda signum, frame: rung.append(signum))
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
-    guard.watch(600, 600)
-    deadline = time.monotonic() + PATIENCE
-    while not rung and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert rung
-    guard.release()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    found = signal.signal(signal.SIGALRM, lambda signum, frame: rung.append(signum))
+    timer = signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        guard.watch_from_handler(600, 600, if_blocked=lambda: None)
+        deadline = time.monotonic() + PATIENCE
+        while not rung and time.monotonic() < deadline:
+            time.sleep(0.01)
+        guard.release()
+        assert rung == [signal.SIGALRM]
+    finally:
+        signal.signal(signal.SIGALRM, found)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
-def test_a_handler_without_a_timer_is_left_alone_as_well(guard: Mortal) -> None:
+def test_a_handler_of_the_program_for_the_timer_of_processor_time_is_left_alone(
+    guard: Mortal,
+) -> None:
     def theirs(signum: int, frame: object) -> None: ...
 
-    signal.signal(signal.SIGALRM, theirs)
-    guard.watch(600, 600)
-    assert signal.getsignal(signal.SIGALRM) is theirs
-    guard.release()
-    assert signal.getsignal(signal.SIGALRM) is theirs
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGVTALRM, theirs)
+    try:
+        guard.watch(600, 600)
+        assert signal.getsignal(signal.SIGVTALRM) is theirs
+        assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
+        guard.release()
+        assert signal.getsignal(signal.SIGVTALRM) is theirs
+    finally:
+        signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
 
 
-def test_a_timer_that_the_program_takes_over_is_left_to_it(guard: Mortal) -> None:
+def test_a_timer_of_processor_time_that_the_program_takes_over_is_left_to_it(
+    guard: Mortal,
+) -> None:
     def theirs(signum: int, frame: object) -> None: ...
 
     guard.watch(600, 600)
-    signal.signal(signal.SIGALRM, theirs)
-    signal.setitimer(signal.ITIMER_REAL, 500)
-    guard.release()
-    assert signal.getsignal(signal.SIGALRM) is theirs
-    assert signal.setitimer(signal.ITIMER_REAL, 0)[0] > 400
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGVTALRM, theirs)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 500)
+    try:
+        guard.release()
+        assert signal.getsignal(signal.SIGVTALRM) is theirs
+        assert signal.setitimer(signal.ITIMER_VIRTUAL, 0)[0] > 400
+    finally:
+        signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
 
 
 def test_a_thread_that_is_just_being_started_hides_no_stack() -> None:

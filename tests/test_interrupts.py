@@ -187,7 +187,7 @@ def test_an_outer_one_gets_the_signal_when_the_inner_one_has_ended(stage: Stage)
 
 def test_without_signals_nothing_is_replaced(stage: Stage) -> None:
     interrupts = stage.make()
-    interrupts._signals = ()
+    interrupts.signals = ()
     before = signal.getsignal(signal.SIGUSR1)
     interrupts.install()
     assert signal.getsignal(signal.SIGUSR1) is before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import signal
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar, Token
@@ -175,7 +174,6 @@ class Entrypoint(OptionAttributes):
 
         self._entered = False
         self._left = False
-        self._pid = 0  # of the process that entered
         self._runtime: Runtime | None = None
         self._undo = ExitStack()
         self._raise_signal = False
@@ -313,7 +311,7 @@ class Entrypoint(OptionAttributes):
             error = drive(loop, runtime.enter(self.start_services(*self._given)), cancel=True)
             if error is not None:
                 try:
-                    if not self._is_forked():
+                    if not self._left:  # else in a child process that was forked off
                         self._finish(runtime, _unless_cancelled(error))
                         error = runtime.start_error(error, self._exit_by_signal)
                     raise_unchanged(error)
@@ -331,7 +329,7 @@ class Entrypoint(OptionAttributes):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if self._left or self._is_forked():
+        if self._left:
             return False
         runtime = self._running()
         runtime.end_body()
@@ -366,7 +364,7 @@ class Entrypoint(OptionAttributes):
             error = await runtime.enter_in_task(self.start_services(*self._given))
             if error is not None:
                 try:
-                    if not self._is_forked():
+                    if not self._left:  # else in a child process that was forked off
                         await runtime.finish_in_task(_unless_cancelled(error))
                         error = runtime.start_error(error, self._exit_by_signal)
                     raise_unchanged(error)
@@ -384,7 +382,7 @@ class Entrypoint(OptionAttributes):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if self._left or self._is_forked():
+        if self._left:
             return False
         runtime = self._running()
         runtime.end_body()
@@ -405,7 +403,6 @@ class Entrypoint(OptionAttributes):
         if self._entered:
             raise NotEntered("an entrypoint can be entered once; make another one")
         self._entered = True
-        self._pid = os.getpid()
         self._undo.callback(self._restore_signals)
         for hook in (self.pre_start, self.post_start, self.pre_stop, self.post_stop):
             hook.freeze()
@@ -416,7 +413,12 @@ class Entrypoint(OptionAttributes):
         _by_loop.add(loop, self)
         self._undo.callback(self._reset_current, loop, current_entrypoint.set(self))
         self._runtime = Runtime(
-            self._options, loop, body, owns_loop=owns_loop, call_hook=self._hook_call
+            self._options,
+            loop,
+            body,
+            owns_loop=owns_loop,
+            call_hook=self._hook_call,
+            on_forked=self._disown,
         )
         self._undo.callback(self._runtime.dispose)
         self._runtime.set_up()
@@ -435,12 +437,15 @@ class Entrypoint(OptionAttributes):
 
     def _end(self) -> None:
         self._left = True
-        if not self._is_forked():
-            self._undo.close()
+        self._undo.close()
 
-    def _is_forked(self) -> bool:
-        """Whether this is a child of the process that entered: everything is that one's to end."""
-        return os.getpid() != self._pid
+    def _disown(self) -> None:
+        """Leave everything to the parent, in a child process that was forked off."""
+        self._left = True
+        self._undo.pop_all()
+        _by_loop.discard(self.loop, self)
+        if current_entrypoint.get() is self:
+            current_entrypoint.set(None)
 
     def _conclude(self, runtime: Runtime, error: BaseException | None) -> bool:
         swallow = runtime.conclude(error)

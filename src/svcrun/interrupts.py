@@ -11,7 +11,7 @@ from contextvars import copy_context
 
 from svcrun.eager import wakeup_descriptor
 from svcrun.errors import ParameterError
-from svcrun.guard import DEFAULT_ACTION, set_handler
+from svcrun.guard import set_handler
 from svcrun.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Interrupts:
         in_body: Callable[[], bool],
     ) -> None:
         self._loop = loop
-        self._signals = tuple(signals)
+        self.signals = tuple(signals)
         self._guard = guard
         self._on_caught = on_caught
         self._on_first = on_first
@@ -60,7 +60,6 @@ class Interrupts:
         self._in_body = in_body
         # Not that of the code that a handler interrupts.
         self._context = copy_context()
-        self._pid = os.getpid()
         self.first: int | None = None
         """The first signal that was caught."""
         self._first_time = 0.0
@@ -74,19 +73,19 @@ class Interrupts:
 
         :raises ValueError: outside of the main thread, or if a signal can't be caught.
         """
-        if not self._signals:
+        if not self.signals:
             return
         if threading.current_thread() is not threading.main_thread():
             raise ParameterError(
-                "entrypoint", "catch_signals", self._signals, "() outside of the main thread"
+                "entrypoint", "catch_signals", self.signals, "() outside of the main thread"
             )
         try:
-            for signum in self._signals:
+            for signum in self.signals:
                 self._replaced[signum] = set_handler(signum, self._caught)
         except (OSError, TypeError, ValueError):
             self.restore()
             raise ParameterError(
-                "entrypoint", "catch_signals", self._signals, "signals that can be caught"
+                "entrypoint", "catch_signals", self.signals, "signals that can be caught"
             ) from None
         self._open_wakeup()
 
@@ -122,6 +121,14 @@ class Interrupts:
             # It was meant for the process: now the entrypoint around this one has its turn.
             signal.raise_signal(outer)
 
+    def disown(self) -> None:
+        """Put the handlers back in a child that was forked off, and leave the loop alone."""
+        self._descriptor = self._pipe = None
+        for signum, handler in self._replaced.items():
+            if handler is not None:
+                set_handler(signum, handler)
+        self._replaced.clear()
+
     def _open_wakeup(self) -> None:
         """Have signals wake the loop.
 
@@ -151,9 +158,6 @@ class Interrupts:
     # The handler, which may run at any point of the main thread.
 
     def _caught(self, signum: int, _frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            self._pass_on(signum)
-            return
         block_is_busy = self._in_body() and not self._loop.is_running()
         if self._repeats == 1:
             self._repeats = 2
@@ -193,9 +197,3 @@ class Interrupts:
         if self.first is not None and main is not None and not self._repeats:
             self._repeats = 1
             signal.pthread_kill(main, self.first)
-
-    def _pass_on(self, signum: int) -> None:
-        """React to a signal in a child process that was forked off, and has no such entrypoint."""
-        handler = self._replaced.get(signum)
-        set_handler(signum, DEFAULT_ACTION if handler is None else handler)
-        signal.raise_signal(signum)

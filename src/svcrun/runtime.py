@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 
+from svcrun import forking
 from svcrun.context import Context
 from svcrun.eager import current_loop, start_eagerly
 from svcrun.errors import (
@@ -98,6 +99,7 @@ class Runtime:
     :param owns_loop: whether the loop ends with it.
     :param call_hook: makes the call of the entrypoint's signal of that name, or returns None if
         nobody listens.
+    :param on_forked: called in a child process that is forked off.
     """
 
     def __init__(
@@ -108,11 +110,13 @@ class Runtime:
         *,
         owns_loop: bool,
         call_hook: Callable[[str, tuple[Service, ...]], Coroutine[Any, Any, None] | None],
+        on_forked: Callable[[], object],
     ) -> None:
         self._options = options
         self._loop = loop
         self._owns_loop = owns_loop
         self._call_hook = call_hook
+        self._on_forked = on_forked
         self._starting: asyncio.Task[Any] | None = None
         self._shutdown: asyncio.Task[None] | None = None
         self._hooks: set[asyncio.Task[Any] | None] = set()
@@ -158,6 +162,12 @@ class Runtime:
             self._log = basic_config(loop=self._loop, **self._options.log)
         if self._owns_loop or self._options.pool_size is not None:
             self._pool = self._make_pool()
+        if not self._guard.start():
+            log.warning(
+                "no thread could be started for the exit watchdog; shutdown_timeout does not hold"
+                " while a callback blocks the event loop"
+            )
+        forking.watch(self._guard, self._interrupts, self._on_forked)
         self._interrupts.install()
 
     def dispose(self) -> None:
@@ -172,7 +182,10 @@ class Runtime:
 
     def restore_signals(self) -> None:
         """Put back the handlers of signals, after all else: one that comes meanwhile can't hurt."""
-        self._interrupts.restore()
+        try:
+            self._interrupts.restore()
+        finally:
+            forking.forget(self._guard)
 
     def _make_pool(self) -> ThreadPoolExecutor:
         from svcrun.thread_pool.executor import ThreadPoolExecutor  # asyncio loads it late as well
@@ -478,6 +491,7 @@ def drive(
 
     :param cancel: whether to cancel `coro` at such an exception.
     """
+    pid = os.getpid()
     errors: list[BaseException] = []
     task = loop.create_task(_collect(coro, errors))
     interruption: BaseException | None = None
@@ -488,6 +502,8 @@ def drive(
             if loop.is_closed() or loop.is_running():
                 return error
         except (KeyboardInterrupt, SystemExit) as error:
+            if os.getpid() != pid:
+                return error  # the loop belongs to the parent of this process
             # Perhaps in the very turn of the loop in which the task has ended.
             interruption = interruption or error
             if cancel:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.entrypoint.programs import Run, lines
-from tests.support import PATIENCE, Outcome
+from tests.support import PATIENCE, Outcome, Program
 
 BLOCKING = {
     "a system call": "time.sleep(600)",
@@ -34,6 +34,21 @@ def block_it():
 """
 
 
+def wait_until_blocked(program: Program) -> None:
+    """Wait until the main thread is where it will stay.
+
+    A signal that comes after the last look for signals, and before the call that blocks, is not
+    handled until the next one.
+    """
+    program.wait_for_line("blocked")
+    statistics = Path(f"/proc/{program.pid}/stat")
+    asleep = busy = 0
+    while statistics.exists() and asleep < 10 and busy < 100:
+        is_asleep = statistics.read_text().rpartition(")")[2].split()[0] == "S"
+        asleep, busy = (asleep + 1, busy) if is_asleep else (0, busy + 1)
+        time.sleep(0.002)
+
+
 @blocking
 def test_a_second_signal_ends_a_process_whose_loop_is_blocked(run: Run, code: str) -> None:
     program = run.start(
@@ -44,7 +59,7 @@ with entrypoint(Server()) as loop:
     loop.run_forever()
 """
     )
-    program.wait_for_line("blocked")
+    wait_until_blocked(program)
     program.terminate()
     time.sleep(0.5)
     assert program.is_running()
@@ -65,7 +80,7 @@ with entrypoint(Server()) as loop:
     loop.run_forever()
 """
     )
-    program.wait_for_line("blocked")
+    wait_until_blocked(program)
     program.send_signal(first)
     time.sleep(0.5)
     assert program.is_running()
@@ -85,7 +100,7 @@ with entrypoint(Server(), shutdown_timeout=0.5) as loop:
     loop.run_forever()
 """
     )
-    program.wait_for_line("blocked")
+    wait_until_blocked(program)
     program.terminate()
     assert_killed(program.wait())
 
@@ -233,6 +248,178 @@ with entrypoint(Blocking(), shutdown_timeout=1):
     )
     assert_killed(outcome)
     assert "alarm" in lines(outcome)
+
+
+@pytest.mark.parametrize("form", ["block", "signal"])
+@pytest.mark.parametrize(
+    ("timer", "alarm"), [("REAL", "ALRM"), ("VIRTUAL", "VTALRM"), ("PROF", "PROF")]
+)
+def test_a_timer_that_stop_uses_is_its_own_and_the_watch_goes_on(
+    run: Run, timer: str, alarm: str, form: str
+) -> None:
+    outcome = run(
+        blocked("time.sleep(600)")
+        + f"""
+which = signal.ITIMER_{timer}
+alarm = signal.SIG{alarm}
+
+class Blocking(Server):
+    async def stop(self, exception=None):
+        rung = []
+        found = signal.signal(alarm, lambda *_: rung.append(1))
+        signal.setitimer(which, 0.05)
+        while not rung:
+            pass
+        say("rung", len(rung), signal.getitimer(which)[0])
+        signal.setitimer(which, 0)
+        signal.signal(alarm, found)
+        block_it()
+
+with entrypoint(Blocking(), shutdown_timeout=0.5) as loop:
+    if {form!r} == "signal":
+        loop.call_soon(send)
+        loop.run_forever()
+"""
+    )
+    assert_killed(outcome)
+    assert "rung 1 0.0" in lines(outcome)
+
+
+# Where nothing new is to be had.
+
+EXHAUSTED = """
+import resource
+
+
+def use_up_threads():
+    threading.stack_size(2**46)  # which no system has, so that none can be started
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:
+        say("no threads")
+
+
+def use_up_descriptors():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        while True:
+            opened.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        say("no descriptors")
+
+
+opened = []
+"""
+
+exhausted = pytest.mark.parametrize("resource", ["threads", "descriptors"])
+
+
+@exhausted
+@pytest.mark.parametrize("buffered", [False, True])
+@pytest.mark.parametrize("form", ["signal", "block", "main", "async"])
+def test_a_stop_needs_no_new_thread_and_no_new_descriptor(
+    run: Run, resource: str, form: str, buffered: bool
+) -> None:
+    outcome = run(
+        EXHAUSTED
+        + f"""
+form = {form!r}
+
+class Logging(Server):
+    async def stop(self, exception=None):
+        logging.info("stopping")
+        await super().stop(exception)
+
+async def main():
+    use_up_{resource}()
+    send()
+    await asyncio.sleep(60)
+
+async def in_task():
+    async with entrypoint(Logging(), log_buffering={buffered}):
+        await main()
+
+if form == "async":
+    run_async(in_task())
+else:
+    with entrypoint(Logging(), log_buffering={buffered}) as loop:
+        if form == "signal":
+            loop.call_soon(use_up_{resource})
+            loop.call_soon(send)
+            loop.run_forever()
+        elif form == "main":
+            loop.run_until_complete(main())
+        else:
+            use_up_{resource}()
+say("after")
+"""
+    )
+    assert outcome.returncode == 0, outcome
+    assert lines(outcome) == ["started", f"no {resource}", "stopped", "cancelled", "after"]
+    assert "stopping" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+@exhausted
+@pytest.mark.parametrize("form", ["signal", "block", "thread"])
+def test_a_blocked_stop_is_ended_without_a_new_thread_and_a_new_descriptor(
+    run: Run, resource: str, form: str
+) -> None:
+    outcome = run(
+        EXHAUSTED
+        + blocked("time.sleep(600)")
+        + f"""
+form = {form!r}
+
+class Blocking(Server):
+    async def stop(self, exception=None):
+        use_up_{resource}()
+        logging.info("stopping")
+        block_it()
+
+def program():
+    with entrypoint(Blocking(), shutdown_timeout=0.5) as loop:
+        if form == "signal":
+            loop.call_soon(send)
+            loop.run_forever()
+
+if form == "thread":
+    thread = threading.Thread(target=program)
+    thread.start()
+    thread.join()
+else:
+    program()
+"""
+    )
+    assert_killed(outcome)
+    assert "stopping" in outcome.stderr
+
+
+def test_without_a_thread_for_the_watch_a_program_runs_and_is_warned(run: Run) -> None:
+    outcome = run(
+        EXHAUSTED
+        + """
+def program():
+    with entrypoint(Server(), log_format="plain") as loop:
+        if threading.current_thread() is threading.main_thread():
+            loop.call_soon(send)
+            loop.run_forever()
+
+thread = threading.Thread(target=lambda: begun.wait(60) and program())
+begun = threading.Event()
+thread.start()
+use_up_threads()
+program()
+begun.set()
+thread.join()
+"""
+    )
+    assert outcome.returncode == 0, outcome
+    life = ["started", "stopped", "cancelled"]
+    assert lines(outcome) == ["no threads", *life, *life]
+    assert outcome.stderr.count("no thread could be started for the exit watchdog") == 2
+    assert "Traceback" not in outcome.stderr
 
 
 def test_the_log_is_written_before_a_blocked_process_is_ended(run: Run) -> None:

@@ -29,7 +29,7 @@ NAMES = {
     "": "CURRENT_ENTRYPOINT Context Entrypoint IteratorWrapper IteratorWrapperSeparate "
     "PeriodicCallback RecurringCallback SelectResult Service Signal StrategyException StrategySkip "
     "StrategyStop StrictContextVar ThreadPoolExecutor __version__ awaitable bind_socket "
-    "cancel_tasks chunk_list entrypoint get_context log receiver run select shield "
+    "cancel_tasks chunk_list entrypoint get_context log plugins receiver run select shield "
     "sync_await sync_wait_coroutine threaded threaded_iterable threaded_iterable_separate "
     "threaded_separate timeout version_info wait_coroutine",
     "context": "Context get_context",
@@ -41,6 +41,7 @@ NAMES = {
     "log": "DateFormat LogFormat LogLevel ThreadedHandler UnhandledLoopHook basic_config "
     "create_logging_handler",
     "periodic": "PeriodicCallback",
+    "plugins": "plugins",
     "recurring": "RecurringCallback StrategyException StrategySkip StrategyStop",
     "service": "MemoryTracer Profiler Service ServiceMeta SimpleServer TCPServer TLSServer "
     "UDPServer",

@@ -44,6 +44,7 @@ NAMES = {
     "current_service": "svcrun.current",
     "entrypoint": "svcrun.entrypoint",
     "get_context": "svcrun.context",
+    "plugins": "svcrun.plugins",
     "receiver": "svcrun.signal",
     "run": "svcrun.entrypoint",
     "select": "svcrun.utils",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from svcrun.current import current_service
     from svcrun.entrypoint import Entrypoint, entrypoint, run
     from svcrun.periodic import PeriodicCallback
+    from svcrun.plugins import plugins
     from svcrun.recurring import (
         RecurringCallback,
         StrategyException,
@@ -70,6 +71,7 @@ __all__ = (
     "current_service",
     "entrypoint",
     "get_context",
+    "plugins",
     "receiver",
     "run",
     "select",
@@ -111,6 +113,7 @@ _HOMES = {
     "current_service": "svcrun.current",
     "entrypoint": "svcrun.entrypoint",
     "get_context": "svcrun.context",
+    "plugins": "svcrun.plugins",
     "receiver": "svcrun.signal",
     "run": "svcrun.entrypoint",
     "select": "svcrun.utils",

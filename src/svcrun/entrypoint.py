@@ -167,6 +167,10 @@ class Entrypoint(OptionAttributes):
                 "buffer_limit": log_buffer_limit,
             },
         )
+        # Loaded here, as making an entrypoint is late enough for what an import should not cost.
+        from svcrun.plugins import load_plugins
+
+        load_plugins()  # which may connect receivers
         self.pre_start = self.PRE_START.copy()
         self.post_start = self.POST_START.copy()
         self.pre_stop = self.PRE_STOP.copy()
@@ -408,6 +412,7 @@ class Entrypoint(OptionAttributes):
             hook.freeze()
 
     def _set_up(self, loop: asyncio.AbstractEventLoop, body: Body, *, owns_loop: bool) -> Runtime:
+        from svcrun.plugins import report_plugins
         from svcrun.runtime import Runtime
 
         _by_loop.add(loop, self)
@@ -422,6 +427,7 @@ class Entrypoint(OptionAttributes):
         )
         self._undo.callback(self._runtime.dispose)
         self._runtime.set_up()
+        report_plugins()
         return self._runtime
 
     def _reset_current(

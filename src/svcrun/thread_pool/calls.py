@@ -14,8 +14,8 @@ from svcrun.thread_pool.executor import get_pool
 from svcrun.thread_pool.waiting import run_in_thread
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Awaitable, Callable, Iterable, Mapping
-    from concurrent.futures import Executor
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 def run_in_executor(
     func: Callable[..., T],
-    executor: Executor | None = None,
+    executor: concurrent.futures.Executor | None = None,
     args: Iterable[Any] = (),
     kwargs: Mapping[str, Any] = _NOTHING,
 ) -> Awaitable[T]:
@@ -48,12 +48,14 @@ def run_in_executor(
     return _later(executor, call) if loop is None else _begin(loop, executor, call)
 
 
-async def _later(executor: Executor | None, call: Callable[[], T]) -> T:
+async def _later(executor: concurrent.futures.Executor | None, call: Callable[[], T]) -> T:
     return await _begin(asyncio.get_running_loop(), executor, call)
 
 
 def _begin(
-    loop: asyncio.AbstractEventLoop, executor: Executor | None, call: Callable[[], T]
+    loop: asyncio.AbstractEventLoop,
+    executor: concurrent.futures.Executor | None,
+    call: Callable[[], T],
 ) -> asyncio.Future[T]:
     context = contextvars.copy_context()
     return loop.run_in_executor(executor or get_pool(loop), context.run, run_in_thread, loop, call)

@@ -1,0 +1,147 @@
+"""Plug-ins: modules of installed distributions that are set up before the first entrypoint.
+
+A distribution names them as entry points of the group ``svcrun.plugins``:
+
+.. code-block:: toml
+
+    [project.entry-points."svcrun.plugins"]
+    example = "example.plugin"
+
+The module has a function ``setup()`` without parameters, which connects receivers to the signals of
+all entrypoints, for instance.  ``python -m svcrun.plugins`` lists them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import threading
+from collections.abc import Mapping
+
+from svcrun.environment import Environment
+from svcrun.hints import TYPE_CHECKING, Any, Final
+from svcrun.plugins.search import may_have
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from importlib.metadata import EntryPoint
+
+__all__ = ("load_plugins", "plugins", "report_plugins")
+
+log = logging.getLogger(__name__)
+
+GROUP: Final = "svcrun.plugins"
+
+_loaded: dict[str, Any] = {}
+_lock = threading.RLock()  # a plug-in may make an entrypoint
+_is_done = False
+_is_loading = False
+# What is to be logged: level, message, its arguments, and an exception.
+_reports: list[tuple[int, str, tuple[object, ...], BaseException | None]] = []
+
+
+class Plugins(Mapping[str, Any]):
+    """The plug-ins that were set up, by their names; the first look loads them."""
+
+    def __getitem__(self, name: str) -> Any:
+        load_plugins()
+        return _loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        load_plugins()
+        return iter(tuple(_loaded))
+
+    def __len__(self) -> int:
+        load_plugins()
+        return len(_loaded)
+
+    def __repr__(self) -> str:
+        return f"<Plugins {', '.join(_loaded)}>"
+
+
+plugins = Plugins()
+
+
+def load_plugins() -> None:
+    """Load and set up the plug-ins, once in a process, unless ``SVCRUN_NO_PLUGINS`` is set.
+
+    One that fails is left out, and :func:`report_plugins` tells of it.
+
+    :raises ValueError: naming the variable, if it is neither on nor off.
+    """
+    global _is_done, _is_loading  # noqa: PLW0603 - it is done once
+    if Environment().switch("NO_PLUGINS", default=False) or _is_done:
+        return
+    with _lock:
+        if _has_begun():
+            return
+        _is_loading = True
+        try:
+            if may_have(GROUP):
+                _set_up(_find())
+            _is_done = True
+        finally:
+            _is_loading = False
+    if log.hasHandlers() and log.isEnabledFor(logging.INFO):  # else when logging is configured
+        report_plugins()
+
+
+def _has_begun() -> bool:
+    return _is_done or _is_loading
+
+
+def _find() -> Iterable[EntryPoint]:
+    try:
+        from importlib.metadata import entry_points
+
+        return sorted(entry_points(group=GROUP), key=lambda found: found.name)
+    except Exception as error:  # noqa: BLE001 - of files that others have written
+        _report(logging.WARNING, "could not look for plug-ins", error=error)
+        return ()
+
+
+def _set_up(found: Iterable[EntryPoint]) -> None:
+    for entry_point in found:
+        name = entry_point.name
+        if name in _loaded:
+            name = f"{name} ({entry_point.value})"
+        try:
+            plugin = entry_point.load()
+            result = plugin.setup()
+            if inspect.iscoroutine(result):
+                result.close()
+                raise TypeError("setup() must be a plain function, not a coroutine function")
+        # SystemExit: a module that is a program, too.
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001
+            _report(logging.WARNING, "plug-in %s (%s) failed", name, entry_point.value, error=error)
+        else:
+            _loaded[name] = plugin
+    if _loaded:
+        _report(logging.INFO, "loaded plug-ins: %s", ", ".join(_loaded))
+
+
+def _report(level: int, message: str, *args: object, error: BaseException | None = None) -> None:
+    _reports.append((level, message, args, error))
+
+
+def report_plugins() -> None:
+    """Log which plug-ins were loaded and which failed, once.
+
+    An entrypoint calls this when logging is configured, which is after it has loaded them.
+    """
+    while _reports:
+        level, message, args, error = _reports.pop(0)
+        log.log(level, message, *args, exc_info=error)
+
+
+def _after_fork() -> None:
+    """Give up what another thread was doing in the parent."""
+    global _lock, _is_loading  # noqa: PLW0603
+    _lock = threading.RLock()
+    _is_loading = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -62,6 +62,20 @@ class MissingParameters(AttributeError):
         super().__init__(f"{owner} needs {listed} among its keyword arguments")
 
 
+class MissingMethod(TypeError):
+    """A service was made without a method that its base class has to be given.
+
+    :param found: a method that is probably a misspelling of it, if there is one.
+    """
+
+    def __init__(self, owner: str, name: str, found: str | None = None) -> None:
+        hint = "" if found is None else f"; {found}() is probably a misspelling of it"
+        super().__init__(f"{owner} needs {name}(), which its base class leaves to it{hint}")
+        self.owner = owner
+        self.name = name
+        self.found = found
+
+
 class NotAService(TypeError):
     """Something that is no service instance was given to an entrypoint."""
 

@@ -307,7 +307,7 @@ async def test_what_was_sent_in_the_clear_does_not_pass_for_encrypted(
     tcp: Transport, certificates: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     secure = Transport(certificates)
-    context = secure.server(echo)._make_options().create_context()  # type: ignore[union-attr]
+    context = secure.server(echo)._svcrun_make_options().create_context()  # type: ignore[union-attr]
     lines: list[bytes] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -335,7 +335,7 @@ async def test_a_turn_to_tls_that_fails_is_one_line_and_leaves_nothing(
 ) -> None:
     caplog.set_level(logging.INFO)
     secure = Transport(certificates).server(echo)
-    context = secure._make_options().create_context()  # type: ignore[union-attr]
+    context = secure._svcrun_make_options().create_context()  # type: ignore[union-attr]
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert await reader.readline() == b"STARTTLS\n"
@@ -392,7 +392,7 @@ async def test_what_is_written_to_a_lost_connection_is_ignored(
 async def test_the_connection_can_be_turned_into_tls(tcp: Transport, certificates: Any) -> None:
     """STARTTLS, as with asyncio's own streams."""
     secure = Transport(certificates)
-    server_context = secure.server(echo)._make_options().create_context()  # type: ignore[union-attr]
+    server_context = secure.server(echo)._svcrun_make_options().create_context()  # type: ignore[union-attr]
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert await reader.readline() == b"STARTTLS\n"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from svcrun.service._clients import Clients
 from svcrun.service._connection import PlainConnection
 from svcrun.service._reader import Reader
 from svcrun.service.tcp import TCPServer
@@ -18,7 +19,7 @@ Step = tuple[str, Any]
 
 
 class Server(TCPServer):
-    """Gives a connection its loop and limit."""
+    """Owns a connection."""
 
     async def handle_client(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -44,7 +45,9 @@ class Throttle(asyncio.ReadTransport):
 
 def make_reader() -> Reader:
     """Return a reader of a connection to nobody, in the running loop."""
-    return PlainConnection(Server("127.0.0.1", 0, limit=LIMIT)).reader
+    clients = Clients(Server("127.0.0.1", 0))
+    clients.loop, clients.limit = asyncio.get_running_loop(), LIMIT
+    return PlainConnection(clients).reader
 
 
 async def outcome(reading: Coroutine[Any, Any, bytes]) -> Any:

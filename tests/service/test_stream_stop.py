@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from svcrun.service import _stream
+from svcrun.service import _clients
 from svcrun.service._stream import StreamServer
 from tests.service.streams import Handler, Transport, careless_echo, echo, raw_client, running
 from tests.support import eventually, nothing_left
@@ -159,7 +159,7 @@ async def test_a_drain_timeout_of_0_is_none(tcp: Transport) -> None:
 async def test_a_handler_that_ignores_its_cancellation_is_named_and_left_behind(
     transport: Transport, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_stream, "GRACE", 0.1)
+    monkeypatch.setattr(_clients, "GRACE", 0.1)
     release = asyncio.Event()
     tasks: list[asyncio.Task[Any] | None] = []
 
@@ -274,7 +274,7 @@ async def test_an_unfinished_handshake_is_ended_at_once(certificates: Any) -> No
 
 async def test_so_is_that_of_a_handler(tcp: Transport, certificates: Any) -> None:
     secure = Transport(certificates).server(echo)
-    context = secure._make_options().create_context()  # type: ignore[union-attr]
+    context = secure._svcrun_make_options().create_context()  # type: ignore[union-attr]
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await writer.start_tls(context)

@@ -248,15 +248,6 @@ async def test_a_socket_that_can_not_be_listened_on_is_refused() -> None:
         await Echo(sock=one).start()
 
 
-def test_the_handler_must_be_a_coroutine_function() -> None:
-    """C4."""
-    with pytest.raises(TypeError, match=r"Wrong\.handle_client"):
-
-        class Wrong(TCPServer):
-            def handle_client(self, reader: Any, writer: Any) -> None:  # type: ignore[override]
-                pass
-
-
 def test_a_server_without_a_handler_can_not_be_made() -> None:
     with pytest.raises(TypeError, match="handle_client"):
         TCPServer("127.0.0.1", 0)  # type: ignore[abstract]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
 from svcrun.addresses import format_address
@@ -13,7 +15,7 @@ from svcrun.service._writer import Writer, extra_info
 from svcrun.tasks import format_stack
 
 if TYPE_CHECKING:
-    from svcrun.service._stream import StreamServer
+    from svcrun.service._clients import Clients
 
 __all__ = ("Connection", "PlainConnection")
 
@@ -26,8 +28,8 @@ MAX_UNSENT: Final = 1 << 20
 class Connection(asyncio.BaseProtocol):
     """What stands between the transport of a client and the task that handles the client.
 
-    :param server: the service that the connection belongs to. It has the connection among its
-        :attr:`~StreamServer.connections` until handler and transport both have ended.
+    :param server: the clients of the service that the connection belongs to. It has the connection
+        among its :attr:`~Clients.connections` until handler and transport both have ended.
     """
 
     # Defaults on the class, so that making a connection costs little.
@@ -53,7 +55,7 @@ class Connection(asyncio.BaseProtocol):
     over_tls = False
     _waiters: list[asyncio.Future[None]] | None = None
 
-    def __init__(self, server: StreamServer) -> None:
+    def __init__(self, server: Clients) -> None:
         self.server = server
         self.reader = Reader(self, server.loop, server.limit)
         server.connections.add(self)
@@ -253,7 +255,9 @@ class Connection(asyncio.BaseProtocol):
 
     async def _serve(self) -> None:
         try:
-            await self.server.handle_client(self.reader, self.writer)
+            handled = self.server.service.handle_client(self.reader, self.writer)
+            if isinstance(handled, CoroutineType) or inspect.isawaitable(handled):
+                await handled
         except asyncio.CancelledError:
             pass  # by stop(), by the handler itself or whoever has its task: it ends either way
         except (GeneratorExit, KeyboardInterrupt, SystemExit):
@@ -284,7 +288,7 @@ class Connection(asyncio.BaseProtocol):
 class PlainConnection(Connection, asyncio.Protocol):
     """A connection whose bytes are the handler's."""
 
-    def __init__(self, server: StreamServer) -> None:
+    def __init__(self, server: Clients) -> None:
         super().__init__(server)
         # The reader's method itself, for a call less with each piece of data.
         self.data_received = self.reader.data_received  # type: ignore[method-assign]

@@ -41,7 +41,7 @@ class Handshake(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin the handshake."""
         self.plain = transport
-        task = start_eagerly(self._shake_hands(transport), self._server.loop)
+        task = start_eagerly(self._shake_hands(transport), asyncio.get_running_loop())
         if not task.done():
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
@@ -57,10 +57,10 @@ class Handshake(asyncio.Protocol):
     async def _shake_hands(self, plain: Any) -> None:
         server = self._server
         try:
-            transport = await server.loop.start_tls(
+            transport = await asyncio.get_running_loop().start_tls(
                 plain,
                 self,
-                server.ssl_context,
+                server._svcrun_ssl_context,
                 server_side=True,
                 ssl_handshake_timeout=server.ssl_handshake_timeout,
             )

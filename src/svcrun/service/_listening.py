@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service
 from svcrun.sockets import Endpoint, local_address
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from svcrun.addresses import Option
+
+    Socket = socket.socket
 
 __all__ = ("Listening",)
 
@@ -30,22 +34,27 @@ class Listening(Service):
     address: str | os.PathLike[str] | None = None
     port: int | None = None
     options: Collection[Option] = ()
-    sock: socket.socket | None = None
+    sock: Socket | None = None
     path: str | os.PathLike[str] | None = None
     reuse_port: bool = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # The bound socket, as long as the service has one.
-        self.socket: socket.socket | None = None
-        self._check_parameters()
-        self._endpoint = self._make_endpoint()
-        self._configured = (self.address, self.port)
+        part_of(self, Place)
 
-    def _check_parameters(self) -> None:
+    @shown
+    def socket(self) -> Socket | None:
+        """The bound socket, as long as the service has one."""
+        return part_of(self, Place).socket
+
+    @property
+    def _svcrun_endpoint(self) -> Endpoint:
+        return part_of(self, Place).endpoint
+
+    def _svcrun_check_parameters(self) -> None:
         """Refuse values that can't be used, before the endpoint is made."""
 
-    def _make_endpoint(self) -> Endpoint:
+    def _svcrun_make_endpoint(self) -> Endpoint:
         return Endpoint(
             type(self).__qualname__,
             address=self.address,
@@ -60,28 +69,53 @@ class Listening(Service):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        if self.socket is not None:  # the bound address is this instance's
-            for name, value in zip(("address", "port"), self._configured, strict=True):
+        place = part_of(self, Place)
+        if place.socket is not None:  # the bound address is this instance's
+            for name, value in zip(("address", "port"), place.configured, strict=True):
                 if name in state:
                     state[name] = value
         return state
 
-    async def _bind(self, backlog: int | None = None) -> socket.socket:
-        """Bind the socket, which listens if a `backlog` is given, and tell where.
+    async def _svcrun_bind(self, backlog: int | None = None) -> Socket:
+        """Bind the socket, which listens if a `backlog` is given, and show where.
 
         :raises OSError: if the address can't be bound; it names address, port and service.
         """
-        if (self.address, self.port) != self._configured:
-            self._configured = (self.address, self.port)
-            self._endpoint = self._make_endpoint()
-        await self._endpoint.resolve(self.loop, self)
-        sock = self.socket = self._endpoint.bind(self, backlog)
-        self.address, self.port = local_address(sock)
+        place = part_of(self, Place)
+        if (self.address, self.port) != place.configured:
+            place.configure(self)
+        await place.endpoint.resolve(asyncio.get_running_loop(), self)
+        sock = place.socket = place.endpoint.bind(self, backlog)
+        self.__show(local_address(sock))
         return sock
 
-    def _unbind(self) -> None:
-        """Close the socket, remove its file, and tell the address that was asked for again."""
-        sock, self.socket = self.socket, None
+    def _svcrun_unbind(self) -> None:
+        """Close the socket, remove its file, and show the address that was asked for again."""
+        place = part_of(self, Place)
+        sock, place.socket = place.socket, None
         if sock is not None:
-            self._endpoint.close(sock)
-            self.address, self.port = self._configured
+            place.endpoint.close(sock)
+            self.__show(place.configured)
+
+    def __show(self, address: tuple[Any, Any]) -> None:
+        for name, value in zip(("address", "port"), address, strict=True):
+            # A property of a subclass shows what that wants.
+            if not isinstance(getattr(type(self), name, None), property):
+                setattr(self, name, value)
+
+
+class Place:
+    """Where a service listens: what it was asked to, and the socket that it has bound."""
+
+    endpoint: Endpoint
+    configured: tuple[Any, Any]
+
+    def __init__(self, service: Listening) -> None:
+        service._svcrun_check_parameters()
+        self.socket: Socket | None = None
+        self.configure(service)
+
+    def configure(self, service: Listening) -> None:
+        """Make the endpoint for the present parameters."""
+        self.endpoint = service._svcrun_make_endpoint()
+        self.configured = (service.address, service.port)

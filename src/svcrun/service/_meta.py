@@ -8,11 +8,12 @@ from abc import ABCMeta
 
 import svcrun.hints as typing
 from svcrun.callables import is_coroutine_function
+from svcrun.errors import MissingMethod
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ("Keywords", "ServiceMeta", "is_own", "parameter")
+__all__ = ("Keywords", "ServiceMeta", "is_own", "near_method", "parameter")
 
 
 def parameter(*, default: typing.Any = None, kw_only: bool = True, init: bool = True) -> typing.Any:
@@ -89,12 +90,30 @@ class ServiceMeta(ABCMeta):
             _check_handlers(cls)
             _check_set_loop(cls)
             _check_private_names(cls, namespace)
+            if cls.__abstractmethods__:
+                _explain_absence(cls)
         return cls
 
 
 def is_own(cls: type) -> bool:
     """Whether `cls` is one of the package's own bases."""
     return cls.__module__.startswith("svcrun.")
+
+
+def near_method(cls: type, meant: str) -> str | None:
+    """Return the name of a method that is probably `meant` misspelt, of classes of the user's."""
+    from svcrun.misspelling import is_misspelling  # few programs need it
+
+    for base in cls.__mro__[:-1]:
+        if not is_own(base):
+            for name, value in vars(base).items():
+                if (
+                    (callable(value) or hasattr(value, "__func__"))
+                    and not name.startswith("_")
+                    and is_misspelling(name, meant)
+                ):
+                    return name
+    return None
 
 
 def _is_coroutine_method(cls: type, name: str) -> bool:
@@ -140,6 +159,22 @@ def _check_private_names(cls: type, namespace: dict[str, typing.Any]) -> None:
                 "name: rename the class or the attribute"
             )
             raise TypeError(msg)
+
+
+def _explain_absence(cls: ServiceMeta) -> None:
+    """Let the error of an abstract class name the method that was probably meant."""
+    found = {name: near for name in cls.__abstractmethods__ if (near := near_method(cls, name))}
+    if not found:
+        return
+
+    def make(made: type, /, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        absent = sorted(found.keys() & getattr(made, "__abstractmethods__", frozenset()))
+        if absent:
+            raise MissingMethod(made.__qualname__, absent[0], found[absent[0]])
+        new: typing.Any = super(cls, made).__new__  # type: ignore[misc]
+        return new(made) if new is object.__new__ else new(made, *args, **kwargs)
+
+    cls.__new__ = make  # type: ignore[method-assign, assignment]
 
 
 def _takes_argument(method: object) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from svcrun.checks import check_number
 from svcrun.errors import NotRunning
 from svcrun.service._listening import Listening
+from svcrun.service._record import part_of, shown
 from svcrun.tls_options import DEFAULT_CIPHERS, DEFAULT_VERSION, SSLOptions
 
 if TYPE_CHECKING:
@@ -44,8 +45,17 @@ class Secure(Listening):
     ciphers: str | Iterable[str] = DEFAULT_CIPHERS
     ssl_handshake_timeout: float = 10.0
 
+    @shown
+    def ssl_context(self) -> ssl.SSLContext:
+        """The context of the connections to come."""
+        return self._svcrun_ssl_context
+
+    @property
+    def _svcrun_ssl_context(self) -> ssl.SSLContext:
+        return part_of(self, Certificates).context
+
     @abstractmethod
-    def _is_serving(self) -> bool:
+    def _svcrun_is_serving(self) -> bool:
         """Tell whether connections are made, and so whether there is a context to replace."""
 
     def reload_certificates(self) -> None:
@@ -57,16 +67,16 @@ class Secure(Listening):
         :raises OSError: if a file can't be read; :class:`FileNotFoundError` if there is none.
         :raises ValueError: if a file does not contain what its parameter asks for.
         """
-        if not self._is_serving():
+        if not self._svcrun_is_serving():
             raise NotRunning(self, "reload_certificates()")
-        self._read_certificates()
+        self._svcrun_read_certificates()
         log.info("%r: certificates read again", self)
 
-    def _read_certificates(self) -> None:
+    def _svcrun_read_certificates(self) -> None:
         # A few short files: to read them in a thread would take longer than to read them.
-        self.ssl_context: ssl.SSLContext = self._make_options().create_context()
+        part_of(self, Certificates).context = self._svcrun_make_options().create_context()
 
-    def _make_options(self) -> SSLOptions:
+    def _svcrun_make_options(self) -> SSLOptions:
         return SSLOptions(
             self.cert,
             self.key,
@@ -80,12 +90,20 @@ class Secure(Listening):
             owner=type(self).__qualname__,
         )
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
+    def _svcrun_check_parameters(self) -> None:
+        super()._svcrun_check_parameters()
         owner, accepted = type(self).__qualname__, "a number of seconds above 0"
         limit = self.ssl_handshake_timeout
         check_number(owner, "ssl_handshake_timeout", limit, accepted, above=0, high=inf)
-        self._make_options()  # for its checks
+        self._svcrun_make_options()  # for its checks
+
+
+class Certificates:
+    """The certificates that a service has read."""
+
+    context: ssl.SSLContext
+
+    def __init__(self, _: Secure) -> None: ...
 
 
 def log_handshake_failure(server: Secure, peer: str, error: OSError) -> None:

@@ -21,8 +21,6 @@ class TLSConnection(Connection, asyncio.BufferedProtocol):
     where asyncio would make one of 256 KiB for each piece of data.
     """
 
-    server: TLSServer
-
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the hint is not needed
         """Return where the next piece of data is to be put."""
         return self.server.receive_buffer
@@ -45,11 +43,12 @@ class TLSConnection(Connection, asyncio.BufferedProtocol):
             await super()._serve()
 
     async def _shake_hands(self) -> None:
+        service: TLSServer = self.server.service
         try:
             await self.start_tls(
-                self.server.ssl_context, ssl_handshake_timeout=self.server.ssl_handshake_timeout
+                service._svcrun_ssl_context, ssl_handshake_timeout=service.ssl_handshake_timeout
             )
         except OSError as error:
-            log_handshake_failure(self.server, self.peer, error)
+            log_handshake_failure(service, self.peer, error)
         except asyncio.CancelledError:
             pass  # by stop(), before there was anything to finish

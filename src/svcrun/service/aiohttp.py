@@ -101,7 +101,7 @@ class AIOHTTPService(Listening):
     app: web.Application | Callable[[], Any] | str | None = None
     backlog: int = 1024
 
-    _runner_class: ClassVar[type[Runner]] = Runner
+    _svcrun_runner_class: ClassVar[type[Runner]] = Runner
 
     def __init__(
         self,
@@ -151,14 +151,14 @@ class AIOHTTPService(Listening):
 
         A runner of another class stops in the way of that class.
         """
-        return self._runner_class(
+        return self._svcrun_runner_class(
             application,
             shutdown_timeout=self.shutdown_timeout,
             **{
                 "access_log_class": AccessLogger,
                 "access_log_format": AccessLogger.LOG_FORMAT,
                 "handler_cancellation": self.handler_cancellation,
-                **self._runner_kwargs(),
+                **self._svcrun_runner_kwargs(),
             },
         )
 
@@ -173,7 +173,7 @@ class AIOHTTPService(Listening):
             self.runner,
             self.socket,
             backlog=self.backlog,
-            secure=self._secure(),
+            secure=self._svcrun_secure(),
             is_shared=self.sock is not None,
         )
 
@@ -186,7 +186,7 @@ class AIOHTTPService(Listening):
             raise AlreadyRunning(self)
         self._starting, self._interrupted = True, False
         try:
-            sock = await self._bind()
+            sock = await self._svcrun_bind()
             self._go_on()
             application = await self.create_application()
             self._go_on()
@@ -196,7 +196,7 @@ class AIOHTTPService(Listening):
             self.site = await self.create_site()
             self._go_on()
             if isinstance(self.site, web.SockSite):  # another one may bind the address itself
-                self._endpoint.listen(sock, self.backlog, self)
+                self._svcrun_endpoint.listen(sock, self.backlog, self)
             await self.site.start()
         except BaseException:
             await self._undo_start()
@@ -222,7 +222,7 @@ class AIOHTTPService(Listening):
             return
         self._stopping = self.loop.create_future()
         try:
-            self._endpoint.remove_file()  # before the socket is closed
+            self._svcrun_endpoint.remove_file()  # before the socket is closed
             try:
                 if self.runner is not None:
                     await self.runner.cleanup()
@@ -249,12 +249,12 @@ class AIOHTTPService(Listening):
 
     def _forget(self) -> None:
         self.runner = self.site = None
-        self._unbind()
+        self._svcrun_unbind()
 
-    def _secure(self) -> Secure | None:
+    def _svcrun_secure(self) -> Secure | None:
         return None
 
-    def _runner_kwargs(self) -> dict[str, Any]:
+    def _svcrun_runner_kwargs(self) -> dict[str, Any]:
         """Return `runner_kwargs` as a dictionary.
 
         :raises ValueError, TypeError: if they can't be used.
@@ -279,15 +279,15 @@ class AIOHTTPService(Listening):
                 raise ParameterError(owner, where, value, accepted)
         return found
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
+    def _svcrun_check_parameters(self) -> None:
+        super()._svcrun_check_parameters()
         owner = type(self).__qualname__
         accepted = "a number of connections from 1 on"
         check_number(owner, "backlog", self.backlog, accepted, low=1, whole=True)
         accepted = "a number of seconds, 0 for none"
         check_number(owner, "shutdown_timeout", self.shutdown_timeout, accepted, low=0)
         check_import_string(self)
-        self._runner_kwargs()  # for its checks
+        self._svcrun_runner_kwargs()  # for its checks
 
 
 def _is_factory(app: Any) -> bool:
@@ -355,12 +355,12 @@ class AIOHTTPSSLService(Secure, AIOHTTPService):
         :raises OSError: if a file can't be read, or the address not be bound.
         :raises ValueError: if a file does not contain what its parameter asks for.
         """
-        if not self._is_serving():
-            self._read_certificates()
+        if not self._svcrun_is_serving():
+            self._svcrun_read_certificates()
         await super().start()
 
-    def _is_serving(self) -> bool:
+    def _svcrun_is_serving(self) -> bool:
         return self.site is not None
 
-    def _secure(self) -> Secure:
+    def _svcrun_secure(self) -> Secure:
         return self

@@ -86,7 +86,7 @@ class ASGIHTTPService(AIOHTTPService):
     ws_ping_interval: float | None = 20.0
     ws_per_message_deflate: bool = True
 
-    _runner_class = ASGIRunner
+    _svcrun_runner_class = ASGIRunner
 
     async def create_asgi_app(self) -> ASGIApplicationType:
         """Make the application; called at each start.
@@ -112,15 +112,15 @@ class ASGIHTTPService(AIOHTTPService):
         resource.lifespan_mount(application)
         return application
 
-    def _runner_kwargs(self) -> dict[str, Any]:
+    def _svcrun_runner_kwargs(self) -> dict[str, Any]:
         return {
             "auto_decompress": False,  # what the client says of its body is to be true
-            **super()._runner_kwargs(),
+            **super()._svcrun_runner_kwargs(),
             "handler_cancellation": True,  # by which aiohttp tells that a client has gone
         }
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
+    def _svcrun_check_parameters(self) -> None:
+        super()._svcrun_check_parameters()
         cls, owner = type(self), type(self).__qualname__
         if self.app is None and cls.create_asgi_app is ASGIHTTPService.create_asgi_app:
             raise MissingParameters(owner, {"app"})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svcrun.service._accept import RECEIVE_SIZE
+from svcrun.service._clients import Clients
+from svcrun.service._record import part_of
 from svcrun.service._secure import Secure
 from svcrun.service._stream import StreamServer
 from svcrun.service._tls_connection import TLSConnection
@@ -70,12 +72,12 @@ class TLSServer(StreamServer, Secure):
         :raises OSError: if a file can't be read, or the address not be bound.
         :raises ValueError: if a file does not contain what its parameter asks for.
         """
-        self._read_certificates()
-        self.receive_buffer = memoryview(bytearray(RECEIVE_SIZE))
+        self._svcrun_read_certificates()
+        part_of(self, Clients).receive_buffer = memoryview(bytearray(RECEIVE_SIZE))
         await super().start()
 
-    def _is_serving(self) -> bool:
-        return self.server is not None
+    def _svcrun_is_serving(self) -> bool:
+        return part_of(self, Clients).listener is not None
 
-    def _connection_factory(self) -> Callable[[], Connection]:
-        return lambda: TLSConnection(self)
+    def _svcrun_connection_factory(self, clients: Clients) -> Callable[[], Connection]:
+        return lambda: TLSConnection(clients)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from svcrun.callables import is_coroutine_function
 from svcrun.checks import check_number
@@ -14,7 +14,8 @@ from svcrun.errors import AlreadyRunning, NotRunning
 from svcrun.service._crew import Crew
 from svcrun.service._listening import Listening
 from svcrun.service._outbox import Outbox
-from svcrun.service.base import SimpleServer, parameter
+from svcrun.service._record import part_of
+from svcrun.service.base import SimpleServer, parameter, tasks_of
 from svcrun.sockets import bind_socket as bind_socket
 from svcrun.tally import Tally
 from svcrun.utils import OptionsType as OptionsType, awaitable as awaitable
@@ -63,6 +64,8 @@ class UDPServer(Listening, SimpleServer):
             loop.run_forever()
     """
 
+    _svcrun_handlers: ClassVar[Any] = ("handle_datagram",)
+
     PROTO_NAME = "udp"
     SOCKET_KIND = socket.SOCK_DGRAM
 
@@ -87,22 +90,16 @@ class UDPServer(Listening, SimpleServer):
         given = {"address": address, "port": port, "options": tuple(options) or None, "sock": sock}
         kwargs.update((name, value) for name, value in given.items() if value is not None)
         super().__init__(**kwargs)
-        self._crew: Crew | None = None
-        self._outbox: Outbox | None = None
-        self._stopping: asyncio.Future[None] | None = None
-        self._dropped = Tally(log)
-        self._unsent = Tally(log)
-        self._failures = Tally(log)
 
     @property
     def dropped(self) -> int:
         """How many datagrams were read but not handled, as `max_tasks` handlers were at work."""
-        return self._dropped.total
+        return part_of(self, _Datagrams).dropped.total
 
     @property
     def unsent(self) -> int:
         """How many datagrams :meth:`sendto` took and could not send."""
-        return self._unsent.total
+        return part_of(self, _Datagrams).unsent.total
 
     @abstractmethod
     async def handle_datagram(self, data: bytes, addr: Any) -> Any:
@@ -132,13 +129,15 @@ class UDPServer(Listening, SimpleServer):
         :raises ValueError: if `addr` can't be an address of the server's family.
         :raises TypeError: if `data` or `addr` is of a wrong type.
         """
-        if self._outbox is None:
+        outbox = part_of(self, _Datagrams).outbox
+        if outbox is None:
             raise NotRunning(self, "sendto()")
-        self._outbox.send(data, addr)
+        outbox.send(data, addr)
 
     async def start(self) -> None:
         """Bind the socket and begin to read from it."""
-        if self._crew is not None:
+        own = part_of(self, _Datagrams)
+        if own.crew is not None:
             raise AlreadyRunning(self)
         handle: Any = self.handle_datagram
         if not is_coroutine_function(handle):
@@ -147,21 +146,21 @@ class UDPServer(Listening, SimpleServer):
             handle = awaitable(handle)
 
         loop = asyncio.get_running_loop()
-        sock = await self._bind()
+        sock = await self._svcrun_bind()
         try:
-            self._crew = Crew(
+            own.crew = Crew(
                 self,
                 loop,
                 sock,
                 handle,
                 max_tasks=self.max_tasks,
-                dropped=self._dropped,
-                failures=self._failures,
+                dropped=own.dropped,
+                failures=own.failures,
             )
         except BaseException:
-            self._unbind()
+            self._svcrun_unbind()
             raise
-        self._outbox = Outbox(self, loop, sock, self._unsent)
+        own.outbox = Outbox(self, loop, sock, own.unsent)
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Stop reading, let handlers end or cancel them, send what is queued, close the socket.
@@ -169,17 +168,18 @@ class UDPServer(Listening, SimpleServer):
         May be called from a handler, at any time and more than once; each call returns when all
         is done.
         """
-        crew, outbox = self._crew, self._outbox
+        own = part_of(self, _Datagrams)
+        crew, outbox = own.crew, own.outbox
         if crew is None or outbox is None:
             await super().stop(exception)
             return
         crew.excuse(asyncio.current_task())
-        if self._stopping is not None:
-            await asyncio.wait((self._stopping,))
+        if own.stopped is not None:
+            await asyncio.wait((own.stopped,))
             return
 
         loop = asyncio.get_running_loop()
-        self._stopping = loop.create_future()
+        own.stopped = loop.create_future()
         deadline = loop.time() + self.drain_timeout
         try:
             await crew.close(self.drain_timeout)
@@ -188,22 +188,34 @@ class UDPServer(Listening, SimpleServer):
         except BaseException:
             # Nobody waits any longer, so what is left ends without being waited for.
             crew.cancel()
-            for task in self.tasks - {asyncio.current_task()}:
+            for task in tasks_of(self) - {asyncio.current_task()}:
                 task.cancel()
             raise
         finally:
             outbox.close()
-            self._unbind()
-            self._crew = self._outbox = None
-            for tally in (self._dropped, self._unsent, self._failures):
+            self._svcrun_unbind()
+            own.crew = own.outbox = None
+            for tally in (own.dropped, own.unsent, own.failures):
                 tally.close()
-            self._stopping.set_result(None)
-            self._stopping = None
+            own.stopped.set_result(None)
+            own.stopped = None
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
+    def _svcrun_check_parameters(self) -> None:
+        super()._svcrun_check_parameters()
         owner = type(self).__qualname__
         accepted = "a number of handlers, 1 or more"
         check_number(owner, "max_tasks", self.max_tasks, accepted, low=1, whole=True)
         accepted = "a number of seconds, 0 or more"
         check_number(owner, "drain_timeout", self.drain_timeout, accepted, low=0)
+
+
+class _Datagrams:
+    """What the server keeps for itself: who handles datagrams, and what was lost."""
+
+    def __init__(self, _: UDPServer) -> None:
+        self.crew: Crew | None = None
+        self.outbox: Outbox | None = None
+        self.stopped: asyncio.Future[None] | None = None
+        self.dropped = Tally(log)
+        self.unsent = Tally(log)
+        self.failures = Tally(log)

@@ -257,10 +257,10 @@ class UvicornService(Listening):
 
     async def _bind_place(self) -> socket.socket:
         if self.fd is None or self._is_descriptor_taken:
-            return await self._bind()
-        inherited = self._endpoint.sock = socket.socket(fileno=self.fd)
+            return await self._svcrun_bind()
+        inherited = self._svcrun_endpoint.sock = socket.socket(fileno=self.fd)
         try:
-            sock = await self._bind()
+            sock = await self._svcrun_bind()
         except BaseException:
             inherited.detach()  # it is not ours yet
             raise
@@ -282,7 +282,7 @@ class UvicornService(Listening):
         return Server(
             config,
             self,
-            self._endpoint,
+            self._svcrun_endpoint,
             request_timeout=self.shutdown_timeout if limit is None else limit,
             lifespan_timeout=max(self.shutdown_timeout, GRACE),
         )
@@ -321,12 +321,12 @@ class UvicornService(Listening):
             return
         closing = self._closing = self.loop.create_future()
         try:
-            self._endpoint.remove_file()  # before the socket is closed
+            self._svcrun_endpoint.remove_file()  # before the socket is closed
             if self.server is not None:
                 await self.server.shutdown()
         finally:
             self.server = None
-            self._unbind()
+            self._svcrun_unbind()
             self._restore_levels()
             self._closing = None
             closing.set_result(None)
@@ -351,7 +351,7 @@ class UvicornService(Listening):
             logger.setLevel(level)
         self._levels.clear()
 
-    def _make_endpoint(self) -> Endpoint:
+    def _svcrun_make_endpoint(self) -> Endpoint:
         sock = self.sock
         if self.fd is not None:
             sock = socket.socket(fileno=self.fd)
@@ -397,8 +397,8 @@ class UvicornService(Listening):
         port = {"port": None} if special or path_of(address) is not None else {}
         return {**port, **given, "address": address}
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
+    def _svcrun_check_parameters(self) -> None:
+        super()._svcrun_check_parameters()
         check_import_string(self)
         check(self)
         changed(self, _DEFAULTS)  # for its checks

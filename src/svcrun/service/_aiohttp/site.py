@@ -104,7 +104,7 @@ class Site(web.SockSite):
         secure: Secure | None = None,
         is_shared: bool = False,
     ) -> None:
-        context = None if secure is None else secure.ssl_context
+        context = None if secure is None else secure._svcrun_ssl_context
         super().__init__(runner, sock, ssl_context=context, backlog=backlog)
         self._secure = secure
         self._is_shared = is_shared

@@ -309,12 +309,11 @@ class _Tls:
 
     def __init__(self, owner: Listening, context: ssl.SSLContext) -> None:
         self._owner = owner
-        self.loop = owner.loop
-        self.ssl_context = context
+        self._svcrun_ssl_context = context
 
     @property
     def minimum_version(self) -> ssl.TLSVersion:
-        return self.ssl_context.minimum_version
+        return self._svcrun_ssl_context.minimum_version
 
     def __repr__(self) -> str:
         return show(self._owner)

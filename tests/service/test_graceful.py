@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from svcrun.service._record import part_of
+from svcrun.service.graceful import _GracefulTasks
 from tests.service.graceful import Noting, Plain, ignore_cancellation, messages, now
 from tests.support import PATIENCE
 from tests.support_clock import run_virtual
@@ -292,7 +294,7 @@ def test_nothing_of_a_task_is_left_when_it_has_ended() -> None:
         ]
         await asyncio.sleep(1)
         assert [task() for task in tasks] == [None, None]
-        assert not service._graceful_tasks
+        assert not part_of(service, _GracefulTasks).entries
         await service.stop()
 
     run_virtual(main())

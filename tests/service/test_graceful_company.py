@@ -12,6 +12,8 @@ import pytest
 
 from svcrun import entrypoint
 from svcrun.service import GracefulService, PeriodicService, Service, TCPServer, UDPServer
+from svcrun.service._record import part_of
+from svcrun.service.graceful import _GracefulTasks
 from tests.entrypoint.forms import NAMES, Form
 from tests.service.datagrams import client
 from tests.service.graceful import Noting, Plain, ignore_cancellation, messages, now
@@ -162,7 +164,7 @@ async def test_a_task_outlives_the_handler_that_created_it(
     server.may_go_on.set()
     await asyncio.wait_for(stopping, PATIENCE)
     assert server.notes == [r"delivered b'parcel\n'"]
-    assert not server._graceful_tasks
+    assert not part_of(server, _GracefulTasks).entries
 
 
 async def test_a_handler_at_work_may_create_tasks_during_the_stop() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from svcrun import Service, entrypoint
 from svcrun.misspelling import is_misspelling, near_miss
-from svcrun.service import PeriodicService
+from svcrun.service import PeriodicService, TCPServer, UDPServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,3 +145,37 @@ async def test_a_misspelt_parameter_of_a_service_of_the_package_is_told(
 
     (text,) = await warnings_of(caplog, make(Cleaner, interval=3600, dealy=3600))
     assert text.endswith("did you mean delay=?")
+
+
+async def anything(self: Any, *args: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("base", "meant", "found", "parameters"),
+    [
+        (Service, "start", "strat", {}),
+        (Service, "start", "satrt", {}),
+        (TCPServer, "handle_client", "handle_clinet", {"address": "::1", "port": 0}),
+        (TCPServer, "handle_client", "handleclient", {"address": "::1", "port": 0}),
+        (UDPServer, "handle_datagram", "handle_datagramm", {"address": "::1", "port": 0}),
+    ],
+)
+def test_a_service_whose_necessary_method_is_misspelt_is_refused_with_the_near_miss(
+    base: Any, meant: str, found: str, parameters: dict[str, Any]
+) -> None:
+    own = type("Own", (base,), {found: anything})
+    further = type("Further", (own,), {})
+    mixed = type("Mixed", (type("Mixin", (), {found: anything}), base), {})
+    for cls in (own, further, mixed):
+        with pytest.raises(
+            TypeError, match=rf"{meant}\(\).*; {found}\(\) is probably a misspelling"
+        ):
+            cls(**parameters)
+    complete: Any = type("Complete", (own,), {meant: anything})
+    assert complete(**parameters, name="it").name == "it"
+
+
+def test_a_plural_of_a_necessary_method_is_another_method() -> None:
+    own = type("Own", (TCPServer,), {"handle_clients": anything})
+    with pytest.raises(TypeError, match="abstract"):
+        own("::1", 0)

@@ -163,17 +163,38 @@ async def test_expected_failures_are_not_logged(caplog: pytest.LogCaptureFixture
     assert not [it for it in caplog.records if it.levelno >= logging.WARNING]
 
 
-async def test_without_a_callback_each_call_says_what_is_missing(
+def test_a_service_without_a_callback_is_refused() -> None:
+    class Base(PeriodicService):
+        async def clean(self) -> None: ...
+
+    class Complete(Base):
+        async def callback(self) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Base needs callback\(\)"):
+        Base(interval=1)
+    assert Complete(interval=1).interval == 1
+
+
+async def test_a_service_whose_callback_is_misspelt_does_nothing_and_says_so_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Misspelled(PeriodicService):
         async def callabck(self) -> None:
-            pass
+            raise AssertionError
 
-    service = Misspelled(interval=0.01)
-    async with entrypoint(service, log_config=False):
-        await eventually(lambda: service.periodic.failures >= 1)
-    assert "Misspelled has no callback()" in caplog.text
+    class Further(Misspelled): ...
+
+    for cls in (Misspelled, Further):
+        caplog.clear()
+        service = cls(interval=0.01, name="it")
+        async with entrypoint(service, Ticks(interval=0.01), log_config=False):
+            await asyncio.sleep(0.05)
+        name = cls.__qualname__
+        assert [(r.levelname, r.getMessage()) for r in caplog.records if r.levelno > 20] == [
+            ("WARNING", f"{name}.callabck() is never called; did you mean callback()?"),
+            ("ERROR", f"{name} has no callback(), so <{name} name='it' STARTING> does nothing"),
+        ]
+        assert service.periodic.calls == 0
 
 
 async def test_a_plain_method_will_do() -> None:

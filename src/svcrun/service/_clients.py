@@ -23,10 +23,10 @@ LINGER: Final = 0.5
 
 
 class Clients:
-    """What a stream server keeps of its clients, and what their connections call.
+    """What a stream server keeps of its clients, and what their connections call."""
 
-    :param service: the server.
-    """
+    service: Any = None
+    """The server, while it runs or a client of it is left: else it would refer to itself."""
 
     loop: asyncio.AbstractEventLoop
     """The loop of the present run."""
@@ -36,7 +36,6 @@ class Clients:
     """Where TLS puts what it has decrypted."""
 
     def __init__(self, service: Any) -> None:
-        self.service = service
         self.connections: set[Connection] = set()
         # What the tasks of the handlers are called.
         self.task_name = f"{type(service).__name__}.handle_client"

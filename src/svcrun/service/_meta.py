@@ -171,7 +171,7 @@ def _explain_absence(cls: ServiceMeta) -> None:
         absent = sorted(found.keys() & getattr(made, "__abstractmethods__", frozenset()))
         if absent:
             raise MissingMethod(made.__qualname__, absent[0], found[absent[0]])
-        new: typing.Any = super(cls, made).__new__  # type: ignore[misc]
+        new: typing.Any = super(cls, made).__new__  # type: ignore[arg-type]
         return new(made) if new is object.__new__ else new(made, *args, **kwargs)
 
     cls.__new__ = make  # type: ignore[method-assign, assignment]

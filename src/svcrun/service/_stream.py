@@ -91,6 +91,7 @@ class StreamServer(Listening, SimpleServer):
         if clients.listener is not None:
             raise AlreadyRunning(self)
         sock = await self._svcrun_bind(self.backlog)
+        clients.service = self
         clients.loop = asyncio.get_running_loop()
         clients.limit = self.limit
         clients.stopping = False
@@ -130,6 +131,8 @@ class StreamServer(Listening, SimpleServer):
         finally:
             clients.stopped.set_result(None)
             clients.stopped = None
+            if not clients.connections:
+                clients.service = None
 
     def _svcrun_connection_factory(self, clients: Clients) -> Callable[[], Connection]:
         return lambda: PlainConnection(clients)

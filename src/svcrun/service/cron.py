@@ -14,7 +14,8 @@ except ImportError as error:
 
 from svcrun.callables import is_coroutine_function
 from svcrun.errors import ParameterTypeError
-from svcrun.service.base import Service, parameter
+from svcrun.service._record import part_of, shown
+from svcrun.service.base import Service, parameter, state_of
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
@@ -127,11 +128,7 @@ class CronService(Service):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._jobs: list[Job] = []
-        self._is_calling = False  # whether it was started and not stopped
-        for name in dir(type(self)):
-            for spec, options in getattr(getattr(type(self), name, None), _LINES, ()):
-                self.register(getattr(self, name), spec, **options)
+        _lines_of(self)
 
     def register(
         self,
@@ -164,6 +161,7 @@ class CronService(Service):
         """
         if not is_coroutine_function(function):
             raise ParameterTypeError(self, "function", function, "a coroutine function")
+        lines = _lines_of(self)
         check_options(self, misfire, overlap, suppress_exceptions)
         read = CronSpec(spec, self.timezone if timezone is None else timezone)
         shown = name or f"{getattr(function, '__qualname__', function)} at {spec}"
@@ -177,34 +175,34 @@ class CronService(Service):
                 "misfire": misfire,
                 "overlap": overlap,
             },
-            is_lasting=not self._is_calling and self.state in _AT_REST,
+            is_lasting=not lines.is_calling and state_of(self) in _AT_REST,
         )
-        for known in self._jobs:
+        for known in lines.jobs:
             if known.is_like(job):
                 return known.callback
-        self._jobs.append(job)
-        if self._is_calling:
-            self._start_job(job)
+        lines.jobs.append(job)
+        if lines.is_calling:
+            self.__call(job)
         return job.callback
 
-    @property
+    @shown
     def callbacks(self) -> tuple[CronCallback, ...]:
         """What was registered; each counts its calls."""
-        return tuple(job.callback for job in self._jobs)
+        return tuple(job.callback for job in _lines_of(self).jobs)
 
     def upcoming(self, n: int, after: datetime | None = None) -> list[Upcoming]:
         """Return the next `n` calls past `after`, now by default, as far as cron lines tell."""
         after = after or datetime.now(UTC)
         calls = (
             Upcoming(when, job.callback)
-            for job in self._jobs
+            for job in _lines_of(self).jobs
             for when in job.spec.upcoming(n, after)
         )
         return sorted(calls, key=lambda call: call.when)[:n]
 
     def __getstate__(self) -> dict[str, Any]:
         lines = []
-        for job in self._jobs:
+        for job in _lines_of(self).jobs:
             if job.is_lasting:
                 # A method goes by its name, so that a copy calls its own.
                 is_method = getattr(job.function, "__self__", None) is self
@@ -216,30 +214,53 @@ class CronService(Service):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({name: value for name, value in state.items() if name != _LINES})
         for function, line in state.get(_LINES, ()):
-            self.register(
-                getattr(self, function) if isinstance(function, str) else function, **line
+            CronService.register(
+                self, getattr(self, function) if isinstance(function, str) else function, **line
             )
 
-    def _start_job(self, job: Job) -> None:
-        job.callback.start(job.spec, self.loop, clock=self.clock, **job.options)
+    def __call(self, job: Job) -> None:
+        loop = asyncio.get_running_loop()
+        job.callback.start(job.spec, loop, clock=self.clock, **job.options)
 
     async def start(self) -> None:
         """Begin to call."""
-        self._is_calling = True
-        for job in self._jobs:
-            self._start_job(job)
+        lines = _lines_of(self)
+        lines.is_calling = True
+        for job in lines.jobs:
+            self.__call(job)
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """End the calls, and wait for those under way.
 
         A call may stop the service itself, and is not waited for then.
         """
-        self._is_calling = False
+        lines = _lines_of(self)
+        lines.is_calling = False
         try:
-            await asyncio.gather(*(job.callback.finish() for job in self._jobs))
+            await asyncio.gather(*(job.callback.finish() for job in lines.jobs))
         finally:
-            self._jobs = [job for job in self._jobs if job.is_lasting]
+            lines.jobs = [job for job in lines.jobs if job.is_lasting]
         await super().stop(exception)
+
+
+class _Lines:
+    """What was registered with a service."""
+
+    def __init__(self, _: CronService) -> None:
+        self.jobs: list[Job] = []
+        self.is_calling = False  # whether the service was started and not stopped
+        self.has_methods = False  # whether the methods that `cron` marks are registered
+
+
+def _lines_of(service: CronService) -> _Lines:
+    lines = part_of(service, _Lines)
+    if not lines.has_methods:
+        lines.has_methods = True
+        for name in dir(type(service)):
+            for spec, options in getattr(getattr(type(service), name, None), _LINES, ()):
+                # Not that of a subclass, which may use the name for something else.
+                CronService.register(service, getattr(service, name), spec, **options)
+    return lines
 
 
 _AT_REST = frozenset({ServiceState.NEW, ServiceState.STOPPED, ServiceState.FAILED})

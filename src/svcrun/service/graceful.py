@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from svcrun.checks import check_number
 from svcrun.errors import show
+from svcrun.service._record import loop_of, part_of
 from svcrun.service.base import Service
 from svcrun.tasks import current_work, format_stack
 
@@ -62,8 +63,6 @@ class GracefulService(Service):
     cancel_on_timeout: bool = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # some servers have positional ones
-        self._graceful_tasks: dict[asyncio.Task[Any], _Entry] = {}
-        self._stops = 0  # how many calls of stop() are under way
         super().__init__(*args, **kwargs)
         limit = self.graceful_wait_timeout
         if limit is not None:
@@ -79,24 +78,18 @@ class GracefulService(Service):
 
         :param cancel: cancel the task at the stop, instead of waiting for it to end by itself.
         """
+        own = part_of(self, _GracefulTasks)
         entry = _Entry(self, cancel)
         context = copy_context()
         context.run(current_work.set, entry)
         name = getattr(coro, "__qualname__", None)
-        task = self.loop.create_task(coro, name=name, context=context)
-        self._graceful_tasks[task] = entry
-        task.add_done_callback(self._on_end)
-        if cancel and self._stops:
+        task = loop_of(self).create_task(coro, name=name, context=context)
+        own.entries[task] = entry
+        task.add_done_callback(own.on_end)
+        if cancel and own.stops:
             entry.is_cancelled = True
             task.cancel()
         return task
-
-    def _on_end(self, task: asyncio.Task[Any]) -> None:
-        del self._graceful_tasks[task]
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if not isinstance(error, SystemExit | KeyboardInterrupt):  # the loop raises those
-            log.error("%s: %s failed", show(self), task.get_name(), exc_info=error)
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Stop what else the service is, then wait for the tasks.
@@ -106,36 +99,53 @@ class GracefulService(Service):
         """
         work = current_work.get()
         own = work if isinstance(work, _Entry) and work.owner is self else None
-        self._stops += 1
+        tasks = part_of(self, _GracefulTasks)
+        tasks.stops += 1
         if own is not None:
             own.stops += 1
         try:
             try:
                 await super().stop(exception)
             except Exception:
-                await self._end_tasks(own)
+                await tasks.end(self, own)
                 raise
-            await self._end_tasks(own)
+            await tasks.end(self, own)
         except asyncio.CancelledError:
             # A task whose own stop() is cut short leaves the others to those who wait for them.
-            if own is None or self._stops == 1:
-                self._cancel_tasks(own)
+            if own is None or tasks.stops == 1:
+                tasks.cancel(own)
             raise
         finally:
-            self._stops -= 1
+            tasks.stops -= 1
             if own is not None:
                 own.stops -= 1
 
-    async def _end_tasks(self, own: _Entry | None) -> None:
+
+class _GracefulTasks:
+    """The tasks of a service, and how they end."""
+
+    def __init__(self, _: GracefulService) -> None:
+        self.entries: dict[asyncio.Task[Any], _Entry] = {}
+        self.stops = 0  # how many calls of stop() are under way
+
+    def on_end(self, task: asyncio.Task[Any]) -> None:
+        """Forget a task, and log what it raised."""
+        service = self.entries.pop(task).owner
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if not isinstance(error, SystemExit | KeyboardInterrupt):  # the loop raises those
+            log.error("%s: %s failed", show(service), task.get_name(), exc_info=error)
+
+    async def end(self, service: GracefulService, own: _Entry | None) -> None:
         """Wait for the tasks, except for that of `own`, which waits for this."""
-        entries = self._graceful_tasks
+        entries = self.entries
         for task, entry in entries.items():
             if entry.cancel and not entry.is_cancelled and entry is not own:
                 entry.is_cancelled = True
                 task.cancel()
 
         loop = asyncio.get_running_loop()
-        limit = self.graceful_wait_timeout
+        limit = service.graceful_wait_timeout
         deadline = None if limit is None else loop.time() + limit
         # Tasks may create others until the last of them has ended.
         while tasks := [task for task, entry in entries.items() if entry.is_awaited_by(own)]:
@@ -147,33 +157,34 @@ class GracefulService(Service):
                 self._leave(late)
                 await asyncio.sleep(0)  # so that they hear of it
 
-    def _cancel_tasks(self, own: _Entry | None) -> None:
+    def cancel(self, own: _Entry | None) -> None:
         """Cancel the tasks, except for that of `own` and those that were left to run."""
         tasks = [
             task
-            for task, entry in self._graceful_tasks.items()
+            for task, entry in self.entries.items()
             if not (entry is own or entry.is_left or task.done())
         ]
         if not tasks:
             return
         self._log_late(tasks, "when the stop was cut short", is_cancelled=True)
         for task in tasks:
-            self._graceful_tasks[task].is_cancelled = False  # whoever ignores this is told again
+            self.entries[task].is_cancelled = False  # whoever ignores this is told again
             task.cancel()
 
     def _leave(self, tasks: list[asyncio.Task[Any]]) -> None:
         """Do what is to be done about `tasks` that take too long."""
-        limit = f"within graceful_wait_timeout={self.graceful_wait_timeout:g} s"
-        self._log_late(tasks, limit, is_cancelled=self.cancel_on_timeout)
+        service = self.entries[tasks[0]].owner
+        limit = f"within graceful_wait_timeout={service.graceful_wait_timeout:g} s"
+        self._log_late(tasks, limit, is_cancelled=service.cancel_on_timeout)
         for task in tasks:
-            self._graceful_tasks[task].is_left = True
-            if self.cancel_on_timeout:
+            self.entries[task].is_left = True
+            if service.cancel_on_timeout:
                 task.cancel()
 
     def _log_late(self, tasks: list[asyncio.Task[Any]], limit: str, *, is_cancelled: bool) -> None:
         log.warning(
             "%s: %d tasks were not done %s, so they are %s; %s waits at\n%s",
-            show(self),
+            show(self.entries[tasks[0]].owner),
             len(tasks),
             limit,
             "cancelled" if is_cancelled else "left to run",

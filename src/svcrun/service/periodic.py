@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from svcrun.current import name_of
+from svcrun.errors import MissingMethod, show
 from svcrun.periodic import PeriodicCallback, check_period
 from svcrun.series import check_call_options
+from svcrun.service._meta import near_method
+from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service, parameter
 
 if TYPE_CHECKING:
@@ -14,6 +19,8 @@ if TYPE_CHECKING:
     from svcrun.series import ExceptionsType, Overlap
 
 __all__ = ("PeriodicService",)
+
+log = logging.getLogger(__name__)
 
 
 class PeriodicService(Service):
@@ -34,6 +41,8 @@ class PeriodicService(Service):
     ``.last_start``, ``.last_duration``, ``.next_due`` (see :class:`svcrun.PeriodicCallback`).
 
     :raises ValueError, TypeError: naming a parameter that has a wrong value.
+    :raises TypeError: if there is no :meth:`callback`. With one that is probably misspelt, the
+        service can be made and started; it does nothing, and the log says so.
 
     >>> from svcrun.service.periodic import PeriodicService
     >>> class Cleaner(PeriodicService):
@@ -44,6 +53,7 @@ class PeriodicService(Service):
     """
 
     __required__ = ("interval",)
+    _svcrun_handlers: ClassVar[Any] = ("callback",)
 
     interval: float
     delay: float = 0
@@ -57,14 +67,23 @@ class PeriodicService(Service):
         if not _CHECKED.isdisjoint(kwargs):
             check_period(self, self.interval, self.delay, self.jitter)
             check_call_options(self, self.overlap, self.suppress_exceptions)
-        self.periodic = PeriodicCallback(self.callback, name=name_of(self))
+        part_of(self, _Calls)
+
+    @shown
+    def periodic(self) -> PeriodicCallback:
+        """Makes the calls, and counts them."""
+        return part_of(self, _Calls).periodic
 
     async def start(self) -> None:
         """Begin to call."""
-        self.periodic.start(
+        calls = part_of(self, _Calls)
+        if calls.misspelt is not None:
+            _log_misspelt(self, calls.misspelt)
+            return
+        calls.periodic.start(
             self.interval,
             delay=self.delay,
-            loop=self.loop,
+            loop=asyncio.get_running_loop(),
             suppress_exceptions=self.suppress_exceptions,
             jitter=self.jitter,
             overlap=self.overlap,
@@ -76,16 +95,37 @@ class PeriodicService(Service):
 
         A call may stop the service itself, and is not waited for then.
         """
-        await self.periodic.finish()
+        await part_of(self, _Calls).periodic.finish()
         await super().stop(exception)
 
     async def callback(self) -> Any:
         """Do what is to be done each time."""
-        msg = f"{type(self).__qualname__} has no callback(): override it, as a coroutine method"
-        raise NotImplementedError(msg)
+        raise MissingMethod(type(self).__qualname__, "callback")
 
     def __str__(self) -> str:
         return f"{type(self).__name__}(interval={self.interval},delay={self.delay})"
+
+
+class _Calls:
+    """The calls of a service.
+
+    :attr:`misspelt` is the method that was probably meant to be ``callback()``, if there is none.
+    """
+
+    misspelt: str | None = None
+
+    def __init__(self, service: PeriodicService) -> None:
+        if getattr(service.callback, "__func__", None) is PeriodicService.callback:
+            self.misspelt = near_method(type(service), "callback")
+            if self.misspelt is None:
+                raise MissingMethod(type(service).__qualname__, "callback")
+        self.periodic = PeriodicCallback(service.callback, name=name_of(service))
+
+
+def _log_misspelt(service: PeriodicService, misspelt: str) -> None:
+    name = type(service).__qualname__
+    log.warning("%s.%s() is never called; did you mean callback()?", name, misspelt)
+    log.error("%s has no callback(), so %s does nothing", name, show(service))
 
 
 _CHECKED = frozenset({"interval", "delay", "jitter", "overlap", "suppress_exceptions"})

@@ -707,15 +707,19 @@ def test_a_failing_formatter_costs_one_record(
     assert capsys.readouterr().err.count("--- Logging error ---") == 1
 
 
-def test_a_record_without_a_level_costs_one_record(
+class OddLevel(int):
+    def __lt__(self, other: object) -> bool:
+        raise TypeError("incomparable")
+
+
+def test_a_record_with_an_odd_level_costs_one_record(
     log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stream, collector = io.StringIO(), Collector()
     handlers = [attach(log, logging.StreamHandler(stream)), attach(log, collector)]
-    record = logging.makeLogRecord({"msg": "odd", "levelno": 20})
+    record = logging.makeLogRecord({"msg": "odd", "levelno": OddLevel(20)})
     for handler in handlers:
         handler.handle(record)
-    record.levelno = None  # type: ignore[assignment]
     log.info("next")
     for handler in handlers:
         handler.close()

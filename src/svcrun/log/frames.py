@@ -30,7 +30,7 @@ class Frames:
     def refresh(self) -> None:
         """Look whether the handler still writes as it did; to be called now and then."""
         handler = self._handler
-        settings = handler.formatter, handler.terminator, handler.level, bool(handler.filters)
+        settings = handler.formatter, handler.terminator, handler.level
         if settings != self._settings or len(self._found) > _MANY:
             self._settings = settings
             self._found.clear()
@@ -47,7 +47,7 @@ class Frames:
 
 def _try_out(handler: logging.StreamHandler[Any], record: LazyRecord) -> tuple[str, str] | None:
     """Find out by examples what the handler writes around a message."""
-    if handler.filters or record.levelno < handler.level:
+    if record.levelno < handler.level:
         return None
     formatter = handler.formatter
     # One of another class may do anything.

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextvars import copy_context
 from threading import TIMEOUT_MAX, get_ident
 
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.hints import Final
+from svcrun.log.captured import capture, copy_record, use_text_of_error
 from svcrun.log.kept import KeptHandler
-from svcrun.log.records import (
-    ATOMS,
-    NAMED_COUNT,
-    LazyRecord,
-    Unrenderable,
-    name_service,
-    render,
-    settle_extra,
-    with_text_of_error,
-)
+from svcrun.log.records import ATOMS, NAMED_COUNT, LazyRecord, Unrenderable, name_service
 from svcrun.log.sinks import make_sink
 from svcrun.log.writer import Writer, writing_threads
 
@@ -25,6 +18,7 @@ __all__ = ("NamingHandler", "ThreadedHandler")
 
 _ERROR: Final = logging.ERROR
 _RECORD: Final = logging.LogRecord
+_root_logger: Final = logging.getLogger()
 
 # So many records may wait together with their exceptions. A traceback keeps all that its functions
 # had in hand: in a flood of errors it is the garbage collector that would stop the program.
@@ -46,8 +40,12 @@ class ThreadedHandler(KeptHandler):
 
     A log call takes note of the record and returns: it never waits and never raises. The thread
     starts with the first record. It writes when ``buffer_size`` records wait, when the first of
-    them has waited for ``flush_interval`` seconds, and at once when one is an error. Filters and
-    formatters of the target run in that thread.
+    them has waited for ``flush_interval`` seconds, and at once when one is an error. Filters of the
+    target run in the log call. Its formatter and its ``emit()`` run in that thread, with the
+    context variables of the log call.
+
+    The record itself is left to the handlers that come after this one. The target gets a copy with
+    the same message and arguments, whose ``getMessage()`` returns the text as it was in the call.
 
     Past ``buffer_limit`` records new ones are dropped; their number is logged when there is room.
     While 500 records or more wait for a stream, a log call puts its traceback into text itself.
@@ -56,8 +54,8 @@ class ThreadedHandler(KeptHandler):
     :param buffer_size: how many records wake the thread, 1024 by default.
     :param flush_interval: how long a record waits for others, in seconds, 0.2 by default.
     :param buffer_limit: how many records may wait, 100 000 by default.
-    :param passive: whether the target is known to log nothing itself while it writes. Only such a
-        target gets what others log while they write.
+    :param passive: whether the target is known to log nothing itself while it writes, and to use no
+        context variables. Only such a target gets what others log while they write.
     :param extra: whether the target may show what was given as ``extra=``; then lists, dictionaries
         and sets in it are copied in the log call.
     :raises ValueError: if a number is out of range.
@@ -92,8 +90,10 @@ class ThreadedHandler(KeptHandler):
         self._passive = passive
         self._extra = extra
         self._is_text = type(target) is logging.StreamHandler  # others may need an exception itself
+        # A handle() of its own may do without filters, or do more.
+        self._has_standard_handle = getattr(target.handle, "__func__", None) is _handle
         self._writer = Writer(
-            make_sink(target),
+            make_sink(target, in_context=not passive),
             buffer_size=min(buffer_size, buffer_limit),
             flush_interval=flush_interval,
             buffer_limit=buffer_limit,
@@ -116,38 +116,63 @@ class ThreadedHandler(KeptHandler):
         """Take note of a record if this handler's own filters let it through."""
         if writing_threads and get_ident() in writing_threads and not self._passive:
             return False
-        if self.filters:
-            name_service(record)
-            try:
-                kept: object = self.filter(record)
-            except Exception as error:  # noqa: BLE001 - a log call never raises
-                kept, record.msg = True, Unrenderable(record, error)
-                record.args = None
-            if not kept:
-                return False
-            if isinstance(kept, logging.LogRecord):
-                record = kept
+        if self.filters or self.target.filters:
+            return self._emit_filtered(record)
         self.emit(record)
+        return True
+
+    def _emit_filtered(self, record: logging.LogRecord) -> bool:
+        """Take note of a copy that all filters let through; they may change it."""
+        if not isinstance(record, LazyRecord):
+            name_service(record)
+        target = self.target
+        try:
+            copy = copy_record(record)
+            filterers: list[logging.Filterer] = [self]
+            if self._has_standard_handle:
+                if record.levelno < target.level:
+                    return False
+                filterers.append(target)
+            for filterer in filterers:
+                kept: object = filterer.filter(copy)
+                if not kept:
+                    return False
+                if isinstance(kept, logging.LogRecord):
+                    copy = kept
+        except Exception as error:  # noqa: BLE001 - a log call never raises
+            copy = logging.makeLogRecord(vars(record))
+            copy.msg, copy.args = Unrenderable(record, error), None
+        self.emit(copy)
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
-        # The first test spares nearly all records the slow ones. A lazy one has what is settled;
-        # what a filter has added to it is written as it is by then.
+        # The first test spares nearly all records the slow one.
         if type(record) is _RECORD or not isinstance(record, LazyRecord):
+            name_service(record)
             args = record.args
-            if type(record.msg) is not str or (args and type(args) is not tuple):
-                render(record)
-            elif args:
+            settled = type(record.msg) is str and (not args or type(args) is tuple)
+            if settled and args:
                 for value in args:
                     if type(value) not in ATOMS:
-                        render(record)
+                        settled = False
                         break
-            name_service(record)
-            if self._extra and len(record.__dict__) > NAMED_COUNT:
-                settle_extra(record)
-            if record.exc_info and self._is_text and len(self._buffer) >= EXCEPTIONS:
-                record = with_text_of_error(record, self.target.formatter)
+            has_extra = self._extra and len(record.__dict__) > NAMED_COUNT
+            handlers = _root_logger.handlers
+            if (
+                not settled
+                or has_extra
+                or record.exc_info
+                or not self._passive
+                or not handlers
+                or handlers[-1] is not self  # the next handler may change the record
+            ):
+                context = None if self._passive else copy_context()
+                record = capture(record, settled=settled, extra=has_extra, context=context)
+                if record.exc_info and self._is_text and len(self._buffer) >= EXCEPTIONS:
+                    use_text_of_error(record, self.target.formatter)
+        else:
+            record = self._take_lazy(record)
         buffer = self._buffer
         buffer.append(record)
         writer = self._writer
@@ -155,6 +180,14 @@ class ThreadedHandler(KeptHandler):
             writer.hurry()
         elif len(buffer) > writer.threshold:
             writer.nudge()
+
+    def _take_lazy(self, record: LazyRecord) -> logging.LogRecord:
+        """Return the record itself, which has what is settled, unless it may have been changed."""
+        if record.is_touched():
+            return logging.makeLogRecord(vars(record))
+        if not self._passive:
+            record.context_of_call = copy_context()
+        return record
 
     def hurry(self) -> None:
         """Have what is buffered written now; do not wait for it."""
@@ -188,6 +221,9 @@ class ThreadedHandler(KeptHandler):
     def abandoned(self) -> bool:
         """Whether :meth:`close` gave up before all was written."""
         return self._writer.abandoned
+
+
+_handle: Final = logging.Handler.handle
 
 
 def check_buffer(buffer_size: object, flush_interval: object, buffer_limit: object) -> None:

@@ -1,4 +1,4 @@
-"""What happens to a record in the calling thread: it is made, and made safe to be read later.
+"""How a record is made: in a log call, or as late as it is looked at.
 
 Making the record is what a log call spends most of its time on, once formatting and writing are
 gone from it. :func:`make_record` sets the very attributes that ``logging.LogRecord`` sets, and
@@ -14,7 +14,6 @@ import threading
 from asyncio import current_task
 from asyncio.events import _get_running_loop
 from collections.abc import Mapping
-from itertools import islice
 from threading import get_ident
 from time import time
 from types import NoneType
@@ -31,9 +30,6 @@ __all__ = (
     "can_make_records",
     "make_record",
     "name_service",
-    "render",
-    "settle_extra",
-    "with_text_of_error",
 )
 
 #: Types whose values can't change between the log call and the writing. The exact types: a
@@ -175,7 +171,7 @@ class LazyRecord(logging.LogRecord):
     """
 
     # In slots, so that its dictionary has what is an attribute of a record, and nothing else.
-    __slots__ = ("_at", "_like")
+    __slots__ = ("_at", "_like", "context_of_call")
 
     levelno = logging.INFO
 
@@ -191,7 +187,7 @@ class LazyRecord(logging.LogRecord):
         return self._like
 
     def is_touched(self) -> bool:
-        """Tell whether somebody has looked at it: it may have been changed then."""
+        """Tell whether a handler or filter has looked at it: it may have been changed then."""
         return bool(_attributes_of(self))
 
     def fill_text(self) -> str:
@@ -204,9 +200,7 @@ class LazyRecord(logging.LogRecord):
         raise NotImplementedError
 
     def filled(self) -> logging.LogRecord:
-        """Return a record with all attributes; an untouched one stays as small as it is."""
-        if self.is_touched():
-            return self
+        """Return a record with all attributes, as they are before anything else changes them."""
         record = _new_record(logging.LogRecord)
         record.__dict__.update(self._complete())
         return record
@@ -270,61 +264,3 @@ def _describe(value: object) -> str:
         return repr(value)
     except Exception:  # noqa: BLE001 - code of the user's, it may raise anything
         return f"<unprintable {type(value).__name__} object>"
-
-
-def render(record: logging.LogRecord) -> None:
-    """Turn the message and its arguments into the text they make at this moment.
-
-    A message that can't be rendered is replaced by an :class:`Unrenderable`.
-    """
-    if type(record.msg) is Unrenderable:  # by another handler of the same record
-        return
-    try:
-        text = str(record.getMessage())
-    except Exception as error:  # noqa: BLE001 - what an argument's __str__ raises must not reach the caller
-        record.msg = Unrenderable(record, error)
-    else:
-        record.msg = text
-    record.args = None
-
-
-def with_text_of_error(
-    record: logging.LogRecord, formatter: logging.Formatter | None
-) -> logging.LogRecord:
-    """Return a copy of a record that has the text of its exception in place of the exception."""
-    copy = logging.makeLogRecord(vars(record))
-    if not copy.exc_text:
-        try:
-            copy.exc_text = (formatter or _FORMATTER).formatException(record.exc_info)  # type: ignore[arg-type]
-        except Exception:  # noqa: BLE001 - code of the user's; who writes the record will report it
-            return record
-    copy.exc_info = None
-    return copy
-
-
-_FORMATTER = logging.Formatter()
-
-
-def settle_extra(record: logging.LogRecord) -> None:
-    """Copy the lists, dictionaries and sets given as ``extra=``, which may change before the write.
-
-    Other objects are left as they are: handlers look for attributes of theirs on them.
-    """
-    attributes = vars(record)
-    for name, value in list(islice(attributes.items(), ATTRIBUTE_COUNT, None)):
-        if type(value) not in ATOMS:
-            attributes[name] = _copy(value)
-
-
-def _copy(value: Any, depth: int = 8) -> Any:
-    kind = type(value)
-    if kind is dict:
-        if not depth:
-            return "{...}"
-        # the list first: another thread may be at work on the dictionary
-        return {key: _copy(item, depth - 1) for key, item in list(value.items())}
-    if kind is list or kind is tuple:
-        return kind(_copy(item, depth - 1) for item in value[:]) if depth else "[...]"
-    if kind is set or kind is bytearray:
-        return kind(value)
-    return value

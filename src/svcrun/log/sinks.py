@@ -14,12 +14,13 @@ import time
 import traceback
 from io import TextIOWrapper
 
-from svcrun.hints import TYPE_CHECKING, Any, TextIO
+from svcrun.hints import TYPE_CHECKING, Any, TextIO, TypeVar
+from svcrun.log.captured import context_of
 from svcrun.log.frames import Frames
 from svcrun.log.records import LazyRecord, Unrenderable, make_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = (
     "HandlerSink",
@@ -31,6 +32,8 @@ __all__ = (
     "make_sink",
     "warn",
 )
+
+T = TypeVar("T")
 
 # A pipe takes so many bytes in one piece, not mixed with what other processes write to it; anything
 # else takes more, and each write is an occasion for other threads to take the interpreter.
@@ -50,15 +53,32 @@ _TICK = 100  # milliseconds between two looks at whether a full pipe is still wo
 class Sink:
     """What takes records, in the writer's thread.
 
+    :param handler: the handler to write to. Its filters have been asked in the log call.
+    :param in_context: whether to write each record in the context of its log call.
     :ivar handler: the handler that is written to.
     :ivar done: how many records of the current call of :meth:`write` are through.
     :ivar abandoned: set when nobody waits for the writing any longer.
     """
 
-    def __init__(self, handler: logging.Handler) -> None:
+    def __init__(self, handler: logging.Handler, *, in_context: bool = False) -> None:
         self.handler = handler
         self.done = 0
         self.abandoned = False
+        self._in_context = in_context
+
+    def _call(
+        self,
+        function: Callable[[logging.LogRecord], T],
+        record: logging.LogRecord,
+        given: logging.LogRecord,
+    ) -> T:
+        """Call `function` with a record in the context of the log call, if that is wanted.
+
+        :param given: what was captured in the log call; `record` may be made of it.
+        """
+        context = context_of(given) if self._in_context else None
+        # A copy, since a context can be entered once, and other handlers may write this record.
+        return function(record) if context is None else context.copy().run(function, record)
 
     def write(self, records: Sequence[logging.LogRecord]) -> None:
         """Write records in their order."""
@@ -72,6 +92,19 @@ class Sink:
 class HandlerSink(Sink):
     """Any handler; it gets one record at a time."""
 
+    def __init__(self, handler: logging.Handler, *, in_context: bool = False) -> None:
+        super().__init__(handler, in_context=in_context)
+        # handle() would ask the filters again, unless it is one of the user's own.
+        standard = getattr(handler.handle, "__func__", None) is logging.Handler.handle
+        self._emit = self._emit_locked if standard else handler.handle
+
+    def _emit_locked(self, record: logging.LogRecord) -> None:
+        self.handler.acquire()
+        try:
+            self.handler.emit(record)
+        finally:
+            self.handler.release()
+
     def write(self, records: Sequence[logging.LogRecord]) -> None:
         """Hand over the records that the handler's level lets through."""
         self.done = 0
@@ -83,8 +116,8 @@ class HandlerSink(Sink):
                 report(record, record.msg.error)
             else:
                 try:
-                    if record.levelno >= self.handler.level:
-                        self.handler.handle(record)
+                    if not record.levelno < self.handler.level:
+                        self._call(self._emit, record, given)
                         if record.exc_info:
                             time.sleep(_REST)
                 except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
@@ -106,15 +139,15 @@ class StreamSink(Sink):
 
     handler: logging.StreamHandler[TextIO]
 
-    def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
-        super().__init__(handler)
+    def __init__(self, handler: logging.StreamHandler[TextIO], *, in_context: bool = False) -> None:
+        super().__init__(handler, in_context=in_context)
         self._lost = 0  # records since the stream failed
         self._limit = 0  # bytes of a piece
         self._limit_until = 0.0
         self._frames = Frames(handler)
 
     def write(self, records: Sequence[logging.LogRecord]) -> None:
-        """Write the records that the handler's level and filters let through."""
+        """Write the records that the handler's level lets through."""
         self.done = 0
         self._frames.refresh()
         stream: TextIO | None = self.handler.stream
@@ -153,28 +186,24 @@ class StreamSink(Sink):
                 return
         self._attempt(stream, _encode(lines, encoding), len(lines))
 
-    def _format(self, record: logging.LogRecord) -> str:
+    def _format(self, given: logging.LogRecord) -> str:
         handler = self.handler
-        if isinstance(record, LazyRecord) and not record.is_touched():
+        record = given
+        if isinstance(given, LazyRecord):
             try:
-                frame = self._frames.find(record)
+                frame = self._frames.find(given)
                 if frame is not None:
-                    return frame[0] + record.fill_text() + frame[1]
+                    return frame[0] + given.fill_text() + frame[1]
             except Exception:  # noqa: BLE001, S110 - the long way will tell
                 pass
-            record = record.filled()
+            record = given.filled()
         if type(record.msg) is Unrenderable:
             report(record, record.msg.error)
             return ""
         try:
             if record.levelno < handler.level:
                 return ""
-            kept: object = handler.filter(record)
-            if not kept:
-                return ""
-            if isinstance(kept, logging.LogRecord):
-                record = kept
-            text = handler.format(record) + handler.terminator
+            text = self._call(handler.format, record, given) + handler.terminator
             if record.exc_info:
                 time.sleep(_REST)
             return text
@@ -227,10 +256,12 @@ def _encode(lines: list[str], encoding: str) -> bytes:
     return "".join(lines).encode(encoding, "backslashreplace")
 
 
-def make_sink(handler: logging.Handler) -> Sink:
+def make_sink(handler: logging.Handler, *, in_context: bool = False) -> Sink:
     """Choose the way to write to a handler."""
     # A subclass may do anything in its emit(), so it is called for each record.
-    return StreamSink(handler) if type(handler) is logging.StreamHandler else HandlerSink(handler)
+    if type(handler) is logging.StreamHandler:
+        return StreamSink(handler, in_context=in_context)
+    return HandlerSink(handler, in_context=in_context)
 
 
 def flush_handler(handler: logging.Handler) -> None:

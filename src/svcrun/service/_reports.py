@@ -19,7 +19,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svcrun.errors import show
-from svcrun.log.records import ATOMS, render, settle_extra
+from svcrun.log.captured import render_text, settle_extra
+from svcrun.log.records import ATOMS
 from svcrun.tally import Tally
 
 if TYPE_CHECKING:
@@ -280,10 +281,8 @@ class ReportHandler(logging.Handler):
 
 def _settle(record: logging.LogRecord) -> logging.LogRecord:
     """Copy a record, with what may change later as it is now."""
-    rendered = logging.makeLogRecord(vars(record))
-    render(rendered)
     settled = logging.makeLogRecord(vars(record))
-    settled.message = str(rendered.msg)
+    settled.message = str(render_text(record))
     args: Any = settled.args
     if type(settled.msg) is not str:
         settled.msg, settled.args = settled.message, None

@@ -1,0 +1,230 @@
+"""A copy of a record as it is at the log call, for a thread that formats it later.
+
+The record itself goes on to other handlers, which find it as the caller made it and may change it.
+The copy has the same message and arguments. What could change until it is written is settled: the
+text of the message, if an argument is more than a string or a number, and containers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict, defaultdict, deque
+from itertools import islice
+
+from svcrun.hints import TYPE_CHECKING, Any
+from svcrun.log.records import ATOMS, ATTRIBUTE_COUNT, LazyRecord, Unrenderable
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+__all__ = (
+    "CapturedRecord",
+    "capture",
+    "context_of",
+    "copy_record",
+    "render_text",
+    "settle_extra",
+    "use_text_of_error",
+)
+
+
+class _Captured:
+    """What a captured record has in addition to its class.
+
+    The values are in slots, so that ``vars(record)`` holds the attributes of the record alone. A
+    formatter that prints whatever it finds there would print them.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        msg: Any
+        args: Any
+        captured_text: tuple[Any, Any, str] | None  # the message and arguments that it is made of
+        context_of_call: Context | None
+
+    def getMessage(self) -> str:  # noqa: N802 - the name is logging's
+        """Return the text that the message had in the log call."""
+        captured = self.captured_text
+        # A filter or handler that replaces either of them wants to see the effect.
+        if captured is not None and self.msg is captured[0] and self.args is captured[1]:
+            return captured[2]
+        text: str = super().getMessage()  # type: ignore[misc]  # of the record's own class
+        return text
+
+    def __copy__(self) -> logging.LogRecord:
+        return copy_record(self)  # type: ignore[arg-type]  # it is one
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return logging.makeLogRecord, (self.__dict__,)
+
+
+class CapturedRecord(_Captured, logging.LogRecord):
+    """A captured record of the plain class."""
+
+    __slots__ = ("captured_text", "context_of_call")
+
+
+# The class of captured records by that of the records: as many as a program has record factories.
+_classes: dict[type[logging.LogRecord], type[Any]] = {logging.LogRecord: CapturedRecord}
+
+
+def _class_for(kind: type[logging.LogRecord]) -> type[Any]:
+    """Return a class of captured records that extends `kind`, so that its methods still work."""
+    found = _classes.get(kind)
+    if found is None:
+        found = kind if issubclass(kind, _Captured) else _extend(kind)
+        _classes[kind] = found
+    return found
+
+
+def _extend(kind: type[logging.LogRecord]) -> type[Any]:
+    try:
+        return type(kind.__name__, (_Captured, kind), {"__slots__": CapturedRecord.__slots__})
+    except Exception:  # noqa: BLE001 - a class of the user's may refuse to be extended
+        return CapturedRecord
+
+
+def copy_record(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a copy that can be changed without an effect on the record."""
+    copy: Any
+    if type(record) is logging.LogRecord:  # nearly all are
+        copy = _new(CapturedRecord)
+        copy.__dict__ = record.__dict__.copy()
+        copy.captured_text = copy.context_of_call = None
+        return copy  # type: ignore[no-any-return]
+    if isinstance(record, LazyRecord):
+        return logging.makeLogRecord(vars(record))
+    copy = _new(_class_for(type(record)))
+    copy.__dict__ = record.__dict__.copy()
+    if isinstance(record, _Captured):
+        copy.captured_text = record.captured_text
+        copy.context_of_call = record.context_of_call
+    else:
+        copy.captured_text = copy.context_of_call = None
+    return copy  # type: ignore[no-any-return]
+
+
+_new: Any = object.__new__
+
+
+def context_of(record: logging.LogRecord) -> Context | None:
+    """Return the context of the log call, if it was captured."""
+    context: Context | None = getattr(record, "context_of_call", None)
+    return context
+
+
+def capture(
+    record: logging.LogRecord,
+    *,
+    settled: bool,
+    extra: bool = False,
+    context: Context | None = None,
+) -> logging.LogRecord:
+    """Return a copy that stays as the record is now.
+
+    A message that can't be rendered is replaced by an :class:`Unrenderable`.
+
+    :param settled: whether its text can't change anyway: a string, with strings and numbers.
+    :param extra: whether to settle what was given as ``extra=``.
+    :param context: the context of the log call, to write the record in.
+    """
+    copy: Any = copy_record(record)
+    copy.context_of_call = context
+    if not settled:
+        text = render_text(record)
+        if type(text) is Unrenderable:
+            copy.msg, copy.args, copy.captured_text = text, None, None
+        else:
+            msg, args = copy.msg, copy.args
+            if type(msg) is not str:
+                msg = copy.msg = _settle(msg)
+            for value in args if type(args) is tuple else (args,):
+                if type(value) in _CONTAINERS:
+                    args = copy.args = _settle(args)
+                    break
+            copy.captured_text = msg, args, text
+    if extra:
+        settle_extra(copy)
+    return copy  # type: ignore[no-any-return]
+
+
+def render_text(record: logging.LogRecord) -> str | Unrenderable:
+    """Return the text that the message and its arguments make at this moment."""
+    if type(record.msg) is Unrenderable:
+        return record.msg
+    try:
+        return str(record.getMessage())
+    except Exception as error:  # noqa: BLE001 - what an argument's __str__ raises must not reach the caller
+        return Unrenderable(record, error)
+
+
+def use_text_of_error(record: logging.LogRecord, formatter: logging.Formatter | None) -> None:
+    """Replace the exception of a record by its text."""
+    if not record.exc_text:
+        try:
+            record.exc_text = (formatter or _FORMATTER).formatException(record.exc_info)  # type: ignore[arg-type]
+        except Exception:  # noqa: BLE001 - code of the user's; who writes the record will report it
+            return
+    record.exc_info = None
+
+
+_FORMATTER = logging.Formatter()
+
+
+def settle_extra(record: logging.LogRecord) -> None:
+    """Copy the containers given as ``extra=``, which may change before the write.
+
+    Other objects are left as they are: handlers look for attributes of theirs on them.
+    """
+    attributes = vars(record)
+    for name, value in list(islice(attributes.items(), ATTRIBUTE_COUNT, None)):
+        if type(value) not in ATOMS:
+            attributes[name] = _settle(value)
+
+
+# Containers whose copy() runs no code of the user's, and how deep they are copied.
+_MAPPINGS = frozenset({dict, OrderedDict, defaultdict, Counter})
+_SEQUENCES = frozenset({list, deque})
+_SETS = frozenset({set, bytearray})
+_CONTAINERS = _MAPPINGS | _SEQUENCES | _SETS | {tuple}
+_DEPTH = 64
+
+
+def _settle(value: Any) -> Any:
+    """Copy containers and what is in them; other objects are left as they are."""
+    if type(value) in ATOMS:
+        return value
+    try:
+        return _copy(value, _DEPTH, {})
+    except Exception:  # noqa: BLE001 - a key's __hash__ may raise anything
+        return value
+
+
+def _copy(value: Any, depth: int, known: dict[int, Any]) -> Any:
+    """Copy a container; one that holds itself, or is held twice, is copied once.
+
+    :param known: the copies by the ids of the originals.
+    """
+    kind = type(value)
+    if kind in ATOMS or not depth:
+        return value
+    if id(value) in known:
+        return known[id(value)]
+    if kind is tuple:
+        items = tuple([_copy(item, depth - 1, known) for item in value])
+        return known.setdefault(id(value), items)
+    if kind in _MAPPINGS:
+        # In one step, as another thread may be at work on it, and without a look at the keys.
+        mapping = known[id(value)] = value.copy()
+        for key, item in mapping.items():
+            if type(item) not in ATOMS:
+                mapping[key] = _copy(item, depth - 1, known)
+        return mapping
+    if kind in _SEQUENCES:
+        sequence = known[id(value)] = value.copy()
+        for index, item in enumerate(sequence):
+            if type(item) not in ATOMS:
+                sequence[index] = _copy(item, depth - 1, known)
+        return sequence
+    return value.copy() if kind in _SETS else value

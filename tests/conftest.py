@@ -2,9 +2,11 @@
 
 import contextlib
 import gc
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -15,6 +17,30 @@ from tests.support import LoopFactory, Program, loop_factories, nothing_left
 # A busy machine is no reason to fail: pytest-timeout bounds a test, hypothesis does not.
 hypothesis.settings.register_profile("project", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("project")
+
+# Python ignores the others itself, and Popen resets them.
+INHERITED_SIGNALS = signal.valid_signals() - {
+    *(signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ),
+}
+DEFAULT_HANDLERS: dict[int, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    # The tests survive the end of the terminal, but what they start gets the default action.
+    signal.SIGHUP: lambda *_: None,
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start from the signals of a program at a terminal, whatever started the tests.
+
+    A background job of a script, and some CI runners, ignore SIGINT; ``nohup`` ignores SIGHUP. That
+    is inherited by each program that the tests start, and so is what the parent blocks.
+    """
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # the process that leads the others runs no test
+    for number in INHERITED_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, DEFAULT_HANDLERS.get(number, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def pytest_collection_finish() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Program, eventually, nothing_left
+from tests.support import PATIENCE, Program, eventually, nothing_left
 
 ECHO = """
 import sys
@@ -122,3 +122,36 @@ async def test_eventually_waits_until_the_check_is_true() -> None:
 async def test_eventually_gives_up() -> None:
     with pytest.raises(TimeoutError):
         await eventually(lambda: False, within=0.01)
+
+
+SHOW_SIGNALS = """
+import signal
+ours = {signal.SIGPIPE, signal.SIGXFSZ}  # ignored by the interpreter
+numbers = signal.valid_signals() - ours
+print("ignored:", *(one for one in numbers if signal.getsignal(one) is signal.SIG_IGN))
+print("blocked:", *signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+def test_a_program_begins_with_the_default_signals() -> None:
+    with Program(SHOW_SIGNALS) as program:
+        assert program.wait().stdout == "ignored:\nblocked:\n"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_program_does_so_whatever_the_tests_inherited(workers: int) -> None:
+    law = f"tests/test_support.py::{test_a_program_begins_with_the_default_signals.__name__}"
+    source = f"""
+import os, signal, sys
+number = signal.Signals
+keyboard = (number.SIGINT, number.SIGQUIT)
+for one in (*keyboard, number.SIGTERM, number.SIGHUP, number.SIGCHLD, number.SIGALRM):
+    signal.signal(one, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_SETMASK, {{number.SIGTERM, number.SIGINT, number.SIGUSR1}})
+command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "{workers}", "{law}"]
+os.execv(sys.executable, [sys.executable, *command])
+"""
+    with Program(source) as program:
+        outcome = program.wait(within=4 * PATIENCE)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert "1 passed" in outcome.stdout

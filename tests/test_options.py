@@ -16,6 +16,7 @@ GIVEN: dict[str, Any] = {
     "catch_signals": None,
     "shutdown_timeout": None,
     "start_timeout": None,
+    "start_retry": None,
     "log_config": None,
 }
 LOG: dict[str, Any] = {

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         LogLevel as LogLevel,
         basic_config as basic_config,
     )
+    from svcrun.restart import Restart
     from svcrun.runtime import Runtime
     from svcrun.thread_pool import ThreadPoolExecutor as ThreadPoolExecutor
     from svcrun.utils import cancel_tasks as cancel_tasks
@@ -101,6 +102,8 @@ class Entrypoint(OptionAttributes):
         70.
     :param start_timeout: seconds for the start of each service that has no limit of its own; none
         by default.
+    :param start_retry: a :class:`svcrun.Restart`: by this policy a ``start()`` that fails is tried
+        again, for services that have none of their own; not at all by default.
     :param log_buffer_limit: the number of records past which new ones are dropped (100 000 by
         default).
 
@@ -143,6 +146,7 @@ class Entrypoint(OptionAttributes):
         catch_signals: Iterable[int] | None = None,
         shutdown_timeout: float | None = None,
         start_timeout: float | None = None,
+        start_retry: Restart | None = None,
         log_buffer_limit: int | None = None,
     ) -> None:
         _check(services)
@@ -155,6 +159,7 @@ class Entrypoint(OptionAttributes):
             catch_signals=catch_signals,
             shutdown_timeout=shutdown_timeout,
             start_timeout=start_timeout,
+            start_retry=start_retry,
             log_config=log_config,
             log={
                 "level": log_level,

@@ -11,6 +11,7 @@ from svcrun.checks import check_number
 from svcrun.environment import Environment
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.hints import TYPE_CHECKING, Any, Generic, TypeVar
+from svcrun.restart import Restart
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,6 +46,7 @@ class Options:
         catch_signals: Iterable[int] | None,
         shutdown_timeout: float | None,
         start_timeout: float | None,
+        start_retry: Restart | None,
         log_config: bool | None,
         log: dict[str, Any],
         env: Environment | None = None,
@@ -56,6 +58,9 @@ class Options:
         self.signals = _signals(catch_signals)
         self.pool_size = _count(*_choose("pool_size", pool_size, env.whole_number), "threads")
         self.start_timeout = _seconds("start_timeout", start_timeout)
+        if not isinstance(start_retry, Restart | None):
+            raise ParameterTypeError(OWNER, "start_retry", start_retry, "a svcrun.Restart, or None")
+        self.start_retry = start_retry
         self.shutdown_timeout = (
             _seconds(*_choose("shutdown_timeout", shutdown_timeout, env.number))
             or DEFAULT_SHUTDOWN_TIMEOUT
@@ -72,6 +77,7 @@ class Options:
             "catch_signals": self.signals,
             "shutdown_timeout": shutdown_timeout,
             "start_timeout": start_timeout,
+            "start_retry": start_retry,
             "log_config": log_config,
             "log": log,
             "env": env,
@@ -87,6 +93,7 @@ class Options:
             catch_signals=None,
             shutdown_timeout=None,
             start_timeout=None,
+            start_retry=None,
             log_config=None,
             log={**dict.fromkeys(_LOG_NAMES.values()), "handlers": ()},
         )
@@ -217,6 +224,7 @@ class OptionAttributes:
     catch_signals: Option[tuple[int, ...]] = Option()
     shutdown_timeout: Option[float] = Option()
     start_timeout: Option[float | None] = Option()
+    start_retry: Option[Restart | None] = Option()
     log_buffer_limit: Option[int] = Option()
 
     _options: Options

@@ -144,7 +144,10 @@ class Walk:
                 self._blocked[unit] = blocking
             else:
                 self._ready.append(unit)
-            unit.walk = self
+            if upwards:
+                unit.start_walk = self
+            else:
+                unit.stop_walk = self
 
     def go(self) -> None:
         """Visit what can be visited now."""
@@ -163,6 +166,11 @@ class Walk:
             self._walking = False
         if self._waiting is not None and (self._stopped or not self.pending):
             self.wake()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing more becomes ready."""
+        return self._stopped
 
     def done(self, unit: Unit) -> None:
         """Say that `unit`, visited before, is done now."""
@@ -197,14 +205,14 @@ class Walk:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
-    def holds_back(self, *, upwards: bool) -> Collection[Unit]:
-        """List the units that those after them, in that direction, have to wait for."""
-        return () if self._stopped or self._upwards is not upwards else self.pending
+    def holds_back(self) -> Collection[Unit]:
+        """List the units that those after them have to wait for."""
+        return () if self._stopped else self.pending
 
-    def release(self, unit: Unit, before: Unit, *, upwards: bool) -> None:
-        """Say that `before`, which comes before `unit` in that direction, is done, or given up."""
+    def release(self, unit: Unit, before: Unit) -> None:
+        """Say that `before`, which comes before `unit`, is done, or given up."""
         blocking = self._blocked.get(unit)
-        if blocking is not None and self._upwards is upwards:
+        if blocking is not None:
             blocking.discard(before)
             if not blocking:
                 del self._blocked[unit]
@@ -212,10 +220,8 @@ class Walk:
 
     def _is_visited(self, unit: Unit) -> bool:
         """Whether `unit` is to be done yet, here or in another walk in this direction."""
-        walk: Walk | None = unit.walk
-        return unit in self.pending or (
-            walk is not None and unit in walk.holds_back(upwards=self._upwards)
-        )
+        walk: Walk | None = unit.start_walk if self._upwards else unit.stop_walk
+        return unit in self.pending or (walk is not None and unit in walk.holds_back())
 
     def _settle(self, unit: Unit) -> None:
         self.pending.discard(unit)
@@ -224,8 +230,8 @@ class Walk:
 
     def _release_those_after(self, unit: Unit) -> None:
         for after in unit.dependants if self._upwards else unit.requires:
-            walk: Walk | None = after.walk
+            walk: Walk | None = after.start_walk if self._upwards else after.stop_walk
             if walk is not None:
-                walk.release(after, unit, upwards=self._upwards)
+                walk.release(after, unit)
                 if walk is not self:
                     walk.wake()  # who waits for that walk goes on with it, in his own context

@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections import deque
 
+from svcrun.backoff import Backoff
 from svcrun.current import on_behalf_of
 from svcrun.eager import start_eagerly
 from svcrun.errors import ShuttingDown, show
 from svcrun.hints import TYPE_CHECKING
 from svcrun.order import with_dependants
 from svcrun.raising import brief
-from svcrun.service._record import record_of
 from svcrun.service.base import Service, dependencies
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Recovery:
         self._supervisor = supervisor
         self._crashed = unit.service
         self._policy = policy
+        self._backoff = unit.record.backoff = unit.record.backoff or Backoff()
+        self._failures: list[tuple[Service, BaseException]] = []
         self._loop = loop
         self._services = [u.service for u in with_dependants([unit]) if u.is_up]
         self.task: asyncio.Task[None] | None = None
@@ -50,8 +52,11 @@ class Recovery:
     def begin(self, unit: Unit, error: BaseException) -> None:
         """Recover in a task of our own."""
         delay = self._next_delay()
+        self._supervisor.report_crash(
+            unit.service, error, is_new=self._backoff.is_new(unit.service, error)
+        )
         if delay is None:
-            self._supervisor.fatal(self, error)
+            self._give_up(error)
         else:
             self.task = start_eagerly(
                 self._run(unit, error, delay), self._loop, name=f"restart of {show(unit.service)}"
@@ -63,30 +68,47 @@ class Recovery:
         if lost:
             self._services = [s for s in self._services if id(s) not in lost]
 
+    def start_failed(self, service: Service, error: BaseException) -> None:
+        """Keep `error` of a ``start()`` until it is logged, together with the next delay."""
+        self._failures.append((service, error))
+
     async def _run(self, unit: Unit, error: BaseException, delay: float | None) -> None:
         await self._supervisor.stop_units([unit], error)
+        with on_behalf_of(self._crashed):
+            log.warning("%s: restarting in %.1f s", show(self._crashed), delay)
         while delay is not None:
-            with on_behalf_of(self._crashed):
-                log.warning("%s will be started again in %.1f s", show(self._crashed), delay)
             await asyncio.sleep(delay)
             try:
                 await self._start()
             except asyncio.CancelledError:
                 raise
             except BaseException as failure:  # noqa: BLE001 - whatever it is, it counts
-                if not isinstance(failure, ShuttingDown):
-                    with on_behalf_of(self._crashed):
-                        log.error(  # noqa: TRY400 - the traceback was logged with its service
-                            "%s could not be restarted: %s", show(self._crashed), brief(failure)
-                        )
-                if self not in self._supervisor.recoveries:
-                    return  # called off: the failure came in place of the cancellation
+                # Called off, the failure came in place of the cancellation.
+                called_off = self not in self._supervisor.recoveries
+                delay = None if called_off else self._next_delay()
+                self._report(failure, delay)
+                if called_off:
+                    return
                 error = failure
-                delay = self._next_delay()
             else:
                 self._supervisor.recovered(self)
                 return
+        try:
+            self._give_up(error)
+        finally:
+            del error  # whose traceback refers to this frame
+
+    def _give_up(self, error: BaseException) -> None:
+        self._backoff.report_end(self._crashed, self._policy)
         self._supervisor.fatal(self, error)
+
+    def _report(self, error: BaseException, delay: float | None) -> None:
+        failures, self._failures = self._failures, []
+        for service, failure in failures:
+            self._backoff.report_start(service, failure, delay)
+        if not failures and not isinstance(error, ShuttingDown):
+            with on_behalf_of(self._crashed):
+                log.error("%s could not be restarted: %s", show(self._crashed), brief(error))
 
     async def _start(self) -> None:
         self._hand_over()
@@ -96,20 +118,7 @@ class Recovery:
             await self._supervisor.start_at_rest(started, self)
 
     def _next_delay(self) -> float | None:
-        service = self._crashed
-        record = record_of(service)
-        if record.crashes is None:
-            record.crashes = deque()
-        delay = self._policy.next_delay(record.crashes, self._loop.time())
-        if delay is None:
-            with on_behalf_of(service):
-                log.error(
-                    "%s crashed more than %d times within %g s",
-                    show(service),
-                    self._policy.limit,
-                    self._policy.window,
-                )
-        return delay
+        return self._backoff.next_delay(self._policy, self._loop.time())
 
     def _hand_over(self) -> None:
         """Leave what depends on a service that is still down to who brings that one back."""

@@ -140,6 +140,7 @@ class Runtime:
         self.supervisor = Supervisor(
             loop,
             start_timeout=options.start_timeout,
+            start_retry=options.start_retry,
             stop_timeout=options.shutdown_timeout,
             on_fatal=self._on_crash,
         )

@@ -7,17 +7,20 @@ import contextvars
 import logging
 from functools import partial
 
+from svcrun.backoff import Backoff
 from svcrun.current import on_behalf_of
 from svcrun.errors import DependencyDown, StartCancelled, StartTimeout, show
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.order import Walk
 from svcrun.per_loop import running_loop
+from svcrun.restart import Restart
 from svcrun.service.base import Service, own_stop
 from svcrun.state import ServiceState
 from svcrun.tasks import format_stack
 from svcrun.unit import traces
 
 if TYPE_CHECKING:
+    from svcrun.recovery import Recovery
     from svcrun.service._record import StartEvent
     from svcrun.supervisor import Supervisor
     from svcrun.unit import Unit
@@ -38,12 +41,18 @@ class Startup:
 
     :param supervisor: stops a unit that fails after the end of the start-up.
     :param timeout: seconds that a start may take, for services without a limit of their own.
+    :param retry: says when a start that fails is tried again, for services without a policy of
+        their own.
+    :param recovery: what restarts the units, and has a policy for that.
     """
 
     __slots__ = (
         "_context",
         "_is_over",
         "_loop",
+        "_recovery",
+        "_retries",
+        "_retry",
         "_supervisor",
         "_timeout",
         "errors",
@@ -56,11 +65,17 @@ class Startup:
         supervisor: Supervisor,
         units: list[Unit],
         loop: asyncio.AbstractEventLoop,
+        *,
         timeout: float | None,
+        retry: Restart | None,
+        recovery: Recovery | None,
     ) -> None:
         self._supervisor = supervisor
         self._loop = loop
         self._timeout = timeout
+        self._retry = retry
+        self._recovery = recovery
+        self._retries: dict[Unit, tuple[float, BaseException]] = {}
         self._is_over = False
         self.units = units
         self.walk = Walk(units, self._launch, upwards=True)
@@ -82,6 +97,10 @@ class Startup:
             self.fail(error, at_once=True)
         finally:
             self._is_over = True
+            for unit in self._retries:
+                if unit.in_sweep is None:
+                    unit.end_timer()
+            self._retries.clear()
             for unit in self.units:
                 unit.in_startup = None
 
@@ -162,6 +181,8 @@ class Startup:
             return True
 
         if not self._is_over and not unit.start_cancelled:
+            if self._try_again(unit, error):
+                return False
             self._failed(unit, error)
         else:
             with on_behalf_of(service):
@@ -172,6 +193,17 @@ class Startup:
         return False
 
     def _not_started(self, unit: Unit, state: ServiceState) -> None:
+        self._fall(unit, state)
+        if unit.in_sweep is not None:
+            unit.in_sweep.start_ended(unit, None)
+        elif unit.at_rest:
+            self._supervisor.forget(unit)
+        elif self._is_over:  # else the roll-back sees to it
+            self._supervisor.begin_stop_of((unit,), None)
+
+    @staticmethod
+    def _fall(unit: Unit, state: ServiceState) -> None:
+        """Move `unit`, whose ``start()`` has ended, to `state`; it may owe a stop of its bases."""
         unit.end_timer()
         unit.undo = own_stop(unit.service)
         if unit.undo is None:
@@ -181,23 +213,90 @@ class Startup:
             unit.move(FAILED)
             unit.failed = state is FAILED
             unit.owes_stop = True
-        if unit.in_sweep is not None:
-            unit.in_sweep.start_ended(unit, None)
-        elif unit.at_rest:
-            self._supervisor.forget(unit)
-        elif self._is_over:  # else the roll-back sees to it
-            self._supervisor.begin_stop_of((unit,), None)
 
     def _overrun(self, unit: Unit, timeout: float) -> None:
         unit.timer = None
         if unit.task is not None and unit.in_sweep is None:
-            self._failed(unit, StartTimeout(unit.service, timeout, format_stack(unit.task)))
+            error = StartTimeout(unit.service, timeout, format_stack(unit.task))
+            if not self._try_again(unit, error):
+                self._failed(unit, error)
 
     def _failed(self, unit: Unit, error: BaseException) -> None:
-        if not isinstance(error, SystemExit | KeyboardInterrupt):  # which are a way to end
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            pass  # a way to end
+        elif self._recovery is not None:
+            self._recovery.start_failed(unit.service, error)
+        elif unit.backoff is not None:
+            unit.backoff.report_start(unit.service, error, None)
+        else:
             with on_behalf_of(unit.service):
                 log.error("%s failed to start", show(unit.service), exc_info=error)
         self.fail(error)
+
+    # Further attempts.
+
+    def is_starting(self, unit: Unit) -> bool:
+        """Return whether `unit` has not started, and may do so yet."""
+        return unit in self._retries or (not unit.owes_stop and unit.in_sweep is None)
+
+    def _try_again(self, unit: Unit, error: BaseException) -> bool:
+        """Prepare the next attempt at a start that failed, and return whether there will be one."""
+        policy = self._policy(unit.service)
+        if policy is None or not isinstance(error, Exception):
+            return False
+        if self.walk.is_stopped or unit.in_sweep is not None:
+            return False
+        if unit.backoff is None:
+            unit.backoff = Backoff()
+        delay = unit.backoff.next_delay(policy, self._loop.time())
+        if delay is None:
+            unit.backoff.report_end(unit.service, policy)
+            return False
+        unit.backoff.report_start(unit.service, error, delay)
+        unit.end_timer()
+        self._retries[unit] = delay, error
+        if unit.task is None:
+            self._fall(unit, FAILED)
+        if unit.at_rest and unit.state is FAILED:
+            self.undone(unit, hung=False)
+        else:
+            self._supervisor.undo(unit, error)
+        return True
+
+    def _policy(self, service: Service) -> Restart | None:
+        if self._recovery is not None:
+            return None
+        try:
+            policy: object = service.start_retry
+        except Exception:  # noqa: BLE001 - a property of a subclass may raise anything
+            return None
+        # The name is younger than some classes: one that uses it otherwise is not tried again.
+        return self._retry if policy is None else policy if isinstance(policy, Restart) else None
+
+    def undone(self, unit: Unit, *, hung: bool) -> bool:
+        """Wait for the next attempt at `unit`, and return whether there will be one.
+
+        :param hung: whether the start that failed goes on in spite of its cancellation.
+        """
+        if unit not in self._retries:
+            return False
+        delay, error = self._retries[unit]
+        if hung and not self.walk.is_stopped:
+            self._failed(unit, error)
+        if self.walk.is_stopped:
+            del self._retries[unit]
+            return False
+        unit.record.start_event.callback = None  # a thread may set it yet
+        unit.start_cancelled = False
+        unit.undo = None
+        unit.timer = self._loop.call_later(delay, self._relaunch, unit, context=self._context)
+        return True
+
+    def _relaunch(self, unit: Unit) -> None:
+        unit.timer = None
+        del self._retries[unit]
+        if not self.walk.is_stopped and self._launch(unit):
+            self.walk.done(unit)
 
     def _on_ready(self, unit: Unit) -> None:
         """React to ``start_event``, which the service's own task is setting, or a thread."""

@@ -23,7 +23,7 @@ from svcrun.errors import (
 )
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.order import link, unlink, with_dependants
-from svcrun.raising import raise_together
+from svcrun.raising import brief, raise_together
 from svcrun.recovery import Recovery
 from svcrun.restart import Restart
 from svcrun.service._keywords import warn_of_misspellings
@@ -49,6 +49,8 @@ class Supervisor:
     """Look after services in `loop`.
 
     :param start_timeout: seconds that a start may take, for services that do not say it themselves.
+    :param start_retry: says when a first start that fails is tried again, for services that do not
+        say it themselves.
     :param stop_timeout: seconds that a stop may take, of however many services.
     :param on_fatal: called with the error when a crash is to end everything.
     """
@@ -58,11 +60,13 @@ class Supervisor:
         loop: asyncio.AbstractEventLoop,
         *,
         start_timeout: float | None = None,
+        start_retry: Restart | None = None,
         stop_timeout: float | None = None,
         on_fatal: Callable[[BaseException], object],
     ) -> None:
         self._loop = loop
         self._start_timeout = start_timeout
+        self._start_retry = start_retry
         self._stop_timeout = stop_timeout
         self._on_fatal = on_fatal
         self._units: dict[int, Unit] = {}
@@ -147,7 +151,14 @@ class Supervisor:
         units = self._admit(services)
         if not units:
             return
-        startup = Startup(self, units, self._loop, self._start_timeout)
+        startup = Startup(
+            self,
+            units,
+            self._loop,
+            timeout=self._start_timeout,
+            retry=self._start_retry,
+            recovery=recovery,
+        )
         self._startups.add(startup)
         try:
             await startup.run()
@@ -211,15 +222,24 @@ class Supervisor:
         unit.move(FAILED)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             return  # the loop has passed it on already
-        with on_behalf_of(service):
-            log.error("%s crashed", show(service), exc_info=error)
         if isinstance(service.on_crash, Restart):
             recovery = Recovery(self, unit, service.on_crash, self._loop)
             self.recoveries.add(recovery)
             recovery.begin(unit, error)
-        elif service.on_crash != "ignore":
+            return
+        self.report_crash(service, error)
+        if service.on_crash != "ignore":
             self.errors.append(error)
             self._on_fatal(error)
+
+    @staticmethod
+    def report_crash(service: Service, error: BaseException, *, is_new: bool = True) -> None:
+        """Log that `service` crashed; the traceback of an error that is not new is left out."""
+        with on_behalf_of(service):
+            if is_new:
+                log.error("%s crashed", show(service), exc_info=error)
+            else:
+                log.error("%s crashed again: %s", show(service), brief(error))
 
     def recovered(self, recovery: Recovery) -> None:
         """Take note that `recovery` has done its work."""
@@ -271,7 +291,7 @@ class Supervisor:
         others = {unit.in_sweep for unit in units if unit.in_sweep is not None}
         stopping = set(units)
         for unit in units:
-            if unit.in_startup is not None and not unit.owes_stop and unit.in_sweep is None:
+            if unit.in_startup is not None and unit.in_startup.is_starting(unit):
                 down = next((required for required in unit.requires if required in stopping), None)
                 error = (
                     StartCancelled(unit.service)
@@ -279,7 +299,7 @@ class Supervisor:
                     else DependencyDown(unit.service, down.service)
                 )
                 unit.in_startup.fail(error, at_once=True)
-        own = self._sweep(
+        own = self.sweep(
             [unit for unit in units if unit.in_sweep is None and not unit.at_rest],
             exception,
             self._stop_timeout,
@@ -316,7 +336,7 @@ class Supervisor:
             for unit in self._units.values()
             if unit.in_sweep is None and (unit.owes_stop or unit.state is STARTING)
         ]
-        own = self._sweep(units, exception, limit)
+        own = self.sweep(units, exception, limit)
         for sweep in (own, *self._sweeps):
             await asyncio.shield(sweep.ended)
         self.errors += own.errors
@@ -330,9 +350,17 @@ class Supervisor:
         for sweep in tuple(self._sweeps):
             sweep.hurry()
 
-    def _sweep(
+    def undo(self, unit: Unit, error: BaseException) -> None:
+        """Undo what a ``start()`` of `unit` has done that failed with `error`, or is late.
+
+        Its dependants are left alone: they wait for the next attempt.
+        """
+        self.sweep([unit], error, self._stop_timeout)
+
+    def sweep(
         self, units: list[Unit], exception: BaseException | None, limit: float | None
     ) -> Sweep:
+        """Stop `units` and nothing else."""
         sweep = Sweep(self._loop, units, exception, limit)
         self._sweeps.add(sweep)
         if self._hurried:
@@ -355,7 +383,8 @@ class Supervisor:
         self.hung = self.hung or sweep.hung
         self._sweeps.discard(sweep)
         for unit in units:
-            self.forget(unit)
+            if unit.in_startup is None or not unit.in_startup.undone(unit, hung=sweep.hung):
+                self.forget(unit)
         sweep.ended.set_result(None)
 
     def forget(self, unit: Unit) -> None:

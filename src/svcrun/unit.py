@@ -15,6 +15,7 @@ from svcrun.state import ServiceState
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
 
+    from svcrun.backoff import Backoff
     from svcrun.service._record import StartEvent
     from svcrun.service.base import Service
 
@@ -43,6 +44,7 @@ class Unit:
     """
 
     __slots__ = (
+        "backoff",
         "dependants",
         "failed",
         "in_startup",
@@ -53,13 +55,14 @@ class Unit:
         "requires",
         "service",
         "start_cancelled",
+        "start_walk",
         "stop_cancelled",
         "stop_task",
+        "stop_walk",
         "task",
         "timer",
         "traced",
         "undo",
-        "walk",
     )
 
     def __init__(self, service: Service) -> None:
@@ -71,7 +74,9 @@ class Unit:
         self.stop_task: asyncio.Task[Any] | None = None  # runs stop(), until that has ended
         self.timer: asyncio.TimerHandle | None = None  # limits the start() or stop() that runs
         self.in_startup: Any = None  # the Startup that is starting it
-        self.walk: Any = None  # the Walk that visits it, or did last
+        self.backoff: Backoff | None = None  # since its first start() failed
+        self.start_walk: Any = None  # the Walk that starts it, or did last
+        self.stop_walk: Any = None  # the Walk that stops it, or did last
         self.in_sweep: Any = None  # the Sweep that is stopping it
         self.start_cancelled = False  # whether we have cancelled start()
         self.stop_cancelled = False  # whether we have cancelled stop()

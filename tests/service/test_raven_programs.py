@@ -83,7 +83,7 @@ def seen(collector: Collector) -> Counter[tuple[str, str]]:
     ("call", "expected", "code"),
     [
         ("run(Crashing())", {("<Crashing FAILED> crashed", "crash")}, 1),
-        ("run(FailingStart())", {("Unhandled exception", "start")}, 1),
+        ("run(FailingStart())", {("<FailingStart STARTING> failed to start", "start")}, 1),
         (
             "run(FailingStop(), body='')",
             {("stop() of <FailingStop STOPPING> failed", "stop")},

@@ -55,7 +55,11 @@ class _Records(logging.Handler):
         self.stage = stage
 
     def emit(self, record: logging.LogRecord) -> None:
-        record.getMessage()
+        message = record.getMessage()
+        if not record.exc_info:  # of an error whose traceback was logged before
+            self.stage.logged += [
+                error for error in self.stage.made if f"{error};" in f"{message};"
+            ]
         if record.exc_info and record.exc_info[1] is not None:
             if not ACTOR.search(record.getMessage()):
                 self.stage.broke(f"a log record about {record.exc_info[1]!r} names no service")

@@ -32,7 +32,9 @@ from tests.support import examples
 T = TypeVar("T")
 Policy = Literal["shutdown", "ignore"] | Restart
 Dependency = int | type[Actor]  # how many actors back, or of what class
-Options = tuple[float | None, float | None, Policy, tuple[Dependency, ...], type[Actor]]
+Options = tuple[
+    float | None, float | None, Policy, tuple[Dependency, ...], type[Actor], Restart | None
+]
 
 
 def one_of(choices: Sequence[T]) -> st.SearchStrategy[T]:
@@ -64,8 +66,9 @@ POLICIES: tuple[Policy, ...] = (
     Restart(limit=3, window=10, delay=1.0, jitter=0.5),
     Restart(limit=1, window=100, delay=0.0),
 )
+RETRIES = (None, None, None, Restart(limit=2, window=1e6, delay=1.0, jitter=0.5))
 OPTIONS: tuple[Options, ...] = tuple(
-    itertools.product(TIMEOUTS, TIMEOUTS, POLICIES, DEPENDENCIES, ACTORS)
+    itertools.product(TIMEOUTS, TIMEOUTS, POLICIES, DEPENDENCIES, ACTORS, RETRIES)
 )
 
 PASSING = (
@@ -103,7 +106,7 @@ class SupervisorLives(RuleBasedStateMachine):
         self.stage.spawn("start", [self._make(*life) for life in new])
 
     def _make(self, options: Options, scripts: list[Script]) -> Actor:
-        start_timeout, stop_timeout, on_crash, depends_on, kind = options
+        start_timeout, stop_timeout, on_crash, depends_on, kind, start_retry = options
         actors = self.stage.actors
         actor = kind(
             number=len(actors),
@@ -117,6 +120,7 @@ class SupervisorLives(RuleBasedStateMachine):
             start_timeout=start_timeout,
             stop_timeout=stop_timeout,
             on_crash=on_crash,
+            start_retry=start_retry,
         )
         actors.append(actor)
         return actor

@@ -15,9 +15,9 @@ import svcrun.hints as typing
 from svcrun.state import ServiceState
 
 if typing.TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Callable, Mapping
 
+    from svcrun.backoff import Backoff
     from svcrun.context import Context
     from svcrun.service.base import Service
 
@@ -52,14 +52,14 @@ class Record:
     base.
     """
 
-    __slots__ = ("_start_event", "context", "crashes", "keywords", "loop", "parts", "state")
+    __slots__ = ("_start_event", "backoff", "context", "keywords", "loop", "parts", "state")
 
     def __init__(self) -> None:
         self.state = ServiceState.NEW
         self.keywords: Mapping[str, typing.Any] = _NONE
         self.loop: asyncio.AbstractEventLoop | None = None
         self.context: Context | None = None
-        self.crashes: deque[float] | None = None
+        self.backoff: Backoff | None = None  # while the service is restarted after crashes
         self.parts: dict[type, typing.Any] | None = None
         self._start_event: StartEvent | None = None
 

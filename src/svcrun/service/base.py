@@ -52,6 +52,9 @@ class Service(metaclass=ServiceMeta):
         entrypoint's by default.
     :param stop_timeout: seconds that :meth:`stop` may take; only the whole shutdown is limited by
         default.
+    :param start_retry: a :class:`svcrun.Restart`: when :meth:`start` fails before the service was
+        ready, it is called again by this policy, and only past it the error comes out. The
+        entrypoint's by default. `start_timeout` limits each attempt.
     :param on_crash: what follows when :meth:`start` fails after the service was ready:
         ``"shutdown"`` of the whole entrypoint, ``"ignore"``, or a :class:`svcrun.Restart` policy.
 
@@ -79,6 +82,7 @@ class Service(metaclass=ServiceMeta):
     depends_on: Dependency | Iterable[Dependency] = ()
     start_timeout: float | None = None
     stop_timeout: float | None = None
+    start_retry: Restart | None = None
     on_crash: typing.Literal["shutdown", "ignore"] | Restart = "shutdown"
 
     # Whether the service is stopped after all others, to report how they ended.

@@ -1,0 +1,78 @@
+"""The waits between the attempts at a service that fails, and what the log says of each failure."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+from svcrun.current import on_behalf_of
+from svcrun.errors import show
+from svcrun.hints import TYPE_CHECKING
+from svcrun.raising import brief
+
+if TYPE_CHECKING:
+    from svcrun.restart import Restart
+    from svcrun.service.base import Service
+
+log = logging.getLogger(__name__)
+
+__all__ = ("Backoff",)
+
+
+class Backoff:
+    """Count the failures of a service under a policy, and log them.
+
+    The traceback of an error is logged once: an error of the same type, raised at the same line, is
+    one line in the log as long as the failure before it is within the window of the policy.
+    """
+
+    __slots__ = ("_known", "_times")
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque()
+        self._known: set[object] = set()
+
+    def next_delay(self, policy: Restart, now: float) -> float | None:
+        """Count a failure and return the seconds until the next attempt; None for no more."""
+        delay = policy.next_delay(self._times, now)
+        if len(self._times) == 1:  # all others are forgotten
+            self._known.clear()
+        return delay
+
+    def is_new(self, service: Service, error: BaseException) -> bool:
+        """Return whether no such error of `service` was logged; from now on, it was."""
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        place = None if traceback is None else (traceback.tb_frame.f_code, traceback.tb_lineno)
+        key = (id(service), type(error), place)
+        if key in self._known:
+            return False
+        self._known.add(key)
+        return True
+
+    def report_start(self, service: Service, error: BaseException, delay: float | None) -> None:
+        """Log that ``start()`` of `service` failed, and when the next attempt is made."""
+        reason = error if self.is_new(service, error) else None
+        with on_behalf_of(service):
+            if delay is None:
+                log.error("%s failed to start: %s", show(service), brief(error), exc_info=reason)
+            else:
+                log.warning(
+                    "%s failed to start: %s; restarting in %.1f s",
+                    show(service),
+                    brief(error),
+                    delay,
+                    exc_info=reason,
+                )
+
+    @staticmethod
+    def report_end(service: Service, policy: Restart) -> None:
+        """Log that `service` failed too often."""
+        with on_behalf_of(service):
+            log.error(
+                "%s failed more than %d times within %g s",
+                show(service),
+                policy.limit,
+                policy.window,
+            )

@@ -1,5 +1,6 @@
 """Laws of the options of an entrypoint; tests/entrypoint/test_bad_input.py has what is refused."""
 
+import asyncio
 import logging
 import signal
 from typing import Any
@@ -38,7 +39,7 @@ def options(*, log: dict[str, Any] | None = None, **given: Any) -> Options:
 def test_without_anything_the_defaults_hold() -> None:
     found = options()
     assert found.use_uvloop is True
-    assert found.debug is False
+    assert found.debug is asyncio.coroutines._is_debug_mode()  # type: ignore[attr-defined]
     assert found.pool_size is None
     assert found.signals is None
     assert found.shutdown_timeout == 60

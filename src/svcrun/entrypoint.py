@@ -94,7 +94,8 @@ class Entrypoint(OptionAttributes):
     :param log_handlers: further handlers, which are written to by a thread as well.
     :param loop_factory: makes the loop; uvloop where installed by default, unless
         ``SVCRUN_USE_UVLOOP`` is off.
-    :param debug: the debug mode of a new loop (``SVCRUN_DEBUG``; off by default).
+    :param debug: the debug mode of a new loop (``SVCRUN_DEBUG``; that of the interpreter,
+        ``-X dev`` or ``PYTHONASYNCIODEBUG``, by default).
     :param catch_signals: signals that end the block; SIGINT and SIGTERM by default in the main
         thread, else none.
     :param shutdown_timeout: seconds for all of the shutdown (``SVCRUN_SHUTDOWN_TIMEOUT``; 60 by

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import signal
+import sys
 import threading
 
 from svcrun.checks import check_number
@@ -54,7 +56,8 @@ class Options:
         env = env or Environment()
         self.use_uvloop = env.switch("USE_UVLOOP", default=True)
         self.loop_factory = _factory(loop_factory)
-        self.debug = _switch("debug", debug, env, default=False)
+        self.debug = _switch("debug", debug, env, default=_interpreter_debug())
+        self.sets_debug = self.debug or debug is not None or env.text("DEBUG") is not None
         self.signals = _signals(catch_signals)
         self.pool_size = _count(*_choose("pool_size", pool_size, env.whole_number), "threads")
         self.start_timeout = _seconds("start_timeout", start_timeout)
@@ -250,6 +253,13 @@ def _switch(option: str, given: bool | None, env: Environment, *, default: bool)
     if given not in (False, True):
         raise ParameterTypeError(OWNER, option, given, "True or False")
     return bool(given)
+
+
+def _interpreter_debug() -> bool:
+    """Return whether asyncio's debug mode was asked for when the interpreter was started."""
+    flags = sys.flags
+    variable = not flags.ignore_environment and bool(os.environ.get("PYTHONASYNCIODEBUG"))
+    return flags.dev_mode or variable
 
 
 def _count(name: str, value: int | None, what: str) -> int | None:

@@ -55,7 +55,9 @@ def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
         accepted = f"a function that returns a new event loop, not {loop!r}"
         raise kind("entrypoint", "loop_factory", factory, accepted)
     undo.callback(_close_loop, loop, current_loop())
-    loop.set_debug(options.debug)
+    # Else it is as the factory made it. uvloop knows only one of the interpreter's two switches.
+    if options.sets_debug:
+        loop.set_debug(options.debug)
     asyncio.set_event_loop(loop)
     return loop
 

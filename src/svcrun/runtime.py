@@ -22,7 +22,7 @@ from svcrun.interrupts import Interrupts
 from svcrun.raising import raise_together, raise_unchanged
 from svcrun.supervisor import Supervisor
 from svcrun.sweep import GRACE
-from svcrun.tasks import cancel_and_wait, format_stack, join
+from svcrun.tasks import cancel_and_wait, format_stack, heard, join
 from svcrun.teardown import Deadline, end_executor, end_tasks, end_threads
 
 if TYPE_CHECKING:
@@ -221,13 +221,21 @@ class Runtime:
         Return what ended it, None if it came to its end.
         """
         errors: list[BaseException] = []
-        try:
-            await start_eagerly(
-                _collect(self.enter(start), errors), self._loop, name="start of the entrypoint"
-            )
-        except asyncio.CancelledError as error:
-            return errors.pop() if errors else error
-        return errors.pop() if errors else None
+        task = start_eagerly(
+            _collect(self.enter(start), errors), self._loop, name="start of the entrypoint"
+        )
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                with heard(cancelled):
+                    await asyncio.wait((task,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+                task.cancel()
+        # Who cancelled the caller may recognize the cancellation; that of the task is another one.
+        if not errors or (cancelled is not None and isinstance(errors[0], asyncio.CancelledError)):
+            return cancelled
+        return errors.pop()
 
     def start_error(
         self, error: BaseException, interrupted: Callable[[int | None], BaseException]

@@ -31,7 +31,7 @@ from svcrun.service.base import Service, check_lifecycle_parameters, state_of
 from svcrun.startup import Startup
 from svcrun.state import ServiceState
 from svcrun.sweep import Sweep
-from svcrun.tasks import current_work
+from svcrun.tasks import current_work, heard
 from svcrun.unit import Unit, traces
 
 if TYPE_CHECKING:
@@ -205,12 +205,15 @@ class Supervisor:
     async def _wait_for_all(sweeps: list[Sweep]) -> None:
         """Wait for the end of `sweeps`, also when the caller is cancelled meanwhile."""
         current = asyncio.current_task()
+        cancelled: asyncio.CancelledError | None = None
         while going_on := [
             sweep.ended for sweep in sweeps if not sweep.ended.done() and not sweep.owns(current)
         ]:
             try:
-                await asyncio.wait(going_on)
-            except asyncio.CancelledError:
+                with heard(cancelled):
+                    await asyncio.wait(going_on)
+            except asyncio.CancelledError as error:
+                cancelled = error
                 log.debug("cancelled during a roll-back, which goes on")
 
     # Watching.

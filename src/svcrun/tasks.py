@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import linecache
+import sys
+from contextlib import nullcontext
 from contextvars import Context, ContextVar
 
 from svcrun.current import current_service
@@ -12,6 +14,7 @@ from svcrun.hints import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+    from contextlib import AbstractContextManager
     from types import FrameType
 
     from svcrun.service.base import Service
@@ -24,6 +27,7 @@ __all__ = (
     "cancel_and_wait",
     "current_work",
     "format_stack",
+    "heard",
     "join",
     "retrieve",
     "service_of",
@@ -148,13 +152,26 @@ async def join(task: asyncio.Task[T]) -> T:
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.wait((task,))
+            with heard(cancelled):
+                await asyncio.wait((task,))
         except asyncio.CancelledError as error:
             cancelled = error
     result = task.result()
     if cancelled is not None:
         raise cancelled
     return result
+
+
+def heard(cancelled: asyncio.CancelledError | None) -> AbstractContextManager[object]:
+    """Return a context for a wait that goes on after the caller was cancelled.
+
+    A cancelled scope of anyio cancels the tasks in it again in every iteration of the loop, until
+    they leave it. A wait that goes on would keep the processor busy, so it is shielded.
+
+    :param cancelled: the cancellation that came; None if there was none yet.
+    """
+    anyio = None if cancelled is None else sys.modules.get("anyio")
+    return nullcontext() if anyio is None else anyio.CancelScope(shield=True)
 
 
 def retrieve(task: asyncio.Task[Any]) -> None:

@@ -355,6 +355,7 @@ class Entrypoint(OptionAttributes):
     def _finish(self, runtime: Runtime, exception: BaseException | None) -> None:
         from svcrun.runtime import drive
 
+        runtime.free_spare()
         error = drive(self.loop, runtime.finish(exception), cancel=False)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             runtime.note(error)

@@ -9,7 +9,7 @@ import signal
 
 from svcrun import forking
 from svcrun.context import Context
-from svcrun.eager import current_loop, start_eagerly
+from svcrun.eager import current_loop, start_eagerly, wakeup_descriptor
 from svcrun.errors import (
     ParameterError,
     ParameterTypeError,
@@ -132,6 +132,7 @@ class Runtime:
         self._hung = False
         self._pool: ThreadPoolExecutor | None = None
         self._log: LogSession | None = None
+        self._spare: tuple[int, ...] = ()  # descriptors, for the time when there are no others
         self.body = body
         self.in_body = False
         """Whether the code of the block runs."""
@@ -165,6 +166,8 @@ class Runtime:
             self._log = basic_config(loop=self._loop, **self._options.log)
         if self._owns_loop or self._options.pool_size is not None:
             self._pool = self._make_pool()
+        if wakeup_descriptor(self._loop) == -1 and not self._loop.is_running():
+            self._spare = os.pipe()
         if not self._guard.start():
             log.warning(
                 "no thread could be started for the exit watchdog; shutdown_timeout does not hold"
@@ -173,8 +176,15 @@ class Runtime:
         forking.watch(self._guard, self._interrupts, self._on_forked)
         self._interrupts.install()
 
+    def free_spare(self) -> None:
+        """Give back the descriptors that uvloop opens whenever it begins to run."""
+        for descriptor in self._spare:
+            os.close(descriptor)
+        self._spare = ()
+
     def dispose(self) -> None:
         """Take it away, however far it has come, except for the handlers of signals."""
+        self.free_spare()
         self._interrupts.detach()
         self._guard.release()
         self.context.close()

@@ -16,7 +16,7 @@ import pytest
 import svcrun
 from svcrun import Service, chunk_list, entrypoint, timeout
 from svcrun.context_vars import CURRENT_ENTRYPOINT, EVENT_LOOP, StrictContextVar, set_current_loop
-from svcrun.log import LogFormat
+from svcrun.log import LOG_FORMAT, LOG_LEVEL, DateFormat, LogFormat, create_logging_handler
 from svcrun.thread_pool import run_in_executor, run_in_new_thread
 from svcrun.utils import fast_uuid1, fast_uuid4
 
@@ -38,8 +38,9 @@ NAMES = {
     "entrypoint": "CURRENT_ENTRYPOINT Context Entrypoint LogFormat LogLevel Service Signal "
     "ThreadPoolExecutor basic_config cancel_tasks entrypoint get_context run",
     "iterator_wrapper": "ChannelClosed FromThreadChannel IteratorWrapper IteratorWrapperSeparate",
-    "log": "DateFormat LogFormat LogLevel ThreadedHandler UnhandledLoopHook basic_config "
-    "create_logging_handler",
+    "log": "DateFormat LOG_FORMAT LOG_LEVEL LogFormat LogLevel ThreadedHandler "
+    "UnhandledLoopHook basic_config create_logging_handler",
+    "log.enum": "DateFormat LogFormat LogLevel",
     "periodic": "PeriodicCallback",
     "plugins": "plugins",
     "recurring": "RecurringCallback StrategyException StrategySkip StrategyStop",
@@ -220,6 +221,17 @@ def test_no_signals_are_caught_by_default_beside_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert found == [()]
+
+
+def test_a_date_format_may_be_one_of_aiomisc() -> None:
+    with entrypoint(log_date_format=DateFormat.stream, log_format="stream", log_level="error"):
+        assert (LOG_LEVEL.get(), LOG_FORMAT.get()) == (logging.ERROR, LogFormat.stream)
+    handler = create_logging_handler("stream", DateFormat.color)
+    assert handler is not None
+    assert handler.formatter is not None
+    assert handler.formatter.datefmt == DateFormat.color.value
+    with pytest.raises(TypeError, match="log_date_format=42"):
+        entrypoint(log_date_format=42)  # type: ignore[arg-type]
 
 
 # What is current

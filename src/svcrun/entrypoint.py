@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from svcrun.context import Context as Context, get_context
     from svcrun.context_vars import CURRENT_ENTRYPOINT
     from svcrun.log import (
+        DateFormat,
         LogFormat as LogFormat,
         LogLevel as LogLevel,
         basic_config as basic_config,
@@ -138,7 +139,7 @@ class Entrypoint(OptionAttributes):
         log_format: str | LogFormat | None = None,
         log_buffering: bool | None = None,
         log_buffer_size: int | None = None,
-        log_date_format: str | None = None,
+        log_date_format: str | DateFormat | None = None,
         log_flush_interval: float | None = None,
         log_config: bool | None = None,
         log_handlers: Iterable[logging.Handler] = (),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
 
-    from svcrun.log.formats import LogFormat
+    from svcrun.log.formats import DateFormat, LogFormat
 
 
 T = TypeVar("T")
@@ -218,7 +218,7 @@ class OptionAttributes:
     log_format: Option[str | LogFormat] = Option()
     log_buffering: Option[bool] = Option()
     log_buffer_size: Option[int] = Option()
-    log_date_format: Option[str | None] = Option()
+    log_date_format: Option[str | DateFormat | None] = Option()
     log_flush_interval: Option[float] = Option()
     log_config: Option[bool] = Option()
     log_handlers: Option[tuple[logging.Handler, ...]] = Option()
@@ -311,7 +311,7 @@ def _log_options(
     log_format: str | int | None,
     buffered: bool | None,
     buffer_size: int | None,
-    date_format: str | None,
+    date_format: str | DateFormat | None,
     flush_interval: float | None,
     handlers: tuple[logging.Handler, ...],
     buffer_limit: int | None,
@@ -324,8 +324,10 @@ def _log_options(
         level = None if level is None else parse_level(level, level_name)
         log_format = None if log_format is None else parse_format(log_format, format_name)
     name, date_format = _choose("log_date_format", date_format, env.text)
-    if date_format is not None and not isinstance(date_format, str):
-        raise ParameterTypeError(OWNER, name, date_format, "a format such as '%H:%M:%S'")
+    if date_format is not None:
+        from svcrun.log.formats import parse_date_format
+
+        date_format = parse_date_format(date_format, name, OWNER)
 
     size = _choose("log_buffer_size", buffer_size, env.whole_number, "LOG_BUFFER")
     interval = _choose("log_flush_interval", flush_interval, env.number, "LOG_FLUSH")

@@ -6,6 +6,8 @@ thread formats and writes it. See :class:`LogFormat` for the formats.
 
 from svcrun.log.config import basic_config
 from svcrun.log.formats import (
+    LOG_FORMAT,
+    LOG_LEVEL,
     DateFormat,
     LogFormat,
     LogLevel,
@@ -18,6 +20,8 @@ from svcrun.log.hooks import UnhandledLoopHook
 from svcrun.log.session import LogSession
 
 __all__ = (
+    "LOG_FORMAT",
+    "LOG_LEVEL",
     "DateFormat",
     "LogFormat",
     "LogLevel",

@@ -8,6 +8,9 @@ from asyncio.events import _get_running_loop
 from svcrun.errors import ParameterTypeError
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.log.formats import (
+    LOG_FORMAT,
+    LOG_LEVEL,
+    DateFormat,
     LogFormat,
     LogLevel,
     create_logging_handler,
@@ -37,7 +40,7 @@ def basic_config(
     flush_interval: float = 0.2,
     loop: AbstractEventLoop | None = None,
     handlers: Iterable[logging.Handler] = (),
-    date_format: str | None = None,
+    date_format: str | DateFormat | None = None,
     *,
     buffer_limit: int = 100_000,
     **options: Any,
@@ -92,6 +95,8 @@ def basic_config(
             target=target if is_own else None,
             yours=handler is target and not is_own,
         )
+    LOG_LEVEL.set(number)
+    LOG_FORMAT.set(chosen)
     session.open(loop or _get_running_loop())
     return session
 

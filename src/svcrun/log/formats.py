@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextvars import ContextVar
 from enum import Enum, IntEnum, unique
 from functools import cache
 
@@ -113,6 +114,25 @@ class DateFormat(Enum):
     rich = "[%X]"
 
 
+LOG_LEVEL: ContextVar[int] = ContextVar("LOG_LEVEL", default=LogLevel.info)
+LOG_FORMAT: ContextVar[LogFormat] = ContextVar("LOG_FORMAT", default=LogFormat.stream)
+"""The level and the format that logging was configured with last, in this context."""
+
+
+def parse_date_format(
+    value: str | DateFormat | None, name: str = "date_format", owner: str = "log"
+) -> str | None:
+    """Return a format of dates as :func:`time.strftime` takes it.
+
+    :param owner: what has it as a parameter, for the error.
+    :raises TypeError: if it is none.
+    """
+    found: object = value.value if isinstance(value, DateFormat) else value
+    if found is None or isinstance(found, str):
+        return found
+    raise ParameterTypeError(owner, name, found, "a format such as '%H:%M:%S'")
+
+
 def parse_level(value: int | str, name: str = "level") -> int:
     """Find out which level is meant.
 
@@ -178,7 +198,7 @@ def _describe_formats() -> str:
 
 def create_logging_handler(
     log_format: LogFormat | str = LogFormat.color,
-    date_format: str | None = None,
+    date_format: str | DateFormat | None = None,
     *,
     stream: TextIO | None = None,
     **options: Any,
@@ -199,8 +219,7 @@ def create_logging_handler(
     <StreamHandler <stderr> (NOTSET)>
     """
     chosen = parse_format(log_format)
-    if date_format is not None and not isinstance(date_format, str):
-        raise ParameterTypeError("log", "date_format", date_format, "a format such as '%H:%M:%S'")
+    date_format = parse_date_format(date_format)
     match chosen:
         case LogFormat.disabled:
             return None

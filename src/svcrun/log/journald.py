@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
-from typing import Any
 
-from svcrun.log.kept import KeptHandler
+from svcrun.hints import TYPE_CHECKING, Any
+from svcrun.log.daemons import DaemonHandler, connect, is_socket
 
 try:
-    from logging_journald import JournaldLogHandler
+    from logging_journald import JournaldLogHandler, JournaldTransport
 except ImportError as error:
     raise ImportError(
         "svcrun.log format 'journald' needs logging-journald: pip install 'svcrun[journald]'"
     ) from error
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
 
 __all__ = ("create_handler",)
 
@@ -27,7 +30,42 @@ class _Priorities(dict[int, int]):
         return self[max(lower)] if lower else self[logging.DEBUG]
 
 
-class _Handler(JournaldLogHandler, KeptHandler):  # type: ignore[misc]  # the library has no types
+class _Transport:
+    """Sends to the journal, and connects anew when that fails.
+
+    Versions of the library differ in that: some never do, others give up for good when journald is
+    not back at the first attempt.
+    """
+
+    def __init__(self, handler: _Handler, transport: JournaldTransport) -> None:
+        self._handler = handler
+        self._transport = transport
+        transport.connected = False  # no attempts of its own
+
+    @property
+    def socket(self) -> socket.socket:
+        """The connection."""
+        found: socket.socket = self._transport.socket
+        return found
+
+    def send(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        """Send a record, or count it as lost."""
+        fields = list(pairs)
+        try:
+            try:
+                self._transport.send(fields)
+            except OSError:
+                sock = connect(str(self._transport.socket_path))
+                self.socket.close()
+                self._transport.socket = sock
+                self._transport.send(fields)
+        except OSError as error:
+            self._handler.count_lost(error, self._transport.socket_path)
+        else:
+            self._handler.tell_lost()
+
+
+class _Handler(DaemonHandler, JournaldLogHandler):  # type: ignore[misc]  # the library has no types
     # The library's own table lacks all other levels, and takes CRITICAL for the emergency that
     # journald announces on every terminal of the machine.
     LEVELS = _Priorities(
@@ -42,6 +80,11 @@ class _Handler(JournaldLogHandler, KeptHandler):  # type: ignore[misc]  # the li
 
     RECORD_FIELDS_MAP = JournaldLogHandler.RECORD_FIELDS_MAP | {"serviceName": "service_name"}
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        own: Any = vars(self)["transport"]
+        self.transport = _Transport(self, own)
+
     def close(self) -> None:
         """Close the connection, which the library leaves open."""
         if self.kept:
@@ -53,12 +96,13 @@ class _Handler(JournaldLogHandler, KeptHandler):  # type: ignore[misc]  # the li
 def create_handler(formatter: logging.Formatter, options: dict[str, Any]) -> logging.Handler:
     """Connect to the journal."""
     path = options.get("socket_path") or _Handler.SOCKET_PATH
-    if not os.path.exists(path):
-        raise FileNotFoundError(
-            errno.ENOENT,
-            "log: format 'journald' needs systemd-journald; choose another log_format",
-            str(path),
-        )
-    handler: logging.Handler = _Handler(**options)
+    message = "log: format 'journald' needs systemd-journald; choose another log_format"
+    if not is_socket(path):
+        raise FileNotFoundError(errno.ENOENT, message, str(path))
+    try:
+        connect(str(path)).close()  # the library leaves a socket behind when that fails
+        handler: logging.Handler = _Handler(**options)
+    except OSError as error:
+        raise OSError(error.errno, f"{message} ({error})", str(path)) from error
     handler.setFormatter(formatter)
     return handler

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import socket
+import sys
 from logging.handlers import SYSLOG_UDP_PORT, SysLogHandler
-from typing import TYPE_CHECKING, Any
+
+from svcrun.hints import TYPE_CHECKING, Any
+from svcrun.log.daemons import DaemonHandler, connect, is_socket
+from svcrun.log.sinks import complain
 
 if TYPE_CHECKING:
     import logging
@@ -12,12 +17,88 @@ if TYPE_CHECKING:
 __all__ = ("create_handler",)
 
 _SOCKETS = ("/dev/log", "/var/run/syslog", "/var/run/log")
+_REMEDY = "start a syslog daemon, or choose another log_format"
+
+
+class _Handler(DaemonHandler, SysLogHandler):
+    _has_failed = False  # at the record in hand
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record; the base class connects anew when a socket fails."""
+        self._has_failed = False
+        super().emit(record)
+        if not self._has_failed:
+            self.tell_lost()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        """Count a record that was not sent; another error is a fault of the program."""
+        self._has_failed = True
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self.count_lost(error, self.address)
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the socket, unless a session uses the handler."""
+        if not self.kept:
+            super().close()
 
 
 def create_handler(formatter: logging.Formatter, options: dict[str, Any]) -> logging.Handler:
-    """Connect to the daemon of this machine: its socket if there is one, else UDP."""
-    local = (path for path in _SOCKETS if os.path.exists(path))
-    options.setdefault("address", next(local, ("localhost", SYSLOG_UDP_PORT)))
-    handler = SysLogHandler(**options)
+    """Connect to the daemon of this machine: its socket if there is one, else UDP.
+
+    :raises OSError: if the address that was given is no socket, or UDP can't be used.
+    """
+    if "address" in options:
+        address = options["address"]
+        if isinstance(address, str) and not is_socket(address):
+            message = f"log: format 'syslog' needs a socket of a syslog daemon; {_REMEDY}"
+            raise FileNotFoundError(errno.ENOENT, message, address)
+    else:
+        options["address"] = _find_address()
+    try:
+        handler = _Handler(**options)
+    except OSError as error:
+        message = f"log: format 'syslog' can't use {options['address']}: {error}; {_REMEDY}"
+        raise OSError(error.errno, message) from error
     handler.setFormatter(formatter)
     return handler
+
+
+def _find_address() -> str | tuple[str, int]:
+    """Find the socket of the daemon; one that is there may be without a daemon for the moment."""
+    paths = [path for path in _SOCKETS if is_socket(path)]
+    for path in paths:
+        if any(_accepts(path, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)):
+            return path
+    if paths:
+        return paths[0]
+    if _refuses(SYSLOG_UDP_PORT):
+        complain(
+            f"svcrun.log: no syslog daemon has a socket at {' or '.join(_SOCKETS)}, or listens at"
+            f" UDP port {SYSLOG_UDP_PORT}; log records are lost until one does\n"
+        )
+    return "localhost", SYSLOG_UDP_PORT
+
+
+def _accepts(path: str, kind: socket.SocketKind) -> bool:
+    try:
+        connect(path, kind).close()
+    except OSError:
+        return False
+    return True
+
+
+def _refuses(port: int) -> bool:
+    """Tell whether no program listens at a UDP port of this machine.
+
+    The system answers a datagram to such a port with an error. No answer means nothing.
+    """
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("127.0.0.1", port))
+            sock.send(b"")  # daemons ignore it
+            return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+    except OSError:
+        return False  # the handler will tell

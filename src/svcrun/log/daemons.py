@@ -1,0 +1,78 @@
+"""What handlers have in common that send records to a daemon of the machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+
+from svcrun.hints import TYPE_CHECKING
+from svcrun.log.kept import KeptHandler
+from svcrun.log.sinks import complain, warn
+
+if TYPE_CHECKING:
+    import logging
+
+__all__ = ("DaemonHandler", "connect", "is_socket")
+
+
+_CONNECT_TIMEOUT = 1.0  # seconds, for a daemon whose queue of connections is full
+
+
+def is_socket(path: str | os.PathLike[str]) -> bool:
+    """Tell whether there is a socket at `path`; an address without a file counts as one."""
+    if str(path).startswith("\0"):
+        return True
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def connect(path: str, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
+    """Connect to the socket of a daemon.
+
+    :raises OSError: if no daemon listens there, or not by a socket of that kind.
+    """
+    sock = socket.socket(socket.AF_UNIX, kind)
+    try:
+        sock.settimeout(_CONNECT_TIMEOUT)
+        sock.connect(path)
+        sock.settimeout(None)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class DaemonHandler(KeptHandler):
+    """A handler whose daemon may be restarted at any time.
+
+    Records that it does not take meanwhile are lost. One line on stderr says so, and when the
+    daemon is back the log has their number.
+    """
+
+    _lost = 0
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record as text that can be encoded."""
+        text = super().format(record)
+        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+    def count_lost(self, error: OSError, place: object) -> None:
+        """Count a record that could not be sent.
+
+        :param place: where the daemon takes records.
+        """
+        if not self._lost:
+            complain(
+                f"svcrun.log: can't write to {place}: {error};"
+                " log records are lost until it works again\n"
+            )
+        self._lost += 1
+
+    def tell_lost(self) -> None:
+        """Log how many records were lost, after one that was sent."""
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            self.emit(warn("%d log records could not be written", lost))

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import threading
 
+from svcrun.current import current_service
 from svcrun.errors import ContextClosed, NoContext
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.per_loop import PerLoop, running_loop
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Hashable
 
-__all__ = ("Context", "get_context")
+    from svcrun.service.base import Service
+
+__all__ = ("Context", "awaited_keys", "get_context")
 
 _contexts: PerLoop[Context] = PerLoop()
 
@@ -69,7 +72,8 @@ class Context:
         self._is_closed = False
         self._values: dict[Hashable, Any] = {}
         # A future for each who waits: cancelling one must not touch the others.
-        self._waiters: dict[Hashable, dict[asyncio.Future[Any], None]] = {}
+        # With it, the service that asked.
+        self._waiters: dict[Hashable, dict[asyncio.Future[Any], Service | None]] = {}
         _contexts.add(loop, self)
 
     def __getitem__(self, key: Hashable) -> asyncio.Future[Any]:
@@ -83,7 +87,7 @@ class Context:
         if key in self._values:
             future.set_result(self._values[key])
         else:
-            self._waiters.setdefault(key, {})[future] = None
+            self._waiters.setdefault(key, {})[future] = current_service.get()
             future.add_done_callback(lambda done: self._forget(key, done))
         return future
 
@@ -145,6 +149,17 @@ class Context:
         if self._is_closed:
             return "<Context closed>"
         return f"<Context keys={list(self._values)} awaited={list(self._waiters)}>"
+
+
+def awaited_keys(loop: asyncio.AbstractEventLoop, service: Service) -> list[Hashable]:
+    """Return the keys that `service` awaits in `loop` and that are not set."""
+    return [
+        key
+        for context in _contexts
+        if context._loop is loop  # noqa: SLF001 - the same module
+        for key, waiters in context._waiters.items()  # noqa: SLF001
+        if any(asked is service for asked in waiters.values())
+    ]
 
 
 def get_context(loop: asyncio.AbstractEventLoop | None = None) -> Context:

@@ -205,6 +205,10 @@ class Walk:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
+    def blocking(self, unit: Unit) -> Collection[Unit]:
+        """Return the units that `unit` has to wait for."""
+        return self._blocked.get(unit, ())
+
     def holds_back(self) -> Collection[Unit]:
         """List the units that those after them have to wait for."""
         return () if self._stopped else self.pending

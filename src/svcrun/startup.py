@@ -13,6 +13,7 @@ from svcrun.errors import DependencyDown, StartCancelled, StartTimeout, show
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.order import Walk
 from svcrun.per_loop import running_loop
+from svcrun.progress import Progress
 from svcrun.restart import Restart
 from svcrun.service.base import Service, own_stop
 from svcrun.state import ServiceState
@@ -31,6 +32,13 @@ __all__ = ("Startup",)
 
 STARTING, RUNNING = ServiceState.STARTING, ServiceState.RUNNING
 STOPPED, FAILED = ServiceState.STOPPED, ServiceState.FAILED
+
+
+START_PATIENCE = 10.0
+"""Seconds after which a start that goes on is reported for the first time."""
+
+LISTEN_PATIENCE = 1.0
+"""Seconds that a server with a ``start()`` that runs on has to listen once it is ready."""
 
 
 class Startup:
@@ -90,19 +98,36 @@ class Startup:
 
     async def run(self) -> None:
         """Return when all units have started, or one has failed, or the caller is cancelled."""
+        progress: Progress | None = None
         try:
             self.walk.go()
+            if self.walk.pending and not self.walk.is_stopped:
+                progress = Progress(self._loop, START_PATIENCE, self._report)
             await self.walk.wait(self._loop)
         except asyncio.CancelledError as error:
             self.fail(error, at_once=True)
         finally:
             self._is_over = True
+            if progress is not None:
+                progress.cancel()
             for unit in self._retries:
                 if unit.in_sweep is None:
                     unit.end_timer()
             self._retries.clear()
             for unit in self.units:
                 unit.in_startup = None
+
+    def _report(self, seconds: float) -> None:
+        """Log which units have not started after so long, and where they wait."""
+        from svcrun.waiting import describe_starts  # few starts take long
+
+        log.warning(
+            "%d of %d services have not started after %.0f s:\n%s",
+            len(self.walk.pending),
+            len(self.units),
+            seconds,
+            describe_starts(self.units, self.walk, self._retries, self._loop),
+        )
 
     def fail(self, error: BaseException, *, at_once: bool = False) -> None:
         """Start nothing more.
@@ -168,9 +193,30 @@ class Startup:
             unit.end_timer()
         unit.owes_stop = True
         unit.move(RUNNING)
+        if unit.service._svcrun_is_server:
+            self._check_listening(unit)
         if unit.in_sweep is not None:
             # It came through although it is to be stopped. Not now: its own task may be running.
             self._loop.call_soon(unit.in_sweep.start_ended, unit, None)
+
+    def _check_listening(self, unit: Unit) -> None:
+        if unit.in_sweep is not None or unit.service._svcrun_listens():
+            return
+        if unit.task is None:
+            self._report_deaf(unit)
+        else:  # it may be about to do so
+            unit.timer = self._loop.call_later(LISTEN_PATIENCE, self._report_deaf, unit)
+
+    @staticmethod
+    def _report_deaf(unit: Unit) -> None:
+        service = unit.service
+        if unit.state is RUNNING and not service._svcrun_listens():
+            with on_behalf_of(service):
+                log.warning(
+                    "%s is running and does not listen; "
+                    "a start() that overrides its base's has to await super().start()",
+                    show(service),
+                )
 
     def _start_ended(self, unit: Unit, error: BaseException | None) -> bool:
         """React to the end of a ``start()`` that had not set ``start_event``."""

@@ -212,6 +212,7 @@ class Sweep:
         return False
 
     def _limit_stop(self, unit: Unit) -> None:
+        unit.end_timer()
         try:
             timeout = unit.service.stop_timeout
             if timeout is not None:

@@ -27,6 +27,8 @@ class Listening(Service):
     The endpoint is checked when the service is made, and bound by :meth:`_bind` when it starts.
     """
 
+    _svcrun_is_server: ClassVar[bool] = True
+
     PROTO_NAME: ClassVar[str] = "tcp"
     """How the log calls the protocol."""
     SOCKET_KIND: ClassVar[int] = socket.SOCK_STREAM
@@ -50,6 +52,16 @@ class Listening(Service):
     @property
     def _svcrun_endpoint(self) -> Endpoint:
         return part_of(self, Place).endpoint
+
+    def _svcrun_listens(self) -> bool:
+        if part_of(self, Place).socket is not None:
+            return True
+        # A subclass may listen in its own way, and keep the server that does so.
+        kept = [value for name, value in vars(self).items() if name != "sock"]
+        for value in tuple(kept):
+            if isinstance(value, list | tuple | set):
+                kept += value
+        return any(map(_is_listener, kept))
 
     def _svcrun_check_parameters(self) -> None:
         """Refuse values that can't be used, before the endpoint is made."""
@@ -119,3 +131,17 @@ class Place:
         """Make the endpoint for the present parameters."""
         self.endpoint = service._svcrun_make_endpoint()
         self.configured = (service.address, service.port)
+
+
+# Of asyncio's servers and transports, sockets, aiohttp's runners and sites.
+_SIGNS = ("is_serving", "get_extra_info", "getsockname", "sites")
+
+
+def _is_listener(value: object) -> bool:
+    """Whether `value` is an object that listens, as far as its class shows."""
+    kind = type(value)
+    return any(hasattr(kind, sign) for sign in _SIGNS) or "servers" in getattr(
+        value,
+        "__dict__",
+        (),  # uvicorn's
+    )

@@ -85,6 +85,8 @@ class Service(metaclass=ServiceMeta):
     start_retry: Restart | None = None
     on_crash: typing.Literal["shutdown", "ignore"] | Restart = "shutdown"
 
+    # Whether the service is there to listen, and _svcrun_listens() tells whether it does.
+    _svcrun_is_server: typing.ClassVar[bool] = False
     # Whether the service is stopped after all others, to report how they ended.
     _svcrun_stops_last: typing.ClassVar[bool] = False
     # Made when there is something to record, so that making a service costs little.
@@ -143,6 +145,9 @@ class Service(metaclass=ServiceMeta):
     def set_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Prepare for a start in `loop`."""
         record_of(self).prepare(loop)
+
+    def _svcrun_listens(self) -> bool:
+        return False
 
     @abstractmethod
     async def start(self) -> typing.Any:

@@ -1,0 +1,62 @@
+"""Describe what a start waits for."""
+
+from __future__ import annotations
+
+from svcrun.context import awaited_keys
+from svcrun.errors import show
+from svcrun.hints import TYPE_CHECKING
+from svcrun.tasks import format_stack
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Collection, Iterable
+
+    from svcrun.order import Walk
+    from svcrun.unit import Unit
+
+__all__ = ("SHOWN", "describe_starts", "listed")
+
+SHOWN = 20
+"""The number of services that a log record lists."""
+
+
+def describe_starts(
+    units: Iterable[Unit], walk: Walk, retries: Collection[Unit], loop: asyncio.AbstractEventLoop
+) -> str:
+    """Return a line for each of `units` that has not started, and where it waits.
+
+    :param walk: the order in which they start.
+    :param retries: those that wait for another attempt.
+    """
+    waiting = [unit for unit in units if unit in walk.pending]
+    # What runs is the reason for the others, which have not begun.
+    waiting.sort(key=lambda unit: unit.task is None)
+    lines = [_describe(unit, walk, retries, loop) for unit in waiting[:SHOWN]]
+    if len(waiting) > SHOWN:
+        lines.append(f"and {len(waiting) - SHOWN} more")
+    return "\n".join(lines)
+
+
+def _describe(
+    unit: Unit, walk: Walk, retries: Collection[Unit], loop: asyncio.AbstractEventLoop
+) -> str:
+    name = show(unit.service)
+    if unit in retries:
+        return f"{name} failed, and is waiting for its next attempt"
+    blocking = walk.blocking(unit)
+    if blocking:
+        return f"{name} is waiting for {listed([show(other.service) for other in blocking])}"
+    if unit.task is None:
+        return f"{name} is about to start"
+    stack = format_stack(unit.task)
+    keys = awaited_keys(loop, unit.service)
+    if keys:
+        values = listed([f"context[{key!r}]" for key in keys])
+        return f"{name} is waiting for {values}, which no service has set, at\n{stack}"
+    return f"{name}: start() has neither returned nor set start_event; it is waiting at\n{stack}"
+
+
+def listed(names: Collection[str]) -> str:
+    """Return `names` with commas between them, and the number of those that are too many."""
+    shown = ", ".join(list(names)[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

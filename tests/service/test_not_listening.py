@@ -1,0 +1,192 @@
+"""A server that runs and does not listen says so, whatever kind it is."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svcrun import entrypoint
+from svcrun.service.tcp import TCPServer
+from svcrun.service.tls import TLSServer
+from svcrun.service.udp import UDPServer
+from tests.support import LoopFactory, eventually, has
+
+if has("aiohttp", "aiohttp_asgi"):
+    from aiohttp import web
+
+    from svcrun.service.aiohttp import AIOHTTPService
+    from svcrun.service.asgi import ASGIHTTPService
+if has("uvicorn"):
+    from svcrun.service.uvicorn import UvicornService
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """Serve nothing."""
+
+
+class Handles:
+    async def handle_client(self, reader: Any, writer: Any) -> None:
+        """Serve nobody."""
+
+    def handle_datagram(self, data: bytes, addr: Any) -> None:
+        """Take no notice."""
+
+    async def create_application(self) -> Any:
+        return web.Application() if isinstance(self, AIOHTTPService) else application
+
+
+def kinds() -> dict[str, tuple[type[Any], dict[str, Any]]]:
+    """Return the kinds of server, and what each needs."""
+    found: dict[str, tuple[type[Any], dict[str, Any]]] = {
+        "tcp": (TCPServer, {}),
+        "udp": (UDPServer, {}),
+    }
+    if has("aiohttp", "aiohttp_asgi"):
+        found["aiohttp"] = (AIOHTTPService, {})
+        found["asgi"] = (ASGIHTTPService, {"app": application})
+    if has("uvicorn"):
+        found["uvicorn"] = (UvicornService, {})
+    return found
+
+
+def deaf(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was warned of servers that do not listen."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if "does not listen" in record.msg and record.levelno == logging.WARNING
+    ]
+
+
+async def live(service: Any, body: Any = None) -> None:
+    async with entrypoint(service, log_config=False, catch_signals=()):
+        if body is not None:
+            await body()
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_start_that_does_not_call_its_bases_start_is_warned_of(
+    kind: str, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    base: Any
+    base, needed = kinds()[kind]
+
+    class Deaf(Handles, base):  # type: ignore[misc]
+        async def start(self) -> None:
+            """Forget the rest."""
+
+    service = Deaf(address="127.0.0.1", port=0, name="culprit", **needed)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live(service))
+    (message,) = deaf(caplog)
+    assert "culprit" in message
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_one_that_runs_on_without_listening_is_warned_of(
+    kind: str, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    base: Any
+    base, needed = kinds()[kind]
+
+    class Deaf(Handles, base):  # type: ignore[misc]
+        async def start(self) -> None:
+            self.start_event.set()
+            await asyncio.Event().wait()
+
+    service = Deaf(address="127.0.0.1", port=0, name="culprit", **needed)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live(service, lambda: eventually(lambda: deaf(caplog))))
+    assert len(deaf(caplog)) == 1
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_one_that_listens_before_or_after_it_is_ready_is_not(
+    kind: str, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    base: Any
+    base, needed = kinds()[kind]
+
+    class Early(Handles, base):  # type: ignore[misc]
+        async def start(self) -> None:
+            self.start_event.set()
+            await super().start()
+            await asyncio.Event().wait()
+
+    async def beyond_the_patience() -> None:
+        loop = asyncio.get_running_loop()
+        past = asyncio.Event()
+        loop.call_later(1.2, past.set)
+        await past.wait()
+
+    for cls, body in ((type("Usual", (Handles, base), {}), None), (Early, beyond_the_patience)):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(live(cls(address="127.0.0.1", port=0, **needed), body))
+    assert not deaf(caplog)
+
+
+def test_a_tls_server_is_warned_of(
+    loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    class Deaf(Handles, TLSServer):
+        async def start(self) -> None:
+            """Forget the rest."""
+
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    for path in (cert, key):
+        path.write_bytes(b"")
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live(Deaf(address="127.0.0.1", port=0, cert=str(cert), key=str(key))))
+    assert len(deaf(caplog)) == 1
+
+
+@pytest.mark.parametrize("where", ["server", "listener", "listeners", "transport", "sock"])
+def test_a_subclass_that_listens_in_its_own_way_is_not_warned_of(
+    where: str, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Own(Handles, TCPServer):
+        async def start(self) -> None:
+            loop = asyncio.get_running_loop()
+            if where == "transport":
+                self.transport, _ = await loop.create_datagram_endpoint(
+                    asyncio.DatagramProtocol, ("127.0.0.1", 0)
+                )
+            elif where == "sock":
+                self.own = socket.create_server(("127.0.0.1", 0))
+            else:
+                server = await asyncio.start_server(self.handle_client, "127.0.0.1", 0)
+                setattr(self, where, [server] if where == "listeners" else server)
+
+        async def stop(self, exception: BaseException | None = None) -> None:
+            with contextlib.suppress(AttributeError):
+                self.transport.close()
+            with contextlib.suppress(AttributeError):
+                self.own.close()
+            for name in ("server", "listener"):
+                if getattr(self, name, None) is not None:
+                    getattr(self, name).close()
+            for server in getattr(self, "listeners", ()):
+                server.close()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(live(Own(address="127.0.0.1", port=0)))
+    assert not deaf(caplog)
+
+
+def test_a_given_socket_alone_is_not_taken_for_listening(
+    loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Deaf(Handles, TCPServer):
+        async def start(self) -> None:
+            """Forget the rest."""
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as sock,
+        asyncio.Runner(loop_factory=loop_factory) as r,
+    ):
+        r.run(live(Deaf(sock=sock)))
+    assert len(deaf(caplog)) == 1

@@ -22,11 +22,12 @@ from svcrun.log.session import LogSession
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ("basic_config",)
 
 _ACCEPTED = "logging.Handler instances in a list"
+_WRAPPER = "a function that takes a logging.Handler and returns one"
 
 # Formats that show what is given as `extra`.
 _STRUCTURED = frozenset({LogFormat.json, LogFormat.journald})
@@ -43,6 +44,7 @@ def basic_config(
     date_format: str | DateFormat | None = None,
     *,
     buffer_limit: int = 100_000,
+    handler_wrapper: Callable[[logging.Handler], logging.Handler] | None = None,
     **options: Any,
 ) -> LogSession:
     """Configure the root logger until the session that is returned is closed.
@@ -62,7 +64,10 @@ def basic_config(
     :param handlers: more handlers for every record. They are flushed at the end, not closed.
     :param date_format: how to show the time, as for ``time.strftime``.
     :param buffer_limit: how many records may wait; past it new ones are dropped, and counted.
-    :param options: what else the format takes, see :func:`create_logging_handler`.
+    :param handler_wrapper: called with each handler; what it returns takes its place. A handler of
+        its own, such as a ``MemoryHandler`` around it, is flushed and closed at the end.
+    :param options: what else the format takes, see :func:`create_logging_handler`. The names that
+        an entrypoint has for the parameters above are accepted as well, such as ``log_level``.
     :raises ValueError: if a level, a format or a number is not usable.
     :raises TypeError: if a parameter is of a wrong type.
     :raises ImportError: if the library that the format needs is not there.
@@ -72,6 +77,13 @@ def basic_config(
         with basic_config(level="debug", log_format="plain"):
             logging.debug("hello")
     """
+    level = options.pop("log_level", level)
+    buffered = options.pop("log_buffering", buffered)
+    buffer_size = options.pop("log_buffer_size", buffer_size)
+    flush_interval = options.pop("log_flush_interval", flush_interval)
+    handlers = options.pop("log_handlers", handlers)
+    date_format = options.pop("log_date_format", date_format)
+    buffer_limit = options.pop("log_buffer_limit", buffer_limit)
     number = parse_level(level)
     chosen = parse_format(log_format)
     check_buffer(buffer_size, flush_interval, buffer_limit)
@@ -80,25 +92,38 @@ def basic_config(
     session = LogSession(number, has_output=own is not None)
     for target in (*yours,) if own is None else (own, *yours):
         is_own = target is own
-        handler = target
-        if buffered and not isinstance(target, ThreadedHandler):
+        writing = target if handler_wrapper is None else _wrap(handler_wrapper, target)
+        is_known = is_own and writing is target
+        handler = writing
+        if buffered and not isinstance(writing, ThreadedHandler):
             handler = ThreadedHandler(
-                target,
+                writing,
                 buffer_size=buffer_size,
                 flush_interval=flush_interval,
                 buffer_limit=buffer_limit,
-                passive=is_own,
-                extra=not is_own or chosen in _STRUCTURED,
+                passive=is_known,
+                extra=not is_known or chosen in _STRUCTURED,
             )
-        session.attach(
-            handler,
-            target=target if is_own else None,
-            yours=handler is target and not is_own,
-        )
+        session.attach(handler, yours=handler is target and not is_own)
+        for closed, is_ours in ((writing, writing is not target), (target, is_own)):
+            if is_ours and not isinstance(closed, ThreadedHandler):
+                session.close_at_end(closed)
     LOG_LEVEL.set(number)
     LOG_FORMAT.set(chosen)
     session.open(loop or _get_running_loop())
     return session
+
+
+def _wrap(
+    wrapper: Callable[[logging.Handler], logging.Handler], handler: logging.Handler
+) -> logging.Handler:
+    if not callable(wrapper):
+        raise ParameterTypeError("log", "handler_wrapper", wrapper, _WRAPPER)
+    wrapped: object = wrapper(handler)
+    if not isinstance(wrapped, logging.Handler):
+        found = f"{wrapper!r}, which returned {wrapped!r}"
+        raise TypeError(f"log: handler_wrapper must be {_WRAPPER}, not {found}")
+    return wrapped
 
 
 def _check_handlers(handlers: Iterable[logging.Handler]) -> tuple[logging.Handler, ...]:

@@ -51,8 +51,10 @@ class ThreadedHandler(KeptHandler):
     While 500 records or more wait for a stream, a log call puts its traceback into text itself.
 
     :param target: the handler that writes. It is flushed, but not closed, by :meth:`close`.
-    :param buffer_size: how many records wake the thread, 1024 by default.
     :param flush_interval: how long a record waits for others, in seconds, 0.2 by default.
+    :param buffered: whether a record waits for others at all.
+    :param queue_size: another name of `buffer_limit`, if it is not 0.
+    :param buffer_size: how many records wake the thread, 1024 by default.
     :param buffer_limit: how many records may wait, 100 000 by default.
     :param passive: whether the target is known to log nothing itself while it writes, and to use no
         context variables. Only such a target gets what others log while they write.
@@ -75,16 +77,23 @@ class ThreadedHandler(KeptHandler):
     def __init__(
         self,
         target: logging.Handler,
+        flush_interval: float = 0.2,
+        buffered: bool = True,
+        queue_size: int = 0,
         *,
         buffer_size: int = 1024,
-        flush_interval: float = 0.2,
         buffer_limit: int = 100_000,
         passive: bool = False,
         extra: bool = True,
     ) -> None:
         if not isinstance(target, logging.Handler):
             raise ParameterTypeError("ThreadedHandler", "target", target, "a logging.Handler")
+        if type(queue_size) is not int or queue_size:
+            check_number_of_records("queue_size", queue_size)
+            buffer_limit = queue_size
         check_buffer(buffer_size, flush_interval, buffer_limit)
+        if not buffered:
+            buffer_size, flush_interval = 1, 0
         super().__init__()
         self.target = target
         self._passive = passive
@@ -99,6 +108,9 @@ class ThreadedHandler(KeptHandler):
             buffer_limit=buffer_limit,
         )
         self._buffer = self._writer.buffer
+
+    def start(self) -> None:
+        """Do nothing: the thread starts with the first record."""
 
     def createLock(self) -> None:  # noqa: N802 - the name is logging's
         """Make no lock: the calling thread must never wait for one."""
@@ -228,12 +240,17 @@ _handle: Final = logging.Handler.handle
 
 def check_buffer(buffer_size: object, flush_interval: object, buffer_limit: object) -> None:
     """Refuse values that no buffer can have."""
-    for name, value in (("buffer_size", buffer_size), ("buffer_limit", buffer_limit)):
-        if type(value) is not int:
-            raise ParameterTypeError("log", name, value, "a number of records, such as 1024")
-        if value < 1:
-            raise ParameterError("log", name, value, "a number of records, 1 or more")
+    check_number_of_records("buffer_size", buffer_size)
+    check_number_of_records("buffer_limit", buffer_limit)
     if type(flush_interval) is not int and type(flush_interval) is not float:
         raise ParameterTypeError("log", "flush_interval", flush_interval, "seconds, such as 0.2")
     if not 0 <= flush_interval <= TIMEOUT_MAX:
         raise ParameterError("log", "flush_interval", flush_interval, "seconds, 0 or more")
+
+
+def check_number_of_records(name: str, value: object) -> None:
+    """Refuse what is no number of records."""
+    if type(value) is not int:
+        raise ParameterTypeError("log", name, value, "a number of records, such as 1024")
+    if value < 1:
+        raise ParameterError("log", name, value, "a number of records, 1 or more")

@@ -64,23 +64,18 @@ class LogSession:
     ) -> None:
         self.close()
 
-    def attach(
-        self,
-        handler: logging.Handler,
-        *,
-        target: logging.Handler | None = None,
-        yours: bool = False,
-    ) -> None:
+    def attach(self, handler: logging.Handler, *, yours: bool = False) -> None:
         """Add a handler before the session is opened.
 
-        :param target: another one to be closed after it.
         :param yours: whether it outlives the session.
         """
         self.handlers.append(handler)
         if yours:
             self._yours.append(handler)
-        if target is not None:
-            self._targets.append(target)
+
+    def close_at_end(self, handler: logging.Handler) -> None:
+        """Close a handler after those that write to it."""
+        self._targets.append(handler)
 
     def open(self, loop: AbstractEventLoop | None = None) -> None:
         """Take over the root logger, and the exception handler of the loop."""

@@ -75,8 +75,8 @@ async def test_no_error_is_kept_when_it_is_sent(collector: Collector) -> None:
         reference = weakref.ref(error)
         exc_info = (Failure, error, None)
         # Not by a logger: pytest keeps its records.
-        assert sender._handler is not None
-        sender._handler.handle(logging.LogRecord("test", 40, "", 0, "here", (), exc_info))
+        assert sender._svcrun_handler is not None
+        sender._svcrun_handler.handle(logging.LogRecord("test", 40, "", 0, "here", (), exc_info))
         del error, exc_info
         await eventually(lambda: sender.sent)
         gc.collect()

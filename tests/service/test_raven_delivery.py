@@ -18,7 +18,8 @@ pytest.importorskip("aiohttp")
 
 from svcrun.service._raven import courier as _courier
 from svcrun.service._raven.answers import LONGEST_LIMIT, read_limit, read_retry_after
-from svcrun.service.raven import RavenSender
+from svcrun.service._record import part_of
+from svcrun.service.raven import RavenSender, _Sending
 from tests.conftest import Certificates
 from tests.service.collectors import (
     OK,
@@ -386,8 +387,8 @@ async def test_what_is_neither_sent_nor_dropped_does_not_exist(collector: Collec
                 log.exception("failed")
             if number % 100 == 0:
                 await asyncio.sleep(0)
-        assert sender._handler is not None
-        assert sender._handler._queue.qsize() <= 20
+        assert sender._svcrun_handler is not None
+        assert sender._svcrun_handler._queue.qsize() <= 20
     assert sender.sent + sender.dropped == 2000
     assert sender.sent == len(collector.requests)
     assert sender.dropped > 1000
@@ -409,7 +410,7 @@ async def test_events_that_wait_are_bounded_and_none_is_made_that_there_is_no_ro
 ) -> None:
     collector.usual = hang
     async with sending(collector.dsn(), queue_size=5, flush_timeout=0.1) as sender:
-        courier = sender._courier
+        courier = part_of(sender, _Sending).courier
         assert courier is not None
         for _ in range(200):
             log.error("here")

@@ -8,14 +8,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from svcrun.callables import describe
-from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.errors import MissingMethod, ParameterError, ParameterTypeError
+from svcrun.service._meta import near_method
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcrun.service.base import Service
 
-__all__ = ("check_import_string", "is_factory", "load")
+__all__ = ("check_application", "check_import_string", "is_factory", "load")
 
 _ACCEPTED = "'package.module:name' of an application, or of what makes one"
 _FORM = re.compile(r"[\w.]+:[\w.]+")
@@ -33,6 +34,19 @@ def check_import_string(owner: Service) -> None:
     elif not (app is None or callable(app)):
         accepted = f"an application, what makes one, or {_ACCEPTED}"
         raise ParameterTypeError(type(owner).__qualname__, "app", app, accepted)
+
+
+def check_application(owner: Service, base: type[Service], method: str) -> None:
+    """Refuse a service that hosts nothing because its method is probably misspelt.
+
+    :param base: the class whose `method` makes the application out of ``app``.
+    :raises TypeError: naming the class and both methods.
+    """
+    cls = type(owner)
+    if getattr(owner, "app", None) is None and getattr(cls, method) is getattr(base, method):
+        found = near_method(cls, method)
+        if found is not None:
+            raise MissingMethod(cls.__qualname__, method, found)
 
 
 def is_factory(app: Any, arguments: int) -> bool:

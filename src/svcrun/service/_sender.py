@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from svcrun.checks import check_number
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.log import parse_level
+from svcrun.service._record import part_of, shown
 from svcrun.service._reports import QUEUE_SIZE, ReportHandler
-from svcrun.service.base import Service, parameter
+from svcrun.service.base import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,47 +35,55 @@ class Sender(Service):
     queue_size: int = QUEUE_SIZE
     flush_timeout: float = 1.5
 
-    _handler: ReportHandler | None = parameter(default=None, init=False)
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.sentry_dsn:
-            self._parse_dsn(self.sentry_dsn)
+            self._svcrun_parse_dsn(self.sentry_dsn)
         parse_level(self.min_level, "min_level")
-        self.client_options = self._check_options(self.client_options)
-        self.filters = self._check_filters(self.filters)
+        self.client_options = self._svcrun_check_options(self.client_options)
+        self.filters = self.__check_filters(self.filters)
         accepted = "a number of records, 1 or more"
         check_number(self, "queue_size", self.queue_size, accepted, low=1, whole=True)
         accepted = "a number of seconds, 0 or more"
         check_number(self, "flush_timeout", self.flush_timeout, accepted, low=0)
 
-    @property
+    @shown
     def dropped(self) -> int:
         """How many were not reported: for lack of room or time, or because of an error."""
-        handler = self._handler
-        return 0 if handler is None else handler.dropped + handler.failed + self._undelivered
+        handler = self._svcrun_handler
+        if handler is None:
+            return 0
+        return handler.dropped + handler.failed + self._svcrun_undelivered
+
+    @property
+    def _svcrun_handler(self) -> ReportHandler | None:
+        return part_of(self, Reporting).handler
+
+    @_svcrun_handler.setter
+    def _svcrun_handler(self, handler: ReportHandler) -> None:
+        part_of(self, Reporting).handler = handler
 
     @property
     @abstractmethod
-    def _undelivered(self) -> int:
+    def _svcrun_undelivered(self) -> int:
         """How many events were made, and did not get to the server."""
 
     @abstractmethod
-    def _parse_dsn(self, value: object) -> Any:
+    def _svcrun_parse_dsn(self, value: object) -> Any:
         """Return what a data source name says; errors show neither of its keys."""
 
     @abstractmethod
-    def _check_options(self, options: Any) -> dict[str, Any]:
+    def _svcrun_check_options(self, options: Any) -> dict[str, Any]:
         """Return the options of the library as a dictionary, and refuse what it does not know."""
 
-    def _find_dsn(self) -> Any:
+    def _svcrun_find_dsn(self) -> Any:
         value = self.sentry_dsn or os.environ.get("SENTRY_DSN")
         if not value:
             accepted = "the address of the project, here or as SENTRY_DSN in the environment"
             raise ParameterError(self, "sentry_dsn", self.sentry_dsn, accepted)
-        return self._parse_dsn(value)
+        return self._svcrun_parse_dsn(value)
 
-    def _make_handler(
+    def _svcrun_make_handler(
         self, make: Callable[[Report], object], *, stacks: bool, take_note: Callable[[], Any]
     ) -> ReportHandler:
         return ReportHandler(
@@ -86,7 +95,7 @@ class Sender(Service):
             take_note=take_note,
         )
 
-    def _check_filters(self, value: Any) -> tuple[Filter, ...]:
+    def __check_filters(self, value: Any) -> tuple[Filter, ...]:
         accepted = "logging.Filter instances, or functions of a record, in a list"
         try:
             filters = tuple(value)
@@ -96,3 +105,10 @@ class Sender(Service):
             if not callable(one) and not callable(getattr(one, "filter", None)):
                 raise ParameterTypeError(self, "filters", one, accepted)
         return filters
+
+
+class Reporting:
+    """What a sender keeps for itself."""
+
+    def __init__(self, _: Sender) -> None:
+        self.handler: ReportHandler | None = None

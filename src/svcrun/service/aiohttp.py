@@ -17,8 +17,9 @@ from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, sh
 from svcrun.service._aiohttp.access_log import AccessLogger
 from svcrun.service._aiohttp.server import KEYWORDS, NUMBERS, Server
 from svcrun.service._aiohttp.site import Runner, Site
-from svcrun.service._hosted import check_import_string, load
+from svcrun.service._hosted import check_application, check_import_string, load
 from svcrun.service._listening import Listening
+from svcrun.service._record import part_of, shown
 from svcrun.service._secure import Secure
 from svcrun.service.base import Service as Service, parameter
 from svcrun.sockets import bind_socket as bind_socket
@@ -126,12 +127,20 @@ class AIOHTTPService(Listening):
         if address is None and not kwargs.keys().isdisjoint({"path", "sock"}):
             kwargs["address"] = None  # the default is not meant then
         super().__init__(**kwargs)
-        self.runner: web.BaseRunner | None = None
-        self.site: web.BaseSite | None = None
-        self._stopping: asyncio.Future[None] | None = None
-        self._starting = False
-        # Whether stop() was called meanwhile.
-        self._interrupted = False
+
+    @property
+    def __own(self) -> _Serving:
+        return part_of(self, _Serving)
+
+    @shown
+    def runner(self) -> web.BaseRunner | None:
+        """What runs the application, while the service runs."""
+        return self.__own.runner
+
+    @shown
+    def site(self) -> web.BaseSite | None:
+        """What listens, while the service runs."""
+        return self.__own.site
 
     async def create_application(self) -> web.Application:
         """Make the application; called at each start.
@@ -167,10 +176,10 @@ class AIOHTTPService(Listening):
 
         :raises RuntimeError: if there is none of them yet.
         """
-        if self.runner is None or self.socket is None:
+        if self.__own.runner is None or self.socket is None:
             raise RuntimeError(f"{self!r}: create_site() is called by start()")
         return Site(
-            self.runner,
+            self.__own.runner,
             self.socket,
             backlog=self.backlog,
             secure=self._svcrun_secure(),
@@ -182,73 +191,73 @@ class AIOHTTPService(Listening):
 
         :raises OSError: if the address can't be bound; it names address, port and service.
         """
-        if self._starting or self.socket is not None:
+        if self.__own.is_starting or self.socket is not None:
             raise AlreadyRunning(self)
-        self._starting, self._interrupted = True, False
+        self.__own.is_starting, self.__own.is_interrupted = True, False
         try:
             sock = await self._svcrun_bind()
-            self._go_on()
+            self.__go_on()
             application = await self.create_application()
-            self._go_on()
-            self.runner = await self.make_runner(application)
-            await self.runner.setup()
-            self._go_on()
-            self.site = await self.create_site()
-            self._go_on()
-            if isinstance(self.site, web.SockSite):  # another one may bind the address itself
+            self.__go_on()
+            self.__own.runner = await self.make_runner(application)
+            await self.__own.runner.setup()
+            self.__go_on()
+            self.__own.site = await self.create_site()
+            self.__go_on()
+            if isinstance(self.__own.site, web.SockSite):  # another one may bind the address itself
                 self._svcrun_endpoint.listen(sock, self.backlog, self)
-            await self.site.start()
+            await self.__own.site.start()
         except BaseException:
-            await self._undo_start()
+            await self.__undo_start()
             raise
         finally:
-            self._starting = False
+            self.__own.is_starting = False
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Let nobody in any more, see to the clients, then clean up the application.
 
         A start() that is not done yet fails, and undoes what it has done.
         """
-        if self._stopping is not None:
-            if self.runner is not None and isinstance(self.runner.server, Server):
+        if self.__own.stopped is not None:
+            if self.__own.runner is not None and isinstance(self.__own.runner.server, Server):
                 # What calls this may be what that stop waits for.
-                self.runner.server.excuse(current_work.get())
-            await asyncio.wait((self._stopping,))
+                self.__own.runner.server.excuse(current_work.get())
+            await asyncio.wait((self.__own.stopped,))
             return
-        if self._starting:
-            self._interrupted = True
-        if self._starting or self.socket is None:
+        if self.__own.is_starting:
+            self.__own.is_interrupted = True
+        if self.__own.is_starting or self.socket is None:
             await super().stop(exception)
             return
-        self._stopping = self.loop.create_future()
+        self.__own.stopped = asyncio.get_running_loop().create_future()
         try:
             self._svcrun_endpoint.remove_file()  # before the socket is closed
             try:
-                if self.runner is not None:
-                    await self.runner.cleanup()
+                if self.__own.runner is not None:
+                    await self.__own.runner.cleanup()
             finally:
                 await super().stop(exception)
         finally:
-            self._forget()
-            self._stopping.set_result(None)
-            self._stopping = None
+            self.__forget()
+            self.__own.stopped.set_result(None)
+            self.__own.stopped = None
 
-    def _go_on(self) -> None:
-        if self._interrupted:
+    def __go_on(self) -> None:
+        if self.__own.is_interrupted:
             raise RuntimeError(f"{show(self)} was stopped before it had started")
 
-    async def _undo_start(self) -> None:
+    async def __undo_start(self) -> None:
         try:
-            if self.runner is not None:
-                await self.runner.cleanup()
+            if self.__own.runner is not None:
+                await self.__own.runner.cleanup()
         except Exception:
             # What comes out is why it could not start.
             log.exception("%s: the application failed to clean up after that", show(self))
         finally:
-            self._forget()
+            self.__forget()
 
-    def _forget(self) -> None:
-        self.runner = self.site = None
+    def __forget(self) -> None:
+        self.__own.runner = self.__own.site = None
         self._svcrun_unbind()
 
     def _svcrun_secure(self) -> Secure | None:
@@ -287,7 +296,20 @@ class AIOHTTPService(Listening):
         accepted = "a number of seconds, 0 for none"
         check_number(owner, "shutdown_timeout", self.shutdown_timeout, accepted, low=0)
         check_import_string(self)
+        check_application(self, AIOHTTPService, "create_application")
         self._svcrun_runner_kwargs()  # for its checks
+
+
+class _Serving:
+    """What the service keeps of the server that it runs."""
+
+    def __init__(self, _: AIOHTTPService) -> None:
+        self.runner: web.BaseRunner | None = None
+        self.site: web.BaseSite | None = None
+        self.stopped: asyncio.Future[None] | None = None
+        self.is_starting = False
+        # Whether stop() was called meanwhile.
+        self.is_interrupted = False
 
 
 def _is_factory(app: Any) -> bool:
@@ -360,7 +382,7 @@ class AIOHTTPSSLService(Secure, AIOHTTPService):
         await super().start()
 
     def _svcrun_is_serving(self) -> bool:
-        return self.site is not None
+        return part_of(self, _Serving).site is not None
 
     def _svcrun_secure(self) -> Secure:
         return self

@@ -21,7 +21,7 @@ from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
 from svcrun.service._asgi.lifespan import Lifespan, Mode
 from svcrun.service._asgi.resource import ASGIRunner, Resource
 from svcrun.service._asgi.websocket import WebSocketOptions
-from svcrun.service._hosted import is_factory, load
+from svcrun.service._hosted import check_application, is_factory, load
 from svcrun.service.aiohttp import AIOHTTPService, AIOHTTPSSLService
 
 __all__ = (
@@ -122,6 +122,7 @@ class ASGIHTTPService(AIOHTTPService):
     def _svcrun_check_parameters(self) -> None:
         super()._svcrun_check_parameters()
         cls, owner = type(self), type(self).__qualname__
+        check_application(self, ASGIHTTPService, "create_asgi_app")
         if self.app is None and cls.create_asgi_app is ASGIHTTPService.create_asgi_app:
             raise MissingParameters(owner, {"app"})
         if self.lifespan not in ("auto", "on", "off"):

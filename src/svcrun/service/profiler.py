@@ -15,8 +15,9 @@ from svcrun.current import name_of
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
 from svcrun.service._dump import Dump
+from svcrun.service._record import part_of, shown
 from svcrun.service._recording import Recording, summarize
-from svcrun.service.base import Service, parameter
+from svcrun.service.base import Service
 from svcrun.thread_pool.separate import run_in_new_thread
 
 if TYPE_CHECKING:
@@ -75,91 +76,71 @@ class Profiler(Service):
     flamegraph: str | os.PathLike[str] | None = None
     sample_interval: float = 0.01
 
-    profiler: Profile = parameter(init=False)
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._check_parameters()
-        self.periodic = PeriodicCallback(self._report, name=name_of(self))
-        self._dump = None if self.path is None else Dump(self, self.path)
-        self._graph = None if self.flamegraph is None else Dump(self, self.flamegraph)
-        self._recording: Recording | None = None
-        self._sampler: Sampler | None = None
-        self._has_reported = asyncio.Event()
+        self.__check_parameters()
+        part_of(self, _Profiling)
+
+    @shown
+    def profiler(self) -> Profile:
+        """The profile of the last start."""
+        return part_of(self, _Profiling).profile
+
+    @shown
+    def periodic(self) -> PeriodicCallback:
+        """Makes the tables, and counts them."""
+        return part_of(self, _Profiling).periodic
 
     async def start(self) -> None:
         """Begin to measure, and write the first table and files.
 
         :raises ProfilerActive: if another profiler, or a debugger, is at work.
         """
-        if self._recording is not None:
+        own = part_of(self, _Profiling)
+        if own.recording is not None:
             raise AlreadyRunning(self)
-        self._recording = Recording(self)
-        self.profiler = self._recording.profile
+        own.recording = Recording(self)
+        own.profile = own.recording.profile
+        loop = asyncio.get_running_loop()
         try:
             if self.flamegraph is not None:
                 from svcrun.service._sampling import Sampler
 
-                self._sampler = Sampler(self.loop, self.sample_interval)
-            self._has_reported = asyncio.Event()
-            self.periodic.start(self.interval, loop=self.loop)
-            await self._has_reported.wait()
+                own.sampler = Sampler(loop, self.sample_interval)
+            own.has_reported = asyncio.Event()
+            own.periodic.start(self.interval, loop=loop)
+            await own.has_reported.wait()
         except BaseException:
-            self._end()
-            _ = self.periodic.stop(return_exceptions=True)
+            own.end()
+            _ = own.periodic.stop(return_exceptions=True)
             raise
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Measure no more, and write the last table and files."""
-        if self._recording is not None:
-            entries = self._end()
-            await self.periodic.finish()
-            await self._write(entries)
+        own = part_of(self, _Profiling)
+        if own.recording is not None:
+            entries = own.end()
+            await own.periodic.finish()
+            await own.write(entries)
         await super().stop(exception)
 
-    def _end(self) -> list[Any]:
-        """Measure no more, and return what was measured."""
-        recording, self._recording = self._recording, None
-        if self._sampler is not None:
-            self._sampler.stop()
-        return [] if recording is None else recording.end()
-
-    async def _report(self) -> None:
-        try:
-            if self._recording is not None:
-                await self._write(self._recording.read())
-        finally:
-            self._has_reported.set()
-
-    async def _write(self, entries: list[Any]) -> None:
-        write = partial(self._write_in_thread, entries)
-        await run_in_new_thread(self.loop, write, name="svcrun-profiler")
-
-    def _write_in_thread(self, entries: list[Any]) -> None:
-        table, content = summarize(entries, self.order, self.top_results)
-        log.info("%s", table)
-        if self._dump is not None:
-            self._dump.write(content)
-        if self._graph is not None and self._sampler is not None:
-            self._graph.write(self._sampler.render().encode(errors="backslashreplace"))
-
-    def _check_parameters(self) -> None:
+    def __check_parameters(self) -> None:
         check_period(self, self.interval, 0)
         check_number(self, "top_results", self.top_results, _COUNT, low=1, whole=True)
-        self._check_order()
+        self.__check_order()
         for name in ("path", "flamegraph"):
-            self._check_path(name)
+            self.__check_path(name)
         if self.flamegraph is not None:
-            self._check_flamegraph(self.flamegraph)
+            self.__check_flamegraph(self.flamegraph)
 
-    def _check_order(self) -> None:
+    def __check_order(self) -> None:
         if not isinstance(self.order, str):
             raise ParameterTypeError(self, "order", self.order, _ORDER)
         order = self.order.value if isinstance(self.order, SortKey) else self.order
         if order not in Stats().get_sort_arg_defs():
             raise ParameterError(self, "order", self.order, _ORDER)
 
-    def _check_path(self, name: str) -> None:
+    def __check_path(self, name: str) -> None:
         path = getattr(self, name)
         if path is None:
             return
@@ -168,7 +149,7 @@ class Profiler(Service):
         if not os.fspath(path):
             raise ParameterError(self, name, path, _PATH)
 
-    def _check_flamegraph(self, path: str | os.PathLike[str]) -> None:
+    def __check_flamegraph(self, path: str | os.PathLike[str]) -> None:
         try:
             import svcrun.service._sampling  # noqa: F401 - so that it is missed now, not later
         except ImportError as error:
@@ -180,3 +161,47 @@ class Profiler(Service):
         check_number(self, "sample_interval", seconds, _SECONDS, above=0, high=longest)
         if self.path is not None and os.path.abspath(self.path) == os.path.abspath(path):
             raise ParameterError(self, "flamegraph", path, "another file than path=")
+
+
+class _Profiling:
+    """The measurement of a service, and the files that it writes."""
+
+    profile: Profile
+
+    def __init__(self, service: Profiler) -> None:
+        self._service = service
+        self._dump = None if service.path is None else Dump(service, service.path)
+        self._graph = None if service.flamegraph is None else Dump(service, service.flamegraph)
+        self.periodic = PeriodicCallback(self.report, name=name_of(service))
+        self.recording: Recording | None = None
+        self.sampler: Sampler | None = None
+        self.has_reported = asyncio.Event()
+
+    def end(self) -> list[Any]:
+        """Measure no more, and return what was measured."""
+        recording, self.recording = self.recording, None
+        if self.sampler is not None:
+            self.sampler.stop()
+        return [] if recording is None else recording.end()
+
+    async def report(self) -> None:
+        """Write a table and the files."""
+        try:
+            if self.recording is not None:
+                await self.write(self.recording.read())
+        finally:
+            self.has_reported.set()
+
+    async def write(self, entries: list[Any]) -> None:
+        """Write a table of `entries` and the files, in a thread."""
+        write = partial(self._write_in_thread, entries)
+        await run_in_new_thread(asyncio.get_running_loop(), write, name="svcrun-profiler")
+
+    def _write_in_thread(self, entries: list[Any]) -> None:
+        service = self._service
+        table, content = summarize(entries, service.order, service.top_results)
+        log.info("%s", table)
+        if self._dump is not None:
+            self._dump.write(content)
+        if self._graph is not None and self.sampler is not None:
+            self._graph.write(self.sampler.render().encode(errors="backslashreplace"))

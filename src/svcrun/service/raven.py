@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,9 @@ from svcrun.errors import AlreadyRunning, ParameterError
 from svcrun.service._raven.client import Client, check_options
 from svcrun.service._raven.courier import Courier
 from svcrun.service._raven.dsn import parse_dsn
+from svcrun.service._record import part_of, shown
 from svcrun.service._reports import unreported
 from svcrun.service._sender import Sender
-from svcrun.service.base import parameter
 
 if TYPE_CHECKING:
     from svcrun.service._raven.dsn import DSN
@@ -63,48 +64,54 @@ class RavenSender(Sender):
 
     __required__ = ("sentry_dsn",)
 
-    client: Client | None = parameter(default=None, init=False)
-    _courier: Courier | None = parameter(default=None, init=False)
-
     def __init__(self, **kwargs: Any) -> None:  # type checkers would make another one
         super().__init__(**kwargs)
 
     @property
+    def __own(self) -> _Sending:
+        return part_of(self, _Sending)
+
+    @shown
+    def client(self) -> Client | None:
+        """The client of the library."""
+        return self.__own.client
+
+    @shown
     def sent(self) -> int:
         """How many events the server has taken."""
-        return 0 if self._courier is None else self._courier.sent
+        return 0 if self.__own.courier is None else self.__own.courier.sent
 
     @property
-    def _undelivered(self) -> int:
-        return 0 if self._courier is None else self._courier.dropped
+    def _svcrun_undelivered(self) -> int:
+        return 0 if self.__own.courier is None else self.__own.courier.dropped
 
-    def _parse_dsn(self, value: object) -> DSN:
+    def _svcrun_parse_dsn(self, value: object) -> DSN:
         return parse_dsn(self, value)
 
-    def _check_options(self, options: Any) -> dict[str, Any]:
+    def _svcrun_check_options(self, options: Any) -> dict[str, Any]:
         return check_options(self, options)
 
     async def start(self) -> None:
         """Begin to report."""
-        if self._handler is not None and self._handler.is_attached:
+        if self._svcrun_handler is not None and self._svcrun_handler.is_attached:
             raise AlreadyRunning(self)
-        dsn: DSN = self._find_dsn()
+        dsn: DSN = self._svcrun_find_dsn()
         courier = Courier(dsn, self.queue_size)
-        client = self._make_client(dsn, courier)
-        handler = self._make_handler(
+        client = self.__make_client(dsn, courier)
+        handler = self._svcrun_make_handler(
             client.send_report, stacks=client.auto_log_stacks, take_note=client.take_note
         )
-        self._courier, self.client, self._handler = courier, client, handler
+        self.__own.courier, self.__own.client, self._svcrun_handler = courier, client, handler
         try:
             handler.attach()  # at once: what waits for nothing starts meanwhile
             await courier.open()
         except BaseException:
-            await self._end(0)
+            await self.__end(0)
             raise
         with unreported():
             log.info("reporting to %s", dsn)
 
-    def _make_client(self, dsn: DSN, courier: Courier) -> Client:
+    def __make_client(self, dsn: DSN, courier: Courier) -> Client:
         try:
             return Client(dsn, courier, **self.client_options)
         except Exception as error:
@@ -114,20 +121,29 @@ class RavenSender(Sender):
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Report `exception`, unless it was, send what waits, and end."""
-        if self._handler is not None and self._handler.is_attached:
-            self._handler.report_unhandled(exception)
-            await self._end(self.flush_timeout)
+        if self._svcrun_handler is not None and self._svcrun_handler.is_attached:
+            self._svcrun_handler.report_unhandled(exception)
+            await self.__end(self.flush_timeout)
         await super().stop(exception)
 
-    async def _end(self, timeout: float) -> None:
-        handler, courier, client = self._handler, self._courier, self.client
+    async def __end(self, timeout: float) -> None:
+        handler, courier, client = self._svcrun_handler, self.__own.courier, self.__own.client
         if handler is None or courier is None or client is None:
             return
-        deadline = self.loop.time() + timeout
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
         try:
             await handler.finish(timeout)
         finally:
             try:
-                await courier.close(max(0.0, deadline - self.loop.time()))
+                await courier.close(max(0.0, deadline - loop.time()))
             finally:
                 client.close()
+
+
+class _Sending:
+    """The client of a sender, and who sends for it."""
+
+    def __init__(self, _: RavenSender) -> None:
+        self.client: Client | None = None
+        self.courier: Courier | None = None

@@ -13,6 +13,7 @@ except ImportError as error:
     raise ImportError(msg) from error
 
 from svcrun.errors import AlreadyRunning
+from svcrun.service._record import part_of, shown
 from svcrun.service._reports import Report, make_unhandled, unreported
 from svcrun.service._sender import Sender
 from svcrun.service._sentry.client import LONGEST_FLUSH, close, flush, installed, patience
@@ -20,7 +21,6 @@ from svcrun.service._sentry.events import Scopes, capture
 from svcrun.service._sentry.options import check_dsn, check_options, make_options, show_dsn
 from svcrun.service._sentry.tasks import name_of_task
 from svcrun.service._sentry.transport import Transport
-from svcrun.service.base import parameter
 
 if TYPE_CHECKING:
     from sentry_sdk.client import BaseClient
@@ -67,26 +67,31 @@ class SentrySender(Sender):
     <SentrySender NEW>
     """
 
-    client: BaseClient | None = parameter(default=None, init=False)
-    _transport: Transport | None = parameter(default=None, init=False)
-    _undo: ExitStack = parameter(init=False)
-
     def __init__(self, **kwargs: Any) -> None:  # type checkers would make another one
         super().__init__(**kwargs)
 
     @property
+    def __own(self) -> _Sending:
+        return part_of(self, _Sending)
+
+    @shown
+    def client(self) -> BaseClient | None:
+        """The client of the library."""
+        return self.__own.client
+
+    @shown
     def sent(self) -> int:
         """How many events the server has taken."""
-        return 0 if self._transport is None else self._transport.sent
+        return 0 if self.__own.transport is None else self.__own.transport.sent
 
     @property
-    def _undelivered(self) -> int:
-        return 0 if self._transport is None else self._transport.dropped
+    def _svcrun_undelivered(self) -> int:
+        return 0 if self.__own.transport is None else self.__own.transport.dropped
 
-    def _parse_dsn(self, value: object) -> str:
+    def _svcrun_parse_dsn(self, value: object) -> str:
         return check_dsn(self, value)
 
-    def _check_options(self, options: Any) -> dict[str, Any]:
+    def _svcrun_check_options(self, options: Any) -> dict[str, Any]:
         return check_options(self, options)
 
     async def start(self) -> None:
@@ -94,48 +99,48 @@ class SentrySender(Sender):
 
         :raises SentryInUse: if another sender runs in this process, which has one client.
         """
-        if self.client is not None:
+        if self.__own.client is not None:
             raise AlreadyRunning(self)
-        dsn: str = self._find_dsn()
-        handler = self._make_handler(
-            self._report,
+        dsn: str = self._svcrun_find_dsn()
+        handler = self._svcrun_make_handler(
+            self.__report,
             stacks=bool(self.client_options.get("attach_stacktrace")),
             take_note=Scopes.fork,
         )
-        options = make_options(dsn, self.client_options, self._report_task)
+        options = make_options(dsn, self.client_options, self.__report_task)
         with ExitStack() as undo:
             client = undo.enter_context(installed(self, options))
             transport = client.transport
-            self._transport = transport if isinstance(transport, Transport) else None
-            self._handler = handler
+            self.__own.transport = transport if isinstance(transport, Transport) else None
+            self._svcrun_handler = handler
             handler.attach()
-            self._undo = undo.pop_all()
-        self.client = client
+            self.__own.undo = undo.pop_all()
+        self.__own.client = client
         with unreported():
             log.info("reporting to %s", show_dsn(dsn))
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Report `exception`, unless it was, send what waits, and end."""
-        client, handler = self.client, self._handler
+        client, handler = self.__own.client, self._svcrun_handler
         if client is None or handler is None:
             await super().stop(exception)
             return
-        self.client = None
+        self.__own.client = None
         handler.report_unhandled(exception)
         try:
             async with patience(client, self.flush_timeout):
                 await handler.finish(LONGEST_FLUSH)
                 await flush(client)
         finally:
-            self._undo.close()
+            self.__own.undo.close()
             try:
                 await close(client, self.flush_timeout)
             finally:
                 await super().stop(exception)
 
-    def _report_task(self, error: Exception) -> None:
+    def __report_task(self, error: Exception) -> None:
         """Take note of what a task ends with; who waits for it may well know what to do."""
-        handler = self._handler
+        handler = self._svcrun_handler
         if handler is None or handler.level > logging.ERROR or handler.has_reported(error):
             return
         record = make_unhandled(error)
@@ -143,8 +148,18 @@ class SentrySender(Sender):
         record.msg, record.args = "Unhandled exception in task %s", (name_of_task(),)
         handler.handle(record)
 
-    def _report(self, report: Report) -> bool:
-        if self._transport is not None and not self._transport.wait_for_room():
+    def __report(self, report: Report) -> bool:
+        if self.__own.transport is not None and not self.__own.transport.wait_for_room():
             return False
         capture(report)
         return True
+
+
+class _Sending:
+    """The client of a sender, and what its end undoes."""
+
+    undo: ExitStack
+
+    def __init__(self, _: SentrySender) -> None:
+        self.client: BaseClient | None = None
+        self.transport: Transport | None = None

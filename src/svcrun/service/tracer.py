@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import logging
 import os
@@ -16,7 +17,8 @@ from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
 from svcrun.service import _memory
 from svcrun.service._memory import differences, forget, group, tracing
-from svcrun.service.base import Service, parameter
+from svcrun.service._record import part_of
+from svcrun.service.base import Service
 from svcrun.thread_pool.separate import run_in_new_thread
 
 if TYPE_CHECKING:
@@ -88,15 +90,16 @@ class MemoryTracer(Service):
     filters: str | Filter | Collection[str | Filter] = ()
     frames: int | None = None
 
-    _is_tracing: bool = parameter(default=False, init=False)
-    _snapshot_on_start: Grouped | None = parameter(default=None, init=False)
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._check()
-        self._tracer = PeriodicCallback(self.show_stats, name=self.name or "memory-tracer")
+        self.__check()
+        _ = self.__own
 
-    def _check(self) -> None:
+    @property
+    def __own(self) -> _Tracing:
+        return part_of(self, _Tracing)
+
+    def __check(self) -> None:
         check_period(self, self.interval, 0)
         accepted = "a whole number above 0"
         check_number(self, "top_results", self.top_results, accepted, low=1, whole=True)
@@ -109,9 +112,9 @@ class MemoryTracer(Service):
             raise ParameterTypeError(self, "logger", self.logger, "a function of one text")
         if self.compare_to not in ("start", "previous"):
             raise ParameterError(self, "compare_to", self.compare_to, "'start' or 'previous'")
-        self._make_filters()
+        self.__make_filters()
 
-    def _make_filters(self) -> list[Filter]:
+    def __make_filters(self) -> list[Filter]:
         given: object = self.filters
         if isinstance(given, str) or not isinstance(given, Collection):
             given = (given,)
@@ -131,23 +134,23 @@ class MemoryTracer(Service):
 
         :raises AlreadyRunning: if it was started and not stopped.
         """
-        if self._is_tracing:
+        if self.__own.is_tracing:
             raise AlreadyRunning(self)
-        self._check()
+        self.__check()
         frames = self.frames or (DEEP if self.group_by is GroupBy.traceback else 1)
-        self._tracer.start(self.interval, loop=self.loop)
+        self.__own.periodic.start(self.interval, loop=asyncio.get_running_loop())
         # What is on already may know of much; the first table is where to begin then.
-        self._snapshot_on_start = {} if tracing.begin(frames) else None
-        self._is_tracing = True
+        self.__own.before = {} if tracing.begin(frames) else None
+        self.__own.is_tracing = True
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """Log no more tables, wait for a round under way, and turn tracemalloc off again."""
-        was_tracing, self._is_tracing = self._is_tracing, False
+        was_tracing, self.__own.is_tracing = self.__own.is_tracing, False
         try:
-            await self._tracer.finish()
+            await self.__own.periodic.finish()
         finally:
             if was_tracing:
-                self._snapshot_on_start = None
+                self.__own.before = None
                 tracing.end()
         await super().stop(exception)
 
@@ -157,27 +160,29 @@ class MemoryTracer(Service):
         :raises RuntimeError: if tracemalloc is off.
         """
         # The pool may be busy with the very thing that one wants to know more about.
-        await run_in_new_thread(self.loop, self._show, name=self.name or "memory-tracer")
+        await run_in_new_thread(
+            asyncio.get_running_loop(), self.__show, name=self.name or "memory-tracer"
+        )
 
-    def _show(self) -> None:
-        was_tracing = self._is_tracing
+    def __show(self) -> None:
+        was_tracing = self.__own.is_tracing
         snapshot = self.take_snapshot()
-        if not was_tracing or self._is_tracing:  # else the stop is waiting for this
-            grouped = self._group(snapshot)
-            before = self._snapshot_on_start
+        if not was_tracing or self.__own.is_tracing:  # else the stop is waiting for this
+            grouped = self.__group(snapshot)
+            before = self.__own.before
             if before is None or self.compare_to == "previous":
-                self._snapshot_on_start = grouped
+                self.__own.before = grouped
             self.log_diff(differences(grouped if before is None else before, grouped))
         forget(snapshot)
 
-    def _group(self, snapshot: tracemalloc.Snapshot) -> Grouped:
-        return group(snapshot, self.group_by.value, self._make_filters(), OWN_FILES)
+    def __group(self, snapshot: tracemalloc.Snapshot) -> Grouped:
+        return group(snapshot, self.group_by.value, self.__make_filters(), OWN_FILES)
 
     def compare_snapshot(
         self, snapshot_from: tracemalloc.Snapshot, snapshot_to: tracemalloc.Snapshot
     ) -> list[tracemalloc.StatisticDiff]:
         """Return how `snapshot_to` differs from the other one, what grew most first."""
-        return differences(self._group(snapshot_from), self._group(snapshot_to))
+        return differences(self.__group(snapshot_from), self.__group(snapshot_to))
 
     def log_diff(self, diff: Iterable[tracemalloc.StatisticDiff]) -> None:
         """Log the table of differences, as many of them as there is to be."""
@@ -221,6 +226,16 @@ class MemoryTracer(Service):
                 return f"{shown}{prefix}{suffix}"
             num /= 1024
         return f"{num:.1f}Ei{suffix}"
+
+
+class _Tracing:
+    """What the service keeps for itself."""
+
+    def __init__(self, service: MemoryTracer) -> None:
+        self.periodic = PeriodicCallback(service.show_stats, name=service.name or "memory-tracer")
+        self.is_tracing = False
+        # What differences are to.
+        self.before: Grouped | None = None
 
 
 def _show_frame(frame: tracemalloc.Frame) -> str:

@@ -16,7 +16,6 @@ except ImportError as error:
     msg = "svcrun.service.uvicorn needs uvicorn: pip install 'svcrun[uvicorn]'"
     raise ImportError(msg) from error
 
-from svcrun.addresses import path_of
 from svcrun.errors import (
     AlreadyRunning,
     MissingParameters,
@@ -25,8 +24,9 @@ from svcrun.errors import (
     ServerEnded,
     show,
 )
-from svcrun.service._hosted import check_import_string, is_factory, load
+from svcrun.service._hosted import check_application, check_import_string, is_factory, load
 from svcrun.service._listening import Listening
+from svcrun.service._record import part_of, record_of, shown
 from svcrun.service._uvicorn.lifespan import GRACE, Lifespan
 from svcrun.service._uvicorn.options import UvicornApplication, changed, check, refuse_loop
 from svcrun.service._uvicorn.server import STOPPED_EARLY, Server
@@ -179,15 +179,19 @@ class UvicornService(Listening):
             refuse_loop(self, loop)
         if isinstance(kwargs.get("loop"), str):
             del kwargs["loop"]
-        super().__init__(**self._settle_place(kwargs))
+        super().__init__(**settle_place(self, kwargs))
+        check_application(self, UvicornService, "create_application")
         if self.app is None and cls.create_application is UvicornService.create_application:
             raise MissingParameters(cls.__qualname__, ("app",))
-        self.server: Server | None = None
-        self._is_descriptor_taken = False
-        self._is_starting = False
-        self._is_asked_to_stop = False
-        self._closing: asyncio.Future[None] | None = None
-        self._levels: list[tuple[logging.Logger, int]] = []
+
+    @property
+    def __own(self) -> _Hosting:
+        return part_of(self, _Hosting)
+
+    @shown
+    def server(self) -> Server | None:
+        """The server of uvicorn, while the service runs."""
+        return self.__own.server
 
     async def create_application(self) -> Any:
         """Make the application; called at each start."""
@@ -200,27 +204,28 @@ class UvicornService(Listening):
         :raises ApplicationStartFailed: if the application says that it can't start, or fails to.
         :raises ServerEnded: if uvicorn ends without a :meth:`stop`.
         """
-        if self._is_starting or self.socket is not None:
+        if self.__own.is_starting or self.socket is not None:
             raise AlreadyRunning(self)
-        self.start_event.clear()  # which is new for each start, but for one by hand
-        self._is_starting, self._is_asked_to_stop = True, False
+        started = record_of(self).start_event
+        started.clear()  # which is new for each start, but for one by hand
+        self.__own.is_starting, self.__own.is_asked_to_stop = True, False
         try:
-            server = await self._start_server()
+            server = await self.__start_server()
         finally:
-            self._is_starting = False
-        self.start_event.set()
+            self.__own.is_starting = False
+        started.set()
         try:
             await server.main_loop()
         except Exception:
-            await self._undo()
+            await self.__undo()
             raise
-        if self._is_asked_to_stop:
-            if self._closing is not None:
-                await asyncio.wait((self._closing,))
+        if self.__own.is_asked_to_stop:
+            if self.__own.closing is not None:
+                await asyncio.wait((self.__own.closing,))
             return
         limit = self.limit_max_requests
         reason = "should_exit was set" if limit is None else f"limit_max_requests={limit}"
-        await self._undo()
+        await self.__undo()
         raise ServerEnded(self, reason)
 
     async def stop(self, exception: BaseException | None = None) -> None:
@@ -230,33 +235,33 @@ class UvicornService(Listening):
 
         :raises ApplicationStopFailed: if the application did not come to a good end.
         """
-        self._is_asked_to_stop = True
+        self.__own.is_asked_to_stop = True
         try:
-            await self._close()
+            await self.__close()
         finally:
             await super().stop(exception)
 
-    async def _start_server(self) -> Server:
-        sock = await self._bind_place()
+    async def __start_server(self) -> Server:
+        sock = await self.__bind_place()
         try:
-            self._check_goes_on()
-            self._set_levels()
+            self.__check_goes_on()
+            self.__set_levels()
             application = await self.create_application()
-            self._check_goes_on()
-            server = self.server = self._make_server(application)
+            self.__check_goes_on()
+            server = self.__own.server = self.__make_server(application)
             await server.startup([sock])
         except BaseException:
             if self.socket is sock:
-                await self._undo()
+                await self.__undo()
             raise
         return server
 
-    def _check_goes_on(self) -> None:
-        if self._is_asked_to_stop:
+    def __check_goes_on(self) -> None:
+        if self.__own.is_asked_to_stop:
             raise ServerEnded(self, STOPPED_EARLY)
 
-    async def _bind_place(self) -> socket.socket:
-        if self.fd is None or self._is_descriptor_taken:
+    async def __bind_place(self) -> socket.socket:
+        if self.fd is None or self.__own.is_descriptor_taken:
             return await self._svcrun_bind()
         inherited = self._svcrun_endpoint.sock = socket.socket(fileno=self.fd)
         try:
@@ -264,11 +269,11 @@ class UvicornService(Listening):
         except BaseException:
             inherited.detach()  # it is not ours yet
             raise
-        self._is_descriptor_taken = True
+        self.__own.is_descriptor_taken = True
         return sock
 
-    def _make_server(self, application: Any) -> Server:
-        config = self._make_config(application)
+    def __make_server(self, application: Any) -> Server:
+        config = self.__make_config(application)
         try:
             config.load()
         except ssl.SSLError as error:
@@ -287,7 +292,7 @@ class UvicornService(Listening):
             lifespan_timeout=max(self.shutdown_timeout, GRACE),
         )
 
-    def _make_config(self, application: Any) -> uvicorn.Config:
+    def __make_config(self, application: Any) -> uvicorn.Config:
         if not callable(application):
             accepted = "an ASGI application, or what makes one"
             raise ParameterTypeError(type(self).__qualname__, "app", application, accepted)
@@ -312,44 +317,44 @@ class UvicornService(Listening):
         config.access_log = self.access_log
         return config
 
-    async def _close(self) -> None:
+    async def __close(self) -> None:
         """End what there is, once; whoever comes later waits for that."""
-        if self._closing is not None:
-            await asyncio.wait((self._closing,))
+        if self.__own.closing is not None:
+            await asyncio.wait((self.__own.closing,))
             return
         if self.socket is None:
             return
-        closing = self._closing = self.loop.create_future()
+        closing = self.__own.closing = asyncio.get_running_loop().create_future()
         try:
             self._svcrun_endpoint.remove_file()  # before the socket is closed
-            if self.server is not None:
-                await self.server.shutdown()
+            if self.__own.server is not None:
+                await self.__own.server.shutdown()
         finally:
-            self.server = None
+            self.__own.server = None
             self._svcrun_unbind()
-            self._restore_levels()
-            self._closing = None
+            self.__restore_levels()
+            self.__own.closing = None
             closing.set_result(None)
 
-    async def _undo(self) -> None:
+    async def __undo(self) -> None:
         try:
-            await self._close()
+            await self.__close()
         except Exception:
             # What comes out of start() is why this was necessary.
             log.exception("%s: the application failed to clean up after that", show(self))
 
-    def _set_levels(self) -> None:
+    def __set_levels(self) -> None:
         level = self.log_level
         if level is None:
             return
         for logger in map(logging.getLogger, _LOGGERS):
-            self._levels.append((logger, logger.level))
+            self.__own.levels.append((logger, logger.level))
             logger.setLevel(LOG_LEVELS[level.lower()] if isinstance(level, str) else level)
 
-    def _restore_levels(self) -> None:
-        for logger, level in self._levels:
+    def __restore_levels(self) -> None:
+        for logger, level in self.__own.levels:
             logger.setLevel(level)
-        self._levels.clear()
+        self.__own.levels.clear()
 
     def _svcrun_make_endpoint(self) -> Endpoint:
         sock = self.sock
@@ -364,38 +369,14 @@ class UvicornService(Listening):
                 sock=sock,
                 options=self.options,
                 reuse_port=self.reuse_port,
-                scheme="http" if self._is_plain() else "https",
+                scheme="http" if self.__is_plain() else "https",
             )
         finally:
             if self.fd is not None and sock is not None:
                 sock.detach()  # start() takes it
 
-    def _is_plain(self) -> bool:
+    def __is_plain(self) -> bool:
         return self.ssl_certfile is None and self.ssl_context_factory is None
-
-    def _settle_place(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the keywords with one place among them, which more than one can name."""
-        places = {name: given.get(name, getattr(self, name)) for name in _PLACES}
-        for name, alias in (("address", "host"), ("path", "uds")):
-            one, other = given.get(name), given.get(alias)
-            if one is not None and other is not None and one != other:
-                accepted = f"the same as {name}={one!r}, or one of the two"
-                raise ParameterError(type(self).__qualname__, alias, other, accepted)
-        if places["path"] is not None:
-            places.pop("uds")
-        special = [name for name, value in places.items() if value is not None]
-        if len(special) > 1:
-            name = special[1]
-            accepted = f"either {name} or {special[0]}, not both"
-            raise ParameterError(type(self).__qualname__, name, places[name], accepted)
-        address = given.get("address")
-        if address is None:
-            address = given.get("host")
-        if address is None and not special:
-            address = self.host if self.address is None else self.address
-        # The default port is not meant for another kind of place.
-        port = {"port": None} if special or path_of(address) is not None else {}
-        return {**port, **given, "address": address}
 
     def _svcrun_check_parameters(self) -> None:
         super()._svcrun_check_parameters()
@@ -404,5 +385,16 @@ class UvicornService(Listening):
         changed(self, _DEFAULTS)  # for its checks
 
 
-_PLACES = ("sock", "fd", "path", "uds")
+class _Hosting:
+    """What the service keeps of the server that it hosts."""
+
+    def __init__(self, _: UvicornService) -> None:
+        self.server: Server | None = None
+        self.is_descriptor_taken = False
+        self.is_starting = False
+        self.is_asked_to_stop = False
+        self.closing: asyncio.Future[None] | None = None
+        self.levels: list[tuple[logging.Logger, int]] = []
+
+
 _DEFAULTS = vars(UvicornService)

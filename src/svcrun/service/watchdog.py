@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from svcrun.checks import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, show
-from svcrun.service.base import Service, parameter
+from svcrun.service._record import part_of, shown
+from svcrun.service.base import Service
 from svcrun.tasks import CALLBACK, at_work
 from svcrun.thread_pool.separate import run_in_new_thread
 from svcrun.thread_pool.threads import stoppable
@@ -93,13 +94,11 @@ class LoopWatchdog(Service):
     threshold: float = 0.5
     interval: float | None = None
 
-    _watch: _Watch | None = parameter(default=None, init=False)
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._check()
+        self.__check()
 
-    def _check(self) -> None:
+    def __check(self) -> None:
         accepted = "a number of seconds above 0"
         check_number(self, "threshold", self.threshold, accepted, above=0)
         if self.interval is not None:
@@ -108,10 +107,11 @@ class LoopWatchdog(Service):
                 accepted = f"a number of seconds up to the threshold, {self.threshold:g}"
                 raise ParameterError(self, "interval", self.interval, accepted)
 
-    @property
+    @shown
     def lag(self) -> LoopLag:
         """By how much the loop was late, and is; any thread may ask, also after the stop."""
-        return LoopLag() if self._watch is None else self._watch.tell()
+        watch = part_of(self, _Watching).watch
+        return LoopLag() if watch is None else watch.tell()
 
     async def start(self) -> None:
         """Begin to watch the running loop.
@@ -119,19 +119,28 @@ class LoopWatchdog(Service):
         :raises AlreadyRunning: if it was started and not stopped.
         :raises RuntimeError: if the system has no more threads to give.
         """
-        if self._watch is not None and not self._watch.is_over:
+        own = part_of(self, _Watching)
+        if own.watch is not None and not own.watch.is_over:
             raise AlreadyRunning(self)
-        self._check()
+        self.__check()
         interval = self.interval or max(self.threshold / 5, SHORTEST_INTERVAL)
-        watch = _Watch(self.loop, self.threshold, interval)
+        watch = _Watch(asyncio.get_running_loop(), self.threshold, interval)
         watch.start(self.name or "loop-watchdog")
-        self._watch = watch
+        own.watch = watch
 
     async def stop(self, exception: BaseException | None = None) -> None:
         """End the watch; its thread has ended then."""
-        if self._watch is not None:
-            await self._watch.end()
+        watch = part_of(self, _Watching).watch
+        if watch is not None:
+            await watch.end()
         await super().stop(exception)
+
+
+class _Watching:
+    """The last watch of a service."""
+
+    def __init__(self, _: LoopWatchdog) -> None:
+        self.watch: _Watch | None = None
 
 
 class _Watch:

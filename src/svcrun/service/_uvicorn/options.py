@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uvicorn import Config, __version__ as uvicorn_version
 from uvicorn.config import HTTP_PROTOCOLS, INTERFACES, LIFESPAN, LOG_LEVELS, WS_PROTOCOLS
 
+from svcrun.addresses import path_of
 from svcrun.checks import check_number
 from svcrun.errors import ParameterError, ParameterTypeError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from svcrun.service.base import Service
 
-__all__ = ("UvicornApplication", "changed", "check", "refuse_loop")
+__all__ = ("UvicornApplication", "changed", "check", "refuse_loop", "settle_place")
 
 UvicornApplication: TypeAlias = Callable[..., Any]
 """An application for uvicorn, by whichever interface."""
@@ -106,6 +107,8 @@ _NUMBERS: Final = {
 
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
+_PLACES: Final = ("sock", "fd", "path", "uds")
+
 _KNOWN: Final = inspect.signature(Config).parameters
 
 
@@ -169,6 +172,31 @@ def refuse_loop(owner: Service, value: object) -> None:
     accepted = "nothing here, and entrypoint(loop_factory=...) for another loop"
     if isinstance(value, str) and value not in ("auto", "none"):
         raise ParameterError(type(owner).__qualname__, "loop", value, accepted)
+
+
+def settle_place(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords with one place among them, which more than one can name."""
+    places = {name: given.get(name, getattr(owner, name)) for name in _PLACES}
+    for name, alias in (("address", "host"), ("path", "uds")):
+        one, other = given.get(name), given.get(alias)
+        if one is not None and other is not None and one != other:
+            accepted = f"the same as {name}={one!r}, or one of the two"
+            raise ParameterError(type(owner).__qualname__, alias, other, accepted)
+    if places["path"] is not None:
+        places.pop("uds")
+    special = [name for name, value in places.items() if value is not None]
+    if len(special) > 1:
+        name = special[1]
+        accepted = f"either {name} or {special[0]}, not both"
+        raise ParameterError(type(owner).__qualname__, name, places[name], accepted)
+    address = given.get("address")
+    if address is None:
+        address = given.get("host")
+    if address is None and not special:
+        address = owner.host if owner.address is None else owner.address
+    # The default port is not meant for another kind of place.
+    port = {"port": None} if special or path_of(address) is not None else {}
+    return {**port, **given, "address": address}
 
 
 def _refuse_foreign(owner: object, name: str, value: object) -> None:

@@ -12,7 +12,7 @@ __all__ = ("is_misspelling", "near_miss")
 # The most edits that a misspelling has, and the length from which on a name may have more than one:
 # of short names too many differ by two letters ("host", "port").
 MOST_EDITS = 2
-LONG = 5
+LONG = 7
 
 
 def near_miss(name: str, candidates: Iterable[str]) -> str | None:
@@ -51,15 +51,17 @@ def distance(one: str, other: str) -> int:
 
 
 def _may_be(name: str, other: str) -> bool:
-    """Whether it is worth to count: names of other lengths and plurals are other names."""
+    """Whether to count the edits: names of other lengths and inflected words are other names."""
     return (
         name != other
         and abs(len(name) - len(other)) <= MOST_EDITS
-        and not any(name in {f"{other}{end}", other.removesuffix(end)} for end in ("s", "es"))
+        and not any(
+            name in {f"{other}{end}", other.removesuffix(end)} for end in ("s", "es", "d", "ed")
+        )
     )
 
 
 def _is_likely(name: str, other: str, edits: int) -> bool:
     if edits > MOST_EDITS or min(len(name), len(other)) < MOST_EDITS + 1:
         return False
-    return edits == 1 or min(len(name), len(other)) >= LONG or sorted(name) == sorted(other)
+    return edits == 1 or max(len(name), len(other)) >= LONG or sorted(name) == sorted(other)

@@ -8,7 +8,6 @@ import multiprocessing
 import pickle
 import threading
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,50 +15,13 @@ import pytest
 from svcrun import Service, ServiceState, entrypoint
 from svcrun.service.periodic import PeriodicService
 from svcrun.service.tcp import TCPServer
+from tests.service.bases import BASES, find_base, keywords_of
 from tests.support import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.conftest import Certificates
-
-
-async def application(scope: Any, receive: Any, send: Any) -> None:
-    if scope["type"] != "lifespan":
-        raise NotImplementedError
-
-
-def make_application() -> Any:
-    return import_module("aiohttp.web").Application()
-
-
-PLACE = {"address": "127.0.0.1", "port": 0}
-DSN = {"sentry_dsn": "http://key@127.0.0.1:9/1"}
-
-# Each base, and the keywords that it does not start without.
-BASES: dict[str, dict[str, Any]] = {
-    "aiohttp:AIOHTTPService": {**PLACE, "app": make_application},
-    "aiohttp:AIOHTTPSSLService": {**PLACE, "app": make_application},
-    "asgi:ASGIHTTPService": {**PLACE, "app": application},
-    "asgi:ASGIHTTPSSLService": {**PLACE, "app": application},
-    "base:Service": {},
-    "base:SimpleClient": {},
-    "base:SimpleServer": {},
-    "base:TaskStoreBase": {},
-    "cron:CronService": {},
-    "graceful:GracefulService": {},
-    "periodic:PeriodicService": {"interval": 60, "delay": 60},
-    "profiler:Profiler": {},
-    "raven:RavenSender": DSN,
-    "sentry:SentrySender": DSN,
-    "tcp:TCPServer": PLACE,
-    "tls:TLSServer": PLACE,
-    "tracer:MemoryTracer": {},
-    "udp:UDPServer": PLACE,
-    "uvicorn:UvicornService": {**PLACE, "app": application, "log_config": None},
-    "watchdog:LoopWatchdog": {},
-}
-EXTRAS = {"aiohttp", "asgi", "cron", "raven", "sentry", "uvicorn"}
 
 
 def unpickled(service: Any, protocol: int = pickle.DEFAULT_PROTOCOL) -> Any:
@@ -98,12 +60,7 @@ class Holding:
 
 def subclass(base: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make a subclass that pickle finds in this module."""
-    module, _, name = base.partition(":")
-    if module in EXTRAS:
-        pytest.importorskip(
-            {"asgi": "aiohttp_asgi", "cron": "croniter", "sentry": "sentry_sdk"}.get(module, module)
-        )
-    found = getattr(import_module(f"svcrun.service.{module}"), name)
+    found = find_base(base)
     made = type(found)("Subclass", (Holding, found), {"__module__": __name__})
     monkeypatch.setitem(globals(), "Subclass", made)
     return made
@@ -113,9 +70,7 @@ def subclass(base: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 async def test_a_pickle_or_a_copy_has_the_keywords_alone_whenever_it_is_made(
     base: str, monkeypatch: pytest.MonkeyPatch, certificates: Certificates
 ) -> None:
-    keywords = {**BASES[base], "name": "one", "undeclared": [1]}
-    if base.endswith(("SSLService", "TLSServer")):
-        keywords |= {"cert": certificates.server_cert, "key": certificates.server_key}
+    keywords = {**keywords_of(base, certificates), "name": "one", "undeclared": [1]}
     service = subclass(base, monkeypatch)(dsn="there", **keywords)
     keywords["undeclared"] = service.undeclared = [2]
 

@@ -47,6 +47,10 @@ class Listening(Service):
     @shown
     def socket(self) -> Socket | None:
         """The bound socket, as long as the service has one."""
+        return self._svcrun_socket
+
+    @property
+    def _svcrun_socket(self) -> Socket | None:
         return part_of(self, Place).socket
 
     @property

@@ -176,11 +176,11 @@ class AIOHTTPService(Listening):
 
         :raises RuntimeError: if there is none of them yet.
         """
-        if self.__own.runner is None or self.socket is None:
+        if self.__own.runner is None or self._svcrun_socket is None:
             raise RuntimeError(f"{self!r}: create_site() is called by start()")
         return Site(
             self.__own.runner,
-            self.socket,
+            self._svcrun_socket,
             backlog=self.backlog,
             secure=self._svcrun_secure(),
             is_shared=self.sock is not None,
@@ -191,7 +191,7 @@ class AIOHTTPService(Listening):
 
         :raises OSError: if the address can't be bound; it names address, port and service.
         """
-        if self.__own.is_starting or self.socket is not None:
+        if self.__own.is_starting or self._svcrun_socket is not None:
             raise AlreadyRunning(self)
         self.__own.is_starting, self.__own.is_interrupted = True, False
         try:
@@ -226,7 +226,7 @@ class AIOHTTPService(Listening):
             return
         if self.__own.is_starting:
             self.__own.is_interrupted = True
-        if self.__own.is_starting or self.socket is None:
+        if self.__own.is_starting or self._svcrun_socket is None:
             await super().stop(exception)
             return
         self.__own.stopped = asyncio.get_running_loop().create_future()

@@ -14,7 +14,7 @@ from svcrun.errors import AlreadyRunning, NotRunning
 from svcrun.service._crew import Crew
 from svcrun.service._listening import Listening
 from svcrun.service._outbox import Outbox
-from svcrun.service._record import part_of
+from svcrun.service._record import part_of, shown
 from svcrun.service.base import SimpleServer, parameter, tasks_of
 from svcrun.sockets import bind_socket as bind_socket
 from svcrun.tally import Tally
@@ -91,12 +91,12 @@ class UDPServer(Listening, SimpleServer):
         kwargs.update((name, value) for name, value in given.items() if value is not None)
         super().__init__(**kwargs)
 
-    @property
+    @shown
     def dropped(self) -> int:
         """How many datagrams were read but not handled, as `max_tasks` handlers were at work."""
         return part_of(self, _Datagrams).dropped.total
 
-    @property
+    @shown
     def unsent(self) -> int:
         """How many datagrams :meth:`sendto` took and could not send."""
         return part_of(self, _Datagrams).unsent.total

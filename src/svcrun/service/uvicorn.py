@@ -28,7 +28,13 @@ from svcrun.service._hosted import check_application, check_import_string, is_fa
 from svcrun.service._listening import Listening
 from svcrun.service._record import part_of, record_of, shown
 from svcrun.service._uvicorn.lifespan import GRACE, Lifespan
-from svcrun.service._uvicorn.options import UvicornApplication, changed, check, refuse_loop
+from svcrun.service._uvicorn.options import (
+    UvicornApplication,
+    changed,
+    check,
+    refuse_loop,
+    settle_place,
+)
 from svcrun.service._uvicorn.server import STOPPED_EARLY, Server
 from svcrun.service._uvicorn.turns import leave_turns
 from svcrun.sockets import Endpoint
@@ -204,7 +210,7 @@ class UvicornService(Listening):
         :raises ApplicationStartFailed: if the application says that it can't start, or fails to.
         :raises ServerEnded: if uvicorn ends without a :meth:`stop`.
         """
-        if self.__own.is_starting or self.socket is not None:
+        if self.__own.is_starting or self._svcrun_socket is not None:
             raise AlreadyRunning(self)
         started = record_of(self).start_event
         started.clear()  # which is new for each start, but for one by hand
@@ -251,7 +257,7 @@ class UvicornService(Listening):
             server = self.__own.server = self.__make_server(application)
             await server.startup([sock])
         except BaseException:
-            if self.socket is sock:
+            if self._svcrun_socket is sock:
                 await self.__undo()
             raise
         return server
@@ -322,7 +328,7 @@ class UvicornService(Listening):
         if self.__own.closing is not None:
             await asyncio.wait((self.__own.closing,))
             return
-        if self.socket is None:
+        if self._svcrun_socket is None:
             return
         closing = self.__own.closing = asyncio.get_running_loop().create_future()
         try:

@@ -54,7 +54,8 @@ NAMES = {
     "service.cron": "CronCallback CronService Service",
     "service.periodic": "PeriodicCallback PeriodicService Service",
     "service.profiler": "PeriodicCallback Profiler Service",
-    "service.raven": "RavenSender",
+    "service.raven": "AioHttpTransport AioHttpTransportBase DummyTransport QueuedAioHttpTransport "
+    "QueuedKeepaliveAioHttpTransport RavenSender",
     "service.tcp": "OptionsType SimpleClient SimpleServer TCPServer TimeoutType awaitable "
     "bind_socket",
     "service.tls": "DEFAULT_SSL_CIPHERS DEFAULT_SSL_MAX_VERSION DEFAULT_SSL_MIN_VERSION "

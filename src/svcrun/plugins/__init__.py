@@ -1,8 +1,6 @@
 """Plug-ins: modules of installed distributions that are set up before the first entrypoint.
 
-A distribution names them as entry points of the group ``svcrun.plugins``:
-
-.. code-block:: toml
+A distribution names them as entry points of the group ``svcrun.plugins``::
 
     [project.entry-points."svcrun.plugins"]
     example = "example.plugin"

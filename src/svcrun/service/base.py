@@ -298,7 +298,7 @@ class TaskStoreBase(Service):
 
 
 class SimpleServer(TaskStoreBase):
-    """A service around a listening server, which its :meth:`start` keeps as `server`."""
+    """A service around a listening server, which its ``start()`` keeps as `server`."""
 
     server: asyncio.AbstractServer | None = parameter(default=None, init=False)
 

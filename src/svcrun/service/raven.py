@@ -17,6 +17,13 @@ from svcrun.errors import AlreadyRunning, ParameterError
 from svcrun.service._raven.client import Client, check_options
 from svcrun.service._raven.courier import Courier
 from svcrun.service._raven.dsn import parse_dsn
+from svcrun.service._raven.transports import (
+    AioHttpTransport as AioHttpTransport,
+    AioHttpTransportBase as AioHttpTransportBase,
+    DummyTransport as DummyTransport,
+    QueuedAioHttpTransport as QueuedAioHttpTransport,
+    QueuedKeepaliveAioHttpTransport as QueuedKeepaliveAioHttpTransport,
+)
 from svcrun.service._record import part_of, shown
 from svcrun.service._reports import unreported
 from svcrun.service._sender import Sender

@@ -60,7 +60,10 @@ class Exchange(ABC):
         # The call, unless it was over at once.
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._end: asyncio.Event | None = None
+        # Done at the next change of what receive() may wait for.
+        self._change: asyncio.Future[None] | None = None
+        # Held by the call of receive() that gets the next message.
+        self._turn: asyncio.Lock | None = None
 
     async def run(self) -> web.StreamResponse:
         """Call the application; return when its response is complete.
@@ -100,8 +103,11 @@ class Exchange(ABC):
         """Return what the application is told of the client."""
 
     @abstractmethod
-    async def receive(self) -> Message:
-        """Return what comes next from the client."""
+    async def next_message(self) -> Message:
+        """Return the next message from the client; only one call at a time.
+
+        A call that is cancelled takes no message.
+        """
 
     @abstractmethod
     async def send(self, message: Message) -> None:
@@ -111,29 +117,47 @@ class Exchange(ABC):
     def wait(self) -> None:
         """Do what can't wait until the application goes on."""
 
+    async def receive(self) -> Message:
+        """Return the next message from the client.
+
+        It may be called while another call waits: messages go to the calls in their order, each to
+        one of them.
+        """
+        turn = self._turn
+        if turn is None:
+            turn = self._turn = asyncio.Lock()
+        async with turn:
+            return await self.next_message()
+
     async def _call(self) -> None:
         await self.app(self.scope(), self.receive, self.send)
 
     def complete(self) -> None:
-        """Take note that the client has all that it is to get."""
+        """Record that the client has all that it is to get."""
         self.is_complete = True
-        if self._end is not None:
-            self._end.set()
+        self.signal()
         self._wake()
 
     def leave(self) -> None:
-        """Take note that the client has gone."""
+        """Record that the client has gone."""
         self.is_gone = True
-        if self._end is not None:
-            self._end.set()
+        self.signal()
+
+    def signal(self) -> None:
+        """Let :meth:`next_message` look again at what it waits for."""
+        change = self._change
+        if change is not None and not change.done():
+            change.set_result(None)
+
+    async def change(self) -> None:
+        """Wait for :meth:`signal`; only one call at a time."""
+        self._change = asyncio.get_running_loop().create_future()
+        await self._change
 
     async def end(self) -> None:
         """Wait until nothing more comes from the client."""
-        if self.is_complete or self.is_gone:
-            return
-        if self._end is None:
-            self._end = asyncio.Event()
-        await self._end.wait()
+        while not (self.is_complete or self.is_gone):
+            await self.change()
 
     def check_presence(self) -> None:
         """Refuse to send something to nobody.

@@ -15,7 +15,7 @@ from svcrun.service._asgi.exchange import Exchange
 from svcrun.service._asgi.response import Response
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from aiohttp import StreamReader, web
 
     from svcrun.service._asgi.exchange import Message
 
@@ -26,6 +26,8 @@ class HTTPExchange(Exchange):
     """A request, its body as it comes, and a response as it is made."""
 
     _response: Response | None = None
+    # The time limit of a wait for more of the request: the end of the response.
+    _waiting: asyncio.Timeout | None = None
     # Whether there may be more of the request, and whether it was asked for.
     _has_body = True
     _is_asked = False
@@ -43,26 +45,56 @@ class HTTPExchange(Exchange):
         scope["method"] = self.request.method
         return scope
 
-    async def receive(self) -> Message:
+    async def run(self) -> web.StreamResponse:
+        """Call the application; return when its response is complete.
+
+        :raises Exception: the error that it raised before that.
+        """
+        try:
+            return await super().run()
+        finally:
+            # aiohttp reads the rest of the request, and only one task may read.
+            while self._waiting is not None:
+                self._stop_waiting()
+                await asyncio.sleep(0)
+
+    async def next_message(self) -> Message:
         """Return a part of the body, or that the client has gone."""
         if self._has_body and not self.is_complete and not self.is_gone:
             content = self.request.content
-            if content.at_eof():
-                self._has_body = False
-                return {"type": "http.request", "body": b"", "more_body": False}
             try:
-                if not self._is_asked and self._response is None:
+                if not (self._is_asked or self._response is not None or content.at_eof()):
                     await self._encourage()
-                body = await content.readany()
+                body = content.read_nowait()
+                if not body and not content.at_eof():
+                    body = await self._read(content)
             except Exception as error:  # noqa: BLE001 - of whichever kind, there will be no more
                 if not isinstance(error, ConnectionError):
                     self.fault = error
                 self.leave()
             else:
                 self._has_body = not content.at_eof()
-                return {"type": "http.request", "body": body, "more_body": self._has_body}
+                if body or not self._has_body:
+                    return {"type": "http.request", "body": body, "more_body": self._has_body}
         await self.end()
         return {"type": "http.disconnect"}
+
+    async def _read(self, content: StreamReader) -> bytes:
+        """Wait for a part of the body; return nothing if the response is complete before."""
+        try:
+            async with asyncio.timeout(None) as self._waiting:
+                return await content.readany()
+        except TimeoutError:
+            if not self.is_complete:
+                raise
+            return b""
+        finally:
+            self._waiting = None
+
+    def _stop_waiting(self) -> None:
+        waiting = self._waiting
+        if waiting is not None and waiting.when() is None:  # it can't be moved once it expires
+            waiting.reschedule(0)
 
     async def send(self, message: Message) -> None:
         """Begin the response, or write a part of its body."""
@@ -82,6 +114,7 @@ class HTTPExchange(Exchange):
                 raise
             if not more:
                 self.complete()
+                self._stop_waiting()
         elif kind == "http.response.start":
             if response is not None:
                 raise UnexpectedMessage(kind, "a second time")
@@ -118,5 +151,7 @@ class HTTPExchange(Exchange):
         self._is_asked = True
         request = self.request
         if request.headers.get(hdrs.EXPECT) and request.version >= HttpVersion11:
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # the response has not begun by that
+            try:
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            finally:
+                request.writer.output_size = 0  # the response has not begun by that

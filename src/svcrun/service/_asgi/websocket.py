@@ -99,13 +99,17 @@ class WebSocketExchange(Exchange):
 
     async def _call(self) -> None:
         try:
-            await super()._call()
+            try:
+                await super()._call()
+            finally:
+                if self._hearing is not None:
+                    self._hearing.end()
+            if self._socket is not None:
+                await self._close(WSCloseCode.OK)
+                self.complete()
         finally:
             if self._hearing is not None:
-                self._hearing.end()
-        if self._socket is not None:
-            await self._close(WSCloseCode.OK)
-            self.complete()
+                self._hearing.close()
 
     def scope(self) -> Message:
         """Return the scope of a web socket."""
@@ -122,25 +126,25 @@ class WebSocketExchange(Exchange):
 
     # What comes from the client.
 
-    async def receive(self) -> Message:
+    async def next_message(self) -> Message:
         """Return that the client is there, what it says, or that it has gone."""
         if not self._is_announced:
             self._is_announced = True
             return {"type": "websocket.connect"}
         if self._farewell is not None:
             return self._farewell
-        socket, hearing = self._socket, self._hearing
-        if socket is None or hearing is None:
-            await self.end()
-            return self._take_leave(ABNORMAL)
+        while (hearing := self._hearing) is None:
+            if self.is_complete or self.is_gone:
+                return self._take_leave(ABNORMAL)
+            await self.change()
         message = await hearing.next()
         if message.type is WSMsgType.TEXT:
             return {"type": "websocket.receive", "text": message.data}
         if message.type is WSMsgType.BINARY:
             return {"type": "websocket.receive", "bytes": message.data}
-        return self._take_leave(*self._reason_of(message, socket))
+        return self._take_leave(*self._reason_of(message))
 
-    def _reason_of(self, message: Any, socket: web.WebSocketResponse) -> tuple[int, str]:
+    def _reason_of(self, message: Any) -> tuple[int, str]:
         """Return code and reason of an end."""
         if message.type is WSMsgType.CLOSE:
             return message.data or NO_STATUS, message.extra or ""
@@ -148,7 +152,7 @@ class WebSocketExchange(Exchange):
             return int(WSCloseCode.GOING_AWAY), ""
         if isinstance(message.data, WebSocketError):  # the client broke a rule
             return int(message.data.code), str(message.data)
-        code = socket.close_code
+        code = None if self._socket is None else self._socket.close_code
         # aiohttp calls it OK when a connection breaks.
         return (ABNORMAL if code is None or code == WSCloseCode.OK else int(code)), ""
 
@@ -199,7 +203,8 @@ class WebSocketExchange(Exchange):
         except ConnectionError as error:
             raise self._gone() from error
         self._socket = socket
-        self._hearing = Hearing(socket, self.leave)
+        self._hearing = Hearing(self.request, socket, options.ping_interval, self.leave)
+        self.signal()
 
     async def _say(self, message: Message) -> None:
         socket = self._socket

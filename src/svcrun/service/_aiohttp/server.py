@@ -6,16 +6,14 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from aiohttp import ClientConnectionResetError, WSCloseCode, web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+from aiohttp import WSCloseCode, web
+from aiohttp.web_protocol import RequestHandler
 
-from svcrun.addresses import format_address
+from svcrun.service._aiohttp.connection import Connection
 from svcrun.tasks import current_work, format_stack
 
 if TYPE_CHECKING:
@@ -25,12 +23,9 @@ if TYPE_CHECKING:
     from aiohttp.http import RawRequestMessage
     from aiohttp.streams import StreamReader
 
-    from svcrun.service._handshake import Handshake
-
 __all__ = (
     "KEYWORDS",
     "NUMBERS",
-    "Connection",
     "Server",
     "attend",
     "is_stopping",
@@ -60,114 +55,6 @@ KEYWORDS: Final = _DEFAULTS.keys() - {"debug", "loop"} | {"handler_cancellation"
 NUMBERS: Final = {name for name, value in _DEFAULTS.items() if type(value) in {int, float}}
 
 _SWITCHING: Final = int(HTTPStatus.SWITCHING_PROTOCOLS)
-
-# How a client says that its request makes no sense.
-_MALFORMED: Final = (HttpProcessingError, RequestPayloadError)
-
-
-class Connection(RequestHandler):
-    """One client, and the task that answers its requests one after the other."""
-
-    __slots__ = ("handshake", "request")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # What established TLS for it.
-        self.handshake: Handshake | None = None
-        # The last one that came; aiohttp knows of it only when it has begun to handle it.
-        self.request: web.BaseRequest | None = None
-
-    @property
-    def server(self) -> Server | None:
-        """The server, until the connection is lost."""
-        server = self._manager
-        return server if isinstance(server, Server) else None
-
-    @property
-    def task(self) -> asyncio.Task[None] | None:
-        """Answers the requests, until the last one is answered."""
-        return self._task_handler
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the task; what it does is the work of this connection."""
-        token = current_work.set(self)
-        try:
-            super().connection_made(transport)
-        finally:
-            current_work.reset(token)
-
-    def end(self) -> None:
-        """Take no further request, and close at once if none is being answered."""
-        self._close = True
-        waiter = self._waiter
-        if self._request_count == 0 or not (waiter is None or waiter.done()):
-            self.force_close()
-        # Another class, not a flag: that would be looked at whenever something comes, all its life.
-        self.__class__ = EndingConnection
-        if self.transport is not None:
-            self.transport.set_protocol(self)  # uvloop has kept the methods of the one before
-
-    def is_sent(self, transport: asyncio.Transport) -> bool:
-        """Tell whether `transport`, its own, is closed and all is sent but for farewells of TLS."""
-        plain = None if self.handshake is None else self.handshake.plain
-        return (
-            transport.is_closing()
-            and transport.get_write_buffer_size() == 0
-            and (plain is None or plain.get_write_buffer_size() == 0)
-        )
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Log what went wrong, and make a response of it if there can be one."""
-        if isinstance(exc, _MALFORMED):
-            # No traceback: the code that it would show did nothing wrong.
-            text = exc.message if isinstance(exc, HttpProcessingError) else str(exc)
-            reason = text.partition("\n")[0].rstrip(":")
-            self.logger.warning("%s sent a malformed request: %s", self._peer, reason)
-            if request.writer.output_size > 0:
-                raise ConnectionError("the response has begun")
-            response = web.Response(status=400, text=message or reason)
-            response.force_close()
-            return response
-        is_ending = isinstance(self, EndingConnection)
-        if isinstance(exc, ConnectionError) and (is_ending or self._is_closed):
-            lost = isinstance(exc, ClientConnectionResetError)  # raised by what writes to it
-            if lost or exc is request.content.exception():
-                self.logger.info("%s could not be answered: %s", self._peer, exc)
-                raise ConnectionError("nobody is there to be answered") from exc
-        if exc is None:
-            exc = sys.exc_info()[1]  # aiohttp does not pass on that a handler timed out
-        return super().handle_error(request, status, exc, message)
-
-    @property
-    def _is_closed(self) -> bool:
-        return self.transport is None or self.transport.is_closing()
-
-    @property
-    def _peer(self) -> str:
-        # Known as long as there is a transport, and remembered from then on.
-        return format_address(self.peername)
-
-
-class EndingConnection(Connection):
-    """A connection that takes no further request."""
-
-    __slots__ = ()
-
-    def data_received(self, data: bytes) -> None:
-        """Take what is for the request that is being answered."""
-        if self._force_close:
-            return
-        self._close = False  # aiohttp would take nothing
-        try:
-            super().data_received(data)
-        finally:
-            self._close = True
 
 
 class Server(web.Server):
@@ -207,7 +94,7 @@ class Server(web.Server):
         self._transports.pop(handler, None)
         self._change.set()
         if isinstance(handler, Connection):
-            handler.request = None  # which refers to it
+            handler.request = handler.blamed = None  # which refer to it
             if handler.task is not None:
                 self._attend(handler.task, handler)
         super().connection_lost(handler, exc)

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from svcrun.raising import raise_together
 from svcrun.service._accept import close_listener, listen
-from svcrun.service._aiohttp.server import Connection, Server, request_factory
+from svcrun.service._aiohttp.connection import Connection
+from svcrun.service._aiohttp.server import Server, request_factory
 from svcrun.service._handshake import Handshake
 
 if TYPE_CHECKING:

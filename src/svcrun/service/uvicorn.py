@@ -36,7 +36,6 @@ from svcrun.service._uvicorn.options import (
     settle_place,
 )
 from svcrun.service._uvicorn.server import STOPPED_EARLY, Server
-from svcrun.service._uvicorn.turns import leave_turns
 from svcrun.sockets import Endpoint
 
 if TYPE_CHECKING:
@@ -286,7 +285,6 @@ class UvicornService(Listening):
             accepted = f"PEM files that OpenSSL can use ({error.reason or error})"
             name = type(self).__qualname__
             raise ParameterError(name, "ssl_certfile", self.ssl_certfile, accepted) from error
-        config.loaded_app = leave_turns(config.loaded_app)
         if config.lifespan_class is LifespanOn:
             config.lifespan_class = Lifespan
         limit = self.timeout_graceful_shutdown

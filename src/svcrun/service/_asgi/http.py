@@ -10,7 +10,7 @@ from aiohttp import HttpVersion11, hdrs
 
 from svcrun.eager import start_eagerly
 from svcrun.errors import ClientDisconnected, UnexpectedMessage
-from svcrun.service._aiohttp.server import attend
+from svcrun.service._aiohttp.server import attend, is_stopping
 from svcrun.service._asgi.exchange import Exchange
 from svcrun.service._asgi.response import Response
 
@@ -57,6 +57,18 @@ class HTTPExchange(Exchange):
             while self._waiting is not None:
                 self._stop_waiting()
                 await asyncio.sleep(0)
+
+    async def _call(self) -> None:
+        await self.app(self.scope(), self.receive, self.send)
+        response = self._response
+        if (
+            response is not None
+            and not (self.is_complete or self.is_gone)
+            and is_stopping(self.request)
+            and response.is_event_stream
+        ):
+            # Ended in the middle as the server is stopping, which an event stream may be.
+            await self.send({"type": "http.response.body"})
 
     async def next_message(self) -> Message:
         """Return a part of the body, or that the client has gone."""

@@ -11,6 +11,7 @@ from aiohttp_asgi.resource import ASGIMatchInfo
 from svcrun.service._aiohttp.site import Runner
 from svcrun.service._asgi.http import HTTPExchange
 from svcrun.service._asgi.websocket import WebSocketExchange, is_web_socket
+from svcrun.service._event_streams import ended_event_streams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -88,6 +89,11 @@ class Resource(ASGIResource):
 
 class ASGIRunner(Runner):
     """Runs an application that has a resource for an ASGI application, and mostly nothing else."""
+
+    async def cleanup(self) -> None:
+        """End event streams at once, then do what :class:`Runner` does."""
+        with ended_event_streams():
+            await super().cleanup()
 
     def _choose_handler(self, handler: RequestHandler) -> RequestHandler:
         app = self.app

@@ -12,6 +12,7 @@ from aiohttp.http import SERVER_SOFTWARE
 
 from svcrun.errors import ClientDisconnected
 from svcrun.service._aiohttp.server import is_stopping
+from svcrun.service._event_streams import is_event_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -159,6 +160,11 @@ class Response(web.StreamResponse):
         if name == b"connection" and b"close" in value.lower():
             self._keep_alive = False
         return name not in {b"connection", b"transfer-encoding"}  # which are between us two
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether it is a stream of events, which may end anywhere."""
+        return is_event_stream(self._given)
 
     # What aiohttp asks of a response that a handler returns.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakSet
 
@@ -12,8 +13,10 @@ import uvicorn
 
 from svcrun.errors import ServerEnded, show
 from svcrun.service._accept import close_listener, listen
+from svcrun.service._event_streams import ended_event_streams
 from svcrun.service._handshake import Handshake
 from svcrun.service._uvicorn.lifespan import GRACE, Lifespan
+from svcrun.service._uvicorn.turns import leave_turns
 from svcrun.tasks import format_stack
 
 if TYPE_CHECKING:
@@ -84,6 +87,8 @@ class Server(uvicorn.Server):
         self._wake = asyncio.Event()
         self._should_exit = False
         super().__init__(config)
+        app: Any = config.loaded_app
+        config.loaded_app = leave_turns(app, lambda: self.should_exit)
         self.server_state.connections = self._connections = Connections()
         self.lifespan = config.lifespan_class(config)
         self._owner = owner
@@ -155,7 +160,9 @@ class Server(uvicorn.Server):
             logger.info("Shutting down")
         self.should_exit = True
         try:
-            await self._end_requests()
+            with ended_event_streams():
+                self._tell_hooks()
+                await self._end_requests()
         except BaseException:
             self._abort()
             if isinstance(self.lifespan, Lifespan):
@@ -169,6 +176,13 @@ class Server(uvicorn.Server):
             if self._listener is not None:
                 self._listener.close()
             raise ServerEnded(self._owner, STOPPED_EARLY)
+
+    def _tell_hooks(self) -> None:
+        """Call :meth:`handle_exit`, which libraries replace to hear of the shutdown."""
+        try:
+            self.handle_exit(signal.SIGTERM, None)
+        except Exception:
+            logger.exception("%s: a hook in uvicorn's handle_exit() failed", show(self._owner))
 
     async def _end_requests(self) -> None:
         deadline = self._loop.time() + self._request_timeout

@@ -1,9 +1,11 @@
-"""Applications that leave the loop its turns when their clients have gone."""
+"""Applications whose messages are looked after on their way to uvicorn."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+
+from svcrun.service._event_streams import is_event_stream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -13,11 +15,15 @@ if TYPE_CHECKING:
 __all__ = ("leave_turns",)
 
 
-def leave_turns(app: Application) -> Application:
+def leave_turns(app: Application, is_stopping: Callable[[], bool]) -> Application:
     """Return an application that does what `app` does, and does not block the loop by it.
 
-    What is sent to a client that has gone, uvicorn drops, and does not wait for anything. An
+    uvicorn drops what is sent to a client that has gone, and does not wait for anything. An
     application that does nothing but send would go on with that for ever, and nothing else would.
+
+    An event stream that ends in the middle because the server is stopping is completed.
+
+    :param is_stopping: returns whether the server is stopping.
     """
 
     async def call(scope: Any, receive: Any, send: Any) -> None:
@@ -25,17 +31,24 @@ def leave_turns(app: Application) -> Application:
             await app(scope, receive, send)
             return
         response = getattr(send, "__self__", None)
+        head: Any = None
 
-        def send_in_turn(message: Any) -> Awaitable[None]:
-            # No coroutine of its own as long as there is a client: it would cost too much.
-            gone = getattr(response, "disconnected", False)
-            return _send_and_wait(send, message) if gone else send(message)
+        # A coroutine function: asgiref, and others, look whether it is one.
+        async def send_in_turn(message: Any) -> None:
+            nonlocal head
+            if head is None:
+                head = message
+            await send(message)
+            if getattr(response, "disconnected", False):
+                await asyncio.sleep(0)
 
         await app(scope, receive, send_in_turn)
+        if (
+            is_stopping()
+            and head is not None
+            and not getattr(response, "response_complete", True)
+            and is_event_stream(head.get("headers", ()))
+        ):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return call
-
-
-async def _send_and_wait(send: Callable[[Any], Awaitable[None]], message: Any) -> None:
-    await send(message)
-    await asyncio.sleep(0)

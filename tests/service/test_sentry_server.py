@@ -206,22 +206,6 @@ async def test_a_stop_that_is_cancelled_leaves_nothing(collector: EnvelopeCollec
         collector.close()
 
 
-async def _flood(work: Callable[[int], object]) -> list[float]:
-    """Do `work` 10 000 times within a second, and return how long the turns of the loop took."""
-    loop = asyncio.get_running_loop()
-    turns = []
-    due = loop.time()
-    for batch in range(200):
-        due += 1 / 200
-        begin = time.monotonic()
-        for number in range(50):
-            work(batch * 50 + number)
-        await asyncio.sleep(0)  # tasks have their turn
-        turns.append(time.monotonic() - begin)
-        await asyncio.sleep(max(0.0, due - loop.time()))
-    return turns
-
-
 def _log_an_error(number: int) -> None:
     try:
         _ = number / 0
@@ -249,15 +233,19 @@ def _begin_a_task(number: int) -> None:
 
 
 @pytest.mark.parametrize("work", [_log_an_error, _begin_a_task])
-async def test_a_flood_is_bounded_and_counted_and_does_not_block_the_loop(
+async def test_a_flood_is_bounded_and_counted(
     collector: EnvelopeCollector, work: Callable[[int], object]
 ) -> None:
+    """How late it makes the loop is in the benchmark."""
     with quiet():
         sender = collector.sender()
         await sender.start()
-        turns = sorted(await _flood(work))
+        for number in range(10_000):
+            work(number)
+            if number % 50 == 0:
+                await asyncio.sleep(0)  # tasks have their turn
+        await asyncio.sleep(0)
         await sender.stop()
-    assert turns[180] < 0.05  # on a busy machine, some are long whoever has them
     assert sender.sent + sender.dropped == 10_000
     assert 0 < sender.sent < 5000
     assert sender.sent == len(collector.events)

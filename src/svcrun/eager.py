@@ -10,6 +10,7 @@ falls back to the ordinary way where it can't do better:
   caught and run.
 * :func:`current_loop` finds the loop that is set but does not run.
 * :func:`wakeup_descriptor` finds the descriptor with which a loop wakes itself.
+* :func:`let_exits_out` mends the step of a task that forked, in the child.
 * :class:`Waiter` is awaited like a future. It follows the protocol of future-like objects (see
   :func:`asyncio.isfuture`), so a task that awaits it hands over its wake-up call, which
   :meth:`Waiter.wake` runs directly.
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ("Waiter", "current_loop", "start_eagerly", "wakeup_descriptor")
+__all__ = (
+    "Waiter",
+    "current_loop",
+    "let_exits_out",
+    "start_eagerly",
+    "wakeup_descriptor",
+)
 
 
 if sys.version_info >= (3, 14):
@@ -162,6 +169,28 @@ else:
         finally:
             # A traceback out of the first step leads to this frame, by way of the callers.
             del task, step
+
+
+def let_exits_out(loop: asyncio.AbstractEventLoop) -> None:
+    """Have the copy of `loop` in a child process let out what ends the program.
+
+    In a process that is forked off, asyncio forgets the running loop. From Python 3.14 on, the step
+    of a task that forked ends with a RuntimeError for that, which hides a SystemExit. The exception
+    handler of the loop gets it.
+    """
+    found = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if type(error) is RuntimeError and "is not the running loop" in str(error):
+            if isinstance(error.__context__, (SystemExit, KeyboardInterrupt)):
+                raise error.__context__
+        elif found is not None:
+            found(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
 
 
 def _raise(error: BaseException) -> None:

@@ -12,7 +12,7 @@ import signal
 from threading import get_ident
 
 from svcrun.current import current_service
-from svcrun.eager import current_loop
+from svcrun.eager import current_loop, let_exits_out
 from svcrun.hints import TYPE_CHECKING
 from svcrun.tasks import current_work
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from svcrun.guard import Guard
     from svcrun.interrupts import Interrupts
 
-    _Entered = tuple[Guard, Interrupts, Callable[[], object]]
+    _Entered = tuple[Guard, Interrupts, asyncio.AbstractEventLoop, Callable[[], object]]
 
 __all__ = ("forget", "watch")
 
@@ -31,12 +31,17 @@ _entered: list[_Entered] = []
 _found_masks: dict[int, set[int]] = {}
 
 
-def watch(guard: Guard, interrupts: Interrupts, on_child: Callable[[], object]) -> None:
+def watch(
+    guard: Guard,
+    interrupts: Interrupts,
+    loop: asyncio.AbstractEventLoop,
+    on_child: Callable[[], object],
+) -> None:
     """Take what belongs to an entrypoint across every fork from now on.
 
     :param on_child: called in the child.
     """
-    _entered.append((guard, interrupts, on_child))
+    _entered.append((guard, interrupts, loop, on_child))
 
 
 def forget(guard: Guard) -> None:
@@ -49,14 +54,14 @@ def _before_fork() -> None:
         return
     # A signal that reached the child before its handlers are restored would be taken for the
     # parent's, which reads the descriptor that both have. It waits until they are.
-    caught = {signum for _, interrupts, _ in _entered for signum in interrupts.signals}
+    caught = {signum for _, interrupts, _, _ in _entered for signum in interrupts.signals}
     _found_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
-    for guard, _, _ in tuple(_entered):
+    for guard, _, _, _ in tuple(_entered):
         guard.rest()
 
 
 def _after_fork_in_parent() -> None:
-    for guard, _, _ in tuple(_entered):
+    for guard, _, _, _ in tuple(_entered):
         guard.resume()
     _unblock()
 
@@ -67,9 +72,10 @@ def _after_fork_in_child() -> None:
     signal.set_wakeup_fd(-1)
     # The newest one first: each puts back the handlers that it found.
     while _entered:
-        guard, interrupts, on_child = _entered.pop()
+        guard, interrupts, loop, on_child = _entered.pop()
         guard.disown()
         interrupts.disown()
+        let_exits_out(loop)
         on_child()
     current_service.set(None)
     current_work.set(None)

@@ -173,7 +173,7 @@ class Runtime:
                 "no thread could be started for the exit watchdog; shutdown_timeout does not hold"
                 " while a callback blocks the event loop"
             )
-        forking.watch(self._guard, self._interrupts, self._on_forked)
+        forking.watch(self._guard, self._interrupts, self._loop, self._on_forked)
         self._interrupts.install()
 
     def free_spare(self) -> None:

@@ -671,6 +671,8 @@ def test_the_executor_of_the_program_is_not_replaced_in_a_loop_that_is_given(
         ("block", "pass", 0),
         ("block", "sys.exit(3)", 3),
         ("task", "sys.exit(3)", 3),
+        ("task", "raise KeyboardInterrupt", -signal.SIGINT),
+        ("callback", "sys.exit(3)", 3),
     ],
 )
 def test_what_unwinds_in_a_child_that_is_forked_off_ends_nothing_of_the_parents(
@@ -694,6 +696,8 @@ def test_what_unwinds_in_a_child_that_is_forked_off_ends_nothing_of_the_parents(
                 await asyncio.sleep(0)
                 if {where!r} == "task":
                     fork()
+                if {where!r} == "callback":
+                    asyncio.get_running_loop().call_soon(fork)
                 await asyncio.Event().wait()
 
         async def block():

@@ -49,6 +49,9 @@ EXIT_HUNG = 70
 ANSWER_TIME = 0.3
 """Seconds without a turn after which a loop counts as blocked."""
 
+_TICK = 0.02
+"""The least number of seconds of processor time between two rings of the timer."""
+
 _LINGER = 0.1
 """Seconds that a fork waits at most for the kernel to forget a thread that has ended."""
 
@@ -71,6 +74,7 @@ class Guard:
         self._last_words = last_words
         self._asked: float | None = None
         self._dying = _thread.allocate_lock()
+        self._killer = 0
         # Plain locks, a list and a bare thread: all of this is used in signal handlers, which may
         # have interrupted the threading module while that held a lock of its own.
         self._alarms: list[_Alarm] = []
@@ -239,14 +243,19 @@ class Guard:
                 return
             set_handler(signal.SIGVTALRM, self._ring)
             self._has_timer = True
-        times = [when for when, _ in self._alarms]
-        if times and _signal.getsignal(signal.SIGVTALRM) is self._ring:
-            pause = max(min(times) - time.monotonic(), 0.01)
-            signal.setitimer(signal.ITIMER_VIRTUAL, pause)
+        if _signal.getsignal(signal.SIGVTALRM) is self._ring:
+            # Without an alarm, the thread is about to call one, or to set the next, and gets to it
+            # when the handler interrupts a function that keeps the lock.
+            times = [when for when, _ in self._alarms]
+            pause = min(times) - time.monotonic() if times else 0.0
+            signal.setitimer(signal.ITIMER_VIRTUAL, max(pause, _TICK))
 
     def _on_timer(self, _signum: int, _frame: object) -> None:
         self._call_due()
-        self._set_timer()
+        if self._killer not in (0, _thread.get_ident()):
+            _exit_after(LAST_WORDS_TIME)  # while the thread writes
+        if not self._released:
+            self._set_timer()
 
     def _stop_timer(self) -> None:
         if not self._has_timer:
@@ -262,6 +271,7 @@ class Guard:
         """Write the stacks of all threads to stderr and end the process with exit code 70."""
         if not self._dying.acquire(blocking=False):
             return  # another thread is at it, or what this signal handler has interrupted
+        self._killer = _thread.get_ident()
         if self._ended is not None and _thread.get_ident() != self._ident:
             _open(self._wake)  # the thread limits the time that all of this takes
         elif not _start_thread(_exit_after, LAST_WORDS_TIME):

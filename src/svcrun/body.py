@@ -7,11 +7,15 @@ from contextlib import suppress
 
 from svcrun.hints import TYPE_CHECKING, Any, TypeVar
 from svcrun.interrupts import BodyInterrupted
+from svcrun.sweep import GRACE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
+
+MAX_RUNS = 100
+"""How often a block may let the loop run after the shutdown began; more than that is a loop."""
 
 __all__ = ("Body", "LoopBody", "TaskBody")
 
@@ -27,6 +31,8 @@ class Body:
         self._cancellations = 0
         self.task: asyncio.Future[Any] | None = None
         """What the block waits for, as far as is known."""
+        self.stop_services: Callable[[], asyncio.Future[Any]] | None = None
+        """Begins the shutdown unless it has begun, and returns what to wait for."""
 
     @property
     def is_closing(self) -> bool:
@@ -84,42 +90,102 @@ class LoopBody(Body):
     """The body of ``with entrypoint(...) as loop``, which runs the loop whenever it likes.
 
     While watched, ``loop.run_until_complete()`` tells what it runs, so that just that can be
-    cancelled.
+    cancelled. Once the shutdown has begun, no wait that the block begins lasts: ``run_forever()``
+    returns at once, and all calls of ``run_until_complete()`` together have a moment to clean up.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._gave_up = False
-        self._original: Callable[[Awaitable[Any]], Any] = loop.run_until_complete
+        self._watched = False
+        self._runs_itself = False  # whether run_forever() is not called by the block
+        self._lets_run = False  # whether the block waits in run_forever()
+        self._runs = 0  # since the shutdown began
+        self._clean_up_until: float | None = None
+        self._cut: asyncio.TimerHandle | None = None
+        self._run_task: Callable[[Awaitable[Any]], Any] = loop.run_until_complete
+        self._run_loop: Callable[[], None] = loop.run_forever
 
     def watch(self) -> None:
         """Begin to watch the block."""
+        self._watched = True
+        self._run_task = self._loop.run_until_complete
+        self._run_loop = self._loop.run_forever
         # The loop may have slots. Then a signal stops it, whatever it runs.
         with suppress(AttributeError):
             self._loop.run_until_complete = self._run  # type: ignore[assignment, method-assign]
+            self._loop.run_forever = self._run_forever  # type: ignore[method-assign]
 
     def unwatch(self) -> None:
-        """Put the method back."""
-        with suppress(AttributeError):
-            del self._loop.run_until_complete
-            if self._loop.run_until_complete != self._original:  # the one of an outer entrypoint
-                self._loop.run_until_complete = self._original  # type: ignore[assignment, method-assign]
+        """Put the methods back."""
+        if self._cut is not None:
+            self._cut.cancel()
+        if not self._watched:
+            return
+        self._watched = False
+        for name, found in (
+            ("run_until_complete", self._run_task),
+            ("run_forever", self._run_loop),
+        ):
+            with suppress(AttributeError):
+                delattr(self._loop, name)
+                if getattr(self._loop, name) != found:  # the one of an outer entrypoint
+                    setattr(self._loop, name, found)
 
     def _run(self, future: Awaitable[T]) -> T:
         if self._loop.is_running() or self._loop.is_closed():
-            result: T = self._original(future)  # complains, better than we could
+            result: T = self._run_task(future)  # complains, better than we could
             return result
         is_new = not asyncio.isfuture(future)
         self.task = task = asyncio.ensure_future(future, loop=self._loop)
+        if self.is_closing:
+            self._limit_clean_up()
         try:
-            result = self._original(task)
+            result = self._run_itself(task)
         except BaseException:
             if is_new and task.done() and not task.cancelled():
                 task.exception()  # it comes out here; asyncio need not complain that nobody saw it
             raise
         finally:
             self.task = None
+            if self._cut is not None:
+                self._cut.cancel()
+            self._after_run()
         return result
+
+    def _run_itself(self, future: Awaitable[T]) -> T:
+        self._runs_itself = True
+        try:
+            result: T = self._run_task(future)
+        finally:
+            self._runs_itself = False
+        return result
+
+    def _run_forever(self) -> None:
+        if self._runs_itself or self._loop.is_running() or self._loop.is_closed():
+            self._run_loop()  # on behalf of run_until_complete(), or to complain
+            return
+        if self.is_closing:
+            self._runs += 1
+            if self._runs > MAX_RUNS:
+                raise BodyInterrupted
+            self._loop.stop()
+        self._lets_run = True
+        try:
+            self._run_loop()
+        finally:
+            self._lets_run = False
+            self._after_run()
+
+    def _limit_clean_up(self) -> None:
+        now = self._loop.time()
+        if self._clean_up_until is None:
+            self._clean_up_until = now + GRACE
+        # Not at once: __aexit__() of an entrypoint that was entered by hand ends this watch.
+        self._cut = self._loop.call_at(max(self._clean_up_until, now), self.insist)
+
+    def _after_run(self) -> None:
+        """Do what belongs to the end of a wait of the block."""
 
     def insist(self) -> bool:
         """Cancel what the block waits for, or stop the loop that it lets run."""
@@ -144,22 +210,67 @@ class LoopBody(Body):
         )
 
 
-class TaskBody(Body):
-    """The body of ``async with entrypoint(...)``, which runs in the task that entered."""
+class TaskBody(LoopBody):
+    """The body of ``async with entrypoint(...)``, which runs in the task that entered.
+
+    If that task ends and the block has not, the entrypoint was entered by hand, by
+    ``loop.run_until_complete(ep.__aenter__())``, and what follows runs the loop as a ``with`` block
+    does. As it may never call ``__aexit__()``, its next wait does not return before the services
+    are stopped.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._entering: asyncio.Task[Any] | None = None
+        self._by_hand = False
 
     def watch(self) -> None:
-        """Take note of the task."""
-        self.task = asyncio.current_task()
+        """Watch the task."""
+        self.task = self._entering = asyncio.current_task()
+        if self._entering is not None:
+            self._entering.add_done_callback(self._on_entered)
+
+    def unwatch(self) -> None:
+        """Watch it no longer."""
+        super().unwatch()
+        if self._entering is not None:
+            self._entering.remove_done_callback(self._on_entered)
+
+    def _on_entered(self, _: asyncio.Task[Any]) -> None:
+        self._by_hand = True
+        self.task = None
+        super().watch()
+        if self.is_closing:
+            self.insist()
 
     def interrupt(self) -> bool:
-        """Cancel the task; if it has ended, the block is left by another one, and not watched."""
+        """Cancel the task, or end the wait of a block that was entered by hand."""
         super().interrupt()
         return True
 
+    def insist(self) -> bool:
+        """Cancel the task, or end the wait of a block that was entered by hand."""
+        if not self._by_hand or self.task is not None:
+            return Body.insist(self)
+        is_seen = self._lets_run or self._runs_itself
+        if self._loop.is_running() and not is_seen and self.stop_services is not None:
+            # Whoever runs it has begun before; it does not go on without the services.
+            self.stop_services().add_done_callback(lambda _: self._loop.stop())
+            return True
+        return super().insist()
+
+    def _after_run(self) -> None:
+        if self._watched and self.is_closing and self.stop_services is not None:
+            self._run_itself(self.stop_services())
+
+    def give_up(self) -> bool:
+        """Stop the loop that the block lets run; a task can't be left behind."""
+        return self._by_hand and super().give_up()
+
     def settle(self) -> bool:
         """Take our cancellations back, and tell whether there is another one."""
-        if not isinstance(self.task, asyncio.Task):
+        if self._by_hand or self._entering is None:
             return False
         for _ in range(self._cancellations):
-            self.task.uncancel()
-        return self.task.cancelling() > 0
+            self._entering.uncancel()
+        return self._entering.cancelling() > 0

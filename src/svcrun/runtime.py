@@ -134,6 +134,7 @@ class Runtime:
         self._log: LogSession | None = None
         self._spare: tuple[int, ...] = ()  # descriptors, for the time when there are no others
         self.body = body
+        body.stop_services = self._stop_by_hand
         self.in_body = False
         """Whether the code of the block runs."""
         self.signal: int | None = None
@@ -399,6 +400,17 @@ class Runtime:
             self._close()
             self._shutdown = start_eagerly(self._stop_all(exception), self._loop, name="shutdown")
         return self._shutdown
+
+    def _stop_by_hand(self) -> asyncio.Future[Any]:
+        """Stop everything for a program that may never leave."""
+        shutdown = self.shut_down(self.cause(None))
+        shutdown.add_done_callback(lambda _: self._rest())
+        return shutdown
+
+    def _rest(self) -> None:
+        """Limit nothing any more: what the program does now is its own."""
+        self._unlimit()
+        self._guard.release()
 
     @property
     def is_stopping(self) -> bool:

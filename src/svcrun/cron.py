@@ -94,7 +94,7 @@ class CronCallback(Recurring):
         """
         if not isinstance(spec, CronSpec):
             spec = CronSpec(spec, timezone)
-        check_options(self, misfire, overlap, suppress_exceptions)
+        suppress_exceptions = check_options(self, misfire, overlap, suppress_exceptions)
         clock = clock or find_clock(loop)
         series = Series(
             self,
@@ -213,11 +213,11 @@ class CronSchedule(Schedule):
 
 def check_options(
     owner: object, misfire: Misfire, overlap: Overlap, suppress_exceptions: ExceptionsType
-) -> None:
-    """Refuse what can't be used for calls.
+) -> tuple[type[BaseException], ...]:
+    """Return the exceptions to suppress as a tuple, and refuse what can't be used for calls.
 
     :raises ValueError, TypeError: naming `owner`, the parameter, the value and what is accepted.
     """
     if misfire not in ("skip", "once"):
         raise ParameterError(owner, "misfire", misfire, "'skip' or 'once'")
-    check_call_options(owner, overlap, suppress_exceptions)
+    return check_call_options(owner, overlap, suppress_exceptions)

@@ -6,10 +6,11 @@ import asyncio
 import inspect
 import logging
 import time
+from collections.abc import Iterable
 from contextvars import copy_context
 from math import inf
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast
 
 from svcrun.current import current_service, on_behalf_of
 from svcrun.eager import Waiter, start_eagerly
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from svcrun.recurring import Recurring
     from svcrun.service.base import Service
 
-    ExceptionsType: TypeAlias = tuple[type[BaseException], ...] | type[BaseException]
+    ExceptionsType: TypeAlias = Iterable[type[BaseException]] | type[BaseException]
 
 __all__ = ("Overlap", "Schedule", "Series", "check_call_options")
 
@@ -104,14 +105,14 @@ class Series:
         suppress_exceptions: ExceptionsType = (),
         overlap: Overlap = "skip",
     ) -> None:
-        check_call_options(callback, overlap, suppress_exceptions)
+        suppressed = check_call_options(callback, overlap, suppress_exceptions)
         self.callback = callback
         self.schedule = schedule
         self.clock = clock
         self.is_over = False
         """Whether no more calls will begin."""
         self._shield = shield
-        self._suppress = suppress_exceptions
+        self._suppress = suppressed
         self._overlap = overlap
         self._context = copy_context()
 
@@ -349,16 +350,19 @@ _MEANWHILE = {
 }
 
 
-def check_call_options(owner: object, overlap: object, suppress_exceptions: object) -> None:
-    """Refuse what a series can't use.
+def check_call_options(
+    owner: object, overlap: object, suppress_exceptions: object
+) -> tuple[type[BaseException], ...]:
+    """Return the exceptions to suppress as a tuple, and refuse what a series can't use.
 
     :raises ValueError, TypeError: naming `owner`, the parameter, the value and what is accepted.
     """
     if overlap not in _MEANWHILE:
         raise ParameterError(owner, "overlap", overlap, "'skip', 'queue' or 'cancel'")
-    classes = (
-        suppress_exceptions if isinstance(suppress_exceptions, tuple) else (suppress_exceptions,)
-    )
+    classes: tuple[object, ...] = (suppress_exceptions,)
+    if isinstance(suppress_exceptions, Iterable) and not isinstance(suppress_exceptions, type):
+        classes = tuple(suppress_exceptions)
     if not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
-        accepted = "a tuple of exception classes"
+        accepted = "an exception class, or several"
         raise ParameterTypeError(owner, "suppress_exceptions", suppress_exceptions, accepted)
+    return cast("tuple[type[BaseException], ...]", classes)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import ssl
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 from svcrun.errors import ParameterError, ParameterTypeError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ("SSLOptions",)
 
@@ -93,7 +91,7 @@ class SSLOptions:
         self.purpose = purpose
         self.minimum_version = self._check_version("minimum_version", minimum_version)
         self.maximum_version = self._check_version("maximum_version", maximum_version)
-        self.ciphers = (ciphers,) if isinstance(ciphers, str) else tuple(ciphers)
+        self.ciphers = self._check_ciphers(ciphers)
         if purpose not in (ssl.Purpose.CLIENT_AUTH, ssl.Purpose.SERVER_AUTH):
             raise ParameterError(owner, "purpose", purpose, "a member of ssl.Purpose")
         for name in ("verify", "require_client_cert"):
@@ -199,6 +197,13 @@ class SSLOptions:
         except (ssl.SSLError, OSError):
             return "cert", cert, f"a PEM file with a certificate ({error.reason or error})"
         return key_name, key, f"a PEM file with a private key ({error.reason or error})"
+
+    def _check_ciphers(self, ciphers: str | Iterable[str]) -> tuple[str, ...]:
+        given: object = (ciphers,) if isinstance(ciphers, str) else ciphers
+        names = tuple(given) if isinstance(given, Iterable) else (given,)
+        if not all(isinstance(name, str) for name in names):
+            raise ParameterTypeError(self.owner, "ciphers", ciphers, "names of ciphers as str")
+        return names
 
     def _check_file(self, name: str, path: Any) -> str | None:
         if path is None:

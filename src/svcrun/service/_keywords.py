@@ -10,6 +10,8 @@ from types import MappingProxyType
 from svcrun.current import on_behalf_of
 from svcrun.errors import ParameterTypeError
 from svcrun.hints import TYPE_CHECKING, Any, Final
+from svcrun.service._meta import kept
+from svcrun.service._record import record_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from svcrun.service._meta import ServiceMeta
     from svcrun.service.base import Service
 
-__all__ = ("LIFE_CYCLE", "check_methods", "parameters_of", "warn_of_misspellings")
+__all__ = ("LIFE_CYCLE", "check_methods", "keep", "parameters_of", "warn_of_misspellings")
 
 log = logging.getLogger("svcrun.service.base")
 
@@ -56,7 +58,7 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 
 def check_methods(service: Service, given: Mapping[str, Any]) -> None:
-    """Check keywords that take the place of a method, and keep in mind what is not declared.
+    """Check keywords that take the place of a method, and record those that are not declared.
 
     :raises TypeError: naming the service, the method and the value.
     """
@@ -67,10 +69,24 @@ def check_methods(service: Service, given: Mapping[str, Any]) -> None:
             if not callable(given[name]):
                 accepted = "a function in place of the method"
                 raise ParameterTypeError(cls.__qualname__, name, given[name], accepted)
+        elif name in cls._svcrun_several:
+            keep(service, name)
         elif name not in LIFE_CYCLE:
             keywords.known.add(name)
             if not hasattr(cls, name):
                 keywords.undeclared[name] = frozenset(given)
+
+
+def keep(service: Service, name: str) -> None:
+    """Keep what the parameter `name` yields, if it can be gone through only once."""
+    given = getattr(service, name, None)
+    value = kept(given)
+    # A property of a subclass yields anew each time it is asked.
+    if value is not given and not isinstance(getattr(type(service), name, None), property):
+        setattr(service, name, value)
+        keywords = record_of(service).keywords
+        if name in keywords:
+            record_of(service).keywords = {**keywords, name: value}
 
 
 def warn_of_misspellings(service: Service) -> None:

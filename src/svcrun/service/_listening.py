@@ -6,6 +6,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from svcrun.service._keywords import keep
 from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service
 from svcrun.sockets import Endpoint, local_address
@@ -28,6 +29,8 @@ class Listening(Service):
     """
 
     _svcrun_is_server: ClassVar[bool] = True
+
+    _svcrun_several: ClassVar[Any] = ("options",)
 
     PROTO_NAME: ClassVar[str] = "tcp"
     """How the log calls the protocol."""
@@ -127,6 +130,8 @@ class Place:
     configured: tuple[Any, Any]
 
     def __init__(self, service: Listening) -> None:
+        for name in type(service)._svcrun_several:
+            keep(service, name)
         service._svcrun_check_parameters()
         self.socket: Socket | None = None
         self.configure(service)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABCMeta
+from collections.abc import Iterator, MappingView
 
 import svcrun.hints as typing
 from svcrun.callables import is_coroutine_function
@@ -13,7 +14,7 @@ from svcrun.errors import MissingMethod
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ("Keywords", "ServiceMeta", "is_own", "near_method", "parameter")
+__all__ = ("Keywords", "ServiceMeta", "is_own", "kept", "near_method", "parameter")
 
 
 def parameter(*, default: typing.Any = None, kw_only: bool = True, init: bool = True) -> typing.Any:
@@ -54,6 +55,8 @@ class ServiceMeta(ABCMeta):
     __required__: frozenset[str]
     _svcrun_handlers: frozenset[str]
     """The methods that a base class calls and that may be any callable."""
+    _svcrun_several: frozenset[str]
+    """The parameters that take several things, in any iterable."""
     _svcrun_keywords: Keywords
     _svcrun_stop_takes_exception: bool
     """Whether ``stop()`` has a parameter for the exception; not every subclass declares it."""
@@ -72,10 +75,12 @@ class ServiceMeta(ABCMeta):
     ) -> ServiceMeta:
         """Make the class `name`."""
         cls = super().__new__(mcs, name, bases, namespace, **kwargs)
-        for merged in ("__async_required__", "_svcrun_handlers"):
+        for merged in ("__async_required__", "_svcrun_handlers", "_svcrun_several"):
             inherited = (_names(getattr(base, merged, ())) for base in bases)
             setattr(cls, merged, _names(namespace.get(merged, ())).union(*inherited))
         cls.__required__ = _required(cls, namespace)
+        for several in cls._svcrun_several & namespace.keys():
+            setattr(cls, several, kept(namespace[several]))
         cls._svcrun_keywords = Keywords()
         cls._svcrun_stop_takes_exception = _takes_argument(getattr(cls, "stop", None))
 
@@ -93,6 +98,13 @@ class ServiceMeta(ABCMeta):
             if cls.__abstractmethods__:
                 _explain_absence(cls)
         return cls
+
+
+def kept(value: typing.Any) -> typing.Any:
+    """Return what can be gone through again, and pickled, for an iterator or a view."""
+    if isinstance(value, Iterator | MappingView) and not isinstance(type(value), ServiceMeta):
+        return tuple(typing.cast("Iterable[object]", value))
+    return value
 
 
 def is_own(cls: type) -> bool:

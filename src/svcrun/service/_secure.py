@@ -34,6 +34,7 @@ class Secure(Listening):
     """
 
     __required__: ClassVar[Any] = ("cert", "key")
+    _svcrun_several: ClassVar[Any] = ("ciphers",)
 
     cert: str | os.PathLike[str]
     key: str | os.PathLike[str]

@@ -6,7 +6,7 @@ import logging
 import os
 from abc import abstractmethod
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from svcrun.checks import check_number
 from svcrun.errors import ParameterError, ParameterTypeError
@@ -27,6 +27,7 @@ class Sender(Service):
     """Reports what is logged, and stops after the other services, to report how they did it."""
 
     _svcrun_stops_last = True
+    _svcrun_several: ClassVar[Any] = ("client_options", "filters")
 
     sentry_dsn: Any = None  # a string, or what is turned into one, such as yarl.URL
     min_level: int | str = logging.WARNING

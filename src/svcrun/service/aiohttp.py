@@ -90,6 +90,7 @@ class AIOHTTPService(Listening):
     PROTO_NAME = "http"
 
     __async_required__: ClassVar[Any] = ("create_application", "make_runner", "create_site")
+    _svcrun_several: ClassVar[Any] = ("runner_kwargs",)
 
     # Given by position as well.
     address: str | os.PathLike[str] | None = parameter(default="localhost", kw_only=False)

@@ -10,7 +10,7 @@ from svcrun.checks import check_number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
 from svcrun.lazy import lazy
 from svcrun.restart import Restart
-from svcrun.service._keywords import LIFE_CYCLE, check_methods, parameters_of
+from svcrun.service._keywords import LIFE_CYCLE, check_methods, keep, parameters_of
 from svcrun.service._meta import ServiceMeta, is_own, parameter
 from svcrun.service._record import Record, loop_of, part_of, record_of, shown
 from svcrun.state import ServiceState
@@ -87,6 +87,7 @@ class Service(metaclass=ServiceMeta):
 
     # Whether the service is there to listen, and _svcrun_listens() tells whether it does.
     _svcrun_is_server: typing.ClassVar[bool] = False
+    _svcrun_several: typing.ClassVar[typing.Any] = ("depends_on",)
     # Whether the service is stopped after all others, to report how they ended.
     _svcrun_stops_last: typing.ClassVar[bool] = False
     # Made when there is something to record, so that making a service costs little.
@@ -253,6 +254,7 @@ def own_stop(service: Service) -> Callable[..., Coroutine[typing.Any, typing.Any
 
 def dependencies(service: Service) -> tuple[Dependency, ...]:
     """Return what `service` depends on, as a tuple whichever way it was written."""
+    keep(service, "depends_on")
     value = service.depends_on
     if isinstance(value, Service | type):
         return (value,)

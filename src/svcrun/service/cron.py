@@ -56,7 +56,7 @@ def cron(
     (<CronCallback(Reports.mail at 0 6 * * mon-fri)>,)
     """
     CronSpec(spec, timezone or "UTC")
-    check_options("cron", misfire, overlap, suppress_exceptions)
+    suppress_exceptions = check_options("cron", misfire, overlap, suppress_exceptions)
     options = {
         "timezone": timezone,
         "shield": shield,
@@ -162,7 +162,7 @@ class CronService(Service):
         if not is_coroutine_function(function):
             raise ParameterTypeError(self, "function", function, "a coroutine function")
         lines = _lines_of(self)
-        check_options(self, misfire, overlap, suppress_exceptions)
+        suppress_exceptions = check_options(self, misfire, overlap, suppress_exceptions)
         read = CronSpec(spec, self.timezone if timezone is None else timezone)
         shown = name or f"{getattr(function, '__qualname__', function)} at {spec}"
         job = Job(

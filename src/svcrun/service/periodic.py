@@ -54,6 +54,7 @@ class PeriodicService(Service):
 
     __required__ = ("interval",)
     _svcrun_handlers: ClassVar[Any] = ("callback",)
+    _svcrun_several: ClassVar[Any] = ("suppress_exceptions",)
 
     interval: float
     delay: float = 0

@@ -8,9 +8,9 @@ import logging
 import os
 import sys
 import tracemalloc
-from collections.abc import Collection
+from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from svcrun.checks import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
@@ -22,7 +22,7 @@ from svcrun.service.base import Service
 from svcrun.thread_pool.separate import run_in_new_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from svcrun.service._memory import Filter, Grouped
 
@@ -81,13 +81,15 @@ class MemoryTracer(Service):
     STAT_FORMAT = "%(count)8s | %(count_diff)8s | %(size)8s | %(size_diff)8s | %(traceback)s"
     """A row of the table."""
 
+    _svcrun_several: ClassVar[Any] = ("filters",)
+
     name: str | None = "memory-tracer"
     interval: float = 5
     top_results: int = 20
     group_by: GroupBy = GroupBy.lineno
     logger: Callable[..., object] = log.info
     compare_to: Literal["start", "previous"] = "start"
-    filters: str | Filter | Collection[str | Filter] = ()
+    filters: str | Filter | Iterable[str | Filter] = ()
     frames: int | None = None
 
     def __init__(self, **kwargs: Any) -> None:
@@ -116,7 +118,7 @@ class MemoryTracer(Service):
 
     def __make_filters(self) -> list[Filter]:
         given: object = self.filters
-        if isinstance(given, str) or not isinstance(given, Collection):
+        if isinstance(given, str) or not isinstance(given, Iterable):
             given = (given,)
         filters: list[Filter] = []
         for one in given:

@@ -121,6 +121,7 @@ class UvicornService(Listening):
     PROTO_NAME = "http"
 
     __async_required__: ClassVar[Any] = ("create_application",)
+    _svcrun_several: ClassVar[Any] = ("forwarded_allow_ips", "headers")
 
     app: Any = None
     shutdown_timeout: float = 5

@@ -107,6 +107,8 @@ _NUMBERS: Final = {
 
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
+_ADDRESSES: Final = str | list | tuple | set | frozenset | None
+
 _PLACES: Final = ("sock", "fd", "path", "uds")
 
 _KNOWN: Final = inspect.signature(Config).parameters
@@ -126,7 +128,7 @@ def changed(owner: Service, defaults: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _KNOWN:
             accepted = f"nothing, or install a newer uvicorn than {uvicorn_version}"
             raise ParameterError(type(owner).__qualname__, name, value, accepted)
-        found[name] = value
+        found[name] = list(value) if isinstance(value, tuple | set | frozenset) else value
     return found
 
 
@@ -151,7 +153,7 @@ def check(owner: Any) -> None:
     _check_log_level(owner)
     _check_headers(owner)
     _check_type(owner, "root_path", str, "a path as str, '' for none")
-    _check_type(owner, "forwarded_allow_ips", str | list | None, "addresses as str or list")
+    _check_type(owner, "forwarded_allow_ips", _ADDRESSES, "addresses as str or list")
     _check_type(owner, "ssl_ciphers", str | None, "names of ciphers as OpenSSL writes them")
     _check_type(owner, "ssl_version", int, "a protocol of the ssl module, as PROTOCOL_TLS_SERVER")
     for name in ("callback_notify", "ssl_context_factory"):

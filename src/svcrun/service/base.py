@@ -46,7 +46,8 @@ class Service(metaclass=ServiceMeta):
     :meth:`start`, and :meth:`stop` where there is something to put in order, and pass an instance
     to :class:`svcrun.entrypoint`.
 
-    :param name: tells instances of one class apart, in logs above all.
+    :param name: tells instances of one class apart, in logs above all; a service without one has no
+        such attribute.
     :param depends_on: services (instances or classes) that start before this one and stop after it.
     :param start_timeout: seconds that :meth:`start` may take until the service is ready; the
         entrypoint's by default.

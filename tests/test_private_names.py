@@ -1,0 +1,111 @@
+"""What is used of asyncio although it is not public is there, on each version of Python.
+
+Some of it is asked for with a default: without it, speed or a detail would be lost in silence. The
+page about the architecture lists it.
+"""
+
+import asyncio
+import contextvars
+import re
+import socket
+import sys
+
+import pytest
+
+from svcrun.eager import current_loop, wakeup_descriptor
+from svcrun.service import _accept
+from svcrun.tasks import CALLBACK, _context_of_callback
+from tests.support import ROOT
+
+older = pytest.mark.skipif(sys.version_info >= (3, 12), reason="public since Python 3.12")
+
+
+@older
+def test_the_running_task_can_be_exchanged() -> None:
+    for name in ("_current_tasks", "_enter_task", "_leave_task"):
+        assert hasattr(asyncio.tasks, name)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="public since Python 3.14")
+def test_a_policy_tells_the_loop_that_is_set() -> None:
+    loop = asyncio.SelectorEventLoop()
+    before = current_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        assert current_loop() is loop
+    finally:
+        asyncio.set_event_loop(before)
+        loop.close()
+
+
+async def run_on_the_stock_loop() -> None:
+    loop = asyncio.get_running_loop()
+
+    # A loop wakes itself by a descriptor
+    descriptor = wakeup_descriptor(loop)
+    assert descriptor is not None
+    assert descriptor >= 0
+
+    # It makes a transport of an accepted socket
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.setblocking(False)
+        server = await _accept.listen(loop, sock, asyncio.Protocol, 1)
+        assert isinstance(server, _accept.Listener)
+        server.close()
+
+    # All its calls are made in one function, whose frame leads to the context
+    variable = contextvars.ContextVar[str]("variable")
+    context = contextvars.copy_context()
+    context.run(variable.set, "found")
+    seen = []
+    frame = sys._getframe
+
+    def look() -> None:
+        found = _context_of_callback(frame())
+        seen.append(None if found is None else found.get(variable))
+
+    loop.call_soon(look, context=context)
+    await asyncio.sleep(0)
+    assert seen == ["found"]
+    assert CALLBACK is asyncio.Handle._run.__code__
+    assert hasattr(asyncio.BaseEventLoop, "_run_once")
+
+
+def test_the_stock_loop_has_what_is_used_of_it() -> None:
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop, debug=False) as runner:
+        runner.run(run_on_the_stock_loop())
+
+
+async def test_a_task_tells_who_waits_for_it() -> None:
+    end = asyncio.Event()
+    task = asyncio.create_task(end.wait())
+    await asyncio.sleep(0)
+    assert not task._callbacks
+    waiting = asyncio.ensure_future(asyncio.wait({task}))
+    await asyncio.sleep(0)
+    assert task._callbacks
+    end.set()
+    await waiting
+
+
+def test_no_other_private_name_of_asyncio_is_used() -> None:
+    known = {
+        "asyncio._get_running_loop",  # exported by asyncio, for event loops
+        "asyncio.Handle._run",
+        "asyncio.BaseEventLoop._run_once",
+        "_tasks._current_tasks",
+        "_tasks._enter_task",
+        "_tasks._leave_task",
+        "task._callbacks",
+        '"_csock"',
+        '"_make_socket_transport"',
+        '"_selector"',
+    }
+    names = r"\b(?:asyncio(?:\.\w+)?|_tasks|task|loop|transport)\._[a-z]\w*"
+    pattern = rf"{names}|(?<=attr\(loop, )\"_\w+\""
+    found = {
+        name
+        for path in (ROOT / "src").rglob("*.py")
+        for name in re.findall(pattern, path.read_text(encoding="utf-8"))
+    }
+    assert found == known

@@ -271,12 +271,12 @@ class Entrypoint(OptionAttributes):
         :raises BaseException: what a ``stop()`` raised, as it is; several as a group.
         """
         runtime = self._running_here()
-        errors = await runtime.hook_errors("pre_stop", services)
+        errors = await runtime.hooks.errors("pre_stop", services)
         try:
             await runtime.supervisor.stop(services, exc)
         except Exception as error:  # noqa: BLE001 - raised below, together with what hooks raised
             errors.append(error)
-        errors += await runtime.hook_errors("post_stop", services)
+        errors += await runtime.hooks.errors("post_stop", services)
         raise_together("services failed to stop", errors)
 
     async def graceful_shutdown(self, exception: BaseException | None = None) -> None:
@@ -309,7 +309,7 @@ class Entrypoint(OptionAttributes):
         self._begin()
         # Loaded here, so that importing the package costs little to those who do not run anything.
         from svcrun.body import LoopBody
-        from svcrun.runtime import drive, make_loop
+        from svcrun.loops import drive, make_loop
 
         try:
             owns_loop = self._loop is None
@@ -354,7 +354,7 @@ class Entrypoint(OptionAttributes):
         return self._conclude(runtime, exc)
 
     def _finish(self, runtime: Runtime, exception: BaseException | None) -> None:
-        from svcrun.runtime import drive
+        from svcrun.loops import drive
 
         runtime.free_spare()
         error = drive(self.loop, runtime.finish(exception), cancel=False)

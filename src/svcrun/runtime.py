@@ -9,25 +9,22 @@ import signal
 
 from svcrun import forking
 from svcrun.context import Context
-from svcrun.eager import current_loop, start_eagerly, wakeup_descriptor
-from svcrun.errors import (
-    ParameterError,
-    ParameterTypeError,
-    ShuttingDown,
-    StopTimeout,
-)
+from svcrun.eager import start_eagerly, wakeup_descriptor
+from svcrun.errors import ShuttingDown, StopTimeout, show
 from svcrun.guard import EXIT_HUNG, Guard
 from svcrun.hints import TYPE_CHECKING, Any
+from svcrun.hooks import Hooks
 from svcrun.interrupts import Interrupts
-from svcrun.raising import raise_together, raise_unchanged
+from svcrun.loops import collect
+from svcrun.raising import brief, raise_together, raise_unchanged
+from svcrun.shutdown_report import ShutdownReport, is_at_terminal, place_of, rest_of
 from svcrun.supervisor import Supervisor
 from svcrun.sweep import GRACE
-from svcrun.tasks import cancel_and_wait, format_stack, heard, join
+from svcrun.tasks import format_stack, heard, join
 from svcrun.teardown import Deadline, end_executor, end_tasks, end_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from contextlib import ExitStack
 
     from svcrun.body import Body
     from svcrun.log import LogSession
@@ -37,60 +34,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__all__ = ("Runtime", "drive", "make_loop")
+__all__ = ("Runtime",)
 
 # Seconds past its time limit that a roll-back has to cancel what hangs, and all of a shutdown has,
 # one kind after the other.
 ROLL_BACK_GRACE = 3 * GRACE
 GUARD_GRACE = 10 * GRACE
-
-
-def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
-    """Make an event loop and have it be the current one; `undo` closes it."""
-    factory = options.loop_factory
-    loop = _new_loop(options) if factory is None else factory()
-    is_loop = isinstance(loop, asyncio.AbstractEventLoop)
-    if not is_loop or loop.is_closed():
-        kind = ParameterError if is_loop else ParameterTypeError
-        accepted = f"a function that returns a new event loop, not {loop!r}"
-        raise kind("entrypoint", "loop_factory", factory, accepted)
-    undo.callback(_close_loop, loop, current_loop())
-    # Else it is as the factory made it. uvloop knows only one of the interpreter's two switches.
-    if options.sets_debug:
-        loop.set_debug(options.debug)
-    asyncio.set_event_loop(loop)
-    return loop
-
-
-def _close_loop(
-    loop: asyncio.AbstractEventLoop, previous: asyncio.AbstractEventLoop | None
-) -> None:
-    asyncio.set_event_loop(previous)
-    loop.close()
-
-
-def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
-    if options.use_uvloop and _has_standard_streams():
-        try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
-            return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
-
-
-def _has_standard_streams() -> bool:
-    """Tell whether descriptors 0 to 2 are open.
-
-    If one is not, a new loop gets it for its own use, and libuv aborts a process that closes it.
-    """
-    try:
-        for descriptor in range(3):
-            os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 class Runtime:
@@ -117,19 +66,22 @@ class Runtime:
         self._options = options
         self._loop = loop
         self._owns_loop = owns_loop
-        self._call_hook = call_hook
         self._on_forked = on_forked
         self._starting: asyncio.Task[Any] | None = None
         self._shutdown: asyncio.Task[None] | None = None
-        self._hooks: set[asyncio.Task[Any] | None] = set()
         self._is_to_end = False  # whether something asks for the end of the start or the block
         self._interrupted = False  # whether they have been told
+        self._entered = False  # whether the block was begun
         self._leaving = False
         self._deadline = Deadline(loop)
+        self.hooks = Hooks(
+            loop, self._deadline, call=call_hook, is_closing=lambda: self.body.is_closing
+        )
         self._limit: asyncio.TimerHandle | None = None
         self._crashes: list[BaseException] = []
         self._errors: list[BaseException] = []
         self._hung = False
+        self._stopped = False  # whether all services are, and the rest is waited for
         self._pool: ThreadPoolExecutor | None = None
         self._log: LogSession | None = None
         self._spare: tuple[int, ...] = ()  # descriptors, for the time when there are no others
@@ -148,6 +100,7 @@ class Runtime:
             stop_timeout=options.shutdown_timeout,
             on_fatal=self._on_crash,
         )
+        self._report = ShutdownReport(loop, log, self._awaited)
         self._guard = Guard(loop, self._flush_log)
         self._interrupts = Interrupts(
             loop,
@@ -233,7 +186,7 @@ class Runtime:
         """
         errors: list[BaseException] = []
         task = start_eagerly(
-            _collect(self.enter(start), errors), self._loop, name="start of the entrypoint"
+            collect(self.enter(start), errors), self._loop, name="start of the entrypoint"
         )
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
@@ -255,7 +208,7 @@ class Runtime:
 
         :param interrupted: makes the exception for a start that a signal ended.
         """
-        if self._hung or self.supervisor.hung:
+        if self.hung:
             return self._exit_hung(error)
         if not self._is_to_end or not isinstance(error, asyncio.CancelledError | ShuttingDown):
             return error
@@ -268,7 +221,7 @@ class Runtime:
     def begin_body(self) -> None:
         """Take note that the code of the block runs."""
         self.body.watch()
-        self.in_body = True
+        self.in_body = self._entered = True
 
     def end_body(self) -> None:
         """Take note that it has ended."""
@@ -286,13 +239,18 @@ class Runtime:
 
     def _on_signal(self, signum: int) -> None:
         """React to the first signal, in the loop."""
-        log.info("%s received, shutting down", signal.Signals(signum).name)
+        self._report.begin(
+            logging.INFO,
+            "%s received, shutting down%s",
+            signal.Signals(signum).name,
+            "; press Ctrl-C again to cut it short" if is_at_terminal() else "",
+        )
         self.signal = signum
         self._close()
         self.interrupt()
 
     def _on_crash(self, error: BaseException) -> None:
-        log.error("shutting down because of %r", error)
+        self._report.begin(logging.ERROR, "shutting down because of %r", error)
         self._crashes.append(error)
         self._close()
         self.interrupt()
@@ -302,9 +260,7 @@ class Runtime:
         log.warning("interrupted again, cutting everything short")
         self._deadline.set(self._loop.time())
         self.supervisor.hurry()
-        for hook in self._hooks:
-            if hook is not None:
-                hook.cancel()
+        self.hooks.cancel()
         if self._starting is not None:
             self._starting.cancel()
             self._limit_to(ROLL_BACK_GRACE)
@@ -370,7 +326,7 @@ class Runtime:
             known.clear()  # a traceback may refer to this runtime
         ours = self.body.is_interruption(error)
         late = next((error for error in errors if ours and isinstance(error, StopTimeout)), None)
-        if self._hung or self.supervisor.hung or late is not None:
+        if self.hung or late is not None:
             raise_unchanged(self._exit_hung(late if ours else error))
         if ours:
             raise_together("services failed", errors)
@@ -397,6 +353,8 @@ class Runtime:
     def shut_down(self, exception: BaseException | None) -> asyncio.Task[Any]:
         """Stop everything, once; everybody who wants it waits for the same task."""
         if self._shutdown is None:
+            if not self.body.is_closing:
+                self._report.begin(logging.INFO, "graceful_shutdown() called, shutting down")
             self._close()
             self._shutdown = start_eagerly(self._stop_all(exception), self._loop, name="shutdown")
         return self._shutdown
@@ -413,19 +371,24 @@ class Runtime:
         self._guard.release()
 
     @property
+    def hung(self) -> bool:
+        """Whether something did not end in time."""
+        return self._hung or self.supervisor.hung or self.hooks.hung
+
+    @property
     def is_stopping(self) -> bool:
         """Whether anything is being stopped, or all was."""
         return self._shutdown is not None or self.supervisor.is_stopping
 
     def waits_for(self, task: asyncio.Task[Any] | None) -> bool:
         """Tell whether `task`, the current one, is a ``stop()`` or a hook that we wait for."""
-        return task in self._hooks or self.supervisor.waits_for(task)
+        return task in self.hooks.tasks or self.supervisor.waits_for(task)
 
     async def _stop_all(self, exception: BaseException | None) -> None:
         services = self.supervisor.services
-        self._errors += await self.hook_errors("pre_stop", services)
+        self._errors += await self.hooks.errors("pre_stop", services)
         await self.supervisor.close(exception, self._deadline.left())
-        self._errors += await self.hook_errors("post_stop", services)
+        self._errors += await self.hooks.errors("post_stop", services)
 
     async def finish(self, exception: BaseException | None) -> None:
         """Stop everything, then end what is left in a loop of our own and in our threads."""
@@ -433,121 +396,51 @@ class Runtime:
         try:
             if self._shutdown is None:
                 self._shutdown = asyncio.current_task()
+                self._report_end_of_body(exception)
                 self._close()
                 await self._stop_all(exception)
             else:
                 await join(self._shutdown)
         except asyncio.CancelledError:
             log.error("the stop of the services was cancelled by somebody else")  # noqa: TRY400
+        self._stopped = True
         ended = not self._owns_loop or await end_tasks(self._loop, self._deadline)
         if self._pool is not None:
             ended &= await end_threads(self._pool, self._deadline)
         if self._owns_loop:
             ended &= await end_executor(self._loop, self._deadline)
         self._hung |= not ended
+        self._report.end(complete=not self.hung)
+
+    def _report_end_of_body(self, exception: BaseException | None) -> None:
+        if self.body.is_closing:
+            return
+        if not self._entered:
+            self._report.begin(logging.DEBUG, "the start has ended, shutting down")
+        elif exception is None:
+            self._report.begin(logging.DEBUG, "the block has ended, shutting down")
+        else:
+            self._report.begin(logging.INFO, "the block raised %s, shutting down", brief(exception))
+
+    def _awaited(self) -> list[str]:
+        """Describe what the shutdown waits for."""
+        found = [f"hook {place_of(task, task.get_name())}" for task in self.hooks.tasks if task]
+        found += [
+            place_of(unit.stop_task or unit.task, show(unit.service))
+            for unit in self.supervisor.awaited()
+        ]
+        if self._stopped:
+            return found or rest_of(self._loop)
+        if self._starting is not None and not found:
+            found.append(place_of(self._starting, "the start"))
+        elif self.in_body and not found:
+            found.append(place_of(self.body.task, "the block"))
+        return found
 
     async def finish_in_task(self, exception: BaseException | None) -> None:
         """Do :meth:`finish` in a task of its own, however often the caller is cancelled."""
         await join(start_eagerly(self.finish(exception), self._loop, name="end of the entrypoint"))
 
-    async def hook_errors(self, name: str, services: tuple[Service, ...]) -> list[BaseException]:
-        """Call the receivers of a hook and return what they raised.
-
-        In a shutdown they get as long as that may take.
-        """
-        call = self._call_hook(name, services)
-        if call is None:
-            return []
-        task = start_eagerly(self._errors_of(call, name), self._loop, name=name)
-        if not task.done():
-            await self._wait_for_hook(task, name)
-        return task.result() if task.done() and not task.cancelled() else []
-
-    async def _wait_for_hook(self, task: asyncio.Task[Any], name: str) -> None:
-        try:
-            if self.body.is_closing:
-                await self._deadline.wait((task,))
-            else:
-                await asyncio.wait((task,))
-        except asyncio.CancelledError:
-            await _cancel_hook(task, name)
-            raise
-        if not task.done():
-            self._hung = True
-            log.error("a hook %s hangs and is cancelled; it waits at\n%s", name, format_stack(task))
-            await _cancel_hook(task, name)
-
-    async def _errors_of(self, call: Coroutine[Any, Any, None], name: str) -> list[BaseException]:
-        task = asyncio.current_task()
-        self._hooks.add(task)
-        try:
-            await call
-        except asyncio.CancelledError:
-            log.warning("a hook %s was cancelled", name)
-            raise
-        except BaseException as error:  # whatever it is, services are stopped
-            log.exception("a hook %s failed", name)
-            return [error]
-        finally:
-            self._hooks.discard(task)
-        return []
-
     def _flush_log(self) -> None:
         if self._log is not None:
             self._log.flush(timeout=GRACE)
-
-
-async def _cancel_hook(task: asyncio.Task[Any], name: str) -> None:
-    if await cancel_and_wait((task,), GRACE):
-        log.error("a hook %s ignores its cancellation and is left alone", name)
-
-
-async def _collect(coro: Coroutine[Any, Any, None], errors: list[BaseException]) -> None:
-    """Run `coro` and append what it raises to `errors`.
-
-    A task that raised would do more than hand the exception on: to read the result of a task a
-    second time cuts off its traceback, each reading sets ``__context__``, some exceptions end the
-    loop, and the task would refer to the exception, whose traceback refers to the task.
-    """
-    try:
-        await coro
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the caller decides
-        errors.append(error)
-
-
-def drive(
-    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, None], *, cancel: bool
-) -> BaseException | None:
-    """Run `coro` to its end, also when the loop is stopped or an exception ends it meanwhile.
-
-    Return the first such exception, else what `coro` raised, else None.
-
-    :param cancel: whether to cancel `coro` at such an exception.
-    """
-    pid = os.getpid()
-    errors: list[BaseException] = []
-    task = loop.create_task(_collect(coro, errors))
-    interruption: BaseException | None = None
-    while not task.done():
-        try:
-            loop.run_until_complete(task)
-        except RuntimeError as error:
-            if loop.is_closed() or loop.is_running():
-                return error
-        except (KeyboardInterrupt, SystemExit) as error:
-            if os.getpid() != pid:
-                return error  # the loop belongs to the parent of this process
-            # Perhaps in the very turn of the loop in which the task has ended.
-            interruption = interruption or error
-            if cancel:
-                task.cancel()
-        except asyncio.CancelledError as error:  # before its first step
-            interruption = interruption or error
-            coro.close()
-    if interruption is None and errors:
-        interruption = errors[0]
-    errors.clear()
-    try:
-        return interruption
-    finally:
-        del interruption  # a traceback may lead to this frame, by way of the callers

@@ -306,7 +306,8 @@ class Startup:
         if unit.at_rest and unit.state is FAILED:
             self.undone(unit, hung=False)
         else:
-            self._supervisor.undo(unit, error)
+            # Its dependants are left alone: they wait for the next attempt.
+            self._supervisor.sweep([unit], error, self._supervisor.stop_timeout)
         return True
 
     def _policy(self, service: Service) -> Restart | None:

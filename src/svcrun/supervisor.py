@@ -67,7 +67,7 @@ class Supervisor:
         self._loop = loop
         self._start_timeout = start_timeout
         self._start_retry = start_retry
-        self._stop_timeout = stop_timeout
+        self.stop_timeout = stop_timeout
         self._on_fatal = on_fatal
         self._units: dict[int, Unit] = {}
         self._startups: set[Startup] = set()
@@ -305,7 +305,7 @@ class Supervisor:
         own = self.sweep(
             [unit for unit in units if unit.in_sweep is None and not unit.at_rest],
             exception,
-            self._stop_timeout,
+            self.stop_timeout,
         )
         if current_work.get() is not None:
             return [own]
@@ -315,6 +315,10 @@ class Supervisor:
     def waits_for(self, task: asyncio.Task[Any] | None) -> bool:
         """Tell whether `task`, the current one, has to end before a stop that is in progress."""
         return any(sweep.owns(task) for sweep in self._sweeps)
+
+    def awaited(self) -> list[Unit]:
+        """Return the units that stops in progress wait for."""
+        return [unit for sweep in self._sweeps for unit in sweep.busy()]
 
     async def close(self, exception: BaseException | None, limit: float | None) -> None:
         """Stop everything within `limit` seconds, and start nothing more.
@@ -352,13 +356,6 @@ class Supervisor:
         self._hurried = True
         for sweep in tuple(self._sweeps):
             sweep.hurry()
-
-    def undo(self, unit: Unit, error: BaseException) -> None:
-        """Undo what a ``start()`` of `unit` has done that failed with `error`, or is late.
-
-        Its dependants are left alone: they wait for the next attempt.
-        """
-        self.sweep([unit], error, self._stop_timeout)
 
     def sweep(
         self, units: list[Unit], exception: BaseException | None, limit: float | None

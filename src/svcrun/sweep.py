@@ -122,7 +122,7 @@ class Sweep:
         if self._hurried:
             return
         self._hurried = True
-        for unit in self._busy():
+        for unit in self.busy():
             with on_behalf_of(unit.service):
                 log.warning(
                     "%s is cut short; it was waiting at\n%s", show(unit.service), _stack(unit)
@@ -250,7 +250,7 @@ class Sweep:
             return
         self.hung = True
         self._hurried = True
-        for unit in self._busy():
+        for unit in self.busy():
             self._late(unit, limit)
         self._timers.append(self._loop.call_later(GRACE, self._abandon))
 
@@ -262,7 +262,7 @@ class Sweep:
 
     def _abandon(self) -> None:
         self._abandoning = True
-        for unit in self._busy():
+        for unit in self.busy():
             self._abandon_unit(unit)
 
     def _abandon_unit(self, unit: Unit) -> None:
@@ -286,7 +286,8 @@ class Sweep:
         else:
             unit.task = None
 
-    def _busy(self) -> list[Unit]:
+    def busy(self) -> list[Unit]:
+        """Return the units that run something which is waited for."""
         # One that owes a stop() came through its start just now, and what has ended is about to be
         # taken note of.
         return [

@@ -1,0 +1,117 @@
+"""Make the event loop of an entrypoint, and run a coroutine in it whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from svcrun.eager import current_loop
+from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.hints import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from contextlib import ExitStack
+
+    from svcrun.options import Options
+
+__all__ = ("collect", "drive", "make_loop")
+
+
+def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
+    """Make an event loop and have it be the current one; `undo` closes it."""
+    factory = options.loop_factory
+    loop = _new_loop(options) if factory is None else factory()
+    is_loop = isinstance(loop, asyncio.AbstractEventLoop)
+    if not is_loop or loop.is_closed():
+        kind = ParameterError if is_loop else ParameterTypeError
+        accepted = f"a function that returns a new event loop, not {loop!r}"
+        raise kind("entrypoint", "loop_factory", factory, accepted)
+    undo.callback(_close_loop, loop, current_loop())
+    # Else it is as the factory made it. uvloop knows only one of the interpreter's two switches.
+    if options.sets_debug:
+        loop.set_debug(options.debug)
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def _close_loop(
+    loop: asyncio.AbstractEventLoop, previous: asyncio.AbstractEventLoop | None
+) -> None:
+    asyncio.set_event_loop(previous)
+    loop.close()
+
+
+def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
+    if options.use_uvloop and _has_standard_streams():
+        try:
+            import uvloop
+        except ImportError:
+            pass
+        else:
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+def _has_standard_streams() -> bool:
+    """Tell whether descriptors 0 to 2 are open.
+
+    If one is not, a new loop gets it for its own use, and libuv aborts a process that closes it.
+    """
+    try:
+        for descriptor in range(3):
+            os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+async def collect(coro: Coroutine[Any, Any, None], errors: list[BaseException]) -> None:
+    """Run `coro` and append what it raises to `errors`.
+
+    A task that raised would do more than hand the exception on: to read the result of a task a
+    second time cuts off its traceback, each reading sets ``__context__``, some exceptions end the
+    loop, and the task would refer to the exception, whose traceback refers to the task.
+    """
+    try:
+        await coro
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the caller decides
+        errors.append(error)
+
+
+def drive(
+    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, None], *, cancel: bool
+) -> BaseException | None:
+    """Run `coro` to its end, also when the loop is stopped or an exception ends it meanwhile.
+
+    Return the first such exception, else what `coro` raised, else None.
+
+    :param cancel: whether to cancel `coro` at such an exception.
+    """
+    pid = os.getpid()
+    errors: list[BaseException] = []
+    task = loop.create_task(collect(coro, errors))
+    interruption: BaseException | None = None
+    while not task.done():
+        try:
+            loop.run_until_complete(task)
+        except RuntimeError as error:
+            if loop.is_closed() or loop.is_running():
+                return error
+        except (KeyboardInterrupt, SystemExit) as error:
+            if os.getpid() != pid:
+                return error  # the loop belongs to the parent of this process
+            # Perhaps in the very turn of the loop in which the task has ended.
+            interruption = interruption or error
+            if cancel:
+                task.cancel()
+        except asyncio.CancelledError as error:  # before its first step
+            interruption = interruption or error
+            coro.close()
+    if interruption is None and errors:
+        interruption = errors[0]
+    errors.clear()
+    try:
+        return interruption
+    finally:
+        del interruption  # a traceback may lead to this frame, by way of the callers

@@ -332,7 +332,7 @@ def _stack(frame: FrameType | None) -> Iterator[str]:
         if frame is None:
             return
         code = frame.f_code
-        yield f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}'
+        yield f'  File "{code.co_filename}", line {frame.f_lineno or 0} in {code.co_name}'
         frame = frame.f_back
     if frame is not None:
         yield "  ..."

@@ -78,11 +78,12 @@ def readable(
     """Make frames such that raven reads them quickly, and does not fail.
 
     With the loader of a module raven reads its file again for each frame. Without, it asks
-    linecache, which knows the loader from here. A line of None, which generated code may have, is
-    not looked for.
+    linecache, which knows the loader from here. Generated code may have no line, which is None, or
+    -1 in early releases of Python 3.11: it is not looked for.
     """
     for frame, line in frames:
         code = frame.f_code
         linecache.lazycache(code.co_filename, frame.f_globals)
         name = {"__name__": frame.f_globals.get("__name__")}
-        yield _Frame(code, name, dict(frame.f_locals)), line or code.co_firstlineno
+        known = line if line is not None and line > 0 else code.co_firstlineno
+        yield _Frame(code, name, dict(frame.f_locals)), known

@@ -405,7 +405,7 @@ async def main():
     return await threaded(int)()
 
 
-result = run(main(), Hello(), debug=True)
+result = run(main(), Hello(), debug=True, log_level="error")  # not "took 0.1 seconds"
 """)
         == 0
     )

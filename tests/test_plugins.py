@@ -120,6 +120,16 @@ def test_a_plugin_that_fails_is_a_warning_and_the_others_are_loaded(
     assert "LookupError: no such thing" in outcome.stderr
 
 
+def test_a_distribution_that_cannot_be_read_hides_no_other(run: Run, tmp_path: Path) -> None:
+    install(tmp_path, greeter=RECEIVING, damaged="")
+    path = tmp_path / "damaged-1.0.dist-info" / "entry_points.txt"
+    path.write_bytes(f"[{GROUP}]\n".encode() + b"\xff = damaged\n")
+    outcome = run(TWICE)
+    assert outcome.stdout.count("setup") == 1
+    assert outcome.stderr.count("could not look for plug-ins of damaged") == 1
+    assert outcome.stderr.count("loaded plug-ins: greeter\n") == 1
+
+
 def test_the_line_comes_at_once_where_logging_is_configured_already(
     run: Run, tmp_path: Path
 ) -> None:

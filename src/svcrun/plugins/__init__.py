@@ -90,14 +90,30 @@ def _has_begun() -> bool:
     return _is_done or _is_loading
 
 
-def _find() -> Iterable[EntryPoint]:
-    try:
-        from importlib.metadata import entry_points
+def _find() -> list[EntryPoint]:
+    from importlib.metadata import entry_points
 
-        return sorted(entry_points(group=GROUP), key=lambda found: found.name)
-    except Exception as error:  # noqa: BLE001 - of files that others have written
-        _report(logging.WARNING, "could not look for plug-ins", error=error)
-        return ()
+    try:
+        found: Iterable[EntryPoint] = entry_points(group=GROUP)
+    except Exception:  # noqa: BLE001 - one distribution that can't be read hides the others
+        found = _find_one_by_one()
+    return sorted(found, key=lambda entry_point: entry_point.name)
+
+
+def _find_one_by_one() -> Iterable[EntryPoint]:
+    from importlib.metadata import distributions
+
+    found: dict[tuple[str, str], EntryPoint] = {}  # a distribution may be found twice
+    for distribution in distributions():
+        name = "a distribution"
+        try:
+            name = distribution.metadata["Name"] or name
+            for entry_point in distribution.entry_points:
+                if entry_point.group == GROUP:
+                    found.setdefault((entry_point.name, entry_point.value), entry_point)
+        except Exception as error:  # noqa: BLE001
+            _report(logging.WARNING, "could not look for plug-ins of %s", name, error=error)
+    return found.values()
 
 
 def _set_up(found: Iterable[EntryPoint]) -> None:

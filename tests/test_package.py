@@ -44,6 +44,7 @@ NAMES = {
     "current_service": "svcrun.current",
     "entrypoint": "svcrun.entrypoint",
     "get_context": "svcrun.context",
+    "parameter": "svcrun.service._meta",
     "plugins": "svcrun.plugins",
     "receiver": "svcrun.signal",
     "run": "svcrun.entrypoint",

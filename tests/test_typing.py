@@ -12,7 +12,14 @@ import pytest
 
 import svcrun
 from svcrun import Context, Restart, Service, ServiceState, entrypoint
-from svcrun.service import TaskStoreBase, TLSServer
+from svcrun.service import (
+    GracefulService,
+    PeriodicService,
+    TaskStoreBase,
+    TCPServer,
+    TLSServer,
+    UDPServer,
+)
 from tests.conftest import Certificates
 
 
@@ -37,6 +44,56 @@ class Own(Service):
 
 class Tasks(TaskStoreBase):
     async def start(self) -> None: ...
+
+
+class Client:
+    """Something that a service makes in its start."""
+
+
+class Connected(Service):
+    """Declares what its start sets, as no keyword."""
+
+    url: str
+    client: Client = svcrun.parameter(init=False)
+
+    async def start(self) -> None:
+        self.client = Client()
+        self.loop = asyncio.get_running_loop()
+        self.state = "connected"
+
+    async def stop(self, exception: Exception | None = None) -> None:
+        await super().stop(exception)
+
+
+class Plain(TCPServer):
+    """Has handlers that are no coroutine functions, and a stop() with a narrower parameter."""
+
+    def handle_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None: ...
+
+    async def stop(self, exception: Exception | None = None) -> None:
+        await super().stop(exception)
+
+
+class Datagrams(UDPServer):
+    def handle_datagram(self, data: bytes, addr: tuple[str, int]) -> None: ...
+
+    async def stop(self, exception: Exception | None = None) -> None:
+        await super().stop(exception)
+
+
+class Periodic(PeriodicService):
+    def callback(self) -> int:
+        return 1
+
+    async def stop(self, exception: Exception | None = None) -> None:
+        await super().stop(exception)
+
+
+class Graceful(GracefulService):
+    async def start(self) -> None: ...
+
+    async def stop(self, exception: RuntimeError | None = None) -> None:
+        await super().stop(exception)
 
 
 # Entrypoints.
@@ -134,6 +191,27 @@ def test_what_is_kept_inside_is_no_keyword() -> None:
     with pytest.raises(TypeError):
         Derived(1)  # type: ignore[arg-type, call-arg]
     Derived(port=1, _state=ServiceState.STOPPED)  # type: ignore[call-arg]
+
+
+def test_an_attribute_that_the_start_sets_is_no_keyword() -> None:
+    assert vars(Connected)["client"] is None
+    Connected()  # type: ignore[call-arg]
+    Connected(url="here", client=Client())  # type: ignore[call-arg]
+
+
+async def test_a_loop_and_a_state_may_be_set() -> None:
+    loop = asyncio.get_running_loop()
+    assert_type(Connected(url="here", loop=loop).loop, asyncio.AbstractEventLoop)
+    async with entrypoint(Connected(url="here"), log_config=False) as ep:
+        assert_type(ep.services[0].state, ServiceState)
+        assert str(ep.services[0].state) == "connected"
+
+
+def test_a_stop_may_take_any_kind_of_exception() -> None:
+    assert Plain("127.0.0.1", 0).port == 0
+    assert Datagrams("127.0.0.1", 0).port == 0
+    assert Periodic(interval=1).interval == 1
+    assert Graceful(name="it").name == "it"
 
 
 def test_a_constructor_of_its_own_is_what_counts() -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         StrategyStop,
     )
     from svcrun.restart import Restart
-    from svcrun.service.base import Service
+    from svcrun.service.base import Service, parameter
     from svcrun.signal import Signal, receiver
     from svcrun.sockets import bind_socket
     from svcrun.state import ServiceState
@@ -71,6 +71,7 @@ __all__ = (
     "current_service",
     "entrypoint",
     "get_context",
+    "parameter",
     "plugins",
     "receiver",
     "run",
@@ -113,6 +114,7 @@ _HOMES = {
     "current_service": "svcrun.current",
     "entrypoint": "svcrun.entrypoint",
     "get_context": "svcrun.context",
+    "parameter": "svcrun.service.base",
     "plugins": "svcrun.plugins",
     "receiver": "svcrun.signal",
     "run": "svcrun.entrypoint",

@@ -161,7 +161,7 @@ async def test_a_plain_handler_that_raises_costs_its_client_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Failing(TCPServer):
-        def handle_client(self, reader: Any, writer: Any) -> None:  # type: ignore[override]
+        def handle_client(self, reader: Any, writer: Any) -> None:
             raise LookupError("plain")
 
     server = Failing("127.0.0.1", 0)

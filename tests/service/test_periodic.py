@@ -201,7 +201,7 @@ async def test_a_plain_method_will_do() -> None:
     called = asyncio.Event()
 
     class Plain(PeriodicService):
-        def callback(self) -> None:  # type: ignore[override]
+        def callback(self) -> None:
             called.set()
 
     async with entrypoint(Plain(interval=60)), asyncio.timeout(10):

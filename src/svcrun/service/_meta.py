@@ -10,8 +10,9 @@ from collections.abc import Iterator, MappingView
 import svcrun.hints as typing
 from svcrun.callables import is_coroutine_function
 from svcrun.errors import MissingMethod
+from svcrun.hints import TYPE_CHECKING
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ("Keywords", "ServiceMeta", "is_own", "kept", "near_method", "parameter")

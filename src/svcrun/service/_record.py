@@ -12,9 +12,10 @@ import asyncio
 from types import MappingProxyType
 
 import svcrun.hints as typing
+from svcrun.hints import TYPE_CHECKING
 from svcrun.state import ServiceState
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from svcrun.backoff import Backoff
@@ -128,7 +129,7 @@ def loop_of(service: Service) -> asyncio.AbstractEventLoop:
     return record.loop
 
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
 
     class shown(typing.Generic[T]):  # noqa: N801 - used as `property` is
         def __init__(self, get: Callable[[typing.Any], T]) -> None: ...

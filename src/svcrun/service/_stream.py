@@ -72,9 +72,7 @@ class StreamServer(Listening, SimpleServer):
         return part_of(self, Clients).stopping
 
     @abstractmethod
-    async def handle_client(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> Any:
+    def handle_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
         """Serve one client; the connection is closed when this returns or raises.
 
         :param reader: what the client sends.
@@ -102,7 +100,7 @@ class StreamServer(Listening, SimpleServer):
             self._svcrun_unbind()
             raise
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """Listen no more, end the handlers, then close the connections.
 
         A handler that waits for its client is ended at once. One that is at work gets

@@ -214,7 +214,7 @@ class AIOHTTPService(Listening):
         finally:
             self.__own.is_starting = False
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """Let nobody in any more, see to the clients, then clean up the application.
 
         A start() that is not done yet fails, and undoes what it has done.

@@ -8,6 +8,7 @@ from math import inf
 import svcrun.hints as typing
 from svcrun.checks import check_number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
+from svcrun.hints import TYPE_CHECKING
 from svcrun.lazy import lazy
 from svcrun.restart import Restart
 from svcrun.service._keywords import LIFE_CYCLE, check_methods, keep, parameters_of
@@ -16,7 +17,7 @@ from svcrun.service._record import Record, loop_of, part_of, record_of, shown
 from svcrun.state import ServiceState
 from svcrun.tasks import cancel_and_wait
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Iterable
 
@@ -76,7 +77,7 @@ class Service(metaclass=ServiceMeta):
     __async_required__: typing.ClassVar[frozenset[str] | tuple[str, ...] | str] = ("start", "stop")
     __required__: typing.ClassVar[frozenset[str] | tuple[str, ...] | str] = ()
 
-    if typing.TYPE_CHECKING:
+    if TYPE_CHECKING:
         name: str | None = None
     else:
         name: str | None  # a service without a name has no such attribute, as in aiomisc
@@ -113,7 +114,7 @@ class Service(metaclass=ServiceMeta):
         """What the service is doing."""
         return state_of(self)
 
-    if typing.TYPE_CHECKING:  # where it is a parameter, too
+    if TYPE_CHECKING:  # where it is a parameter, too
         loop: asyncio.AbstractEventLoop = parameter(default=None)
     else:
 
@@ -159,10 +160,11 @@ class Service(metaclass=ServiceMeta):
         """
         raise NotImplementedError
 
-    async def stop(self, exception: BaseException | None = None) -> typing.Any:
+    async def stop(self, exception: typing.Any = None) -> typing.Any:
         """Put things in order; called once, before a :meth:`start` that still runs is cancelled.
 
-        :param exception: what ended the entrypoint's block, if anything did.
+        :param exception: what ended the entrypoint's block, if anything did: a
+            :class:`BaseException` or None. A subclass may annotate it more narrowly.
         """
 
     def __getstate__(self) -> dict[str, typing.Any]:
@@ -292,7 +294,7 @@ class TaskStoreBase(Service):
         task.add_done_callback(tasks.discard)
         return task
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: typing.Any = None) -> None:
         """Cancel the tasks and wait for their end."""
         try:
             await cancel_and_wait(tasks_of(self))
@@ -305,7 +307,7 @@ class SimpleServer(TaskStoreBase):
 
     server: asyncio.AbstractServer | None = parameter(default=None, init=False)
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: typing.Any = None) -> None:
         """Close the server, then cancel the tasks and wait for their end."""
         server = self.server
         # A subclass may use the name for something else, which is not to be closed here.

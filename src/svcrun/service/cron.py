@@ -229,7 +229,7 @@ class CronService(Service):
         for job in lines.jobs:
             self.__call(job)
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """End the calls, and wait for those under way.
 
         A call may stop the service itself, and is not waited for then.

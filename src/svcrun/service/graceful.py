@@ -91,7 +91,7 @@ class GracefulService(Service):
             task.cancel()
         return task
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """Stop what else the service is, then wait for the tasks.
 
         A task may stop the service itself, and is not waited for then. When this is cancelled, so

@@ -91,7 +91,7 @@ class PeriodicService(Service):
             clock=self.clock,
         )
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """End the calls, and wait for the one under way.
 
         A call may stop the service itself, and is not waited for then.
@@ -99,7 +99,7 @@ class PeriodicService(Service):
         await part_of(self, _Calls).periodic.finish()
         await super().stop(exception)
 
-    async def callback(self) -> Any:
+    def callback(self) -> Any:
         """Do what is to be done each time."""
         raise MissingMethod(type(self).__qualname__, "callback")
 

@@ -115,7 +115,7 @@ class Profiler(Service):
             _ = own.periodic.stop(return_exceptions=True)
             raise
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """Measure no more, and write the last table and files."""
         own = part_of(self, _Profiling)
         if own.recording is not None:

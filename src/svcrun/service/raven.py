@@ -126,7 +126,7 @@ class RavenSender(Sender):
             names = sorted(self.client_options)
             raise ParameterError(self, "client_options", names, accepted) from error
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """Report `exception`, unless it was, send what waits, and end."""
         if self._svcrun_handler is not None and self._svcrun_handler.is_attached:
             self._svcrun_handler.report_unhandled(exception)

@@ -119,7 +119,7 @@ class SentrySender(Sender):
         with unreported():
             log.info("reporting to %s", show_dsn(dsn))
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """Report `exception`, unless it was, send what waits, and end."""
         client, handler = self.__own.client, self._svcrun_handler
         if client is None or handler is None:

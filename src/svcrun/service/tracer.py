@@ -145,7 +145,7 @@ class MemoryTracer(Service):
         self.__own.before = {} if tracing.begin(frames) else None
         self.__own.is_tracing = True
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """Log no more tables, wait for a round under way, and turn tracemalloc off again."""
         was_tracing, self.__own.is_tracing = self.__own.is_tracing, False
         try:

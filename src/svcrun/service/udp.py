@@ -102,7 +102,7 @@ class UDPServer(Listening, SimpleServer):
         return part_of(self, _Datagrams).unsent.total
 
     @abstractmethod
-    async def handle_datagram(self, data: bytes, addr: Any) -> Any:
+    def handle_datagram(self, data: bytes, addr: Any) -> Any:
         """Do what is to be done with a datagram.
 
         :param data: what was received, maybe nothing (``b""``).
@@ -162,7 +162,7 @@ class UDPServer(Listening, SimpleServer):
             raise
         own.outbox = Outbox(self, loop, sock, own.unsent)
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """Stop reading, let handlers end or cancel them, send what is queued, close the socket.
 
         May be called from a handler, at any time and more than once; each call returns when all

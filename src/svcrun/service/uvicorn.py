@@ -234,7 +234,7 @@ class UvicornService(Listening):
         await self.__undo()
         raise ServerEnded(self, reason)
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """Let nobody in any more, bring requests to their ends, then end the application.
 
         A :meth:`start` that is not done yet fails, and undoes what it has done.

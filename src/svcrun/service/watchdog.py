@@ -128,7 +128,7 @@ class LoopWatchdog(Service):
         watch.start(self.name or "loop-watchdog")
         own.watch = watch
 
-    async def stop(self, exception: BaseException | None = None) -> None:
+    async def stop(self, exception: Any = None) -> None:
         """End the watch; its thread has ended then."""
         watch = part_of(self, _Watching).watch
         if watch is not None:

@@ -96,11 +96,14 @@ class Last(Service):
         logging.warning("stop() is called")
 
 
+kept = []
+
+
 def exhaust():
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
     with contextlib.suppress(OSError):
         while True:
-            os.open(os.devnull, os.O_RDONLY)
+            kept.append(os.open(os.devnull, os.O_RDONLY))
     print("exhausted")
 
 
@@ -109,6 +112,8 @@ with entrypoint(service, Last()) as loop:
     print("port", service.port)
     loop.run_forever()
 print("left in order")
+for descriptor in kept:  # the measurement of coverage needs one
+    os.close(descriptor)
 """
 
 # Services, and what they need.

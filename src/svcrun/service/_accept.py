@@ -106,7 +106,7 @@ def close_listener(
                 if error.errno in _LOST:
                     continue
                 log.warning(
-                    "connections that wait on %s can't be accepted and are reset: %s",
+                    "connections that wait on %s can't be accepted: %s",
                     format_address(sock.getsockname()),
                     error,
                 )

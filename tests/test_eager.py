@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import signal
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from svcrun.eager import Waiter, current_loop, start_eagerly, wakeup_descriptor
+from svcrun.eager import (
+    Waiter,
+    current_loop,
+    listen_to_signals,
+    start_eagerly,
+    wakeup_descriptor,
+)
+from tests.support import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,3 +262,28 @@ def test_the_loop_that_is_set_is_the_current_one(loop_factory: LoopFactory) -> N
         return is_set, is_unset
 
     assert in_a_thread(look) == (True, True)
+
+
+async def test_signals_that_wake_the_stock_loop_are_heard_whatever_their_handlers_are() -> None:
+    loop = asyncio.get_running_loop()
+    heard: list[int] = []
+    undo = listen_to_signals(loop, heard.append)
+    if type(loop).__module__.startswith("uvloop"):
+        assert undo is None
+        return
+    assert undo is not None
+    descriptor = wakeup_descriptor(loop)
+    assert descriptor is not None
+    found = signal.signal(signal.SIGUSR1, lambda *_: None)
+    before = signal.set_wakeup_fd(descriptor)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        await eventually(lambda: heard)
+        undo()
+        signal.raise_signal(signal.SIGUSR1)
+        await asyncio.sleep(0.01)
+    finally:
+        signal.set_wakeup_fd(before)
+        signal.signal(signal.SIGUSR1, found)
+    assert heard == [signal.SIGUSR1]
+    assert "_process_self_data" not in vars(loop)

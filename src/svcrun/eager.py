@@ -11,6 +11,7 @@ falls back to the ordinary way where it can't do better:
 * :func:`current_loop` finds the loop that is set but does not run.
 * :func:`wakeup_descriptor` finds the descriptor with which a loop wakes itself.
 * :func:`let_exits_out` mends the step of a task that forked, in the child.
+* :func:`listen_to_signals` hears of the signals that wake a loop.
 * :class:`Waiter` is awaited like a future. It follows the protocol of future-like objects (see
   :func:`asyncio.isfuture`), so a task that awaits it hands over its wake-up call, which
   :meth:`Waiter.wake` runs directly.
@@ -34,6 +35,7 @@ __all__ = (
     "Waiter",
     "current_loop",
     "let_exits_out",
+    "listen_to_signals",
     "start_eagerly",
     "wakeup_descriptor",
 )
@@ -72,6 +74,30 @@ def wakeup_descriptor(loop: asyncio.AbstractEventLoop) -> int | None:
         return -1
     self_pipe = getattr(loop, "_csock", None)
     return None if self_pipe is None else self_pipe.fileno()
+
+
+def listen_to_signals(
+    loop: asyncio.AbstractEventLoop, heard: Callable[[int], object]
+) -> Callable[[], None] | None:
+    """Call `heard` in `loop` with each signal that wakes it, whatever the handler of the signal is.
+
+    Return a function that ends this, None if the loop is another one than asyncio's own.
+    """
+    process = getattr(loop, "_process_self_data", None)
+    if process is None:
+        return None
+
+    def listen(data: bytes) -> None:
+        process(data)
+        for signum in data:
+            if signum:
+                heard(signum)
+
+    try:
+        loop._process_self_data = listen  # type: ignore[attr-defined]
+    except AttributeError:
+        return None
+    return lambda: delattr(loop, "_process_self_data")
 
 
 if sys.version_info >= (3, 12):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
+import logging
 import os
 import signal
 import threading
@@ -9,17 +11,23 @@ import time
 from contextlib import suppress
 from contextvars import copy_context
 
+from svcrun.current import current_service, on_behalf_of
 from svcrun.eager import wakeup_descriptor
-from svcrun.errors import ParameterError
+from svcrun.errors import ParameterError, show
 from svcrun.guard import set_handler
 from svcrun.hints import TYPE_CHECKING
+from svcrun.loop_signals import Chain, close_ear, open_ear, owner_of
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
+    from contextvars import Context
     from types import FrameType
 
     from svcrun.guard import Guard
+    from svcrun.service.base import Service
+
+log = logging.getLogger(__name__)
 
 __all__ = ("BodyInterrupted", "Interrupts")
 
@@ -38,6 +46,7 @@ class Interrupts:
     :param on_first: called in the loop with the first signal.
     :param on_insist: called in the loop when somebody at a terminal insists.
     :param in_body: tells, when the loop does not run, whether code of the ``with`` block does.
+    :param services: returns those that may have installed a handler.
     """
 
     def __init__(
@@ -50,6 +59,7 @@ class Interrupts:
         on_first: Callable[[int], object],
         on_insist: Callable[[], object],
         in_body: Callable[[], bool],
+        services: Callable[[], Iterable[Service]] = tuple,
     ) -> None:
         self._loop = loop
         self.signals = tuple(signals)
@@ -58,14 +68,20 @@ class Interrupts:
         self._on_first = on_first
         self._on_insist = on_insist
         self._in_body = in_body
+        self._services = services
         # Not that of the code that a handler interrupts.
         self._context = copy_context()
         self.first: int | None = None
         """The first signal that was caught."""
         self._first_time = 0.0
-        self._repeats = 0  # 1 while repeat() is under way, 2 when it is over
+        self.repeats = 0
+        """1 while :meth:`repeat` is under way, 2 when it is over."""
         self._replaced: dict[int, object] = {}
+        self.caught = self._handle  # bound once
+        self._shared: dict[int, tuple[Callable[..., object], tuple[object, ...], Context]] = {}
+        self._warned: list[Service | None] = []
         self._descriptor: int | None = None
+        self._previous = -1  # the descriptor that was there before
         self._pipe: tuple[int, int] | None = None
 
     def install(self) -> None:
@@ -81,19 +97,22 @@ class Interrupts:
             )
         try:
             for signum in self.signals:
-                self._replaced[signum] = set_handler(signum, self._caught)
+                self._replaced[signum] = set_handler(signum, self.caught)
         except (OSError, TypeError, ValueError):
             self.restore()
             raise ParameterError(
                 "entrypoint", "catch_signals", self.signals, "signals that can be caught"
             ) from None
         self._open_wakeup()
+        open_ear(self._loop, self)
 
     def detach(self) -> None:
         """Wake the loop no longer; to be called before it is closed."""
+        close_ear(self._loop, self)
+        self._shared.clear()
         if self._descriptor is None:
             return
-        current = signal.set_wakeup_fd(-1)
+        current = signal.set_wakeup_fd(self._previous)
         if current not in (-1, self._descriptor):
             signal.set_wakeup_fd(current)  # somebody else's by now
         self._descriptor = None
@@ -115,7 +134,7 @@ class Interrupts:
             # A handler that was not installed from Python reads as None and can't be put back.
             if handler is not None:
                 set_handler(signum, handler)
-            if signum == self.first and isinstance(getattr(handler, "__self__", None), Interrupts):
+            if signum == self.first and _is_ours(handler):
                 outer = signum
         if outer is not None:
             # It was meant for the process: now the entrypoint around this one has its turn.
@@ -124,6 +143,7 @@ class Interrupts:
     def disown(self) -> None:
         """Put the handlers back in a child that was forked off, and leave the loop alone."""
         self._descriptor = self._pipe = None
+        close_ear(self._loop, self)
         for signum, handler in self._replaced.items():
             if handler is not None:
                 set_handler(signum, handler)
@@ -136,31 +156,48 @@ class Interrupts:
         the loop goes to sleep would not be handled until something else wakes it, unless it writes
         to a descriptor that the loop reads.
         """
-        previous = signal.set_wakeup_fd(-1)
-        if previous != -1:
-            signal.set_wakeup_fd(previous)  # the loop does it already
-            return
         descriptor = wakeup_descriptor(self._loop)
+        if descriptor == -1:
+            return  # the loop does it whenever it runs
         if descriptor is not None:
             self._set_descriptor(descriptor)
             return
         read, write = os.pipe()
         os.set_blocking(read, False)
         os.set_blocking(write, False)
-        self._loop.add_reader(read, os.read, read, 4096)
+        self._loop.add_reader(read, self._read, read)
         self._pipe = (read, write)
         self._set_descriptor(write)
 
     def _set_descriptor(self, descriptor: int) -> None:
-        signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+        self._previous = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
         self._descriptor = descriptor
+
+    def reopen_wakeup(self) -> None:
+        """Have signals wake the loop again, after another one has ended that."""
+        if self._descriptor is not None:
+            signal.set_wakeup_fd(self._descriptor, warn_on_full_buffer=False)
+
+    def _read(self, descriptor: int) -> None:
+        for signum in os.read(descriptor, 4096):
+            self.heard(signum)
 
     # The handler, which may run at any point of the main thread.
 
-    def _caught(self, signum: int, _frame: FrameType | None) -> None:
+    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+        is_repetition = self.repeats == 1
+        try:
+            self._react(signum)
+        finally:
+            shared = self._shared.get(signum)
+            if shared is not None and not is_repetition:
+                callback, args, context = shared
+                self._call_soon(callback, *args, context=context)
+
+    def _react(self, signum: int) -> None:
         block_is_busy = self._in_body() and not self._loop.is_running()
-        if self._repeats == 1:
-            self._repeats = 2
+        if self.repeats == 1:
+            self.repeats = 2
             if block_is_busy:
                 raise BodyInterrupted
             return
@@ -184,9 +221,63 @@ class Interrupts:
         if insists:
             self._call_soon(self._on_insist)
 
-    def _call_soon(self, callback: Callable[..., object], *args: object) -> None:
+    def _call_soon(
+        self, callback: Callable[..., object], *args: object, context: Context | None = None
+    ) -> None:
         with suppress(RuntimeError):  # the loop is closed: all is over but for the last lines
-            self._loop.call_soon_threadsafe(callback, *args, context=self._context)
+            self._loop.call_soon_threadsafe(callback, *args, context=context or self._context)
+
+    # Handlers that services install.
+
+    def found(self, signum: int) -> object:
+        """Return the handler from before the entrypoint."""
+        return self._replaced.get(signum)
+
+    def share(self, signum: int, callback: Callable[..., object], args: tuple[object, ...]) -> None:
+        """Have `callback` called in the loop at each such signal as well."""
+        self._shared[signum] = (callback, args, copy_context())
+        self._warn(signum, current_service.get())
+
+    def unshare(self, signum: int) -> bool:
+        """Take that back, and return whether there was something to take back."""
+        return self._shared.pop(signum, None) is not None
+
+    def heard(self, signum: int) -> None:
+        """React, in the loop, to a signal that may have another handler by now."""
+        if self._take_back(signum):
+            self.caught(signum, None)
+
+    def check(self) -> None:
+        """Look whether handlers were replaced."""
+        for signum in self._replaced:
+            self._take_back(signum)
+
+    def _take_back(self, signum: int) -> bool:
+        """Return whether the handler of a signal was another one, which is called as well now."""
+        if signum not in self._replaced:
+            return False
+        theirs = _signal.getsignal(signum)
+        if _is_ours(theirs):
+            return False
+        if theirs is signal.default_int_handler or theirs == signal.SIG_DFL:
+            set_handler(signum, self.caught)  # taken away, not replaced
+            return True
+        if not callable(theirs):
+            return False
+        set_handler(signum, Chain(self, theirs))
+        self._warn(signum, owner_of(theirs, self._services()))
+        return True
+
+    def _warn(self, signum: int, service: Service | None) -> None:
+        if service in self._warned:
+            return
+        self._warned.append(service)
+        with on_behalf_of(service):
+            log.warning(
+                "%s installed a handler of %s; the signal ends the entrypoint all the same",
+                "the program" if service is None else show(service),
+                signal.Signals(signum).name,
+            )
 
     def repeat(self) -> None:
         """Have the handler interrupt a block whose code does not come to run the loop, once.
@@ -194,6 +285,11 @@ class Interrupts:
         Other threads may call this, if they end before the handlers are restored.
         """
         main = threading.main_thread().ident
-        if self.first is not None and main is not None and not self._repeats:
-            self._repeats = 1
+        if self.first is not None and main is not None and not self.repeats:
+            self.repeats = 1
             signal.pthread_kill(main, self.first)
+
+
+def _is_ours(handler: object) -> bool:
+    """Return whether a handler is that of an entrypoint, this one or another."""
+    return isinstance(handler, Chain) or isinstance(getattr(handler, "__self__", None), Interrupts)

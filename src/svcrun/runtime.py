@@ -110,6 +110,7 @@ class Runtime:
             on_first=self._on_signal,
             on_insist=self._on_insist,
             in_body=lambda: self.in_body,
+            services=lambda: self.supervisor.services,
         )
 
     def set_up(self) -> None:
@@ -174,6 +175,7 @@ class Runtime:
         finally:
             self._starting = None
             self._unlimit()
+        self._interrupts.check()
         while self._interrupts.first is not None and self.signal is None:  # noqa: ASYNC110
             await asyncio.sleep(0)  # the loop is about to hear of it
         if self.body.is_closing:  # which nobody has noticed

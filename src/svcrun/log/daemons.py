@@ -8,7 +8,8 @@ import stat
 
 from svcrun.hints import TYPE_CHECKING
 from svcrun.log.kept import KeptHandler
-from svcrun.log.sinks import complain, warn
+from svcrun.log.sinks import warn
+from svcrun.log.streams import complain
 
 if TYPE_CHECKING:
     import logging

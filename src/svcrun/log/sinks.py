@@ -9,15 +9,22 @@ import logging
 import os
 import select
 import stat
-import sys
 import time
 import traceback
-from io import TextIOWrapper
 
 from svcrun.hints import TYPE_CHECKING, Any, TextIO, TypeVar
 from svcrun.log.captured import context_of
 from svcrun.log.frames import Frames
 from svcrun.log.records import LazyRecord, Unrenderable, make_record
+from svcrun.log.streams import (
+    complain,
+    is_raw,
+    is_writable,
+    name_error,
+    raw_encoding,
+    renew,
+    write_descriptor,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +34,6 @@ __all__ = (
     "Sink",
     "StreamSink",
     "close_handler",
-    "complain",
     "flush_handler",
     "make_sink",
     "warn",
@@ -47,7 +53,8 @@ _STAYS = 1.0
 # without a rest keeps the event loop waiting for 5 ms at each of its system calls.
 _REST = 0.00005
 
-_TICK = 100  # milliseconds between two looks at whether a full pipe is still worth waiting for
+# Seconds after which a record that is being written is not waited for by a fork.
+_SLOW = 0.05
 
 
 class Sink:
@@ -58,12 +65,15 @@ class Sink:
     :ivar handler: the handler that is written to.
     :ivar done: how many records of the current call of :meth:`write` are through.
     :ivar abandoned: set when nobody waits for the writing any longer.
+    :ivar paused: set to have :meth:`write` return after the record in hand.
     """
 
     def __init__(self, handler: logging.Handler, *, in_context: bool = False) -> None:
         self.handler = handler
         self.done = 0
         self.abandoned = False
+        self.paused = False
+        self._moved = 0.0  # when it began with the record in hand; 0 if there is none
         self._in_context = in_context
 
     def _call(
@@ -80,13 +90,30 @@ class Sink:
         # A copy, since a context can be entered once, and other handlers may write this record.
         return function(record) if context is None else context.copy().run(function, record)
 
-    def write(self, records: Sequence[logging.LogRecord]) -> None:
-        """Write records in their order."""
+    def write(self, records: Sequence[logging.LogRecord]) -> int:
+        """Write records in their order, and return how many; all, unless there is a pause."""
         raise NotImplementedError
 
     def flush(self) -> None:
         """Make the handler pass on what it holds back."""
         raise NotImplementedError
+
+    def is_slow(self) -> bool:
+        """Tell whether the record in hand takes long, or will."""
+        moved = self._moved
+        return bool(moved) and time.monotonic() - moved > _SLOW
+
+    def renew_stream(self) -> None:
+        """Have the handler use a stream of its own in place of one that a thread was in.
+
+        That is for a forked child. The lock of the stream is held by a thread that is not there,
+        and what is in its buffer will be written by the parent.
+        """
+        handler = self.handler
+        if isinstance(handler, logging.StreamHandler):
+            renewed = renew(handler.stream)
+            if renewed is not None:
+                handler.stream = renewed
 
 
 class HandlerSink(Sink):
@@ -105,12 +132,13 @@ class HandlerSink(Sink):
         finally:
             self.handler.release()
 
-    def write(self, records: Sequence[logging.LogRecord]) -> None:
+    def write(self, records: Sequence[logging.LogRecord]) -> int:
         """Hand over the records that the handler's level lets through."""
         self.done = 0
         for given in records:
             if self.abandoned:
-                return
+                break
+            self._moved = time.monotonic()
             record = given.filled() if isinstance(given, LazyRecord) else given
             if type(record.msg) is Unrenderable:
                 report(record, record.msg.error)
@@ -123,10 +151,16 @@ class HandlerSink(Sink):
                 except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
                     report(record, error)
             self.done += 1
+            if self.paused:
+                break
+        self._moved = 0.0
+        return self.done
 
     def flush(self) -> None:
         """Flush the handler."""
+        self._moved = time.monotonic()
         flush_handler(self.handler)
+        self._moved = 0.0
 
 
 class StreamSink(Sink):
@@ -146,25 +180,54 @@ class StreamSink(Sink):
         self._limit_until = 0.0
         self._frames = Frames(handler)
 
-    def write(self, records: Sequence[logging.LogRecord]) -> None:
+    def write(self, records: Sequence[logging.LogRecord]) -> int:
         """Write the records that the handler's level lets through."""
         self.done = 0
         self._frames.refresh()
         stream: TextIO | None = self.handler.stream
-        if stream is not None:  # else there is no stderr
-            encoding = _raw_encoding(stream)
-            if encoding is None:
-                self._attempt(stream, "".join(map(self._format, records)), len(records))
-            else:
-                self._write_pieces(stream, encoding, records)
-        self.done = len(records)
+        if stream is None:  # there is no stderr
+            return len(records)
+        encoding = raw_encoding(stream)
+        if encoding is None:
+            written = self._write_whole(stream, records)
+        else:
+            written = self._write_pieces(stream, encoding, records)
+        self._moved = 0.0
+        return written
 
     def flush(self) -> None:
         """Do nothing: every write is flushed."""
 
+    def is_slow(self) -> bool:
+        """Tell whether the record in hand takes long, or will since a pipe is full."""
+        stream = self.handler.stream
+        if not is_raw(stream):
+            return super().is_slow()
+        try:
+            return bool(self._moved) and not is_writable(stream.fileno())
+        except (OSError, ValueError):  # closed
+            return False
+
+    def renew_stream(self) -> None:
+        """Do nothing for a stream that is written through its descriptor."""
+        if not is_raw(self.handler.stream):
+            super().renew_stream()
+
+    def _write_whole(self, stream: TextIO, records: Iterable[logging.LogRecord]) -> int:
+        """Write all at once."""
+        lines: list[str] = []
+        for record in records:
+            self._moved = time.monotonic()
+            lines.append(self._format(record))
+            if self.paused:
+                break
+        self._moved = time.monotonic()
+        self._attempt(stream, "".join(lines), len(lines))
+        return len(lines)
+
     def _write_pieces(
         self, stream: TextIO, encoding: str, records: Iterable[logging.LogRecord]
-    ) -> None:
+    ) -> int:
         """Write pieces that end with a line, as large as can be written in one go."""
         now = time.monotonic()
         if now >= self._limit_until:
@@ -172,8 +235,9 @@ class StreamSink(Sink):
             self._limit_until = now + _STAYS
         limit = self._limit
         lines: list[str] = []
-        size = 0
+        size = written = 0
         for record in records:
+            self._moved = time.monotonic()
             line = self._format(record)
             length = len(line if line.isascii() else line.encode(encoding, "backslashreplace"))
             size += length
@@ -182,9 +246,14 @@ class StreamSink(Sink):
                 lines.clear()
                 size = length
             lines.append(line)
+            written += 1
             if self.abandoned:
-                return
+                return written
+            if self.paused:
+                break
+        self._moved = time.monotonic()
         self._attempt(stream, _encode(lines, encoding), len(lines))
+        return written
 
     def _format(self, given: logging.LogRecord) -> str:
         handler = self.handler
@@ -221,7 +290,7 @@ class StreamSink(Sink):
             if not self._lost:
                 name = getattr(stream, "name", stream)
                 complain(
-                    f"svcrun.log: can't write to {name}: {_name_error(error)};"
+                    f"svcrun.log: can't write to {name}: {name_error(error)};"
                     " log records are lost until it works again\n",
                     but_not_to=stream,
                 )
@@ -230,13 +299,13 @@ class StreamSink(Sink):
             if self._lost:
                 lost, self._lost = self._lost, 0
                 line = self._format(warn("%d log records could not be written", lost))
-                raw = _raw_encoding(stream)
+                raw = raw_encoding(stream)
                 self._attempt(stream, line.encode(raw) if raw else line, 1)
         self.done += count
 
     def _put(self, stream: TextIO, piece: str | bytes) -> None:
         if isinstance(piece, bytes):
-            _write_descriptor(stream.fileno(), piece, self)
+            write_descriptor(stream.fileno(), piece, self)
             return
         # The stream may be shared with whoever else uses this handler.
         self.handler.acquire()
@@ -269,7 +338,7 @@ def flush_handler(handler: logging.Handler) -> None:
     try:
         handler.flush()
     except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
-        complain(f"svcrun.log: {handler!r} can't be flushed: {_name_error(error)}\n")
+        complain(f"svcrun.log: {handler!r} can't be flushed: {name_error(error)}\n")
 
 
 def close_handler(handler: logging.Handler) -> None:
@@ -277,7 +346,7 @@ def close_handler(handler: logging.Handler) -> None:
     try:
         handler.close()
     except Exception as error:  # noqa: BLE001 - code of a library
-        complain(f"svcrun.log: {handler!r} can't be closed: {_name_error(error)}\n")
+        complain(f"svcrun.log: {handler!r} can't be closed: {name_error(error)}\n")
 
 
 def warn(message: str, *args: Any) -> logging.LogRecord:
@@ -301,65 +370,8 @@ def report(record: logging.LogRecord, error: BaseException) -> None:
     )
 
 
-def complain(text: str, *, wait: bool = False, but_not_to: object = None) -> None:
-    """Write to stderr if that is possible.
-
-    :param wait: whether to wait while stderr takes no more; else the text is given up.
-    :param but_not_to: a stream that is known to be stuck or broken.
-    """
-    stream = sys.stderr
-    try:
-        encoding = _raw_encoding(stream)
-        if encoding is not None:
-            if wait or _is_writable(stream.fileno()):
-                _write_descriptor(stream.fileno(), text.encode(encoding, "backslashreplace"))
-        elif stream is not but_not_to:
-            stream.write(text)
-            stream.flush()
-    except Exception:  # noqa: BLE001, S110 - there is nobody left to be told
-        pass
-
-
-def _raw_encoding(stream: TextIO | None) -> str | None:
-    """Tell the encoding for writing to a stream's descriptor, None if that is not the way.
-
-    It is for the stderr that the process began with: that has no newlines to be translated, and
-    next to nothing is ever written to it in another way.
-    """
-    if stream is None or stream is not sys.__stderr__ or type(stream) is not TextIOWrapper:
-        return None
-    encoding = stream.encoding
-    plain = os.linesep == "\n" and "\n".encode(encoding) == b"\n"
-    return encoding if plain else None
-
-
 def _is_file(stream: TextIO) -> bool:
     try:
         return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
     except (OSError, ValueError):  # closed; the attempt to write will tell
         return False
-
-
-def _write_descriptor(descriptor: int, data: bytes, sink: Sink | None = None) -> None:
-    """Write all of it, also when the descriptor is set not to block."""
-    rest = memoryview(data)
-    while rest:
-        try:
-            rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:
-            if sink is not None and sink.abandoned:
-                return
-            _is_writable(descriptor, _TICK)
-
-
-def _is_writable(descriptor: int, timeout: int = 0) -> bool:
-    """Tell whether a short text can be written within so many milliseconds."""
-    if not hasattr(select, "poll"):
-        return True
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    return bool(poll.poll(timeout))
-
-
-def _name_error(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(error)).strip()

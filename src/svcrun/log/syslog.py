@@ -9,7 +9,7 @@ from logging.handlers import SYSLOG_UDP_PORT, SysLogHandler
 
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.log.daemons import DaemonHandler, connect, is_socket
-from svcrun.log.sinks import complain
+from svcrun.log.streams import complain
 
 if TYPE_CHECKING:
     import logging

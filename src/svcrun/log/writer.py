@@ -12,12 +12,13 @@ from _thread import start_new_thread
 from collections import deque
 from contextlib import suppress
 from itertools import count
-from threading import get_ident
+from threading import get_ident, get_native_id
 from time import monotonic
 
 from svcrun.hints import TYPE_CHECKING, Final
 from svcrun.log import forking
-from svcrun.log.sinks import complain, warn
+from svcrun.log.sinks import warn
+from svcrun.log.streams import complain
 
 if TYPE_CHECKING:
     from logging import LogRecord
@@ -30,6 +31,8 @@ THREAD_NAME: Final = "svcrun-log"
 
 #: Where no time limit is given: a writer that wrote nothing for so many seconds is given up.
 PATIENCE: Final = 5.0
+
+_LOOK: Final = 0.005  # seconds between two looks at whether a sink has become slow
 
 _BATCH: Final = 1024  # records that are formatted between two looks at anything else
 
@@ -92,7 +95,9 @@ class Writer:
         """Begin anew, with an empty buffer and no thread."""
         writing_threads.clear()
         self.buffer.clear()
+        self._sink.paused = False
         self._thread: threading.Thread | None = None
+        self._launcher = 0  # the native identifier of the thread that started it
         self.threshold = 0
         self._hurried = False
         self._wake = _closed_lock()  # opened to make the thread look at the buffer
@@ -183,6 +188,7 @@ class Writer:
             raise
 
     def _launch(self) -> None:
+        self._launcher = get_native_id()
         try:
             threading.Thread(target=self._serve, name=THREAD_NAME, daemon=True).start()
         except RuntimeError:
@@ -294,9 +300,12 @@ class Writer:
             if records:
                 self._sink.done = 0
                 self._batch = len(records)
-                self._sink.write(records)
-                self._written += self._batch
+                through = self._sink.write(records)
+                self._written += through
                 self._batch = self._sink.done = 0
+                if through < len(records) and not self.abandoned:
+                    self._put_back(records[through:], mark)
+                    return through
                 self._report_drops()
             if mark is not None:
                 self._sink.flush()
@@ -322,6 +331,12 @@ class Writer:
             pass
         return records, None
 
+    def _put_back(self, records: list[LogRecord], mark: _Mark | None) -> None:
+        """Put back what a rest left unwritten, before all that came meanwhile."""
+        if mark is not None:
+            self.buffer.appendleft(mark)
+        self.buffer.extendleft(reversed(records))
+
     def _report_drops(self) -> None:
         calls = next(self._drops)
         dropped = calls - self._drops_known
@@ -333,21 +348,41 @@ class Writer:
     # What a fork asks for
 
     def ask_to_rest(self) -> None:
-        """Ask the thread to end when it has written the records that it has in hand."""
+        """Ask the thread to end when it has written the record that it has in hand."""
+        self._sink.paused = True
         _open(self._rest)
         _open(self._wake)
 
     def come_to_rest(self, deadline: float) -> bool:
-        """Wait for the thread to end, and tell whether it did; then none starts any more."""
+        """Wait for the thread to end, and tell whether it did; then none starts any more.
+
+        It is not waited for while its sink is slow.
+        """
         if self._taken.acquire(blocking=False):
             self._rest.acquire(blocking=False)  # there is none, so nobody has seen the request
+            self._sink.paused = False
             return True
-        if not self._resting.acquire(timeout=max(0, deadline - monotonic())):
-            if self._rest.acquire(blocking=False):
-                return False  # the request is taken back
-            self._resting.acquire()  # it has just been seen
+        while not self._resting.acquire(timeout=0 if self._is_stuck() else _LOOK):
+            if self._is_stuck() or monotonic() >= deadline:
+                if self._rest.acquire(blocking=False):  # the request is taken back
+                    self._sink.paused = False
+                    return False
+                self._resting.acquire()  # it has just been seen
+                break
+        self._sink.paused = False
         self._join()
+        thread = self._thread
+        forking.see_off(self._launcher, 0 if thread is None else thread.native_id)
+        self._launcher = 0
         return True
+
+    def _is_stuck(self) -> bool:
+        """Tell whether the thread can't come to rest soon; it is this one if a handler forks."""
+        return self._sink.is_slow() or self._thread is threading.current_thread()
+
+    def renew_stream(self) -> None:
+        """Use a stream of its own in a child that was forked off in the middle of a write."""
+        self._sink.renew_stream()
 
     def resume(self) -> None:
         """Allow a thread again, and start one if there is something to write."""

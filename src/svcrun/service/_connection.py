@@ -32,7 +32,8 @@ class Connection(asyncio.BaseProtocol):
         among its :attr:`~Clients.connections` until handler and transport both have ended.
     """
 
-    # Defaults on the class, so that making a connection costs little.
+    # Defaults on the class, so that making a connection costs little; `paused` and `error`, which
+    # each drain() reads, are set on the instance only: to be on both makes access slow.
     # What is written to, and the transport of the socket: another one once there is TLS.
     transport: Any = None
     socket_transport: Any = None
@@ -45,9 +46,9 @@ class Connection(asyncio.BaseProtocol):
     # Whether the transport is closed.
     lost = False
     # Whether more is unsent than the transport likes.
-    paused = False
+    paused: bool
     # What the transport was closed by, None if by one of the two sides.
-    error: BaseException | None = None
+    error: BaseException | None
     # What drain() raises after that.
     _reset: ConnectionResetError | None = None
     # Whether a TLS handshake is in progress, and whether one has succeeded.
@@ -57,6 +58,8 @@ class Connection(asyncio.BaseProtocol):
 
     def __init__(self, server: Clients) -> None:
         self.server = server
+        self.paused = False
+        self.error = None
         self.reader = Reader(self, server.loop, server.limit)
         server.connections.add(self)
 
@@ -81,8 +84,14 @@ class Connection(asyncio.BaseProtocol):
 
     def eof_received(self) -> bool:
         """Let the handler read the end, and write on if the transport can do that."""
+        # A handler that waits for the end can answer until this returns.
         self.reader.feed_eof()
-        return not self.over_tls
+        if self.over_tls or self.shaking_hands:
+            # TLS ends in both directions. Its end may have come with that of the handshake, whose
+            # task has not been resumed yet.
+            self.writer.lose()
+            return False
+        return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell the handler."""
@@ -113,21 +122,29 @@ class Connection(asyncio.BaseProtocol):
 
     # What reader and writer call.
 
-    async def drained(self) -> None:
-        """Wait until the transport takes more data."""
+    async def drained(self, *, dropped: bool) -> None:
+        """Wait until the transport takes more data.
+
+        :param dropped: whether data was written that is not sent any more.
+        :raises OSError: if the connection is lost, or data was dropped.
+        """
+        if dropped or self.error is not None or self.transport.is_closing():
+            # Let connection_lost() come, and a handler that ignores the error not block the loop.
+            await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
-        if self.transport.is_closing():
-            # Let connection_lost() come, or a loop of write() and drain() would go on for ever.
-            await asyncio.sleep(0)
-        if self.lost:
-            if self._reset is None:
-                self._reset = ConnectionResetError("Connection lost")
-            raise self._reset
+        if self.lost or dropped:
+            raise self.reset_error()
         if self.paused:
             await self._wait()
             if self.error is not None:
                 raise self.error
+
+    def reset_error(self) -> ConnectionResetError:
+        """Return what is raised for a connection that was not lost by an error."""
+        if self._reset is None:
+            self._reset = ConnectionResetError("Connection lost")
+        return self._reset
 
     async def relieved(self) -> None:
         """Wait until less is unsent, if it is very much."""
@@ -145,6 +162,7 @@ class Connection(asyncio.BaseProtocol):
         """Close the transport after what was written is sent."""
         # Closed twice, asyncio's transport of TLS is good for nothing, not even to be aborted.
         if not self.transport.is_closing():
+            self.writer.lose()
             self.transport.close()
 
     async def start_tls(self, context: Any, **options: Any) -> None:

@@ -23,31 +23,39 @@ def extra_info(transport: Any, name: str, default: Any = None) -> Any:
         return default
 
 
-def _ignore(_: object) -> None:
-    """Do nothing."""
-
-
 class Writer(asyncio.StreamWriter):
     """What a handler writes to: to its user an :class:`asyncio.StreamWriter`.
 
-    Of the base class only the type is used.
+    Once the connection is closed or lost, data is dropped and :meth:`drain` raises
+    :class:`ConnectionResetError`. It never reaches the transport, which would log a warning for
+    each piece. Of the base class only the type is used.
     """
 
     def __init__(self, connection: Connection, transport: Any) -> None:
         # Not super().__init__(): it would make what is replaced here.
         self._connection = connection
         self._transport = transport
-        # The method itself, for a call less with each piece of data.
-        self.write = transport.write  # type: ignore[method-assign]
+        # That of the socket, also under TLS: the transport of TLS need not know that the one below
+        # is lost.
+        self._is_socket_closing = transport.is_closing
+        self._is_lost = False
+        # Whether data was dropped.
+        self._has_dropped = False
 
     def use(self, transport: Any) -> None:
-        """Write to `transport` from now on."""
+        """Write to `transport`, which is above that of the socket, from now on."""
         self._transport = transport
-        self.write = transport.write  # type: ignore[method-assign]
 
     def lose(self) -> None:
-        """Write into the void from now on, as asyncio does; uvloop would raise an error."""
-        self.write = _ignore  # type: ignore[assignment]
+        """Drop what is written from now on."""
+        self._is_lost = True
+
+    def _drops(self) -> bool:
+        """Tell whether what is about to be written is dropped."""
+        if self._is_lost or self._is_socket_closing():
+            self._has_dropped = True
+            return True
+        return False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} transport={self._transport!r}>"
@@ -60,15 +68,31 @@ class Writer(asyncio.StreamWriter):
         """The transport that is written to."""
         return self._transport
 
+    def write(self, data: Any) -> None:
+        """Write a piece of data."""
+        if self._is_lost or self._is_socket_closing():
+            self._has_dropped = True
+        else:
+            self._transport.write(data)
+
     def writelines(self, data: Iterable[Any]) -> None:
         """Write several pieces of data."""
-        if not self._connection.lost:
+        if not self._drops():
             self._transport.writelines(data)
 
     def write_eof(self) -> None:
-        """Close the writing half of the connection, after what was written was sent."""
-        if not self._connection.lost:
+        """Close the writing half of the connection, after what was written was sent.
+
+        :raises NotImplementedError: if the connection is one of TLS, which can't.
+        """
+        if self._drops():
+            return
+        try:
             self._transport.write_eof()
+        except OSError:
+            # The peer has reset the connection, and the loop has not heard of it yet.
+            self.lose()
+            self._has_dropped = True
 
     def can_write_eof(self) -> bool:
         """Tell whether the transport can close its writing half only; TLS can't."""
@@ -81,7 +105,7 @@ class Writer(asyncio.StreamWriter):
 
     def is_closing(self) -> bool:
         """Tell whether the connection is closed or being closed."""
-        closing: bool = self._transport.is_closing()
+        closing: bool = self._is_lost or self._is_socket_closing() or self._transport.is_closing()
         return closing
 
     async def wait_closed(self) -> None:
@@ -98,11 +122,17 @@ class Writer(asyncio.StreamWriter):
     async def drain(self) -> None:
         """Wait until most of what was written is sent.
 
-        :raises ConnectionResetError: if the connection is lost.
+        :raises ConnectionResetError: if the connection is lost, or something that was written
+            since it was closed is dropped.
         """
         connection = self._connection
-        if connection.paused or connection.error is not None or self._transport.is_closing():
-            await connection.drained()
+        if (
+            connection.paused
+            or connection.error is not None
+            or self._is_lost
+            or self._is_socket_closing()
+        ):
+            await connection.drained(dropped=self._has_dropped)
 
     async def start_tls(
         self,
@@ -116,9 +146,11 @@ class Writer(asyncio.StreamWriter):
 
         What the client sent before and nobody has read is dropped: it was not encrypted.
 
-        :raises OSError: if the handshake fails, and so the connection is lost.
+        :raises OSError: if the connection is lost, as it is when the handshake fails.
         """
         await self.drain()
+        if self.is_closing():
+            raise self._connection.reset_error()
         await self._connection.start_tls(
             sslcontext,
             server_hostname=server_hostname,

@@ -27,7 +27,7 @@ from contextvars import Context, copy_context
 from svcrun.hints import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator, Iterable
 
 T = TypeVar("T")
 
@@ -37,6 +37,7 @@ __all__ = (
     "let_exits_out",
     "listen_to_signals",
     "start_eagerly",
+    "wake_all",
     "wakeup_descriptor",
 )
 
@@ -310,3 +311,23 @@ class Waiter:
         self._cancel_message = () if msg is None else (msg,)
         self._loop.call_soon(wakeup, self, context=self._context)
         return True
+
+
+def wake_all(waiters: Iterable[Waiter]) -> None:
+    """Call :meth:`Waiter.wake` of each, with less work for one of many."""
+    if asyncio.current_task() is not None:
+        for waiter in waiters:
+            waiter.wake()
+        return
+    for waiter in waiters:
+        wakeup, context = waiter._wakeup, waiter._context
+        if wakeup is None:
+            continue  # the task was cancelled since, or woken
+        waiter._wakeup = None
+        if context is None:
+            waiter._loop.call_soon(wakeup, waiter)
+            continue
+        try:
+            context.run(wakeup, waiter)
+        except (SystemExit, KeyboardInterrupt) as error:
+            waiter._loop.call_soon(_raise, error)

@@ -96,6 +96,7 @@ async def visit(
 ) -> None:
     """Let a client talk to the server, then wait until nothing is left of it there."""
     with raw_client(server) as sock:
+        await eventually(lambda: server.connections)
         await asyncio.to_thread(talk, Client(transport, sock, **options))
     await eventually(lambda: not server.connections)
 
@@ -203,6 +204,7 @@ async def test_drain_raises_once_something_was_dropped(transport: Transport) -> 
     errors: list[type[BaseException]] = []
 
     async def handler(reader: asyncio.StreamReader, writer: Writer) -> None:
+        await reader.readline()
         await writer.drain()
         writer.close()
         writer.write(b"too late")
@@ -214,6 +216,7 @@ async def test_drain_raises_once_something_was_dropped(transport: Transport) -> 
 
     def talk(client: Client) -> None:
         client.shake_hands()
+        client.write(LINE)
         client.send()
 
     async with running(transport.server(handler)) as server:

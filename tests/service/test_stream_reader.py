@@ -154,11 +154,12 @@ async def test_lines_can_be_iterated_over() -> None:
     assert [line async for line in reader] == [b"1\n", b"2\n", b"3"]
 
 
-async def test_a_waiting_task_is_resumed_within_the_callback() -> None:
+async def test_the_only_waiting_task_is_resumed_within_the_callback() -> None:
     reader = make_reader()
     got: list[bytes] = []
 
     async def read() -> None:
+        got.append(await reader.readline())
         got.append(await reader.readline())
         got.append(await reader.readexactly(3))
         got.append(await reader.read(100))
@@ -173,8 +174,10 @@ async def test_a_waiting_task_is_resumed_within_the_callback() -> None:
         done.set()
 
     done = asyncio.Event()
-    asyncio.get_running_loop().call_soon(receive)
-    await done.wait()
+    loop = asyncio.get_running_loop()
+    loop.call_soon(reader.data_received, b"first\n")  # shows that it is the only one
+    loop.call_soon(loop.call_soon, receive)
+    await asyncio.wait_for(done.wait(), 30)
     await task
 
 

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from svcrun.errors import show
+from svcrun.service._resume_queue import ResumeQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,8 @@ class Clients:
         self.connections: set[Connection] = set()
         # What the tasks of the handlers are called.
         self.task_name = f"{type(service).__name__}.handle_client"
+        # Resumes the handlers whose data has arrived.
+        self.resume_queue = ResumeQueue()
         # The listener, while there is one.
         self.listener: asyncio.AbstractServer | None = None
         # Whether no more clients are wanted.

@@ -1,4 +1,4 @@
-"""A stream reader that resumes at once whoever waits for its data."""
+"""A stream reader that resumes the task that waits for its data with little detour."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MAX_READS_AT_EOF: Final = 16
 class Reader(asyncio.StreamReader):
     """What a handler reads from: to its user an :class:`asyncio.StreamReader`, inside quicker.
 
-    What a waiting task asked for is given to it directly if it comes as one chunk, and the task
-    is resumed within the callback of the transport. Of the base class only the type is used.
+    Data that a waiting task asked for is given to it directly if it comes as one chunk, and the
+    server's :class:`ResumeQueue` resumes the task. Of the base class only the type is used.
 
     Beyond what asyncio does, a read
 
@@ -38,27 +38,29 @@ class Reader(asyncio.StreamReader):
     * cancels the task if it would have to wait while the server stops.
     """
 
-    # Defaults on the class, so that making a reader costs little.
-    _eof = False
-    _error: BaseException | None = None
-    _given: bytes | None = None
-    _want = NOTHING
-    _count = 0
+    # Defaults on the class, so that making a reader costs little; only of what changes rarely, as
+    # the interpreter does not specialize the access to an attribute that is on both.
     _reads_at_eof = 0
     _held = False
-    _paused = False
+    _ending = False
     # What is paused when the buffer is full.
     transport: Any = None
-    # Whether there is more to a read than the buffer: an end, an error, unsent data, a stop.
-    _special = False
-    _ending = False
 
     def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop, limit: int) -> None:
         # Not super().__init__(): it would make what is replaced here.
         self._connection = connection
+        self._resume_queue = connection.server.resume_queue
         self._limit = limit
         self._buffer = bytearray()
         self._waiter = Waiter(loop)
+        self._want = NOTHING
+        self._count = 0
+        self._given: bytes | None = None
+        self._eof = False
+        self._error: BaseException | None = None
+        self._paused = False
+        # Whether a read has to look at more than the buffer: an end, an error, unsent data, a stop.
+        self._special = False
 
     def __repr__(self) -> str:
         state = [f"{len(self._buffer)} bytes"] if self._buffer else []
@@ -104,7 +106,7 @@ class Reader(asyncio.StreamReader):
             if want == EXACTLY and len(buffer) < self._count:
                 return
         self._want = NOTHING
-        self._waiter.wake()
+        self._resume_queue.resume(self._waiter)
         if len(buffer) > 2 * self._limit and self._want == NOTHING:
             self._pause_reading()
 
@@ -115,6 +117,10 @@ class Reader(asyncio.StreamReader):
 
     def feed_eof(self) -> None:
         """Take the end of the stream."""
+        if self._want == NOTHING:
+            # A task that is still in the queue takes its data while an answer can be sent: TLS
+            # closes the connection as soon as this returns.
+            self._waiter.wake()
         self._eof = self._special = True
         self._wake()
 

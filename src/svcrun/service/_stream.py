@@ -13,6 +13,7 @@ from svcrun.service._clients import Clients
 from svcrun.service._connection import PlainConnection
 from svcrun.service._listening import Listening
 from svcrun.service._record import part_of, shown
+from svcrun.service._resume_queue import ResumeQueue
 from svcrun.service.base import SimpleServer, parameter, tasks_of
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class StreamServer(Listening, SimpleServer):
         clients.loop = asyncio.get_running_loop()
         clients.limit = self.limit
         clients.stopping = False
+        # The loop of the last run may have ended before it resumed all that are in its queue.
+        clients.resume_queue = ResumeQueue()
         make = self._svcrun_connection_factory(clients)
         try:
             clients.listener = await listen(clients.loop, sock, make, self.backlog)

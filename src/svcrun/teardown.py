@@ -146,6 +146,13 @@ async def end_executor(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> b
         pass  # the program has shut it down, which does not mean that its threads have ended
     closing = start_eagerly(loop.shutdown_default_executor(), loop)
     if closing.done() or not await deadline.wait((closing,)):
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            # It waits in a thread of its own, and there is none to be had. Closing the loop
+            # dismisses the threads of the executor, and the interpreter waits for them at its end.
+            log.warning(
+                "the default executor that the program has set is not waited for: %s", error
+            )
+            abandon()
         return True
     from svcrun.thread_pool.threads import HungThread
 
@@ -180,6 +187,8 @@ def _limit_end() -> None:
         exit_process(EXIT_HUNG)
 
     exit_process = os._exit  # modules are taken apart meanwhile
+    if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+        return  # the program uses it, in functions of atexit perhaps
     with suppress(ValueError):  # some other thread ends the interpreter
         set_handler(signal.SIGALRM, exit_now)
         signal.setitimer(signal.ITIMER_REAL, END_TIME)

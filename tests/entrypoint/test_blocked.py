@@ -396,6 +396,25 @@ else:
     assert "stopping" in outcome.stderr
 
 
+def test_an_executor_of_the_program_is_dismissed_without_a_new_thread(run: Run) -> None:
+    outcome = run(
+        EXHAUSTED
+        + """
+from concurrent.futures import ThreadPoolExecutor
+
+with entrypoint(Server()) as loop:
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    loop.run_until_complete(loop.run_in_executor(None, int))
+    use_up_threads()
+say("after")
+"""
+    )
+    assert outcome.returncode == 0, outcome
+    assert lines(outcome) == ["started", "no threads", "stopped", "cancelled", "after"]
+    assert "is not waited for" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
 def test_without_a_thread_for_the_watch_a_program_runs_and_is_warned(run: Run) -> None:
     outcome = run(
         EXHAUSTED

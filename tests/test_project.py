@@ -1,6 +1,7 @@
 """The project's own files agree with each other and with the package."""
 
 import importlib.metadata
+import os
 import re
 import shutil
 import socket
@@ -58,6 +59,30 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
         [bash, ROOT / ".ci" / "run", "--show"], check=True, capture_output=True, text=True
     ).stdout
     assert shown.strip() == blocks("sh")[1]
+
+
+def test_ci_takes_a_skipped_environment_for_an_error(tmp_path: Path) -> None:
+    """The README's command is replaced by one that says what tox would."""
+    bash = shutil.which("bash")
+    assert bash is not None
+    said = "echo '  py311: OK (1.0 seconds)'; echo \"  $2\""
+    programs = {".ci/newer-pythons": "", "python3": said, "chromium": "", "wrk": ""}
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    for name, code in programs.items():
+        (tmp_path / name).write_text(f"#!{bash}\n{code}\n")
+        (tmp_path / name).chmod(0o755)
+    for other, status in (("py315: OK (1.0 seconds)", 0), ("py315: SKIP (0.1 seconds)", 1)):
+        (tmp_path / "README.rst").write_text(f"    python3 -c '{other}' run\n")
+        done = subprocess.run(
+            [bash, tmp_path / ".ci" / "run"],
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done
+        assert ("skipped, which is an error in CI: py315" in done.stdout) == bool(status)
 
 
 def test_the_example_of_the_readme_serves_its_clients_until_it_is_interrupted(

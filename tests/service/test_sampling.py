@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("pyinstrument")
+pytest.importorskip(
+    "pyinstrument", reason="needs pyinstrument, which has no wheel for Python 3.15 yet"
+)
 
 from svcrun import Service, current_service, entrypoint
 from svcrun.eager import start_eagerly

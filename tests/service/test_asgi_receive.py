@@ -269,6 +269,27 @@ async def test_a_client_that_pings_and_never_reads_and_vanishes_is_code_1006(
     assert is_quiet(caplog)
 
 
+async def test_what_a_client_sent_before_it_vanished_is_received() -> None:
+    # The ping in the middle can't be answered any more.
+    async def script(app: Recorder, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await app.go_on.wait()
+        with pytest.raises(OSError):
+            await send_for_ever(send, {"type": "websocket.send", "text": "hello"})
+        app.received += [await receive() for _ in range(4)]
+
+    app = Recorder(script)
+    async with client(app) as peer:
+        await peer.read_until(b"\r\n\r\n")
+        await peer.send(frame(TEXT, b"1") + frame(PING) + frame(TEXT, b"2"))
+        await peer.send(frame(CLOSE, struct.pack("!H", 4001)))
+        peer.close()
+        app.go_on.set()
+        await app.end()
+    assert app.texts() == ["1", "2", None, None]
+    assert [message["code"] for message in app.received[2:]] == [4001] * 2
+
+
 @pytest.mark.parametrize("waits", ["receive", "send"])
 async def test_a_client_that_takes_nothing_and_answers_no_ping_is_given_up(waits: str) -> None:
     # Its socket is open, so that no output ever leaves and no error ever comes.

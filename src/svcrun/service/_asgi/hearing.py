@@ -7,12 +7,12 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import WSCloseCode, WSMessage, WSMsgType
+from aiohttp import WSCloseCode, WSMsgType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiohttp import web
+    from aiohttp import WSMessage, web
 
 __all__ = ("Hearing",)
 
@@ -148,10 +148,11 @@ class Hearing:
 
         It is kept before anything else is waited for, so that a cancellation can't lose it.
         """
-        try:
-            message = await self._socket.receive()
-        except ConnectionError as error:  # the client has gone before its ping was answered
-            message = WSMessage(WSMsgType.ERROR, error, None)
+        message = None
+        while message is None:
+            # The client may go before its ping is answered. It may have sent more before that.
+            with contextlib.suppress(ConnectionError):
+                message = await self._socket.receive()
         self._kept.append(message)
         self._size += _weight(message)
         if message.type not in _DATA:

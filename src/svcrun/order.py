@@ -193,6 +193,11 @@ class Walk:
             self._ready.clear()
         self.go()
 
+    def end(self) -> None:
+        """Visit nothing more; the walk refers to nothing that refers to it from now on."""
+        self._ready.clear()
+        self._visit = bool
+
     async def wait(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait until all units are done, or the walk was stopped."""
         while self.pending and not self._stopped:

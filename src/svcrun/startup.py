@@ -114,8 +114,9 @@ class Startup:
                 if unit.in_sweep is None:
                     unit.end_timer()
             self._retries.clear()
+            self.walk.end()
             for unit in self.units:
-                unit.in_startup = None
+                unit.in_startup = unit.start_walk = None
 
     def _report(self, seconds: float) -> None:
         """Log which units have not started after so long, and where they wait."""
@@ -155,8 +156,14 @@ class Startup:
             unit.task = unit.begin(service.start, self._loop)
         except BaseException as error:  # noqa: BLE001 - whatever it is comes out after the rollback
             return self._start_ended(unit, error)
-        if unit.task.done() and self._ended_at_once(unit):
-            return unit.state is RUNNING
+        if unit.task.done():
+            if not unit.task.cancelled() and unit.task.exception() is None:
+                unit.task = None
+                self._started(unit)
+                unit.record.set_start_event()
+                return True
+            if self._failed_at_once(unit):
+                return False
 
         unit.task.add_done_callback(partial(self._on_task_done, unit))
         event = unit.start_event
@@ -166,14 +173,12 @@ class Startup:
         self._watch(unit, event)
         return False
 
-    def _ended_at_once(self, unit: Unit) -> bool:
-        """React to a ``start()`` that never had to wait, unless it crashed after it was ready."""
+    def _failed_at_once(self, unit: Unit) -> bool:
+        """React to a ``start()`` that failed in its first step, unless that is a crash already."""
+        if unit.start_event.is_set():
+            return False  # the callback of the task reacts to that
         task, unit.task = unit.task, None
-        error = _outcome(task, unit.service)
-        if error is not None and unit.start_event.is_set():
-            unit.task = task  # its callback will say so
-            return False
-        self._start_ended(unit, error)
+        self._start_ended(unit, _outcome(task, unit.service))
         return True
 
     def _watch(self, unit: Unit, event: StartEvent) -> None:

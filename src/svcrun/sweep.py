@@ -306,10 +306,12 @@ class Sweep:
         for timer in self._timers:
             timer.cancel()
         self._exception = None  # a frame in its traceback may refer to this sweep
+        if self._walk is not None:
+            self._walk.end()
         for unit in self._units:
             if unit.timer is not None:
                 unit.end_timer()
-            unit.in_sweep = None
+            unit.in_sweep = unit.stop_walk = None
             unit.task = None
             state = unit.state
             if state is ServiceState.STARTING or (unit.failed and state is ServiceState.STOPPING):

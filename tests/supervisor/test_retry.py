@@ -316,9 +316,14 @@ async def test_a_late_set_of_an_earlier_event_does_not_start_the_service() -> No
     await sup.close(None, None)
 
 
+def failures(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return the records about starts that failed."""
+    return [record for record in caplog.records if "failed to start" in record.msg]
+
+
 def tracebacks(caplog: pytest.LogCaptureFixture) -> list[bool]:
     """Return for each record about a start whether it has a traceback."""
-    records = [record for record in caplog.records if "start" in record.msg]
+    records = failures(caplog)
     assert all("\n" not in record.getMessage() for record in records)
     return [bool(record.exc_info) for record in records]
 
@@ -329,7 +334,7 @@ async def test_each_failed_attempt_is_one_line_and_the_traceback_is_shown_once(
     sup = supervisor()
     await sup.start([Late(log=[], name="it", failures=3)])
     assert tracebacks(caplog) == [True, False, False]
-    for delay, record in zip((10, 20, 40), caplog.records, strict=True):
+    for delay, record in zip((10, 20, 40), failures(caplog), strict=True):
         assert record.getMessage() == (
             "<Late name='it' STARTING> failed to start: ValueError: start of it; "
             f"restarting in {delay}.0 s"

@@ -11,7 +11,6 @@ from svcrun.current import on_behalf_of
 from svcrun.errors import ParameterTypeError
 from svcrun.hints import TYPE_CHECKING, Any, Final
 from svcrun.service._meta import kept
-from svcrun.service._record import record_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -84,9 +83,9 @@ def keep(service: Service, name: str) -> None:
     # A property of a subclass yields anew each time it is asked.
     if value is not given and not isinstance(getattr(type(service), name, None), property):
         setattr(service, name, value)
-        keywords = record_of(service).keywords
-        if name in keywords:
-            record_of(service).keywords = {**keywords, name: value}
+        if name in service._svcrun_given:
+            given_now = {**service._svcrun_given, name: value}
+            object.__setattr__(service, "_svcrun_given", given_now)
 
 
 def warn_of_misspellings(service: Service) -> None:

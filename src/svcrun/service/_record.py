@@ -9,14 +9,13 @@ is in the record, unless the class or the instance uses it otherwise.
 from __future__ import annotations
 
 import asyncio
-from types import MappingProxyType
 
 import svcrun.hints as typing
 from svcrun.hints import TYPE_CHECKING
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from svcrun.backoff import Backoff
     from svcrun.context import Context
@@ -26,9 +25,6 @@ T = typing.TypeVar("T")
 P = typing.TypeVar("P")
 
 __all__ = ("Record", "StartEvent", "loop_of", "part_of", "record_of", "shown")
-
-
-_NONE: Mapping[str, typing.Any] = MappingProxyType({})
 
 
 class StartEvent(asyncio.Event):
@@ -53,11 +49,10 @@ class Record:
     base.
     """
 
-    __slots__ = ("_start_event", "backoff", "context", "keywords", "loop", "parts", "state")
+    __slots__ = ("_start_event", "backoff", "context", "loop", "parts", "state")
 
     def __init__(self) -> None:
         self.state = ServiceState.NEW
-        self.keywords: Mapping[str, typing.Any] = _NONE
         self.loop: asyncio.AbstractEventLoop | None = None
         self.context: Context | None = None
         self.backoff: Backoff | None = None  # while the service is restarted after crashes

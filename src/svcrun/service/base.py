@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from math import inf
+from types import MappingProxyType
 
 import svcrun.hints as typing
 from svcrun.checks import check_number
@@ -19,7 +20,7 @@ from svcrun.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from svcrun.context import Context as Context, get_context as get_context
     from svcrun.utils import cancel_tasks as cancel_tasks
@@ -38,6 +39,9 @@ T = typing.TypeVar("T")
 Dependency: typing.TypeAlias = "Service | type[Service]"
 
 __all__ = ("Service", "ServiceMeta", "SimpleClient", "SimpleServer", "TaskStoreBase", "parameter")
+
+# A subclass may have a `__setattr__` of its own, for names of its own.
+_set = object.__setattr__
 
 
 class Service(metaclass=ServiceMeta):
@@ -92,6 +96,8 @@ class Service(metaclass=ServiceMeta):
     _svcrun_several: typing.ClassVar[typing.Any] = ("depends_on",)
     # Whether the service is stopped after all others, to report how they ended.
     _svcrun_stops_last: typing.ClassVar[bool] = False
+    # The keywords that the instance was given.
+    _svcrun_given: Mapping[str, typing.Any] = parameter(default=MappingProxyType({}), init=False)
     # Made when there is something to record, so that making a service costs little.
     _svcrun_record: Record | None = parameter(default=None, init=False)
 
@@ -101,10 +107,10 @@ class Service(metaclass=ServiceMeta):
         if absent:
             raise MissingParameters(cls.__qualname__, absent)
         if kwargs:
-            record_of(self).keywords = kwargs
+            _set(self, "_svcrun_given", kwargs)
         for name, value in kwargs.items():
             setattr(self, name, value)
-        if not kwargs.keys() <= cls._svcrun_keywords.known:
+        if not cls._svcrun_keywords.known.issuperset(kwargs):
             check_methods(self, kwargs)
             if not LIFE_CYCLE.isdisjoint(kwargs):
                 check_lifecycle_parameters(self)
@@ -173,7 +179,7 @@ class Service(metaclass=ServiceMeta):
         The parameters of an ``__init__`` of a subclass are keywords as well, if it sets attributes
         of their names. Other attributes belong to this instance: locks, sockets, tasks.
         """
-        state = dict(record_of(self).keywords)
+        state = dict(self._svcrun_given)
         names = set(state)
         for cls in type(self).__mro__:
             names.update(parameters_of(cls.__dict__.get("__init__")))

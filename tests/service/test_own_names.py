@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svcrun import Service, ServiceState, entrypoint
-from svcrun.service import TaskStoreBase
+from svcrun.current import name_of
+from svcrun.service import PeriodicService, TaskStoreBase, TLSServer
+from svcrun.service._stream import StreamServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,3 +209,46 @@ def test_a_keyword_that_takes_the_place_of_a_method_must_be_a_function(
 def test_a_class_whose_set_loop_is_something_else_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match=r"^Own\.set_loop is reserved for a method"):
         type("Own", (Steps,), {"set_loop": value})
+
+
+async def test_a_method_called_name_is_no_name() -> None:
+    def name(self: Any) -> str:
+        return "own"
+
+    service = type("Own", (Steps,), {"name": name})()
+    await live(service)
+    assert name_of(service) == "Own"
+
+
+class Attributes:
+    """Sets attributes, and calls no other __init__."""
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+
+async def handle(self: Any, *args: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("base", "absent"), [(PeriodicService, "interval="), (TLSServer, "cert=, key=")]
+)
+async def test_an_init_that_leaves_out_what_is_required_fails_the_start_by_its_name(
+    base: type, absent: str
+) -> None:
+    namespace = {"callback": handle, "handle_client": handle}
+    own: Any = type("Own", (Attributes, base), namespace)
+    with pytest.raises(AttributeError, match=f"Own needs {absent} among"):
+        async with entrypoint(own(address="127.0.0.1", port=0), log_config=False):
+            pass
+
+
+def test_a_private_attribute_of_a_class_with_the_name_of_its_base_is_refused_if_that_has_it() -> (
+    None
+):
+    def init(self: Any) -> None:
+        self._StreamServer__close_listener = 1
+
+    type("Other", (StreamServer,), {"__init__": init})
+    with pytest.raises(TypeError, match=r"^StreamServer\.__close_listener is reserved for svcrun"):
+        type("StreamServer", (StreamServer,), {"__init__": init})

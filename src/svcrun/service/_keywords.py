@@ -8,7 +8,7 @@ import sys
 from types import MappingProxyType
 
 from svcrun.current import on_behalf_of
-from svcrun.errors import ParameterTypeError
+from svcrun.errors import MissingParameters, ParameterTypeError
 from svcrun.hints import TYPE_CHECKING, Any, Final
 from svcrun.service._meta import kept
 
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from svcrun.service._meta import ServiceMeta
     from svcrun.service.base import Service
 
-__all__ = ("LIFE_CYCLE", "check_methods", "keep", "parameters_of", "warn_of_misspellings")
+__all__ = (
+    "LIFE_CYCLE",
+    "check_methods",
+    "check_present",
+    "keep",
+    "parameters_of",
+    "warn_of_misspellings",
+)
 
 log = logging.getLogger("svcrun.service.base")
 
@@ -74,6 +81,17 @@ def check_methods(service: Service, given: Mapping[str, Any]) -> None:
             keywords.known.add(name)
             if not hasattr(cls, name):
                 keywords.undeclared[name] = frozenset(given)
+
+
+def check_present(service: Service) -> None:
+    """Refuse a service without what is required of it, if its ``__init__`` has not done so.
+
+    :raises AttributeError: naming the parameters that are absent, and the class.
+    """
+    cls = type(service)
+    absent = [name for name in cls.__required__ if not hasattr(service, name)]
+    if absent:
+        raise MissingParameters(cls.__qualname__, absent)
 
 
 def keep(service: Service, name: str) -> None:

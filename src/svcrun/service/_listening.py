@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from svcrun.service._keywords import keep
+from svcrun.service._keywords import check_present, keep
 from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service
 from svcrun.sockets import Endpoint, local_address
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Socket = socket.socket
 
-__all__ = ("Listening",)
+__all__ = ("Listening", "Place")
 
 
 class Listening(Service):
@@ -130,6 +130,7 @@ class Place:
     configured: tuple[Any, Any]
 
     def __init__(self, service: Listening) -> None:
+        check_present(service)
         for name in type(service)._svcrun_several:
             keep(service, name)
         service._svcrun_check_parameters()

@@ -162,7 +162,9 @@ def _check_private_names(cls: type, namespace: dict[str, typing.Any]) -> None:
     Python tells such names of a class and its bases apart by the names of the classes.
     """
     prefix = f"_{cls.__name__.lstrip('_')}__"
-    own = [name for name in namespace if name.startswith(prefix)]
+    codes = [code for one in namespace.values() if (code := getattr(one, "__code__", None))]
+    used = {*namespace, *(name for code in codes for name in code.co_names)}
+    own = [name for name in used if name.startswith(prefix)]
     for base in cls.__mro__[1:] if own else ():
         taken = sorted(vars(base).keys() & set(own)) if is_own(base) else ()
         if taken:

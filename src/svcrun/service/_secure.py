@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from svcrun.checks import check_number
 from svcrun.errors import NotRunning
-from svcrun.service._listening import Listening
+from svcrun.service._listening import Listening, Place
 from svcrun.service._record import part_of, shown
 from svcrun.tls_options import DEFAULT_CIPHERS, DEFAULT_VERSION, SSLOptions
 
@@ -75,6 +75,7 @@ class Secure(Listening):
 
     def _svcrun_read_certificates(self) -> None:
         # A few short files: to read them in a thread would take longer than to read them.
+        part_of(self, Place)  # checks the parameters, if nothing has done so yet
         part_of(self, Certificates).context = self._svcrun_make_options().create_context()
 
     def _svcrun_make_options(self) -> SSLOptions:

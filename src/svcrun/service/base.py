@@ -199,7 +199,8 @@ class Service(metaclass=ServiceMeta):
 
     def __repr__(self) -> str:
         name = getattr(self, "name", None)
-        name = "" if name is None else f" name={name!r}"
+        # A method of that name is no name, and its representation would ask for this one.
+        name = "" if name is None or callable(name) else f" name={name!r}"
         return f"<{type(self).__qualname__}{name} {state_of(self).name}>"
 
 

@@ -10,6 +10,7 @@ from svcrun.current import name_of
 from svcrun.errors import MissingMethod, show
 from svcrun.periodic import PeriodicCallback, check_period
 from svcrun.series import check_call_options
+from svcrun.service._keywords import check_present
 from svcrun.service._meta import near_method
 from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service, parameter
@@ -116,6 +117,7 @@ class _Calls:
     misspelt: str | None = None
 
     def __init__(self, service: PeriodicService) -> None:
+        check_present(service)
         if getattr(service.callback, "__func__", None) is PeriodicService.callback:
             self.misspelt = near_method(type(service), "callback")
             if self.misspelt is None:

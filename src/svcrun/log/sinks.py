@@ -82,11 +82,11 @@ class Sink:
         record: logging.LogRecord,
         given: logging.LogRecord,
     ) -> T:
-        """Call `function` with a record in the context of the log call, if that is wanted.
+        """Call `function` with a record in the context of the log call, if that was captured.
 
         :param given: what was captured in the log call; `record` may be made of it.
         """
-        context = context_of(given) if self._in_context else None
+        context = context_of(given)
         # A copy, since a context can be entered once, and other handlers may write this record.
         return function(record) if context is None else context.copy().run(function, record)
 
@@ -145,7 +145,10 @@ class HandlerSink(Sink):
             else:
                 try:
                     if not record.levelno < self.handler.level:
-                        self._call(self._emit, record, given)
+                        if self._in_context:
+                            self._call(self._emit, record, given)
+                        else:
+                            self._emit(record)
                         if record.exc_info:
                             time.sleep(_REST)
                 except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
@@ -229,7 +232,7 @@ class StreamSink(Sink):
         self, stream: TextIO, encoding: str, records: Iterable[logging.LogRecord]
     ) -> int:
         """Write pieces that end with a line, as large as can be written in one go."""
-        now = time.monotonic()
+        self._moved = now = time.monotonic()
         if now >= self._limit_until:
             self._limit = _FILE_PIECE if _is_file(stream) else _PIPE_PIECE
             self._limit_until = now + _STAYS
@@ -237,7 +240,6 @@ class StreamSink(Sink):
         lines: list[str] = []
         size = written = 0
         for record in records:
-            self._moved = time.monotonic()
             line = self._format(record)
             length = len(line if line.isascii() else line.encode(encoding, "backslashreplace"))
             size += length
@@ -251,7 +253,6 @@ class StreamSink(Sink):
                 return written
             if self.paused:
                 break
-        self._moved = time.monotonic()
         self._attempt(stream, _encode(lines, encoding), len(lines))
         return written
 
@@ -272,7 +273,10 @@ class StreamSink(Sink):
         try:
             if record.levelno < handler.level:
                 return ""
-            text = self._call(handler.format, record, given) + handler.terminator
+            if self._in_context:
+                text = self._call(handler.format, record, given) + handler.terminator
+            else:
+                text = handler.format(record) + handler.terminator
             if record.exc_info:
                 time.sleep(_REST)
             return text

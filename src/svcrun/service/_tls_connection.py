@@ -9,6 +9,7 @@ from svcrun.service._connection import Connection
 from svcrun.service._secure import log_handshake_failure
 
 if TYPE_CHECKING:
+    from svcrun.service._clients import Clients
     from svcrun.service.tls import TLSServer
 
 __all__ = ("TLSConnection",)
@@ -21,13 +22,17 @@ class TLSConnection(Connection, asyncio.BufferedProtocol):
     where asyncio would make one of 256 KiB for each piece of data.
     """
 
+    def __init__(self, server: Clients) -> None:
+        super().__init__(server)
+        self._receive_buffer = server.receive_buffer
+
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the hint is not needed
         """Return where the next piece of data is to be put."""
-        return self.server.receive_buffer
+        return self._receive_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take the data out of the shared buffer."""
-        self.reader.data_received(bytes(self.server.receive_buffer[:nbytes]))
+        self.reader.data_received(self._receive_buffer[:nbytes].tobytes())
 
     def end(self, *, at_once: bool) -> None:
         """End a handshake at once, too."""

@@ -10,6 +10,7 @@ import pytest
 from svcrun import Service, entrypoint
 from svcrun.misspelling import is_misspelling, near_miss
 from svcrun.service import PeriodicService, TCPServer, UDPServer
+from tests.service.bases import find_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,3 +183,23 @@ def test_a_plural_of_a_necessary_method_is_another_method() -> None:
     own = type("Own", (TCPServer,), {"handle_clients": anything})
     with pytest.raises(TypeError, match="abstract"):
         own("::1", 0)
+
+
+@pytest.mark.parametrize(
+    ("base", "meant", "found"),
+    [
+        ("aiohttp:AIOHTTPService", "create_application", "create_aplication"),
+        ("asgi:ASGIHTTPService", "create_asgi_app", "create_agsi_app"),
+        ("uvicorn:UvicornService", "create_application", "create_appliction"),
+    ],
+)
+def test_a_web_service_whose_method_is_misspelt_is_refused_unless_it_has_an_application(
+    base: str, meant: str, found: str
+) -> None:
+    own: Any = type("Own", (find_base(base),), {found: anything})
+    place = {"address": "127.0.0.1", "port": 0}
+    with pytest.raises(TypeError, match=rf"Own needs {meant}\(\).*; {found}\(\) is probably"):
+        own(**place)
+    assert own(**place, app=anything).app is anything
+    further: Any = type("Further", (own,), {meant: anything})
+    assert further(**place).app is None

@@ -105,7 +105,9 @@ with entrypoint(Server()) as loop:
 say("after")
 """
     )
-    assert_orderly(outcome, "started", *LEFT)
+    assert outcome.returncode == 0, outcome
+    assert lines(outcome) == ["started", *LEFT]
+    assert "Traceback" not in outcome.stderr
 
 
 @pytest.mark.parametrize(

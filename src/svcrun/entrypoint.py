@@ -452,6 +452,7 @@ class Entrypoint(OptionAttributes):
     def _end(self) -> None:
         self._left = True
         self._undo.close()
+        self._given = ()  # this object may wait for the garbage collector, and they need not
 
     def _disown(self) -> None:
         """Leave everything to the parent, in a child process that was forked off."""

@@ -267,3 +267,23 @@ def test_the_command_line_shows_the_line_that_raised(
     shown = capsys.readouterr().err
     assert 'first(Unavailable("dsn") if self.error is None else self.error)' in shown
     assert "During handling" not in shown
+
+
+@pytest.mark.parametrize("name", ["sync", "given", "run"])
+def test_services_that_have_stopped_are_freed_without_the_garbage_collector(
+    name: str, loop_factory: LoopFactory
+) -> None:
+    class Returning(Service):
+        async def start(self) -> None:
+            """Be ready at once."""
+
+    gc.collect()
+    gc.disable()
+    try:
+        services: list[Service] = [Returning(), Raising(phase="")]
+        remembered = [weakref.ref(service) for service in services]
+        Form(name, loop_factory)(*services)
+        services.clear()
+        assert [service() for service in remembered] == [None, None]
+    finally:
+        gc.enable()

@@ -69,6 +69,7 @@ async def run_on_the_stock_loop() -> None:
     assert seen == ["found"]
     assert CALLBACK is asyncio.Handle._run.__code__
     assert hasattr(asyncio.BaseEventLoop, "_run_once")
+    assert hasattr(loop, "_process_self_data")
 
 
 def test_the_stock_loop_has_what_is_used_of_it() -> None:
@@ -97,6 +98,8 @@ def test_no_other_private_name_of_asyncio_is_used() -> None:
         "_tasks._enter_task",
         "_tasks._leave_task",
         "task._callbacks",
+        "loop._process_self_data",
+        '"_process_self_data"',
         '"_csock"',
         '"_make_socket_transport"',
         '"_selector"',

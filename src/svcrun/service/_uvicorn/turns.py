@@ -20,6 +20,8 @@ def leave_turns(app: Application, is_stopping: Callable[[], bool]) -> Applicatio
 
     uvicorn drops what is sent to a client that has gone, and does not wait for anything. An
     application that does nothing but send would go on with that for ever, and nothing else would.
+    Until the loop turns, uvicorn does not even know that the connection is lost, and asyncio logs a
+    warning for each piece of data.
 
     An event stream that ends in the middle because the server is stopping is completed.
 
@@ -31,6 +33,7 @@ def leave_turns(app: Application, is_stopping: Callable[[], bool]) -> Applicatio
             await app(scope, receive, send)
             return
         response = getattr(send, "__self__", None)
+        is_closing = getattr(getattr(response, "transport", None), "is_closing", _false)
         head: Any = None
 
         # A coroutine function: asgiref, and others, look whether it is one.
@@ -39,7 +42,7 @@ def leave_turns(app: Application, is_stopping: Callable[[], bool]) -> Applicatio
             if head is None:
                 head = message
             await send(message)
-            if getattr(response, "disconnected", False):
+            if getattr(response, "disconnected", False) or is_closing():
                 await asyncio.sleep(0)
 
         await app(scope, receive, send_in_turn)
@@ -52,3 +55,7 @@ def leave_turns(app: Application, is_stopping: Callable[[], bool]) -> Applicatio
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return call
+
+
+def _false() -> bool:
+    return False

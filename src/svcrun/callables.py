@@ -12,7 +12,7 @@ from svcrun.hints import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("describe", "is_coroutine_function")
+__all__ = ("describe", "is_coroutine_function", "is_generator_function")
 
 _is_marked: Callable[[object], bool]
 if sys.version_info >= (3, 12):
@@ -39,6 +39,23 @@ def is_coroutine_function(function: object) -> bool:
         return True
     call = getattr(type(function), "__call__", None)  # noqa: B004 - what calls do, not whether
     return _is_marked(call)
+
+
+def is_generator_function(function: object) -> bool:
+    """Tell whether a call of `function` only makes a generator, of any kind.
+
+    Sees through :func:`functools.partial` and the decorators that iterate in a thread. What
+    :func:`types.coroutine` makes can be awaited, and is none.
+    """
+    function = getattr(function, "__func__", function)
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = getattr(function, "func", function)
+    if inspect.isasyncgenfunction(function):
+        return True
+    code = getattr(function, "__code__", None)
+    awaitable = code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE
+    return inspect.isgeneratorfunction(function) and not awaitable
 
 
 def describe(function: object) -> str:

@@ -9,10 +9,12 @@ if TYPE_CHECKING:
 
 __all__ = ("is_misspelling", "near_miss")
 
-# The most edits that a misspelling has, and the length from which on a name may have more than one:
-# of short names too many differ by two letters ("host", "port").
+# The most edits that a misspelling has; the length from which on a name may have more than one, as
+# too many shorter ones differ by two letters ("host", "port"); and the length up to which none may
+# be a letter that replaces another ("post", "port").
 MOST_EDITS = 2
 LONG = 7
+SHORT = 4
 
 
 def near_miss(name: str, candidates: Iterable[str]) -> str | None:
@@ -51,10 +53,11 @@ def distance(one: str, other: str) -> int:
 
 
 def _may_be(name: str, other: str) -> bool:
-    """Whether to count the edits: names of other lengths and inflected words are other names."""
+    """Whether to count the edits: numbered, inflected and much longer words are other names."""
     return (
         name != other
         and abs(len(name) - len(other)) <= MOST_EDITS
+        and not name[-1:].isdigit()
         and not any(
             name in {f"{other}{end}", other.removesuffix(end)} for end in ("s", "es", "d", "ed")
         )
@@ -62,6 +65,17 @@ def _may_be(name: str, other: str) -> bool:
 
 
 def _is_likely(name: str, other: str, edits: int) -> bool:
+    letters, wanted = name.lower().replace("_", ""), other.lower().replace("_", "")
+    if letters == wanted:
+        return True
     if edits > MOST_EDITS or min(len(name), len(other)) < MOST_EDITS + 1:
         return False
-    return edits == 1 or max(len(name), len(other)) >= LONG or sorted(name) == sorted(other)
+    if sorted(letters) == sorted(wanted):
+        return True
+    # Few misspell the first letter; another one makes another word ("delay", "relay").
+    if letters[0] != wanted[0] and letters != wanted[1:]:
+        return False
+    if max(len(name), len(other)) >= LONG:
+        return True
+    # So does one letter in the place of another in the shortest names ("app", "api").
+    return edits == 1 and (len(name) != len(other) or len(name) > SHORT)

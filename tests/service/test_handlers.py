@@ -7,6 +7,7 @@ import functools
 import logging
 import socket
 import ssl
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -66,6 +67,11 @@ def handlers(handled: Handled) -> dict[str, Any]:
     async def first(self: Any, unit: str, *args: Any) -> None:
         handled.append(args)
 
+    @types.coroutine
+    def old(self: Any, *args: Any) -> Any:
+        yield
+        handled.append(args)
+
     return {
         "coroutine function": handle,
         "plain function": plain,
@@ -77,6 +83,7 @@ def handlers(handled: Handled) -> dict[str, Any]:
         "class method": classmethod(handle),
         "object": Recorder(handled),
         "partial": staticmethod(functools.partial(alone)),
+        "coroutine of a generator": old,
         "partial method": functools.partialmethod(first, "unit"),
     }
 
@@ -184,9 +191,12 @@ def test_a_handler_that_is_a_generator_is_refused(base: type, name: str) -> None
     def plain(self: Any, *args: Any) -> Any:
         yield
 
-    for handler in (asynchronous, plain):
+    for handler in (asynchronous, plain, threaded(plain), functools.partial(plain)):
         with pytest.raises(TypeError, match=rf"^Own\.{name} must not be a generator"):
             type("Own", (base,), {name: handler})
+        own: Any = type("Own", (base,), {name: lambda self: None})
+        with pytest.raises(TypeError, match=rf"^Own: {name}=.* no generator"):
+            own(address="127.0.0.1", port=0, interval=1, **{name: handler})
 
 
 @pytest.mark.parametrize("value", [5, None, "handle"])
@@ -197,6 +207,8 @@ def test_a_handler_that_is_no_callable_is_refused(value: object) -> None:
         own: Any = type("Own", (base,), {name: handle})
         with pytest.raises(TypeError, match=rf"^Own: {name}="):
             own("127.0.0.1", 0, **{name: value})
+        with pytest.raises(TypeError, match=rf"^Own\.{name} must be callable, not {value!r}"):
+            type("Own", (base,), {name: value})
     with pytest.raises(TypeError, match=r"^PeriodicService: callback="):
         PeriodicService(interval=1, callback=value)
 

@@ -49,6 +49,14 @@ async def warnings_of(caplog: pytest.LogCaptureFixture, *services: Any) -> list[
         ("handle_clinet", "handle_client"),
         ("create_aplication", "create_application"),
         ("strat", "start"),
+        ("prt", "port"),
+        ("pport", "port"),
+        ("Port", "port"),
+        ("rpot", "port"),
+        ("onCrash", "on_crash"),
+        ("reuseport", "reuse_port"),
+        ("imeout", "timeout"),
+        ("appp", "app"),
     ],
 )
 def test_a_name_with_a_few_wrong_letters_is_a_misspelling(name: str, meant: str) -> None:
@@ -69,9 +77,17 @@ def test_a_name_with_a_few_wrong_letters_is_a_misspelling(name: str, meant: str)
         ("started", "start"),
         ("db", "ca"),
         ("database", "depends_on"),
+        ("port2", "port"),
+        ("timeout2", "timeout"),
+        ("api", "app"),
+        ("post", "port"),
+        ("cost", "host"),
+        ("lock", "sock"),
+        ("relay", "delay"),
+        ("fallback", "callback"),
     ],
 )
-def test_a_plural_or_another_short_word_is_none(name: str, other: str) -> None:
+def test_a_plural_a_numbered_or_another_word_is_none(name: str, other: str) -> None:
     assert not is_misspelling(name, other)
 
 

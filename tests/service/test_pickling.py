@@ -197,3 +197,33 @@ class Described(Service):
 def test_a_keyword_that_sets_a_property_is_in_the_pickle() -> None:
     made = unpickled(Described(colour="red"))  # type: ignore[call-arg]
     assert made.colour == "red"
+
+
+class Dumping(TCPServer):
+    """Pickles its whole `__dict__` but for a lock, as Python's manual shows."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.lock = threading.Lock()
+
+    def handle_client(self, reader: object, writer: object) -> None: ...
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+async def test_a_state_of_the_subclass_s_own_makes_a_new_service(protocol: int) -> None:
+    service = Dumping(address="127.0.0.1", port=0)
+    for _ in ("new", "stopped"):
+        other = unpickled(service, protocol)
+        assert other.state is ServiceState.NEW
+        async with entrypoint(service, other, log_config=False):
+            assert unpickled(service, protocol).state is ServiceState.NEW
+            assert other.port not in (0, service.port)

@@ -7,6 +7,7 @@ import logging
 import sys
 from types import MappingProxyType
 
+from svcrun.callables import is_generator_function
 from svcrun.current import on_behalf_of
 from svcrun.errors import MissingParameters, ParameterTypeError
 from svcrun.hints import TYPE_CHECKING, Any, Final
@@ -72,8 +73,8 @@ def check_methods(service: Service, given: Mapping[str, Any]) -> None:
     keywords = cls._svcrun_keywords
     for name in given.keys() - keywords.known:
         if name in cls.__async_required__ or name in cls._svcrun_handlers:
-            if not callable(given[name]):
-                accepted = "a function in place of the method"
+            if not callable(given[name]) or is_generator_function(given[name]):
+                accepted = "a function in place of the method, and no generator"
                 raise ParameterTypeError(cls.__qualname__, name, given[name], accepted)
         elif name in cls._svcrun_several:
             keep(service, name)

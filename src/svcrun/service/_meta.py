@@ -8,7 +8,7 @@ from abc import ABCMeta
 from collections.abc import Iterator, MappingView
 
 import svcrun.hints as typing
-from svcrun.callables import is_coroutine_function
+from svcrun.callables import is_coroutine_function, is_generator_function
 from svcrun.errors import MissingMethod
 from svcrun.hints import TYPE_CHECKING
 
@@ -49,7 +49,8 @@ class ServiceMeta(ABCMeta):
     """Check a service class when it is made.
 
     :raises TypeError: if a method that ``__async_required__`` names is no coroutine function, if
-        a handler is a generator, or if a name of the class is one that its base keeps for itself.
+        a handler is a generator or can't be called, or if a name of the class is one that its base
+        keeps for itself.
     """
 
     __async_required__: frozenset[str]
@@ -138,11 +139,14 @@ def _is_coroutine_method(cls: type, name: str) -> bool:
 
 
 def _check_handlers(cls: ServiceMeta) -> None:
-    """Refuse handlers whose code a call does not run."""
+    """Refuse handlers that can't be called, or whose code a call does not run."""
     for name in cls._svcrun_handlers:
         method = getattr(cls, name, None)
-        if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
+        if is_generator_function(method):
             msg = f"{cls.__qualname__}.{name} must not be a generator: calling it runs none of it"
+            raise TypeError(msg)
+        if not (callable(method) or hasattr(type(method), "__get__")):
+            msg = f"{cls.__qualname__}.{name} must be callable, not {method!r}"
             raise TypeError(msg)
 
 

@@ -59,6 +59,10 @@ class Record:
         self.parts: dict[type, typing.Any] | None = None
         self._start_event: StartEvent | None = None
 
+    def __reduce__(self) -> tuple[type[Record], tuple[()]]:
+        # A `__getstate__` of a subclass may return its `__dict__`; the copy was never started.
+        return Record, ()
+
     def prepare(self, loop: asyncio.AbstractEventLoop) -> None:
         """Prepare for a start in `loop`."""
         self.loop = loop

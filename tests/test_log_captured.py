@@ -169,6 +169,25 @@ def test_a_dictionary_as_the_message_is_an_object_in_json() -> None:
     assert (written["a"], written["b"]) == (1, {"c": [1]})
 
 
+def test_the_exception_that_a_message_of_structlog_is_about_is_that_of_the_log_call() -> None:
+    stream, yours = io.StringIO(), Keeper()
+    details = {"event": "failed", "exc_info": True}
+    with basic_config(log_format="json", stream=stream, handlers=[yours]):
+        log.info(details)
+        try:
+            raise ERROR
+        except LookupError:
+            log.info(details)
+    assert details["exc_info"] is True
+    (before, *_), (handled, *_) = yours.found
+    assert before["exc_info"] is True
+    assert handled["exc_info"][1] is ERROR
+    first, second = (json.loads(line)["exc_info"] for line in stream.getvalue().splitlines())
+    assert first is True
+    assert second.startswith("Traceback")
+    assert second.endswith("LookupError: lost")
+
+
 @pytest.mark.parametrize(
     "container",
     [

@@ -8,6 +8,7 @@ text of the message, if an argument is more than a string or a number, and conta
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from itertools import islice
 
@@ -139,6 +140,9 @@ def capture(
             msg, args = copy.msg, copy.args
             if type(msg) is not str:
                 msg = copy.msg = _settle(msg)
+                if type(msg) is dict and msg.get("exc_info") is True and sys.exception():
+                    # Formatters of structlog look for the exception being handled: it is here.
+                    msg["exc_info"] = sys.exc_info()
             for value in args if type(args) is tuple else (args,):
                 if type(value) in _CONTAINERS:
                     args = copy.args = _settle(args)

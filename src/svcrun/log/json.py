@@ -44,6 +44,9 @@ class _Formatter(JsonFormatter):
     ) -> None:
         """Collect the fields; a ``service`` that somebody gave stays."""
         super().add_fields(log_data, record, message_dict)
+        error = log_data.get("exc_info")
+        if isinstance(error, tuple) and len(error) == 3 and isinstance(error[1], BaseException):  # noqa: PLR2004 - as of sys.exc_info()
+            log_data["exc_info"] = self.formatException(error)
         service = getattr(record, "serviceName", None)
         if service is not None:
             log_data.setdefault(self.rename_fields.get("service", "service"), service)

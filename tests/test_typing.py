@@ -264,6 +264,27 @@ def test_the_parameters_of_the_asgi_services_are_known() -> None:
         REST(port=0, shutdown_timeout="5")  # type: ignore[arg-type]
 
 
+def test_required_parameters_may_be_named_in_any_collection_in_subclasses_of_all_services() -> None:
+    class Several(PeriodicService):
+        __required__ = ("alpha", "beta")
+
+        def callback(self) -> None: ...
+
+    class Listed(TCPServer):
+        __required__ = ["alpha"]  # noqa: RUF012 - another form
+
+    class Single(Service):
+        __required__ = "alpha"
+        __async_required__ = {"work"}  # noqa: RUF012 - another form
+
+        async def start(self) -> None: ...
+        async def work(self) -> None: ...
+
+    assert set(Several.__required__) == {"alpha", "beta", "interval"}
+    assert set(Listed.__required__) == set(Single.__required__) == {"alpha"}
+    assert set(Single.__async_required__) == {"start", "stop", "work"}
+
+
 async def test_the_tasks_of_a_service_have_the_type_of_their_results() -> None:
     service = Tasks()
     assert_type(await service.create_task(asyncio.sleep(0, 42)), int)

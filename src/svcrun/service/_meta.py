@@ -13,7 +13,7 @@ from svcrun.errors import MissingMethod
 from svcrun.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 __all__ = ("Keywords", "ServiceMeta", "is_own", "kept", "near_method", "parameter")
 
@@ -53,8 +53,9 @@ class ServiceMeta(ABCMeta):
         keeps for itself.
     """
 
-    __async_required__: frozenset[str]
-    __required__: frozenset[str]
+    # What a class says, in any form; of a class that is made, it is a frozenset.
+    __async_required__: Collection[str]
+    __required__: Collection[str]
     _svcrun_handlers: frozenset[str]
     """The methods that a base class calls and that may be any callable."""
     _svcrun_several: frozenset[str]

@@ -20,7 +20,7 @@ from svcrun.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 
     from svcrun.context import Context as Context, get_context as get_context
     from svcrun.utils import cancel_tasks as cancel_tasks
@@ -78,8 +78,8 @@ class Service(metaclass=ServiceMeta):
     <Greeter name='first' NEW>
     """
 
-    __async_required__: typing.ClassVar[frozenset[str] | tuple[str, ...] | str] = ("start", "stop")
-    __required__: typing.ClassVar[frozenset[str] | tuple[str, ...] | str] = ()
+    __async_required__: typing.ClassVar[Collection[str]] = ("start", "stop")
+    __required__: typing.ClassVar[Collection[str]] = ()
 
     if TYPE_CHECKING:
         name: str | None = None

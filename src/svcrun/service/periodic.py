@@ -16,6 +16,8 @@ from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service, parameter
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from svcrun.clock import Clock
     from svcrun.series import ExceptionsType, Overlap
 
@@ -53,7 +55,7 @@ class PeriodicService(Service):
     Cleaner(interval=3600,delay=0)
     """
 
-    __required__ = ("interval",)
+    __required__: ClassVar[Collection[str]] = ("interval",)
     _svcrun_handlers: ClassVar[Any] = ("callback",)
     _svcrun_several: ClassVar[Any] = ("suppress_exceptions",)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 try:
     import aiohttp  # noqa: F401 - it is for _raven, but this is where to tell that it is absent
@@ -29,6 +29,8 @@ from svcrun.service._reports import unreported
 from svcrun.service._sender import Sender
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from svcrun.service._raven.dsn import DSN
 
 __all__ = ("RavenSender",)
@@ -69,7 +71,7 @@ class RavenSender(Sender):
     <RavenSender NEW>
     """
 
-    __required__ = ("sentry_dsn",)
+    __required__: ClassVar[Collection[str]] = ("sentry_dsn",)
 
     def __init__(self, **kwargs: Any) -> None:  # type checkers would make another one
         super().__init__(**kwargs)

@@ -167,6 +167,9 @@ def test_a_start_that_is_rolled_back_belongs_to_its_service(run: Callable[[Main]
     noted: list[Service | None] = []
 
     class Server:
+        def is_serving(self) -> bool:
+            return True
+
         def close(self) -> None:
             noted.append(current_service.get())
 

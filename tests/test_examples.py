@@ -113,7 +113,11 @@ def test_the_quickstart_counts_what_comes_by_udp_and_tells_it_by_tcp_and_http(
     outcome = program.wait()
     assert outcome.returncode == 0
     assert "Traceback" not in outcome.stderr
-    assert outcome.stderr.rstrip().endswith("heartbeat: 3 events of 2 kinds")
+    report, end = outcome.stderr.splitlines()[-2:]
+    assert report == "INFO:quickstart:heartbeat: 3 events of 2 kinds"
+    assert re.fullmatch(
+        r"INFO:svcrun.runtime:shutdown completed in \d+\.\d s, all has stopped", end
+    )
 
 
 def test_what_the_quickstart_prints_to_type_works_as_printed(run: Run, tmp_path: Path) -> None:

@@ -292,5 +292,6 @@ def test_a_signal_is_not_of_the_service_that_it_interrupts(loop_factory: LoopFac
         async def start(self) -> None:
             asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
 
-    (line,) = run(loop_factory, Interrupted())
-    assert line == "None: SIGTERM received, shutting down"
+    begin, end = run(loop_factory, Interrupted())
+    assert begin == "None: SIGTERM received, shutting down"
+    assert end.startswith("None: shutdown completed in ")

@@ -473,7 +473,15 @@ def test_handlers_that_the_program_sets_in_the_loop_are_taken_away_with_it(run: 
         """
     )
     assert lines(outcome) == ["started", "usr1", "stopped", "cancelled", "True", "True"]
-    assert not outcome.stderr
+    warning, *others = outcome.stderr.splitlines()
+    assert warning == (
+        "WARNING:svcrun.interrupts:the program installed a handler of SIGTERM;"
+        " the signal ends the entrypoint all the same"
+    )
+    assert [line.split(" ")[0] for line in others] == [
+        "INFO:svcrun.runtime:SIGTERM",
+        "INFO:svcrun.runtime:shutdown",
+    ]
     assert outcome.returncode == 0
 
 

@@ -19,9 +19,9 @@ class Plain(GracefulService):
 class Noting(Plain):
     """Notes what becomes of its tasks."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, notes: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.notes: list[str] = []
+        self.notes = list(notes)
 
     async def sleep(self, name: str, seconds: float) -> None:
         try:

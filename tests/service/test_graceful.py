@@ -347,14 +347,16 @@ def test_the_defaults_are_those_of_the_document() -> None:
 
 
 def test_it_can_be_pickled_before_it_runs() -> None:
-    service = pickle.loads(pickle.dumps(Noting(name="shop", graceful_wait_timeout=3)))  # noqa: S301
+    original = Noting(name="shop", graceful_wait_timeout=3, notes=("pickled",))
+    service = pickle.loads(pickle.dumps(original))  # noqa: S301
 
     async def main() -> None:
         service.create_graceful_task(service.sleep("work", 1))
         await service.stop()
 
     run_virtual(main())
-    assert service.notes == ["work is done"]
+    assert service.notes == ["pickled", "work is done"]
+    assert original.notes == ["pickled"]
     assert (service.name, service.graceful_wait_timeout) == ("shop", 3)
 
 

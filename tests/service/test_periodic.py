@@ -190,7 +190,9 @@ async def test_a_service_whose_callback_is_misspelt_does_nothing_and_says_so_onc
         async with entrypoint(service, Ticks(interval=0.01), log_config=False):
             await asyncio.sleep(0.05)
         name = cls.__qualname__
-        assert [(r.levelname, r.getMessage()) for r in caplog.records if r.levelno > 20] == [
+        # A busy machine makes the event loop late, which is logged by another logger.
+        records = [it for it in caplog.records if it.name == "svcrun.service.periodic"]
+        assert [(r.levelname, r.getMessage()) for r in records if r.levelno > 20] == [
             ("WARNING", f"{name}.callabck() is never called; did you mean callback()?"),
             ("ERROR", f"{name} has no callback(), so <{name} name='it' STARTING> does nothing"),
         ]

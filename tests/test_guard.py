@@ -113,7 +113,7 @@ def test_a_shutdown_that_goes_on_and_on_is_ended(guard: Mortal, in_handler: bool
     else:
         guard.watch(0.1, 0.2)
     guard._loop.run_until_complete(eventually(lambda: guard.deaths))
-    assert guard.deaths[0].startswith("the shutdown is not over 0.2 s past its time limit")
+    assert guard.deaths[0].startswith("the shutdown has not completed 0.2 s after its time limit")
 
 
 @pytest.mark.parametrize("in_handler", [False, True])
@@ -172,8 +172,8 @@ def test_without_a_thread_to_be_had_the_watch_does_no_harm(loop_factory: LoopFac
     with nothing_left():
         loop = loop_factory()
         guard = Mortal(loop)  # whose thread could not be started
-        guard.rest()
-        guard.resume()
+        guard.stop_for_fork()
+        guard.restart_after_fork()
         guard.watch_from_handler(600, 600, if_blocked=lambda: None)
         guard.release()
         loop.close()
@@ -181,9 +181,9 @@ def test_without_a_thread_to_be_had_the_watch_does_no_harm(loop_factory: LoopFac
 
 def test_the_thread_is_not_there_during_a_fork(guard: Mortal) -> None:
     threads = number_of_threads()
-    guard.rest()
+    guard.stop_for_fork()
     assert number_of_threads() == threads - 1
-    guard.resume()
+    guard.restart_after_fork()
     assert number_of_threads() == threads
     guard.watch(0.1, 600)
     deadline = time.monotonic() + PATIENCE

@@ -10,7 +10,7 @@ falls back to the ordinary way where it can't do better:
   caught and run.
 * :func:`current_loop` finds the loop that is set but does not run.
 * :func:`wakeup_descriptor` finds the descriptor with which a loop wakes itself.
-* :func:`let_exits_out` mends the step of a task that forked, in the child.
+* :func:`propagate_exits` mends the step of a task that forked, in the child.
 * :func:`listen_to_signals` hears of the signals that wake a loop.
 * :class:`Waiter` is awaited like a future. It follows the protocol of future-like objects (see
   :func:`asyncio.isfuture`), so a task that awaits it hands over its wake-up call, which
@@ -34,7 +34,7 @@ T = TypeVar("T")
 __all__ = (
     "Waiter",
     "current_loop",
-    "let_exits_out",
+    "propagate_exits",
     "listen_to_signals",
     "start_eagerly",
     "wake_all",
@@ -198,12 +198,12 @@ else:
             del task, step
 
 
-def let_exits_out(loop: asyncio.AbstractEventLoop) -> None:
-    """Have the copy of `loop` in a child process let out what ends the program.
+def propagate_exits(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise SystemExit and KeyboardInterrupt out of the copy of `loop` in a forked child.
 
-    In a process that is forked off, asyncio forgets the running loop. From Python 3.14 on, the step
-    of a task that forked ends with a RuntimeError for that, which hides a SystemExit. The exception
-    handler of the loop gets it.
+    asyncio forgets the running loop in a forked child. Since Python 3.14, the step of the task that
+    forked therefore ends with a RuntimeError, whose context is the SystemExit. asyncio passes the
+    RuntimeError to the exception handler of the loop, which raises the SystemExit again.
     """
     found = loop.get_exception_handler()
 

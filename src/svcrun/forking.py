@@ -1,7 +1,14 @@
-"""Entrypoints across ``os.fork()``: a child process owns nothing of its parent's.
+"""Entrypoints across ``os.fork()``: the child process owns no entrypoint of its parent.
 
-It has the parent's memory, and one thread, the one that forked. Descriptors are shared: what the
-child would do to an event loop, or write to the descriptor that wakes it, the parent would feel.
+The child has a copy of the parent's memory, and one thread, the one that forked. Descriptors are
+shared: if the child changed the event loop's selector, or wrote to the descriptor that wakes the
+loop, it would change or wake the parent's loop.
+
+Invariants:
+
+* The exit watchdog does not run during a fork, so the child inherits no lock that it holds.
+* Signals that an entrypoint catches are blocked from before the fork until the child has restored
+  the previous handlers, so no signal of the child reaches the parent's loop.
 """
 
 from __future__ import annotations
@@ -12,7 +19,7 @@ import signal
 from threading import get_ident
 
 from svcrun.current import current_service
-from svcrun.eager import current_loop, let_exits_out
+from svcrun.eager import current_loop, propagate_exits
 from svcrun.hints import TYPE_CHECKING
 from svcrun.tasks import current_work
 
@@ -27,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ("forget", "watch")
 
 _entered: list[_Entered] = []
-# By thread: several may fork at the same time.
-_found_masks: dict[int, set[int]] = {}
+# The signal masks from before the fork, by thread: several threads may fork at the same time.
+_saved_masks: dict[int, set[int]] = {}
 
 
 def watch(
@@ -37,32 +44,33 @@ def watch(
     loop: asyncio.AbstractEventLoop,
     on_child: Callable[[], object],
 ) -> None:
-    """Take what belongs to an entrypoint across every fork from now on.
+    """Register an entrypoint, so that each forked child is detached from it.
 
-    :param on_child: called in the child.
+    :param on_child: called in the child, after the handlers of signals are restored.
     """
     _entered.append((guard, interrupts, loop, on_child))
 
 
 def forget(guard: Guard) -> None:
-    """Do so no longer."""
+    """Unregister the entrypoint of `guard`."""
     _entered[:] = [entered for entered in _entered if entered[0] is not guard]
 
 
 def _before_fork() -> None:
     if not _entered:
         return
-    # A signal that reached the child before its handlers are restored would be taken for the
-    # parent's, which reads the descriptor that both have. It waits until they are.
+    # Race: if a signal reached the child before its handlers are restored, the child would write it
+    # to the wakeup descriptor that it shares with the parent, and the parent would shut down. The
+    # signal stays pending until the child has restored the handlers.
     caught = {signum for _, interrupts, _, _ in _entered for signum in interrupts.signals}
-    _found_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
+    _saved_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
     for guard, _, _, _ in tuple(_entered):
-        guard.rest()
+        guard.stop_for_fork()
 
 
 def _after_fork_in_parent() -> None:
     for guard, _, _, _ in tuple(_entered):
-        guard.resume()
+        guard.restart_after_fork()
     _unblock()
 
 
@@ -70,12 +78,12 @@ def _after_fork_in_child() -> None:
     if not _entered:
         return
     signal.set_wakeup_fd(-1)
-    # The newest one first: each puts back the handlers that it found.
+    # The innermost entrypoint first: each restores the handlers that it replaced.
     while _entered:
         guard, interrupts, loop, on_child = _entered.pop()
-        guard.disown()
-        interrupts.disown()
-        let_exits_out(loop)
+        guard.reset_in_child()
+        interrupts.reset_in_child()
+        propagate_exits(loop)
         on_child()
     current_service.set(None)
     current_work.set(None)
@@ -85,7 +93,7 @@ def _after_fork_in_child() -> None:
 
 
 def _unblock() -> None:
-    found = _found_masks.pop(get_ident(), None)
+    found = _saved_masks.pop(get_ident(), None)
     if found is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, found)
 

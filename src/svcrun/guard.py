@@ -1,18 +1,23 @@
-"""End the process when the event loop does not get to it.
+"""End the process when a blocked event loop does not complete the shutdown.
 
-Time limits that the loop keeps are of no use while a callback blocks the loop. So each shutdown is
-also watched from outside of the loop. Nothing can be counted on to be had when the shutdown begins,
-so the exit watchdog, a thread, starts when the entrypoint is entered. It sleeps on a lock.
+Timers of the loop do not fire while a callback blocks the loop. So a thread, the exit watchdog,
+enforces the deadline of each shutdown from outside of the loop. A shutdown may begin when no thread
+or descriptor is left, so the thread starts when the entrypoint is entered. It sleeps on a lock.
 
-What each of the watchers can see:
+Each watcher covers other causes:
 
-* The thread sees everything that lets other threads run: Python code, system calls, locks.
-* A C function that keeps the interpreter's lock stops every thread, this one too. Some of them look
-  for signals meanwhile, such as a search with a regular expression. They are busy, so a timer of
-  processor time gets through to them: ``ITIMER_VIRTUAL``, where the program does not use it, in the
-  main thread. The program is free to take it over at any time; the thread goes on without it.
-* A C function that keeps the lock and does not look for signals can't be seen from inside of the
-  process.
+* The thread covers all code that releases the GIL: Python code, system calls, locks.
+* A C function that holds the GIL stops every thread, this one too. Some C functions check for
+  signals, such as a search with a regular expression. They use processor time, so the timer
+  ``ITIMER_VIRTUAL`` interrupts them, in the main thread. The program may take the timer over at any
+  time; the thread goes on without it.
+* A C function that holds the GIL and does not check for signals can't be interrupted from inside
+  the process.
+
+Invariants: a signal handler may interrupt any of this code and call it again, and the thread runs
+beside the main thread. So no method holds a lock while it works on the state. Each alarm is called
+once, because :meth:`list.remove` succeeds for one caller only. The process is ended once, by the
+caller that acquires ``_dying``.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    _Alarm = tuple[float, Callable[[], object]]  # what to call at a time of the monotonic clock
+    _Alarm = tuple[float, Callable[[], object]]  # the time by the monotonic clock, and a callback
 
 __all__ = ("ANSWER_TIME", "DEFAULT_ACTION", "EXIT_HUNG", "Guard", "set_handler")
 
@@ -47,26 +52,26 @@ EXIT_HUNG = 70
 """The exit code of a process that had to be ended: ``EX_SOFTWARE`` of sysexits.h."""
 
 ANSWER_TIME = 0.3
-"""Seconds without a turn after which a loop counts as blocked."""
+"""Seconds without an iteration after which a loop counts as blocked."""
 
 _TICK = 0.02
-"""The least number of seconds of processor time between two rings of the timer."""
+"""The minimum of seconds of processor time between two signals of the timer."""
 
 _LINGER = 0.1
-"""Seconds that a fork waits at most for the kernel to forget a thread that has ended."""
+"""The maximum of seconds that a fork waits for the kernel to remove a thread that has ended."""
 
 LAST_WORDS_TIME = 3.0
-"""Seconds that a process has to write its last words, to a stderr that may be a full pipe."""
+"""Seconds within which a process has to write the stacks to stderr, which may be a full pipe."""
 
 MAX_DEPTH = 100
-"""Frames that are written of each stack: an endless recursion has thousands."""
+"""The maximum of frames written for each stack: an endless recursion has thousands."""
 
 
 class Guard:
-    """Watch over the end of an entrypoint.
+    """Enforce the deadline of an entrypoint's shutdown.
 
-    :param loop: the loop that has to turn.
-    :param last_words: called before the process is ended, to write what is still buffered.
+    :param loop: the loop of the entrypoint.
+    :param last_words: called before the process is ended, to write log records still buffered.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, last_words: Callable[[], object]) -> None:
@@ -75,33 +80,33 @@ class Guard:
         self._asked: float | None = None
         self._dying = _thread.allocate_lock()
         self._killer = 0
-        # Plain locks, a list and a bare thread: all of this is used in signal handlers, which may
-        # have interrupted the threading module while that held a lock of its own.
+        # Plain locks, a list and a bare thread: signal handlers use them, and may have interrupted
+        # the threading module while it held a lock of its own. Its locks would deadlock here.
         self._alarms: list[_Alarm] = []
         self._is_watching = False
         self._has_timer = False
-        self._ring = self._on_timer  # bound once, to be recognized
+        self._timer_handler = self._on_timer  # bound once, so that it can be compared by identity
         self._released = False
-        self._resting = False
-        self._wake = _closed_lock()  # opened to make the thread look at all of this
+        self._stopped_for_fork = False
+        self._wake = _closed_lock()  # opened to wake the thread after a change of the state
         self._ended: _thread.LockType | None = None  # held by the thread while it lives
         self._ident = self._native_id = 0
 
     # The thread.
 
     def start(self) -> bool:
-        """Start the exit watchdog, and return whether there was a thread to be had."""
+        """Start the exit watchdog, and return whether the system could start a thread."""
         ended = _closed_lock()
-        if not _start_thread(self._live, ended):
+        if not _start_thread(self._run, ended):
             return False
         self._ended = ended
         return True
 
-    def _live(self, ended: _thread.LockType) -> None:
+    def _run(self, ended: _thread.LockType) -> None:
         self._ident = _thread.get_ident()
         self._native_id = _thread.get_native_id()
         try:
-            while not (self._released or self._resting):
+            while not (self._released or self._stopped_for_fork):
                 times = [when for when, _ in self._alarms]
                 pause = max(min(times) - time.monotonic(), 0.0) if times else -1
                 if not self._wake.acquire(timeout=min(pause, threading.TIMEOUT_MAX)):
@@ -111,31 +116,31 @@ class Guard:
         finally:
             ended.release()
 
-    def rest(self) -> None:
-        """End the thread before a fork, which can't take it along; :meth:`resume` undoes that."""
+    def stop_for_fork(self) -> None:
+        """Stop the thread before a fork, which copies only the thread that forks."""
         if self._ended is None:
             return
-        self._resting = True
+        self._stopped_for_fork = True
         self._join()
-        # Python warns of a fork if the kernel counts a second thread, and a thread that has run
-        # all its code is still counted for a moment.
+        # Race: Python warns of a fork if the kernel counts a second thread, and the kernel counts a
+        # thread for a moment after its last bytecode.
         deadline = time.monotonic() + _LINGER
         while os.path.exists(f"/proc/self/task/{self._native_id}"):
             if time.monotonic() > deadline:
                 break
             time.sleep(0)
 
-    def resume(self) -> None:
-        """Start the thread again, if it was at rest."""
-        if self._resting:
-            self._resting = False
+    def restart_after_fork(self) -> None:
+        """Start the thread again after a fork, in the parent."""
+        if self._stopped_for_fork:
+            self._stopped_for_fork = False
             if not self._released:
                 self.start()
 
-    def disown(self) -> None:
-        """Leave everything to the parent process, in a child that was forked off."""
+    def reset_in_child(self) -> None:
+        """Cancel the deadline in a forked child: it belongs to the parent."""
         self._ended = None
-        self._resting = False
+        self._stopped_for_fork = False
         self.release()
 
     def _join(self) -> None:
@@ -144,34 +149,36 @@ class Guard:
             _open(self._wake)
             ended.acquire()
 
-    # Whether the loop turns.
+    # Whether the loop is blocked.
 
     def ask(self) -> None:
-        """Have the loop show that it turns; safe in a signal handler and in other threads."""
+        """Schedule a call of :meth:`answer`; safe in a signal handler and in other threads."""
         if self._asked is None:
             self._asked = time.monotonic()
             try:
                 self._loop.call_soon_threadsafe(self.answer)
             except RuntimeError:
-                self._asked = None  # the loop is closed, and all is over
+                self._asked = None  # the loop is closed, so the shutdown has completed
 
     def answer(self) -> None:
-        """Take note that the loop turns, or is about to."""
+        """Record that the loop is not blocked."""
         self._asked = None
 
     @property
     def blocked(self) -> bool:
-        """Whether the loop has not turned for a while since it was asked to."""
+        """Whether :meth:`answer` has not been called within :data:`ANSWER_TIME` of :meth:`ask`."""
         asked = self._asked
         return asked is not None and time.monotonic() - asked >= ANSWER_TIME
 
     # Time limits.
 
     def watch(self, limit: float, grace: float) -> None:
-        """End the process if :meth:`release` is not called in time; the first call counts.
+        """End the process if :meth:`release` is not called in time.
 
-        :param limit: seconds after which a loop that is blocked is not waited for any longer.
-        :param grace: further seconds that a loop which turns has to come to an end by itself.
+        Calls after the first have no effect.
+
+        :param limit: seconds after which the process is ended if the loop is blocked.
+        :param grace: further seconds after which the process is ended in any case.
         """
         if self._is_watching:
             return
@@ -183,7 +190,7 @@ class Guard:
 
         def check_again() -> None:
             self._ask_or_die()
-            overrun = f"the shutdown is not over {grace:g} s past its time limit"
+            overrun = f"the shutdown has not completed {grace:g} s after its time limit"
             self._call_later(grace, lambda: self.die(overrun))
 
         self._call_later(limit, check)
@@ -191,9 +198,9 @@ class Guard:
     def watch_from_handler(
         self, limit: float, grace: float, if_blocked: Callable[[], object]
     ) -> None:
-        """Do what :meth:`watch` does in a signal handler, when the loop may be blocked already.
+        """Call :meth:`watch` in a signal handler, when the loop may be blocked already.
 
-        :param if_blocked: called if the loop has not turned for a while.
+        :param if_blocked: called once, after :data:`ANSWER_TIME`, if the loop is blocked then.
         """
 
         def nudge() -> None:
@@ -204,7 +211,7 @@ class Guard:
         self.watch(limit, grace)
 
     def release(self) -> None:
-        """End the watch, for good: a signal that comes later must not begin another."""
+        """Cancel the deadline for good: a later signal must not set another."""
         self._released = True
         self._alarms.clear()
         self._stop_timer()
@@ -213,7 +220,7 @@ class Guard:
 
     def _ask_or_die(self) -> None:
         if self.blocked:
-            self.die("the event loop is blocked, and the time for the shutdown is over")
+            self.die("the event loop is blocked and the shutdown timed out")
         self.ask()
 
     def _call_later(self, pause: float, action: Callable[[], object]) -> None:
@@ -224,12 +231,16 @@ class Guard:
         _open(self._wake)
 
     def _call_due(self) -> None:
-        """Call what is due, each once: the thread and the timer's handler both come here."""
+        """Call the alarms that are due.
+
+        Race: the thread and the timer's handler may both run this. The one that removes an alarm
+        from the list calls it.
+        """
         now = time.monotonic()
         for alarm in sorted(self._alarms, key=itemgetter(0)):
             if alarm[0] > now:
                 break
-            with suppress(ValueError):  # the other one was faster, or the watch is over
+            with suppress(ValueError):  # the other caller removed it, or release() did
                 self._alarms.remove(alarm)
                 alarm[1]()
 
@@ -241,11 +252,11 @@ class Guard:
                 return
             if _signal.getsignal(signal.SIGVTALRM) is not DEFAULT_ACTION:
                 return
-            set_handler(signal.SIGVTALRM, self._ring)
+            set_handler(signal.SIGVTALRM, self._timer_handler)
             self._has_timer = True
-        if _signal.getsignal(signal.SIGVTALRM) is self._ring:
-            # Without an alarm, the thread is about to call one, or to set the next, and gets to it
-            # when the handler interrupts a function that keeps the lock.
+        if _signal.getsignal(signal.SIGVTALRM) is self._timer_handler:
+            # Race: without an alarm, the thread is between removing one and setting the next. It
+            # can go on only when this handler has interrupted the function that holds the GIL.
             times = [when for when, _ in self._alarms]
             pause = min(times) - time.monotonic() if times else 0.0
             signal.setitimer(signal.ITIMER_VIRTUAL, max(pause, _TICK))
@@ -253,7 +264,7 @@ class Guard:
     def _on_timer(self, _signum: int, _frame: object) -> None:
         self._call_due()
         if self._killer not in (0, _thread.get_ident()):
-            _exit_after(LAST_WORDS_TIME)  # while the thread writes
+            _exit_after(LAST_WORDS_TIME)  # the thread is writing the stacks meanwhile
         if not self._released:
             self._set_timer()
 
@@ -261,7 +272,9 @@ class Guard:
         if not self._has_timer:
             return
         self._has_timer = False
-        if _signal.getsignal(signal.SIGVTALRM) is self._ring:  # else the program uses it by now
+        if (
+            _signal.getsignal(signal.SIGVTALRM) is self._timer_handler
+        ):  # else the program has taken it over
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             set_handler(signal.SIGVTALRM, DEFAULT_ACTION)
 
@@ -270,12 +283,12 @@ class Guard:
     def die(self, reason: str) -> None:
         """Write the stacks of all threads to stderr and end the process with exit code 70."""
         if not self._dying.acquire(blocking=False):
-            return  # another thread is at it, or what this signal handler has interrupted
+            return  # another thread ends the process, or the code that this handler interrupted
         self._killer = _thread.get_ident()
         if self._ended is not None and _thread.get_ident() != self._ident:
-            _open(self._wake)  # the thread limits the time that all of this takes
+            _open(self._wake)  # the thread ends the process if writing to stderr blocks
         elif not _start_thread(_exit_after, LAST_WORDS_TIME):
-            signal.setitimer(signal.ITIMER_REAL, LAST_WORDS_TIME)  # better any end than none
+            signal.setitimer(signal.ITIMER_REAL, LAST_WORDS_TIME)  # SIGALRM ends the process
         try:
             with suppress(OSError):
                 _write_to_stderr(f"svcrun: {reason}; exit with code {EXIT_HUNG}\n".encode())
@@ -292,14 +305,14 @@ def _closed_lock() -> _thread.LockType:
 
 
 def _open(lock: _thread.LockType) -> None:
-    """Release a lock that any thread, and any signal handler, may release at any time."""
+    """Release a lock that other threads and signal handlers may release at the same time."""
     if lock.locked():
-        with suppress(RuntimeError):  # another one was faster
+        with suppress(RuntimeError):  # another caller has released it since the check
             lock.release()
 
 
 def _start_thread(function: Callable[..., object], *args: object) -> bool:
-    """Start a thread, and return whether there was one to be had."""
+    """Start a thread, and return whether the system could start one."""
     try:
         _thread.start_new_thread(function, args)
     except RuntimeError:
@@ -313,11 +326,11 @@ def _exit_after(seconds: float) -> None:
 
 
 def _stacks() -> bytes:
-    """Return where all threads are, in the form of :mod:`faulthandler`.
+    """Return the stacks of all threads, in the format of :mod:`faulthandler`.
 
-    That module needs a descriptor, and since Python 3.14 it gives up at a thread that is just being
-    started or has just ended, which hides the stacks of all others. This imports nothing, opens
-    nothing and takes no lock of Python's: the thread that holds one may be the one that is blocked.
+    That module needs a descriptor. Since Python 3.14 it stops at a thread that is being started or
+    has just ended, and so omits the stacks of the others. This function imports nothing, opens
+    nothing and takes no lock: the blocked thread may hold it.
     """
     lines: list[str] = []
     for thread, frame in sys._current_frames().items():  # noqa: SLF001 - documented
@@ -339,8 +352,8 @@ def _stack(frame: FrameType | None) -> Iterator[str]:
 
 
 def _write_to_stderr(text: bytes) -> None:
-    """Write to the descriptor: what ``sys.stderr`` is may wait for a lock."""
+    """Write to the descriptor: a write to ``sys.stderr`` may wait for a lock."""
     if sys.__stderr__ is None:
-        return  # the process began without, and the descriptor may be that of a client by now
+        return  # the process began without stderr, so a client's socket may be descriptor 2
     while text:
         text = text[os.write(2, text) :]

@@ -16,7 +16,7 @@ from svcrun.eager import wakeup_descriptor
 from svcrun.errors import ParameterError, show
 from svcrun.guard import set_handler
 from svcrun.hints import TYPE_CHECKING
-from svcrun.loop_signals import Chain, close_ear, open_ear, owner_of
+from svcrun.loop_signals import Chain, unwatch_signals, watch_signals, owner_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 __all__ = ("BodyInterrupted", "Interrupts")
 
 SAME_SIGNAL = 1.0
-"""Seconds in which a repeated signal is the same: some send it to the group and to the process."""
+"""Seconds within which a repeated signal is a duplicate.
+
+Some process managers send a signal to the process group and to the process.
+"""
 
 
 class BodyInterrupted(KeyboardInterrupt):
@@ -44,9 +47,9 @@ class Interrupts:
 
     :param on_caught: called in the handler itself, at the first signal.
     :param on_first: called in the loop with the first signal.
-    :param on_insist: called in the loop when somebody at a terminal insists.
-    :param in_body: tells, when the loop does not run, whether code of the ``with`` block does.
-    :param services: returns those that may have installed a handler.
+    :param on_insist: called in the loop when SIGINT comes again, later than a duplicate would.
+    :param in_body: returns, while the loop does not run, whether code of the ``with`` block does.
+    :param services: returns the services that may have installed a handler.
     """
 
     def __init__(
@@ -69,16 +72,16 @@ class Interrupts:
         self._on_insist = on_insist
         self._in_body = in_body
         self._services = services
-        # Not that of the code that a handler interrupts.
+        # Callbacks must not run in the context of the code that the handler interrupts.
         self._context = copy_context()
         self.first: int | None = None
         """The first signal that was caught."""
         self._first_time = 0.0
         self.repeats = 0
-        """1 while :meth:`repeat` is under way, 2 when it is over."""
+        """1 once :meth:`repeat` has sent the signal again, 2 once the handler has received it."""
         self._replaced: dict[int, object] = {}
-        self.caught = self._handle  # bound once
-        self._shared: dict[int, tuple[Callable[..., object], tuple[object, ...], Context]] = {}
+        self.caught = self._handle  # bound once, so that the handler can be compared by identity
+        self._added: dict[int, tuple[Callable[..., object], tuple[object, ...], Context]] = {}
         self._warned: list[Service | None] = []
         self._descriptor: int | None = None
         self._previous = -1  # the descriptor that was there before
@@ -104,61 +107,65 @@ class Interrupts:
                 "entrypoint", "catch_signals", self.signals, "signals that can be caught"
             ) from None
         self._open_wakeup()
-        open_ear(self._loop, self)
+        watch_signals(self._loop, self)
 
     def detach(self) -> None:
-        """Wake the loop no longer; to be called before it is closed."""
-        close_ear(self._loop, self)
-        self._shared.clear()
+        """Stop waking the loop; call this before the loop is closed."""
+        unwatch_signals(self._loop, self)
+        self._added.clear()
         if self._descriptor is None:
             return
         current = signal.set_wakeup_fd(self._previous)
         if current not in (-1, self._descriptor):
-            signal.set_wakeup_fd(current)  # somebody else's by now
+            signal.set_wakeup_fd(current)  # other code has replaced the descriptor
         self._descriptor = None
         if self._pipe is None:
             return
         read, write = self._pipe
         self._pipe = None
-        with suppress(RuntimeError):  # somebody has closed the loop already
+        with suppress(RuntimeError):  # the program has already closed the loop
             self._loop.remove_reader(read)
         os.close(read)
         os.close(write)
 
     def restore(self) -> None:
-        """Put the handlers back; to be called last of all, as signals may still come."""
+        """Restore the previous handlers; call this last of all, as signals may still arrive."""
         self.detach()
         outer = None
         while self._replaced:
             signum, handler = self._replaced.popitem()
-            # A handler that was not installed from Python reads as None and can't be put back.
+            # A handler that was not installed from Python reads as None and can't be restored.
             if handler is not None:
                 set_handler(signum, handler)
             if signum == self.first and _is_ours(handler):
                 outer = signum
         if outer is not None:
-            # It was meant for the process: now the entrypoint around this one has its turn.
+            # The signal was sent to the process, so the outer entrypoint has to end as well.
             signal.raise_signal(outer)
 
-    def disown(self) -> None:
-        """Put the handlers back in a child that was forked off, and leave the loop alone."""
+    def reset_in_child(self) -> None:
+        """Restore the previous handlers in a forked child, without touching the loop.
+
+        Parent and child share the descriptors, so closing or changing one of them here would
+        change the parent's loop.
+        """
         self._descriptor = self._pipe = None
-        close_ear(self._loop, self)
+        unwatch_signals(self._loop, self)
         for signum, handler in self._replaced.items():
             if handler is not None:
                 set_handler(signum, handler)
         self._replaced.clear()
 
     def _open_wakeup(self) -> None:
-        """Have signals wake the loop.
+        """Set the descriptor by which signals wake the loop.
 
-        The Python handler runs between two bytecodes. A signal that comes after the last one before
-        the loop goes to sleep would not be handled until something else wakes it, unless it writes
-        to a descriptor that the loop reads.
+        Race: Python runs a handler between two bytecodes. A signal that arrives after the last
+        bytecode before ``select()`` would wait until another event wakes the loop. The C handler
+        writes to this descriptor at once, so ``select()`` returns.
         """
         descriptor = wakeup_descriptor(self._loop)
         if descriptor == -1:
-            return  # the loop does it whenever it runs
+            return  # the loop sets a descriptor of its own whenever it runs
         if descriptor is not None:
             self._set_descriptor(descriptor)
             return
@@ -173,25 +180,26 @@ class Interrupts:
         self._previous = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
         self._descriptor = descriptor
 
-    def reopen_wakeup(self) -> None:
-        """Have signals wake the loop again, after another one has ended that."""
+    def reset_wakeup(self) -> None:
+        """Set the wakeup descriptor again after the loop has reset it."""
         if self._descriptor is not None:
             signal.set_wakeup_fd(self._descriptor, warn_on_full_buffer=False)
 
     def _read(self, descriptor: int) -> None:
         for signum in os.read(descriptor, 4096):
-            self.heard(signum)
+            self.on_wakeup(signum)
 
-    # The handler, which may run at any point of the main thread.
+    # The handler may run between any two bytecodes of the main thread, also while that thread holds
+    # a lock. So it takes no lock, and passes the work on to the loop.
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         is_repetition = self.repeats == 1
         try:
             self._react(signum)
         finally:
-            shared = self._shared.get(signum)
-            if shared is not None and not is_repetition:
-                callback, args, context = shared
+            added = self._added.get(signum)
+            if added is not None and not is_repetition:
+                callback, args, context = added
                 self._call_soon(callback, *args, context=context)
 
     def _react(self, signum: int) -> None:
@@ -213,7 +221,7 @@ class Interrupts:
         if block_is_busy:
             if insists:
                 raise BodyInterrupted
-            return  # the first signal will get through to it, see repeat()
+            return  # repeat() will interrupt the block with the first signal
         if self._guard.blocked:
             name = signal.Signals(signum).name
             self._guard.die(f"{name} came again and the event loop has not turned since")
@@ -224,43 +232,48 @@ class Interrupts:
     def _call_soon(
         self, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> None:
-        with suppress(RuntimeError):  # the loop is closed: all is over but for the last lines
+        with suppress(RuntimeError):  # the loop is closed, so the shutdown has completed
             self._loop.call_soon_threadsafe(callback, *args, context=context or self._context)
 
     # Handlers that services install.
 
-    def found(self, signum: int) -> object:
+    def previous_handler(self, signum: int) -> object:
         """Return the handler from before the entrypoint."""
         return self._replaced.get(signum)
 
-    def share(self, signum: int, callback: Callable[..., object], args: tuple[object, ...]) -> None:
-        """Have `callback` called in the loop at each such signal as well."""
-        self._shared[signum] = (callback, args, copy_context())
+    def add_handler(
+        self, signum: int, callback: Callable[..., object], args: tuple[object, ...]
+    ) -> None:
+        """Call `callback` in the loop at each such signal, in addition to the entrypoint's own."""
+        self._added[signum] = (callback, args, copy_context())
         self._warn(signum, current_service.get())
 
-    def unshare(self, signum: int) -> bool:
-        """Take that back, and return whether there was something to take back."""
-        return self._shared.pop(signum, None) is not None
+    def remove_handler(self, signum: int) -> bool:
+        """Remove the callback for a signal, and return whether there was one."""
+        return self._added.pop(signum, None) is not None
 
-    def heard(self, signum: int) -> None:
-        """React, in the loop, to a signal that may have another handler by now."""
+    def on_wakeup(self, signum: int) -> None:
+        """React, in the loop, to a signal that woke it, unless the handler has done so."""
         if self._take_back(signum):
             self.caught(signum, None)
 
     def check(self) -> None:
-        """Look whether handlers were replaced."""
+        """Chain the handlers that replaced those of the entrypoint."""
         for signum in self._replaced:
             self._take_back(signum)
 
     def _take_back(self, signum: int) -> bool:
-        """Return whether the handler of a signal was another one, which is called as well now."""
+        """Install the entrypoint's handler again, and return whether it had been replaced.
+
+        The replacement is called as well from now on, unless it is the default action.
+        """
         if signum not in self._replaced:
             return False
         theirs = _signal.getsignal(signum)
         if _is_ours(theirs):
             return False
         if theirs is signal.default_int_handler or theirs == signal.SIG_DFL:
-            set_handler(signum, self.caught)  # taken away, not replaced
+            set_handler(signum, self.caught)  # the service removed the handler
             return True
         if not callable(theirs):
             return False
@@ -274,15 +287,17 @@ class Interrupts:
         self._warned.append(service)
         with on_behalf_of(service):
             log.warning(
-                "%s installed a handler of %s; the signal ends the entrypoint all the same",
+                "%s installed a handler for %s; the signal still stops the entrypoint",
                 "the program" if service is None else show(service),
                 signal.Signals(signum).name,
             )
 
     def repeat(self) -> None:
-        """Have the handler interrupt a block whose code does not come to run the loop, once.
+        """Send the first signal again, once, to interrupt a block that does not run the loop.
 
-        Other threads may call this, if they end before the handlers are restored.
+        Only the main thread can raise in the block, so the signal goes to that thread. Another
+        thread may call this. It has to end before the handlers are restored: a signal sent later
+        would meet the previous handler, which may be the default action.
         """
         main = threading.main_thread().ident
         if self.first is not None and main is not None and not self.repeats:
@@ -291,5 +306,5 @@ class Interrupts:
 
 
 def _is_ours(handler: object) -> bool:
-    """Return whether a handler is that of an entrypoint, this one or another."""
+    """Return whether a handler belongs to an entrypoint, this one or an outer one."""
     return isinstance(handler, Chain) or isinstance(getattr(handler, "__self__", None), Interrupts)

@@ -2,9 +2,12 @@
 
 A service may install a handler of its own: by ``loop.add_signal_handler()``, as hypercorn and
 aiogram do, or by ``signal.signal()``, as uvicorn does. Neither must take the signal away from the
-entrypoint. So the first is not passed on to the loop: the entrypoint calls such handlers itself.
-The second can't be seen when it happens, but the loop is woken by each signal, whatever its
-handler, and its number can be heard there.
+entrypoint. The loop's method is wrapped, so that the entrypoint calls such handlers itself. A call
+of ``signal.signal()`` can't be intercepted. But each signal writes its number to the wakeup
+descriptor of the loop, even if the handler is foreign, and the entrypoint reads the number there.
+
+Race: a signal between ``signal.signal()`` and the next iteration of the loop runs the foreign
+handler alone. The wakeup then reports it, and the entrypoint reacts one iteration later.
 """
 
 from __future__ import annotations
@@ -27,17 +30,17 @@ if TYPE_CHECKING:
     from svcrun.interrupts import Interrupts
     from svcrun.service.base import Service
 
-__all__ = ("Chain", "close_ear", "open_ear", "owner_of")
+__all__ = ("Chain", "unwatch_signals", "watch_signals", "owner_of")
 
-# The newest one of a loop counts: an entrypoint inside of another one.
+# Entrypoints may be nested: the innermost one of a loop gets the signals.
 _listeners: PerLoop[Interrupts] = PerLoop()
 _undo: dict[asyncio.AbstractEventLoop, Callable[[], None] | None] = {}
 
 
 class Chain:
-    """A handler that a service installed, after that of the entrypoint.
+    """Call the entrypoint's handler, then the one that a service installed.
 
-    Whoever puts back the entrypoint's own handler has taken this one away again.
+    A service that restores the handler that it found, the entrypoint's, removes this one.
     """
 
     def __init__(self, interrupts: Interrupts, theirs: Callable[[int, Any], object]) -> None:
@@ -45,7 +48,10 @@ class Chain:
         self._theirs = theirs
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Call both."""
+        """Call both handlers; the signal that :meth:`Interrupts.repeat` sends is the first's alone.
+
+        The second handler is called even if the first one raises.
+        """
         is_repetition = self.interrupts.repeats == 1
         try:
             self.interrupts.caught(signum, frame)
@@ -54,30 +60,30 @@ class Chain:
                 self._theirs(signum, frame)
 
 
-def open_ear(loop: asyncio.AbstractEventLoop, interrupts: Interrupts) -> None:
-    """Tell `interrupts` of signals that wake `loop`, and of handlers that are added to it."""
+def watch_signals(loop: asyncio.AbstractEventLoop, interrupts: Interrupts) -> None:
+    """Report to `interrupts` the signals that wake `loop`, and the handlers added to the loop."""
     is_first = _listeners.get(loop) is None
     _listeners.add(loop, interrupts)
     if not is_first:
         return
     add, remove = loop.add_signal_handler, loop.remove_signal_handler
-    _undo[loop] = undo = listen_to_signals(loop, partial(_heard, loop))
+    _undo[loop] = undo = listen_to_signals(loop, partial(_on_wakeup, loop))
     if undo is None and type(loop).__module__.partition(".")[0] == "uvloop":
         for signum in interrupts.signals:
-            # If the program has installed one by the loop before, that one stays.
-            if getattr(interrupts.found(signum), "__self__", None) is not loop:
-                add(signum, _heard, loop, signum)
+            # Keep a handler that the program added to the loop before the entrypoint.
+            if getattr(interrupts.previous_handler(signum), "__self__", None) is not loop:
+                add(signum, _on_wakeup, loop, signum)
                 set_handler(signum, interrupts.caught)
     with suppress(AttributeError):  # the loop may have slots
         loop.add_signal_handler = partial(_add, loop, add)  # type: ignore[method-assign, assignment]
         loop.remove_signal_handler = partial(_remove, loop, remove)  # type: ignore[method-assign]
 
 
-def close_ear(loop: asyncio.AbstractEventLoop, interrupts: Interrupts) -> None:
-    """Tell it no longer.
+def unwatch_signals(loop: asyncio.AbstractEventLoop, interrupts: Interrupts) -> None:
+    """Stop reporting signals and handlers of `loop` to `interrupts`.
 
-    uvloop keeps what was added to it: to remove that would give the signal its default action for
-    a moment.
+    Handlers added to uvloop stay in it. Removing one sets the default action for a moment, and a
+    signal that arrives within that moment would kill the process.
     """
     _listeners.discard(loop, interrupts)
     if _listeners.get(loop) is not None or loop not in _undo:
@@ -90,10 +96,10 @@ def close_ear(loop: asyncio.AbstractEventLoop, interrupts: Interrupts) -> None:
             delattr(loop, name)
 
 
-def _heard(loop: asyncio.AbstractEventLoop, signum: int) -> None:
+def _on_wakeup(loop: asyncio.AbstractEventLoop, signum: int) -> None:
     interrupts = _listeners.get(loop)
     if interrupts is not None:
-        interrupts.heard(signum)
+        interrupts.on_wakeup(signum)
 
 
 def _add(
@@ -112,9 +118,9 @@ def _add(
         or inspect.iscoroutinefunction(callback)
         or loop.is_closed()
     ):
-        add(sig, callback, *args)  # or complains
+        add(sig, callback, *args)  # raises for arguments that are not accepted
     else:
-        interrupts.share(sig, callback, args)
+        interrupts.add_handler(sig, callback, args)
 
 
 def _remove(loop: asyncio.AbstractEventLoop, remove: Callable[[int], bool], sig: int) -> bool:
@@ -122,20 +128,23 @@ def _remove(loop: asyncio.AbstractEventLoop, remove: Callable[[int], bool], sig:
     if interrupts is None or sig not in interrupts.signals:
         removed = remove(sig)
         if interrupts is not None:
-            interrupts.reopen_wakeup()  # asyncio closes it with the last handler
+            # asyncio resets the wakeup descriptor when it removes its last handler.
+            interrupts.reset_wakeup()
         return removed
-    if interrupts.unshare(sig):
+    if interrupts.remove_handler(sig):
         return True
     if _undo.get(loop) is None:
-        return False  # what uvloop has is ours, or its removal would give the signal away
-    removed = remove(sig)  # from before the entrypoint
+        # uvloop has our own handler. Removing it would set the default action for a moment, in
+        # which the signal would kill the process.
+        return False
+    removed = remove(sig)  # the program added it before the entrypoint
     set_handler(sig, interrupts.caught)
-    interrupts.reopen_wakeup()
+    interrupts.reset_wakeup()
     return removed
 
 
 def owner_of(handler: Any, services: Iterable[Service]) -> Service | None:
-    """Return the service that installed `handler`, as far as the handler tells."""
+    """Return the service that installed `handler`, None if the handler does not show it."""
     bound_to: object = getattr(handler, "__self__", None)
     function: object = getattr(handler, "__func__", handler)
     name: str = getattr(function, "__qualname__", "")

@@ -1,11 +1,14 @@
-"""Writers across ``os.fork()``, which takes no threads along.
+"""Writers across ``os.fork()``, which copies only the thread that forks.
 
-Before a fork the writers end after the record that they have in hand, so that none of them is
-inside a stream whose locks the child would inherit. The parent then starts them again. The child
-begins with empty buffers: what was buffered is the parent's to write.
+Before a fork each writer thread ends after its current record, so that none holds a lock of a
+stream: the child would inherit the lock and never release it. The parent then starts the threads
+again. The child begins with empty buffers, because the parent writes the buffered records.
 
-A fork does not wait for a slow sink, such as a pipe that is full. Its writer goes on in the parent,
-and the child opens the stream anew.
+A fork does not wait for a slow sink, such as a full pipe. Its writer goes on in the parent, and the
+child opens the stream again.
+
+Invariants: from before the fork until after it, no stopped writer starts a thread, and a record is
+written by the parent or by the child, never by both.
 """
 
 from __future__ import annotations
@@ -21,34 +24,35 @@ from svcrun.hints import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from svcrun.log.writer import Writer
 
-__all__ = ("forget", "see_off", "watch")
+__all__ = ("forget", "wait_until_gone", "watch")
 
-_PATIENCE: Final = 0.2  # seconds that a fork waits for writers that are making progress
+_PATIENCE: Final = 0.2  # seconds that a fork waits for writers that make progress
 
-# How long a thread may take from its last line of ours until it is gone, in seconds.
+# Seconds that a thread may take from its last bytecode until the kernel has removed it.
 _EXIT_TIME: Final = 0.1
 _EXIT_STEP: Final = 0.0002
 
 _running: WeakSet[Writer] = WeakSet()
-_resting: list[Writer] = []
-_child_exit_watched = 0  # the process that flushes when it ends
+_stopped: list[Writer] = []
+_child_exit_watched = 0  # the id of the process that flushes when it ends
 
 
 def watch(writer: Writer) -> None:
-    """Take note of a writer whose thread starts."""
+    """Register a writer whose thread starts."""
     _running.add(writer)
     _watch_child_exit()
 
 
 def forget(writer: Writer) -> None:
-    """Forget a writer whose thread ended for good."""
+    """Unregister a writer whose thread has ended for good."""
     _running.discard(writer)
 
 
-def see_off(*numbers: int | None) -> None:
-    """Wait until threads are gone, by their native identifiers; a fork warns of those that are not.
+def wait_until_gone(*numbers: int | None) -> None:
+    """Wait until the kernel has removed threads, given by their native identifiers.
 
-    Python knows of their end a moment earlier than the system, which is asked for their number.
+    Race: ``Thread.join()`` returns a moment before the kernel removes the thread, and Python warns
+    of a fork as long as the kernel counts a second thread.
     """
     end = monotonic() + _EXIT_TIME
     for number in filter(None, numbers):
@@ -56,8 +60,9 @@ def see_off(*numbers: int | None) -> None:
             sleep(_EXIT_STEP)
 
 
-# From before a fork until after it: of two forks at a time, each would take the rest of the writers
-# for its own. A signal handler may fork in the middle of another fork of its thread.
+# Held from before a fork until after it. Race: of two forks at the same time, the first to finish
+# would restart the writers that the second has stopped. The lock is reentrant, because a signal
+# handler may fork while its thread forks.
 _forking = threading.RLock()
 
 
@@ -66,14 +71,14 @@ def _before_fork() -> None:
     deadline = monotonic() + _PATIENCE
     running = list(_running)
     for writer in running:
-        writer.ask_to_rest()
-    _resting[:] = [writer for writer in running if writer.come_to_rest(deadline)]
+        writer.request_stop_for_fork()
+    _stopped[:] = [writer for writer in running if writer.wait_for_stop(deadline)]
 
 
 def _after_fork_in_parent() -> None:
-    for writer in _resting:
-        writer.resume()
-    _resting.clear()
+    for writer in _stopped:
+        writer.restart_after_fork()
+    _stopped.clear()
     _forking.release()
 
 
@@ -82,9 +87,9 @@ def _after_fork_in_child() -> None:
     _forking = threading.RLock()
     for writer in list(_running):
         writer.reset()
-        if writer not in _resting:
+        if writer not in _stopped:
             writer.renew_stream()
-    _resting.clear()
+    _stopped.clear()
     _running.clear()
 
 
@@ -97,7 +102,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _watch_child_exit() -> None:
-    """Have a process of ``multiprocessing`` write its records: it ends without ``atexit``."""
+    """Flush the writers at the end of a ``multiprocessing`` child, which skips ``atexit``."""
     global _child_exit_watched  # noqa: PLW0603 - it belongs to the process
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None or _child_exit_watched == os.getpid():

@@ -103,8 +103,8 @@ class Writer:
         self._wake = _closed_lock()  # opened to make the thread look at the buffer
         self._taken = threading.Lock()  # held as long as there is a thread, or may be none
         self._in_sink = threading.Lock()
-        self._rest = _closed_lock()  # opened to ask the thread to end, whatever is buffered
-        self._resting = _closed_lock()  # opened by the thread when it does so
+        self._stop = _closed_lock()  # opened to ask the thread to end, even with records buffered
+        self._stopped = _closed_lock()  # opened by the thread when it accepts that request
         self._batch = 0  # records in the sink
         self._written = 0
         self._drops = count()  # unlike `+= 1`, next() can't be interrupted
@@ -265,26 +265,28 @@ class Writer:
     # The thread
 
     def _serve(self) -> None:
-        """Write what comes until the last mark is reached or a fork asks for a rest."""
+        """Write records until the last mark is reached or a fork stops the thread."""
         self._thread = threading.current_thread()
-        buffer, wake, rest = self.buffer, self._wake, self._rest
+        buffer, wake, stop = self.buffer, self._wake, self._stop
         while not self.abandoned:
             self.threshold = 0
-            if not buffer and rest.locked():
+            if not buffer and stop.locked():
                 wake.acquire()
-            if rest.acquire(blocking=False):
-                self._resting.release()
+            if stop.acquire(blocking=False):
+                self._stopped.release()
                 return
             self.threshold = self._size - 1
-            wake.acquire(blocking=False)  # opened for a reason that is seen in the next line
-            if buffer and len(buffer) < self._size and not self._hurried and rest.locked():
+            wake.acquire(blocking=False)  # the next line checks each reason to open it
+            if buffer and len(buffer) < self._size and not self._hurried and stop.locked():
                 wake.acquire(timeout=self._interval)
-            # First this, then the buffer: who is in a hurry put something there before.
+            # Race: a caller that hurries appends its record, then sets the flag. So reset the flag
+            # first and read the buffer then; in the other order the record could be missed.
             self._hurried = False
             self.threshold = self._limit
-            # Not what comes meanwhile: who logs without a pause would be followed line by line.
+            # Leave records that arrive meanwhile to the next round: with a caller that logs without
+            # a pause, this one would write them one by one.
             left = len(buffer)
-            while left > 0 and rest.locked() and not self.abandoned:
+            while left > 0 and stop.locked() and not self.abandoned:
                 with self._in_sink:
                     left -= self._write_batch()
             if self._closed:
@@ -292,7 +294,7 @@ class Writer:
         forking.forget(self)
 
     def _write_batch(self) -> int:
-        """Write some of the buffer, and tell how much of it."""
+        """Write some records of the buffer, and return their number."""
         ident = get_ident()
         writing_threads.add(ident)
         try:
@@ -332,7 +334,7 @@ class Writer:
         return records, None
 
     def _put_back(self, records: list[LogRecord], mark: _Mark | None) -> None:
-        """Put back what a rest left unwritten, before all that came meanwhile."""
+        """Put records that a fork left unwritten back in front of those buffered since."""
         if mark is not None:
             self.buffer.appendleft(mark)
         self.buffer.extendleft(reversed(records))
@@ -345,47 +347,49 @@ class Writer:
             message = "%d log records were dropped: more than %d waited to be written"
             self.buffer.append(warn(message, dropped, self._limit))
 
-    # What a fork asks for
+    # Forks
 
-    def ask_to_rest(self) -> None:
-        """Ask the thread to end when it has written the record that it has in hand."""
+    def request_stop_for_fork(self) -> None:
+        """Ask the thread to end after its current record."""
         self._sink.paused = True
-        _open(self._rest)
+        _open(self._stop)
         _open(self._wake)
 
-    def come_to_rest(self, deadline: float) -> bool:
-        """Wait for the thread to end, and tell whether it did; then none starts any more.
+    def wait_for_stop(self, deadline: float) -> bool:
+        """Wait for the thread to end, and return whether it did; then no thread starts any more.
 
-        It is not waited for while its sink is slow.
+        Return at once while the sink is slow.
         """
         if self._taken.acquire(blocking=False):
-            self._rest.acquire(blocking=False)  # there is none, so nobody has seen the request
+            self._stop.acquire(blocking=False)  # no thread runs, so none has seen the request
             self._sink.paused = False
             return True
-        while not self._resting.acquire(timeout=0 if self._is_stuck() else _LOOK):
+        while not self._stopped.acquire(timeout=0 if self._is_stuck() else _LOOK):
             if self._is_stuck() or monotonic() >= deadline:
-                if self._rest.acquire(blocking=False):  # the request is taken back
+                # Race: the request belongs to the one that acquires the lock, the thread to accept
+                # it or this fork to withdraw it.
+                if self._stop.acquire(blocking=False):
                     self._sink.paused = False
                     return False
-                self._resting.acquire()  # it has just been seen
+                self._stopped.acquire()  # the thread has just accepted the request
                 break
         self._sink.paused = False
         self._join()
         thread = self._thread
-        forking.see_off(self._launcher, 0 if thread is None else thread.native_id)
+        forking.wait_until_gone(self._launcher, 0 if thread is None else thread.native_id)
         self._launcher = 0
         return True
 
     def _is_stuck(self) -> bool:
-        """Tell whether the thread can't come to rest soon; it is this one if a handler forks."""
+        """Return whether the thread can't end soon: its sink is slow, or a handler forks in it."""
         return self._sink.is_slow() or self._thread is threading.current_thread()
 
     def renew_stream(self) -> None:
-        """Use a stream of its own in a child that was forked off in the middle of a write."""
+        """Open a new stream in a child that was forked during a write."""
         self._sink.renew_stream()
 
-    def resume(self) -> None:
-        """Allow a thread again, and start one if there is something to write."""
+    def restart_after_fork(self) -> None:
+        """Allow a thread again, and start one if records are buffered."""
         self._taken.release()
         if self.buffer:
             self.nudge()

@@ -125,7 +125,7 @@ class ThreadGroup:
             hung, self._threads = self._threads, set()
             leaving, self._leaving = self._leaving, []
         if leaving:
-            await _see_off(leaving)
+            await _wait_until_gone(leaving)
         threads = sorted(hung, key=lambda thread: thread.name)
         return [found for found in map(HungThread, threads) if found.stack]
 
@@ -183,7 +183,7 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def _see_off(threads: list[threading.Thread]) -> None:
+async def _wait_until_gone(threads: list[threading.Thread]) -> None:
     """Wait until threads that have run their last line are gone, so that none counts as alive."""
     deadline = time.monotonic() + _EXIT_TIME
     for thread in threads:

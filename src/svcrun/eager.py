@@ -34,8 +34,8 @@ T = TypeVar("T")
 __all__ = (
     "Waiter",
     "current_loop",
-    "propagate_exits",
     "listen_to_signals",
+    "propagate_exits",
     "start_eagerly",
     "wake_all",
     "wakeup_descriptor",

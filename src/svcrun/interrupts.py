@@ -16,7 +16,7 @@ from svcrun.eager import wakeup_descriptor
 from svcrun.errors import ParameterError, show
 from svcrun.guard import set_handler
 from svcrun.hints import TYPE_CHECKING
-from svcrun.loop_signals import Chain, unwatch_signals, watch_signals, owner_of
+from svcrun.loop_signals import Chain, owner_of, unwatch_signals, watch_signals
 
 if TYPE_CHECKING:
     import asyncio

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from svcrun.interrupts import Interrupts
     from svcrun.service.base import Service
 
-__all__ = ("Chain", "unwatch_signals", "watch_signals", "owner_of")
+__all__ = ("Chain", "owner_of", "unwatch_signals", "watch_signals")
 
 # Entrypoints may be nested: the innermost one of a loop gets the signals.
 _listeners: PerLoop[Interrupts] = PerLoop()

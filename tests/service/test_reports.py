@@ -12,8 +12,14 @@ from typing import Any
 import pytest
 
 from svcrun.log.records import LazyRecord
-from svcrun.service._reports import Report, ReportHandler, make_unhandled, unreported
-from tests.support import eventually
+from svcrun.service._reports import (
+    Report,
+    ReportHandler,
+    hand_over,
+    make_unhandled,
+    unreported,
+)
+from tests.support import PATIENCE, eventually
 
 log = logging.getLogger("test")
 
@@ -227,6 +233,31 @@ async def test_a_report_that_hangs_is_given_up_in_time(
     await eventually(lambda: not [t for t in threading.enumerate() if t.name == "svcrun-reports"])
     log.warning("later")
     assert messages(reports) == ["here"]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_a_report_that_is_given_up_is_counted_once(is_late: bool) -> None:
+    """Either it gets to the transport in time, or it counts as dropped."""
+    entered, gate, handed_over = threading.Event(), threading.Event(), []
+
+    def make(_: Report) -> None:
+        if not is_late:
+            handed_over.append(hand_over())
+        entered.set()
+        gate.wait(PATIENCE)
+        if is_late:
+            handed_over.append(hand_over())
+
+    handler = ReportHandler(make, level=logging.WARNING)
+    handler.attach()
+    log.warning("in hand")
+    await asyncio.to_thread(entered.wait, PATIENCE)
+    log.warning("waiting")
+    await handler.finish(0)
+    gate.set()
+    await eventually(lambda: handed_over == [not is_late])
+    assert handler.dropped == (2 if is_late else 1)
+    assert hand_over()  # in a thread that makes no reports
 
 
 async def test_what_the_reporting_logs_is_not_reported(reports: Reports) -> None:

@@ -34,6 +34,7 @@ __all__ = (
     "QUEUE_SIZE",
     "Report",
     "ReportHandler",
+    "hand_over",
     "make_unhandled",
     "unreported",
 )
@@ -49,6 +50,9 @@ _REPORTED_BY = "_svcrun_reported_by"
 # Whether what is logged comes from the reporting itself: a thread or task of a reporter, or what
 # these began.
 _is_reporting: ContextVar[bool] = ContextVar("svcrun_is_reporting", default=False)
+
+# The handler that a thread makes reports for, as its attribute `handler`.
+_maker = threading.local()
 
 
 @contextmanager
@@ -72,6 +76,16 @@ class Report(NamedTuple):
     """That of the log call; the report is made in it."""
     note: Any = None
     """What ``take_note`` returned."""
+
+
+def hand_over() -> bool:
+    """Return whether a transport may take an event, which it counts from then on.
+
+    A transport calls this in the thread that made the event. If that thread makes reports, the one
+    in hand may have been given up meanwhile, and be counted.
+    """
+    handler: ReportHandler | None = getattr(_maker, "handler", None)
+    return handler is None or handler.hand_over()
 
 
 class ReportHandler(logging.Handler):
@@ -115,8 +129,13 @@ class ReportHandler(logging.Handler):
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._hurry = threading.Event()
+        # Each record is counted once: by this handler if it is dropped or fails, by the transport
+        # if its event is handed over. The stop, which gives up the rest, races with the thread for
+        # the record in hand. The lock is reentrant, as a signal handler may log.
+        self._counts = threading.RLock()
+        self._pending = 0  # records that are neither counted nor handed over
+        self._in_hand = False  # whether the thread makes a report of one of these
         self._abandoned = False
-        self._busy = False
         self._ended = asyncio.Event()
         self._drops = Tally(log)
         self._failures = Tally(log)
@@ -167,13 +186,19 @@ class ReportHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
-        if self._queue.qsize() >= self._size or self._abandoned:
+        if self._queue.qsize() >= self._size:
             self._drop()
             return
         wanted = getattr(record, "stack", None) is True or (self._stacks and not record.exc_info)
         stack = _take_stack(record) if wanted else None
         note = None if self._take_note is None else self._take_note()
-        self._queue.put(Report(_settle(record), stack, copy_context(), note))
+        report = Report(_settle(record), stack, copy_context(), note)
+        with self._counts:
+            if self._abandoned:  # by the stop, and this call began before
+                self.dropped += 1
+                return
+            self._pending += 1
+        self._queue.put(report)
         if record.exc_info and isinstance(error := record.exc_info[1], BaseException):
             vars(error).setdefault(_REPORTED_BY, set()).add(self._key)
 
@@ -196,14 +221,9 @@ class ReportHandler(logging.Handler):
                 self._failures.add("a filter failed, and its record is reported: %r", error)
             return True
 
-    def _drop(self, count: int = 1) -> None:
-        # The lock of logging.Handler may be taken twice by a thread, as a signal handler does it,
-        # and is a new one in a forked child.
-        self.acquire()
-        try:
-            self.dropped += count
-        finally:
-            self.release()
+    def _drop(self) -> None:
+        with self._counts:
+            self.dropped += 1
 
     # In the event loop
 
@@ -232,31 +252,30 @@ class ReportHandler(logging.Handler):
         self._thread = None
         if self._ended.is_set():
             thread.join()  # it has nothing left to do
-        else:
+        with self._counts:
             self._abandoned = True
-            self._drop(self._discard() + self._busy)  # what is done to that one counts no more
+            self.dropped += self._pending
+            self._pending = 0
+        self._discard()
         with unreported():
             self._tell_drops()
             self._drops.close()
             self._failures.close()
 
-    def _discard(self) -> int:
-        count = 0
+    def _discard(self) -> None:
         with suppress(Empty):
             while True:
-                count += self._queue.get_nowait() is not None
+                self._queue.get_nowait()
         self._queue.put(None)  # the thread may be about to wait for one
-        return count
 
     # In the thread that makes reports
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         _is_reporting.set(True)
+        _maker.handler = self
         while not self._abandoned and (report := self._queue.get()) is not None:
             begin = monotonic()
-            self._busy = True
             report.context.run(self._attempt, report)
-            self._busy = False
             del report  # with all that its traceback keeps
             self._tell_drops()
             self._hurry.wait(monotonic() - begin)
@@ -265,12 +284,28 @@ class ReportHandler(logging.Handler):
 
     def _attempt(self, report: Report) -> None:
         _is_reporting.set(True)
+        self._in_hand = True
         try:
-            if self._make(report) is False and not self._abandoned:
+            if self._make(report) is False and self._put_down():
                 self._drop()
         except BaseException as error:  # noqa: BLE001 - it runs code of the user's; the thread goes on
-            self.failed += not self._abandoned
+            self.failed += self._put_down()
             self._failures.add("a report could not be made: %r", error)
+        else:
+            self._put_down()
+
+    def hand_over(self) -> bool:
+        """Leave it to a transport to count the report in hand, or return False: it was given up."""
+        return not self._in_hand or self._put_down()
+
+    def _put_down(self) -> bool:
+        """Return whether the report in hand is still to be counted, which is up to the caller."""
+        with self._counts:
+            if not self._in_hand or self._abandoned:
+                return False
+            self._in_hand = False
+            self._pending -= 1
+            return True
 
     def _tell_drops(self) -> None:
         new = self.dropped - self._drops.total

@@ -14,7 +14,7 @@ import aiohttp
 
 from svcrun.service._raven.answers import TOO_MANY_REQUESTS, read_limit, read_retry_after
 from svcrun.service._raven.resolver import Resolver
-from svcrun.service._reports import unreported
+from svcrun.service._reports import hand_over, unreported
 from svcrun.tally import Tally
 from svcrun.tasks import cancel_and_wait
 from svcrun.tls_options import SSLOptions
@@ -139,6 +139,8 @@ class Courier:
         """
         del success_cb, error_cb
         event = Event(url, data, dict(headers), self._loop.time())
+        if not hand_over():
+            return
         if self._closing.is_set():
             return
         with suppress(RuntimeError):  # the loop is closed

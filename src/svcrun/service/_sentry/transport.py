@@ -14,7 +14,7 @@ import urllib3
 from sentry_sdk._queue import EmptyError
 from sentry_sdk.transport import HttpTransport
 
-from svcrun.service._reports import unreported
+from svcrun.service._reports import hand_over, unreported
 from svcrun.tally import Tally
 
 if TYPE_CHECKING:
@@ -96,7 +96,10 @@ class Transport(HttpTransport):
 
     def capture_envelope(self, envelope: Envelope) -> None:
         """Take something to send; called by sentry, in any thread."""
+        if not hand_over():
+            return
         if self._given_up.is_set():
+            self._lose("there was no time left", _count_events(envelope))
             return
         super().capture_envelope(envelope)
         if self._given_up.is_set():  # just now: the worker may have begun anew
@@ -116,7 +119,7 @@ class Transport(HttpTransport):
         return "Sentry" if self.parsed_dsn is None else f"Sentry at {self.parsed_dsn.netloc}"
 
     def _send_envelope(self, envelope: Envelope) -> None:
-        events = sum(item.type == "event" for item in envelope.items)
+        events = _count_events(envelope)
         if self._given_up.is_set():
             self._lose("there was no time left", events)
             return
@@ -166,3 +169,7 @@ class Transport(HttpTransport):
 
         pool.ConnectionCls = connect  # type: ignore[assignment]  # it is only called
         return pool
+
+
+def _count_events(envelope: Envelope) -> int:
+    return sum(item.type == "event" for item in envelope.items)

@@ -387,4 +387,12 @@ class Startup:
 
 def _outcome(task: Any, service: Service) -> BaseException | None:
     """Return what `task`, which has ended, raised."""
-    return StartCancelled(service) if task.cancelled() else task.exception()
+    try:
+        error: BaseException | None = task.exception()
+    except asyncio.CancelledError as cancellation:
+        error = StartCancelled(service)
+        # It tells where start() was. This frame, the first of its traceback, refers to `error`.
+        traceback = cancellation.__traceback__
+        error.__cause__ = cancellation.with_traceback(traceback and traceback.tb_next)
+        del traceback
+    return error

@@ -13,6 +13,7 @@ import pytest
 
 import svcrun
 from svcrun import Restart, Service, entrypoint
+from svcrun.errors import StartCancelled
 from tests.entrypoint.forms import Form
 from tests.support import LoopFactory
 
@@ -92,6 +93,20 @@ def test_the_log_names_the_service_that_failed_to_start(
     assert ["database" in record.getMessage() for record in records] == [True]
     assert records[0].exc_info is not None
     assert records[0].exc_info[1] is caught.value
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("phase", ["start", "run"])
+def test_a_cancellation_that_ends_a_start_is_the_cause_of_its_error(
+    live: Form, phase: str, waits: bool
+) -> None:
+    """A ``start()`` that awaits a task which is cancelled by another one ends so."""
+    body = until_interrupted if phase == "run" else None
+    with pytest.raises(StartCancelled) as caught:
+        live(Raising(phase=phase, waits=waits, error=asyncio.CancelledError()), body=body)
+    cause = caught.value.__cause__
+    assert isinstance(cause, asyncio.CancelledError)
+    assert functions(cause) == ["start", "_raise", *DEPTH]
 
 
 @pytest.mark.parametrize("hook", ["pre_start", "post_start", "pre_stop", "post_stop"])

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from svcrun.hints import TYPE_CHECKING, Any, TypeVar
 from svcrun.interrupts import BodyInterrupted
+from svcrun.loops import SpareDescriptors
 from svcrun.sweep import GRACE
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Body:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.spare = SpareDescriptors(loop)
+        """For the loop, while it does not run."""
         self._closing = asyncio.Event()
         # Who waits for the end is told in a better way than by cancellation.
         self._await_closing: set[asyncio.Task[Any] | None] = set()
@@ -109,6 +112,7 @@ class LoopBody(Body):
     def watch(self) -> None:
         """Begin to watch the block."""
         self._watched = True
+        self.spare.hold()
         self._run_task = self._loop.run_until_complete
         self._run_loop = self._loop.run_forever
         # The loop may have slots. Then a signal stops it, whatever it runs.
@@ -155,10 +159,12 @@ class LoopBody(Body):
 
     def _run_itself(self, future: Awaitable[T]) -> T:
         self._runs_itself = True
+        self.spare.free()
         try:
             result: T = self._run_task(future)
         finally:
             self._runs_itself = False
+            self._hold_spare()
         return result
 
     def _run_forever(self) -> None:
@@ -171,11 +177,17 @@ class LoopBody(Body):
                 raise BodyInterrupted
             self._loop.stop()
         self._lets_run = True
+        self.spare.free()
         try:
             self._run_loop()
         finally:
             self._lets_run = False
+            self._hold_spare()
             self._after_run()
+
+    def _hold_spare(self) -> None:
+        if self._watched:  # else the entrypoint was left meanwhile, and holds nothing any more
+            self.spare.hold()
 
     def _limit_clean_up(self) -> None:
         now = self._loop.time()

@@ -356,7 +356,7 @@ class Entrypoint(OptionAttributes):
     def _finish(self, runtime: Runtime, exception: BaseException | None) -> None:
         from svcrun.loops import drive
 
-        runtime.free_spare()
+        runtime.body.spare.free()
         error = drive(self.loop, runtime.finish(exception), cancel=False)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             runtime.note(error)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 
-from svcrun.eager import current_loop
+from svcrun.eager import current_loop, wakeup_descriptor
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.hints import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from svcrun.options import Options
 
-__all__ = ("collect", "drive", "make_loop")
+__all__ = ("SpareDescriptors", "collect", "drive", "make_loop")
 
 
 def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
@@ -64,6 +65,29 @@ def _has_standard_streams() -> bool:
     except OSError:
         return False
     return True
+
+
+class SpareDescriptors:
+    """Keep the descriptors that uvloop opens whenever it begins to run, while it does not run.
+
+    Without them it can't run, nor be closed, once the program has used up all others.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_needed = wakeup_descriptor(loop) == -1
+        self._held: tuple[int, ...] = ()
+
+    def hold(self) -> None:
+        """Open them, as far as there are any."""
+        if self._is_needed and not self._held:
+            with suppress(OSError):
+                self._held = os.pipe()
+
+    def free(self) -> None:
+        """Close them."""
+        held, self._held = self._held, ()
+        for descriptor in held:
+            os.close(descriptor)
 
 
 async def collect(coro: Coroutine[Any, Any, None], errors: list[BaseException]) -> None:

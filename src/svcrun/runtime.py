@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 
 from svcrun import forking
 from svcrun.context import Context
-from svcrun.eager import start_eagerly, wakeup_descriptor
+from svcrun.eager import start_eagerly
 from svcrun.errors import ShuttingDown, StopTimeout, show
 from svcrun.guard import EXIT_HUNG, Guard
 from svcrun.hints import TYPE_CHECKING, Any
@@ -84,7 +83,6 @@ class Runtime:
         self._stopped = False  # whether all services are, and the rest is waited for
         self._pool: ThreadPoolExecutor | None = None
         self._log: LogSession | None = None
-        self._spare: tuple[int, ...] = ()  # descriptors, for the time when there are no others
         self.body = body
         body.stop_services = self._stop_by_hand
         self.in_body = False
@@ -121,8 +119,8 @@ class Runtime:
             self._log = basic_config(loop=self._loop, **self._options.log)
         if self._owns_loop or self._options.pool_size is not None:
             self._pool = self._make_pool()
-        if wakeup_descriptor(self._loop) == -1 and not self._loop.is_running():
-            self._spare = os.pipe()
+        if not self._loop.is_running():
+            self.body.spare.hold()
         if not self._guard.start():
             log.warning(
                 "no thread could be started for the exit watchdog; shutdown_timeout does not hold"
@@ -131,15 +129,9 @@ class Runtime:
         forking.watch(self._guard, self._interrupts, self._loop, self._on_forked)
         self._interrupts.install()
 
-    def free_spare(self) -> None:
-        """Give back the descriptors that uvloop opens whenever it begins to run."""
-        for descriptor in self._spare:
-            os.close(descriptor)
-        self._spare = ()
-
     def dispose(self) -> None:
         """Take it away, however far it has come, except for the handlers of signals."""
-        self.free_spare()
+        self.body.spare.free()
         self._interrupts.detach()
         self._guard.release()
         self.context.close()

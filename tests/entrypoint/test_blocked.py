@@ -317,7 +317,9 @@ exhausted = pytest.mark.parametrize("resource", ["threads", "descriptors"])
 
 @exhausted
 @pytest.mark.parametrize("buffered", [False, True])
-@pytest.mark.parametrize("form", ["signal", "block", "main", "async"])
+@pytest.mark.parametrize(
+    "form", ["signal", "block", "block before a wait", "main", "async", "hand"]
+)
 def test_a_stop_needs_no_new_thread_and_no_new_descriptor(
     run: Run, resource: str, form: str, buffered: bool
 ) -> None:
@@ -342,10 +344,28 @@ async def in_task():
 
 if form == "async":
     run_async(in_task())
+elif form == "hand":
+    if os.environ["SVCRUN_USE_UVLOOP"] == "1":
+        import uvloop as loops
+    else:
+        import asyncio as loops
+    loop = loops.new_event_loop()
+    ep = entrypoint(Logging(), log_buffering={buffered})
+    loop.run_until_complete(ep.__aenter__())
+    use_up_{resource}()
+    loop.call_soon(send)
+    loop.run_forever()
+    loop.run_until_complete(ep.__aexit__(None, None, None))
+    loop.close()
 else:
     with entrypoint(Logging(), log_buffering={buffered}) as loop:
         if form == "signal":
             loop.call_soon(use_up_{resource})
+            loop.call_soon(send)
+            loop.run_forever()
+        elif form == "block before a wait":
+            use_up_{resource}()
+            loop.run_until_complete(asyncio.sleep(0))
             loop.call_soon(send)
             loop.run_forever()
         elif form == "main":

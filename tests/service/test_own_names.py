@@ -131,10 +131,49 @@ async def test_a_start_event_of_its_own_says_that_the_service_is_ready() -> None
             self.start_event.set()
             await asyncio.Event().wait()
 
+    class Derived(asyncio.Event): ...
+
+    class OfClass(Own):
+        def __init__(self) -> None: ...
+
+        start_event = Derived()
+
+    for service in (Own(), OfClass()):
+        for _ in ("start", "restart"):
+            async with entrypoint(service, log_config=False, start_timeout=60):
+                assert "RUNNING" in repr(service)
+            assert "STOPPED" in repr(service)
+
+
+async def test_the_event_of_an_earlier_start_does_not_say_that_a_service_is_ready() -> None:
+    class Own(Service):
+        def __init__(self) -> None:
+            self.start_event = asyncio.Event()
+            self.ready = asyncio.Event()
+
+        async def start(self) -> None:
+            await self.ready.wait()
+            self.start_event.set()
+            await asyncio.Event().wait()
+
     service = Own()
-    async with entrypoint(service, log_config=False, start_timeout=60):
-        assert "RUNNING" in repr(service)
-    assert "STOPPED" in repr(service)
+    service.ready.set()
+    async with entrypoint(service, log_config=False):
+        pass
+    service.ready.clear()
+    async with entrypoint(log_config=False) as ep:
+        starting = asyncio.ensure_future(ep.start_services(service))
+        await asyncio.sleep(0)
+        assert "STARTING" in repr(service)
+        service.ready.set()
+        await starting
+
+
+def test_names_of_the_record_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"^Taken\._svcrun_record is reserved for svcrun"):
+        type("Taken", (Steps,), {"_svcrun_record": 3})
+    with pytest.raises(TypeError, match=r"^Steps\._svcrun_given is reserved for svcrun"):
+        make(Steps, _svcrun_given=3)
 
 
 async def test_a_service_may_be_a_dataclass() -> None:

@@ -187,7 +187,8 @@ async def test_a_service_whose_callback_is_misspelt_does_nothing_and_says_so_onc
     for cls in (Misspelled, Further):
         caplog.clear()
         service = cls(interval=0.01, name="it")
-        async with entrypoint(service, Ticks(interval=0.01), log_config=False):
+        again = cls(interval=0.01, name="again", depends_on=service)
+        async with entrypoint(service, again, Ticks(interval=0.01), log_config=False):
             await asyncio.sleep(0.05)
         name = cls.__qualname__
         # A busy machine makes the event loop late, which is logged by another logger.
@@ -195,6 +196,7 @@ async def test_a_service_whose_callback_is_misspelt_does_nothing_and_says_so_onc
         assert [(r.levelname, r.getMessage()) for r in records if r.levelno > 20] == [
             ("WARNING", f"{name}.callabck() is never called; did you mean callback()?"),
             ("ERROR", f"{name} has no callback(), so <{name} name='it' STARTING> does nothing"),
+            ("ERROR", f"{name} has no callback(), so <{name} name='again' STARTING> does nothing"),
         ]
         assert service.periodic.calls == 0
 

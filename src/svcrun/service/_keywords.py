@@ -11,7 +11,7 @@ from svcrun.callables import is_generator_function
 from svcrun.current import on_behalf_of
 from svcrun.errors import MissingParameters, ParameterTypeError
 from svcrun.hints import TYPE_CHECKING, Any, Final
-from svcrun.service._meta import kept
+from svcrun.service._meta import check_reserved, kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -71,6 +71,7 @@ def check_methods(service: Service, given: Mapping[str, Any]) -> None:
     """
     cls = type(service)
     keywords = cls._svcrun_keywords
+    check_reserved(cls.__qualname__, given)
     for name in given.keys() - keywords.known:
         if name in cls.__async_required__ or name in cls._svcrun_handlers:
             if not callable(given[name]) or is_generator_function(given[name]):

@@ -162,10 +162,11 @@ def _check_set_loop(cls: ServiceMeta) -> None:
 
 
 def _check_private_names(cls: type, namespace: dict[str, typing.Any]) -> None:
-    """Refuse ``__name`` of a base class that happens to have the same name as `cls`.
+    """Refuse the names that are reserved for the record of a service, and ``__name`` of namesakes.
 
-    Python tells such names of a class and its bases apart by the names of the classes.
+    Python tells ``__name`` of a class and its bases apart by the names of the classes.
     """
+    check_reserved(cls.__qualname__, namespace)
     prefix = f"_{cls.__name__.lstrip('_')}__"
     codes = [code for one in namespace.values() if (code := getattr(one, "__code__", None))]
     used = {*namespace, *(name for code in codes for name in code.co_names)}
@@ -178,6 +179,14 @@ def _check_private_names(cls: type, namespace: dict[str, typing.Any]) -> None:
                 f"{base.__module__}.{base.__qualname__} itself, as both classes have the same "
                 "name: rename the class or the attribute"
             )
+            raise TypeError(msg)
+
+
+def check_reserved(owner: str, names: Iterable[str]) -> None:
+    """Refuse names of `owner` that the package keeps for itself."""
+    for name in names:
+        if name.startswith("_svcrun_"):
+            msg = f"{owner}.{name} is reserved for svcrun itself; use another name"
             raise TypeError(msg)
 
 

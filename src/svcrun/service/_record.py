@@ -31,6 +31,7 @@ class StartEvent(asyncio.Event):
     """An event that also calls back, so that no task has to wait for it."""
 
     callback: Callable[[], object] | None = None
+    is_own = False  # made by the subclass, which keeps it for further starts
 
     def set(self) -> None:
         """Set the event and call back, once."""
@@ -67,7 +68,10 @@ class Record:
         """Prepare for a start in `loop`."""
         self.loop = loop
         self.context = None
-        self._start_event = None
+        event, self._start_event = self._start_event, None
+        if event is not None and event.is_own:
+            event.callback = None
+            event.clear()
 
     @property
     def start_event(self) -> StartEvent:
@@ -84,8 +88,12 @@ class Record:
 
         That one is made to call back. Anything but an event is left alone.
         """
-        if type(event) is asyncio.Event:
-            event.__class__ = StartEvent
+        if isinstance(event, asyncio.Event) and event is not self._start_event:
+            if not isinstance(event, StartEvent):
+                kind = type(event)
+                own = StartEvent if kind is asyncio.Event else type("Own", (StartEvent, kind), {})
+                event.__class__ = own
+                typing.cast("StartEvent", event).is_own = True
             self._start_event = typing.cast("StartEvent", event)
         return self.start_event
 

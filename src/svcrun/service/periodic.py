@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
 from svcrun.current import name_of
 from svcrun.errors import MissingMethod, show
@@ -127,9 +128,15 @@ class _Calls:
         self.periodic = PeriodicCallback(service.callback, name=name_of(service))
 
 
+# The classes whose misspelt method a warning has named.
+_warned: WeakSet[type] = WeakSet()
+
+
 def _log_misspelt(service: PeriodicService, misspelt: str) -> None:
     name = type(service).__qualname__
-    log.warning("%s.%s() is never called; did you mean callback()?", name, misspelt)
+    if type(service) not in _warned:
+        _warned.add(type(service))
+        log.warning("%s.%s() is never called; did you mean callback()?", name, misspelt)
     log.error("%s has no callback(), so %s does nothing", name, show(service))
 
 

@@ -160,7 +160,8 @@ async def test_expected_failures_are_not_logged(caplog: pytest.LogCaptureFixture
     service = Failing(interval=0.01)
     async with entrypoint(service, log_config=False):
         await eventually(lambda: service.periodic.failures >= 2)
-    assert not [it for it in caplog.records if it.levelno >= logging.WARNING]
+    # A busy machine may be late for a call, which is a warning.
+    assert not [it for it in caplog.records if it.levelno >= logging.ERROR or it.exc_info]
 
 
 def test_a_service_without_a_callback_is_refused() -> None:

@@ -269,7 +269,7 @@ async def generate() -> Any:
     yield
 
 
-@pytest.mark.parametrize("start", [lambda: None, lambda: 5, generate])
+@pytest.mark.parametrize("start", [lambda: None, lambda: 5, lambda: generate()])  # noqa: PLW0108
 def test_a_start_that_makes_no_coroutine_fails_the_start(live: Form, start: Any) -> None:
     log: Log = []
     service = make(Brief, log=log, name="odd", start=start)
@@ -277,6 +277,11 @@ def test_a_start_that_makes_no_coroutine_fails_the_start(live: Form, start: Any)
         live(Server(log=log), service)
     assert log == ["server starts", "server stops", "server is cancelled"]
     assert service.state is ServiceState.FAILED
+
+
+def test_a_start_that_is_a_generator_is_refused_at_construction() -> None:
+    with pytest.raises(TypeError, match=r"Brief: start=<function generate at .*no generator"):
+        make(Brief, log=[], name="odd", start=generate)
 
 
 # Attributes.

@@ -475,8 +475,8 @@ def test_handlers_that_the_program_sets_in_the_loop_are_taken_away_with_it(run: 
     assert lines(outcome) == ["started", "usr1", "stopped", "cancelled", "True", "True"]
     warning, *others = outcome.stderr.splitlines()
     assert warning == (
-        "WARNING:svcrun.interrupts:the program installed a handler of SIGTERM;"
-        " the signal ends the entrypoint all the same"
+        "WARNING:svcrun.interrupts:the program installed a handler for SIGTERM;"
+        " the signal still stops the entrypoint"
     )
     assert [line.split(" ")[0] for line in others] == [
         "INFO:svcrun.runtime:SIGTERM",

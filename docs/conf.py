@@ -29,7 +29,7 @@ nitpick_ignore_regex = [
     ("py:class", r"(svcrun\..+\.)?[PST]"),  # type variables
     ("py:class", "AbstractEventLoop|tzinfo"),  # of asyncio and datetime
     ("py:class", "CallbackType|ExceptionsType|Misfire|Option|Overlap|Receiver|Strategy"),  # aliases
-    ("py:class", "RunnerKwargs"),
+    ("py:class", "RunnerKwargsType"),
     ("py:class", "Clock"),  # what only tests give
 ]
 nitpick_ignore = [

@@ -46,7 +46,8 @@ NAMES = {
     "recurring": "RecurringCallback StrategyException StrategySkip StrategyStop",
     "service": "MemoryTracer Profiler Service ServiceMeta SimpleServer TCPServer TLSServer "
     "UDPServer",
-    "service.aiohttp": "AIOHTTPSSLService AIOHTTPService SSLOptions Service bind_socket",
+    "service.aiohttp": "AIOHTTPSSLService AIOHTTPService PathOrStr RunnerKwargsType SSLOptions "
+    "Service bind_socket",
     "service.asgi": "ASGIApplicationType ASGIHTTPSSLService ASGIHTTPService ASGIReceiveType "
     "ASGIScopeType ASGISendType",
     "service.base": "Context Service ServiceMeta SimpleClient SimpleServer TaskStoreBase "
@@ -59,9 +60,9 @@ NAMES = {
     "service.tcp": "OptionsType SimpleClient SimpleServer TCPServer TimeoutType awaitable "
     "bind_socket",
     "service.tls": "DEFAULT_SSL_CIPHERS DEFAULT_SSL_MAX_VERSION DEFAULT_SSL_MIN_VERSION "
-    "OptionsType SSLOptions SimpleServer TLSServer TimeoutType awaitable bind_socket",
+    "OptionsType PathOrStr SSLOptions SimpleServer TLSServer TimeoutType awaitable bind_socket",
     "service.tracer": "GroupBy MemoryTracer PeriodicCallback Service",
-    "service.udp": "OptionsType SimpleServer UDPServer awaitable bind_socket",
+    "service.udp": "OptionsType SimpleServer TransportType UDPServer awaitable bind_socket",
     "service.uvicorn": "UvicornApplication UvicornService",
     "signal": "Signal receiver",
     "thread_pool": "ChannelClosed FromThreadChannel IteratorWrapper IteratorWrapperSeparate "

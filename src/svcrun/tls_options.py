@@ -6,7 +6,7 @@ import errno
 import os
 import ssl
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from svcrun.errors import ParameterError, ParameterTypeError
 
@@ -27,6 +27,9 @@ DEFAULT_VERSION: Final = ssl.TLSVersion.TLSv1_3
 DEFAULT_SSL_CIPHERS: Final = DEFAULT_CIPHERS
 DEFAULT_SSL_MAX_VERSION: Final = DEFAULT_VERSION
 DEFAULT_SSL_MIN_VERSION: Final = DEFAULT_VERSION
+
+PathOrStr: TypeAlias = str | os.PathLike[str]
+"""A file."""
 
 
 class SSLOptions:

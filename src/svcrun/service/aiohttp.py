@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 try:
     from aiohttp import web
@@ -24,18 +24,19 @@ from svcrun.service._secure import Secure
 from svcrun.service.base import Service as Service, parameter
 from svcrun.sockets import bind_socket as bind_socket
 from svcrun.tasks import current_work
-from svcrun.tls_options import SSLOptions as SSLOptions
+from svcrun.tls_options import PathOrStr as PathOrStr, SSLOptions as SSLOptions
 
 if TYPE_CHECKING:
     import os
     import socket
     from collections.abc import Callable, Iterable, Mapping
 
-    RunnerKwargs = Mapping[str, Any] | Iterable[tuple[str, Any]]
-
 __all__ = ("AIOHTTPSSLService", "AIOHTTPService", "AccessLogger", "Runner")
 
 log = logging.getLogger(__name__)
+
+RunnerKwargsType: TypeAlias = "Mapping[str, Any] | Iterable[tuple[str, Any]]"
+"""What `runner_kwargs` takes."""
 
 # What the entrypoint, or a parameter of the service, sees to.
 _NOT_OF_THE_RUNNER = {
@@ -98,7 +99,7 @@ class AIOHTTPService(Listening):
     sock: socket.socket | None = parameter(default=None, kw_only=False)
     shutdown_timeout: float = parameter(default=5, kw_only=False)
     handler_cancellation: bool = parameter(default=True, kw_only=False)
-    runner_kwargs: RunnerKwargs | None = parameter(default=None, kw_only=False)
+    runner_kwargs: RunnerKwargsType | None = parameter(default=None, kw_only=False)
 
     app: web.Application | Callable[[], Any] | str | None = None
     backlog: int = 1024
@@ -112,7 +113,7 @@ class AIOHTTPService(Listening):
         sock: socket.socket | None = None,
         shutdown_timeout: float | None = None,
         handler_cancellation: bool | None = None,
-        runner_kwargs: RunnerKwargs | None = None,
+        runner_kwargs: RunnerKwargsType | None = None,
         **kwargs: Any,
     ) -> None:
         # None stands for what a subclass has as its default.

@@ -16,6 +16,7 @@ from svcrun.tls_options import (
     DEFAULT_SSL_CIPHERS as DEFAULT_SSL_CIPHERS,
     DEFAULT_SSL_MAX_VERSION as DEFAULT_SSL_MAX_VERSION,
     DEFAULT_SSL_MIN_VERSION as DEFAULT_SSL_MIN_VERSION,
+    PathOrStr as PathOrStr,
     SSLOptions,
 )
 from svcrun.utils import (

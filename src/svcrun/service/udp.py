@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from svcrun.callables import is_coroutine_function
 from svcrun.checks import check_number
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ("UDPServer",)
 
 log = logging.getLogger(__name__)
+
+TransportType: TypeAlias = asyncio.DatagramTransport | None
+"""The transport of a server, if it has one."""
 
 
 class UDPServer(Listening, SimpleServer):

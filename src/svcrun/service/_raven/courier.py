@@ -130,14 +130,14 @@ class Courier:
         data: bytes,
         headers: Mapping[str, str],
         success_cb: Any,
-        error_cb: Any,
+        failure_cb: Any,
     ) -> None:
         """Take an event; called by raven.
 
         Its callbacks are not called. They would make it drop events for a while at the first one
         that fails, and log each.
         """
-        del success_cb, error_cb
+        del success_cb, failure_cb
         event = Event(url, data, dict(headers), self._loop.time())
         if not hand_over():
             return

@@ -87,16 +87,16 @@ class AioHttpTransportBase(AsyncTransport, HTTPTransport, metaclass=ABCMeta):  #
         data: bytes,
         headers: Mapping[str, str],
         success_cb: Success,
-        error_cb: Failure,
+        failure_cb: Failure,
     ) -> None:
         """Take an event; one of the callbacks is called with its outcome, in the event loop."""
-        event = (url, data, headers, success_cb, error_cb)
+        event = (url, data, headers, success_cb, failure_cb)
         try:
             if self._end is not None:
                 raise _closed(self)
             self._loop.call_soon_threadsafe(self._take, event)
         except RuntimeError as error:  # the loop may be closed
-            error_cb(error)
+            failure_cb(error)
 
     def _take(self, event: Event) -> None:
         if self._end is not None:  # since the call

@@ -5,6 +5,8 @@
 
 import _thread
 import asyncio
+import contextlib
+import os
 import signal
 import threading
 import time
@@ -14,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from svcrun.guard import ANSWER_TIME, MAX_DEPTH, Guard, _stacks
+from svcrun import guard as guard_module
+from svcrun.guard import ANSWER_TIME, HASTE, LASTING, Guard
+from svcrun.thread_stacks import MAX_DEPTH, thread_stacks
 from tests.support import PATIENCE, LoopFactory, eventually, nothing_left
 
 
@@ -192,6 +196,139 @@ def test_the_thread_is_not_there_during_a_fork(guard: Mortal) -> None:
     assert "blocked" in guard.deaths[0]
 
 
+@contextlib.contextmanager
+def no_timer() -> Iterator[None]:
+    """Take away the timer that limits the time of a test."""
+    found = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    left = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, found)
+        signal.setitimer(signal.ITIMER_REAL, *left)
+
+
+@pytest.fixture
+def later(loop_factory: LoopFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mortal]:
+    """A guard of an entrypoint that is not the first of the process."""
+    monkeypatch.setattr(guard_module, "_process", os.getpid())
+    with nothing_left(), no_timer():
+        loop = loop_factory()
+        guard = Mortal(loop)
+        guard.begin(lambda: guard.deaths.append("no thread"))
+        try:
+            yield guard
+        finally:
+            guard.release()
+            for signum in (signal.SIGVTALRM, signal.SIGALRM):
+                assert signal.getsignal(signum) is signal.SIG_DFL
+            for timer in (signal.ITIMER_VIRTUAL, signal.ITIMER_REAL):
+                assert signal.getitimer(timer)[0] == 0
+            loop.close()
+
+
+def refuse_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "_start_thread", lambda *_: False)
+
+
+def wait_for_death(guard: Mortal) -> str:
+    deadline = time.monotonic() + PATIENCE
+    while not guard.deaths and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return guard.deaths[0]
+
+
+def test_the_first_life_of_a_process_has_a_thread_from_its_beginning(
+    loop_factory: LoopFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard_module, "_process", os.getppid())  # as in a child of a fork
+    loop = loop_factory()
+    guard = Mortal(loop)
+    threads = number_of_threads()
+    guard.begin(lambda: guard.deaths.append("no thread"))
+    assert number_of_threads() == threads + 1
+    guard.release()
+    loop.close()
+    assert not guard.deaths
+
+
+def test_a_later_life_of_a_process_has_a_thread_when_it_lasts(later: Mortal) -> None:
+    threads = number_of_threads()
+    later._loop.run_until_complete(asyncio.sleep(LASTING * 1.5))
+    assert number_of_threads() == threads + 1
+    later.watch(600, 600)
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+
+
+def test_a_later_life_has_a_thread_when_its_shutdown_comes_late(later: Mortal) -> None:
+    time.sleep(LASTING * 1.2)  # in which the loop did not run
+    threads = number_of_threads()
+    later.watch(600, 600)
+    assert number_of_threads() == threads + 1
+
+
+def test_a_shutdown_that_is_over_at_once_has_no_thread(later: Mortal) -> None:
+    later.watch(600, 600)
+    assert later._ended is None
+    assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+
+
+def test_a_signal_in_a_later_life_starts_the_thread(later: Mortal) -> None:
+    threads = number_of_threads()
+    later.watch_from_handler(600, 600, if_blocked=lambda: None)
+    assert number_of_threads() == threads + 1
+
+
+def test_a_shutdown_that_is_blocked_at_its_beginning_gets_its_thread(later: Mortal) -> None:
+    later.watch(HASTE * 3, 600)
+    assert "blocked" in wait_for_death(later)
+    assert later._ended is not None
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+
+
+def test_a_timer_that_the_program_uses_is_not_waited_for(later: Mortal) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 600)
+    try:
+        later.watch(600, 600)
+        assert later._ended is not None
+        assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 500
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def test_a_timer_that_the_program_takes_over_at_the_end_is_left_to_it(later: Mortal) -> None:
+    later.watch(600, 600)
+    signal.alarm(600)
+    later.release()
+    try:
+        assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+        assert signal.alarm(0) > 500
+    finally:
+        signal.alarm(0)
+
+
+def test_the_timer_stands_in_for_a_thread_that_is_not_to_be_had(
+    later: Mortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_threads(monkeypatch)
+    later._loop.run_until_complete(asyncio.sleep(LASTING * 1.5))
+    assert later.deaths.pop() == "no thread"
+    later.watch(0.1, 600)
+    assert "blocked" in wait_for_death(later)
+
+
+def test_a_fork_at_the_beginning_of_a_shutdown_finds_no_thread(later: Mortal) -> None:
+    threads = number_of_threads()
+    later.watch(600, 600)
+    later.stop_for_fork()
+    time.sleep(HASTE * 2)
+    assert number_of_threads() == threads
+    later.restart_after_fork()
+    time.sleep(HASTE * 2)
+    assert number_of_threads() == threads + 1
+
+
 def test_the_timer_of_the_program_rings_on_while_a_shutdown_is_watched(guard: Mortal) -> None:
     rung: list[int] = []
     found = signal.signal(signal.SIGALRM, lambda signum, frame: rung.append(signum))
@@ -243,12 +380,12 @@ def test_a_timer_of_processor_time_that_the_program_takes_over_is_left_to_it(
 def test_a_thread_that_is_just_being_started_hides_no_stack() -> None:
     for _ in range(20):
         _thread.start_new_thread(time.sleep, (0,))
-        assert b"in test_a_thread_that_is_just_being_started" in _stacks()
+        assert b"in test_a_thread_that_is_just_being_started" in thread_stacks()
 
 
 def test_the_stack_of_an_endless_recursion_is_cut_off() -> None:
     def recurse(depth: int) -> bytes:
-        return recurse(depth - 1) if depth else _stacks()
+        return recurse(depth - 1) if depth else thread_stacks()
 
     stacks = recurse(3 * MAX_DEPTH)
     assert stacks.count(b"in recurse") <= MAX_DEPTH
@@ -257,6 +394,6 @@ def test_the_stack_of_an_endless_recursion_is_cut_off() -> None:
 
 def test_a_name_of_a_file_that_is_no_text_is_written_as_well() -> None:
     code = compile("found = stacks()", "\udcff.py", "exec")
-    namespace: dict[str, Any] = {"stacks": _stacks}
+    namespace: dict[str, Any] = {"stacks": thread_stacks}
     exec(code, namespace)  # noqa: S102 - a file of such a name
     assert b'File "\\udcff.py", line 1 in <module>' in namespace["found"]

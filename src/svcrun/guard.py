@@ -4,6 +4,13 @@ Timers of the loop do not fire while a callback blocks the loop. So a thread, th
 enforces the deadline of each shutdown from outside of the loop. A shutdown may begin when no thread
 or descriptor is left, so the thread starts when the entrypoint is entered. It sleeps on a lock.
 
+To start and join a thread costs as much as the rest of a short life. So in a process that enters
+many entrypoints, as tests do, only the first one has the thread from the beginning. A later one has
+it :data:`LASTING` seconds after it was entered, when it receives a signal, or :data:`HASTE` seconds
+after its shutdown began, whichever is first. The handler of ``ITIMER_REAL`` starts it if the loop
+is blocked then; if the program uses that timer, the thread starts with the shutdown. If the system
+can't start a thread, the timer takes its place.
+
 Each watcher covers other causes:
 
 * The thread covers all code that releases the GIL: Python code, system calls, locks.
@@ -22,37 +29,37 @@ caller that acquires ``_dying``.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import _thread
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import suppress
 from operator import itemgetter
 
-from svcrun.hints import TYPE_CHECKING, Any
+from svcrun.hints import TYPE_CHECKING
+from svcrun.signal_timer import SignalTimer
+from svcrun.thread_stacks import thread_stacks, write_to_stderr
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
-    from types import FrameType
+    from collections.abc import Callable
 
     _Alarm = tuple[float, Callable[[], object]]  # the time by the monotonic clock, and a callback
 
-__all__ = ("ANSWER_TIME", "DEFAULT_ACTION", "EXIT_HUNG", "Guard", "set_handler")
-
-# signal.signal() without the conversion of numbers to enum members and back, which takes ten times
-# as long.
-set_handler: Callable[[int, Any], Any] = _signal.signal
-DEFAULT_ACTION: Any = _signal.SIG_DFL
+__all__ = ("ANSWER_TIME", "EXIT_HUNG", "HASTE", "LASTING", "Guard")
 
 EXIT_HUNG = 70
 """The exit code of a process that had to be ended: ``EX_SOFTWARE`` of sysexits.h."""
 
 ANSWER_TIME = 0.3
 """Seconds without an iteration after which a loop counts as blocked."""
+
+LASTING = 0.1
+"""Seconds after which a later entrypoint of a process has its thread."""
+
+HASTE = 0.05
+"""Seconds after which the shutdown of a later entrypoint has its thread."""
 
 _TICK = 0.02
 """The minimum of seconds of processor time between two signals of the timer."""
@@ -63,8 +70,7 @@ _LINGER = 0.1
 LAST_WORDS_TIME = 3.0
 """Seconds within which a process has to write the stacks to stderr, which may be a full pipe."""
 
-MAX_DEPTH = 100
-"""The maximum of frames written for each stack: an endless recursion has thousands."""
+_process = 0  # the one that has entered an entrypoint; a forked child is another one
 
 
 class Guard:
@@ -84,23 +90,65 @@ class Guard:
         # the threading module while it held a lock of its own. Its locks would deadlock here.
         self._alarms: list[_Alarm] = []
         self._is_watching = False
-        self._has_timer = False
-        self._timer_handler = self._on_timer  # bound once, so that it can be compared by identity
+        self._cpu_timer = SignalTimer(signal.ITIMER_VIRTUAL, signal.SIGVTALRM, self._on_cpu_timer)
+        self._stand_in = SignalTimer(signal.ITIMER_REAL, signal.SIGALRM, self._on_stand_in)
+        self._lasts_from = 0.0  # a shutdown that begins later needs the thread at once
+        self._late_start: asyncio.TimerHandle | None = None
         self._released = False
         self._stopped_for_fork = False
         self._wake = _closed_lock()  # opened to wake the thread after a change of the state
+        self._has_thread = _thread.allocate_lock()
         self._ended: _thread.LockType | None = None  # held by the thread while it lives
         self._ident = self._native_id = 0
 
     # The thread.
 
+    def begin(self, on_failure: Callable[[], object]) -> None:
+        """Start the exit watchdog, at once or later.
+
+        :param on_failure: called if the system could not start a thread.
+        """
+        global _process
+        pid = os.getpid()
+        is_first, _process = _process != pid, pid
+        if is_first or _thread.get_ident() != threading.main_thread().ident:
+            if not self.start():
+                on_failure()
+            return
+        self._lasts_from = time.monotonic() + LASTING
+        self._late_start = self._loop.call_later(LASTING, self._start_late, on_failure)
+
     def start(self) -> bool:
-        """Start the exit watchdog, and return whether the system could start a thread."""
-        ended = _closed_lock()
-        if not _start_thread(self._run, ended):
-            return False
-        self._ended = ended
-        return True
+        """Start the exit watchdog now, and return whether the system could start a thread."""
+        # Race: a signal handler may interrupt the caller between its check and this.
+        if not self._has_thread.acquire(blocking=False):
+            return True
+        self._ended = ended = _closed_lock()
+        if _start_thread(self._run, ended):
+            return True
+        self._ended = None
+        self._has_thread.release()
+        return False
+
+    def _start_late(self, on_failure: Callable[[], object]) -> None:
+        if not self.start():
+            on_failure()
+        elif self._is_watching:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Leave the deadline to the thread, which has started after it was set."""
+        self._stand_in.give_back()
+        self._ring_at_next_alarm(self._cpu_timer)
+
+    def _ensure(self, *, at_once: bool) -> None:
+        """Start the thread for a deadline, or the timer that does so later."""
+        if self._ended is not None or self._stopped_for_fork:
+            return
+        if at_once or time.monotonic() >= self._lasts_from or not self._stand_in.set(HASTE):
+            self._stand_in.give_back()
+            if not self.start():
+                self._ring_at_next_alarm(self._stand_in)
 
     def _run(self, ended: _thread.LockType) -> None:
         self._ident = _thread.get_ident()
@@ -118,9 +166,9 @@ class Guard:
 
     def stop_for_fork(self) -> None:
         """Stop the thread before a fork, which copies only the thread that forks."""
+        self._stopped_for_fork = True
         if self._ended is None:
             return
-        self._stopped_for_fork = True
         self._join()
         # Race: Python warns of a fork if the kernel counts a second thread, and the kernel counts a
         # thread for a moment after its last bytecode.
@@ -134,13 +182,14 @@ class Guard:
         """Start the thread again after a fork, in the parent."""
         if self._stopped_for_fork:
             self._stopped_for_fork = False
-            if not self._released:
+            if self._native_id and not self._released:
                 self.start()
 
     def reset_in_child(self) -> None:
         """Cancel the deadline in a forked child: it belongs to the parent."""
         self._ended = None
         self._stopped_for_fork = False
+        self._late_start = None
         self.release()
 
     def _join(self) -> None:
@@ -148,6 +197,7 @@ class Guard:
         if ended is not None:
             _open(self._wake)
             ended.acquire()
+            self._has_thread.release()
 
     # Whether the loop is blocked.
 
@@ -207,14 +257,17 @@ class Guard:
             if self.blocked:
                 if_blocked()
 
-        self._call_later(ANSWER_TIME, nudge)
+        self._call_later(ANSWER_TIME, nudge, at_once=True)
         self.watch(limit, grace)
 
     def release(self) -> None:
         """Cancel the deadline for good: a later signal must not set another."""
         self._released = True
         self._alarms.clear()
-        self._stop_timer()
+        if self._late_start is not None:
+            self._late_start.cancel()
+        self._stand_in.give_back()
+        self._cpu_timer.give_back()
         self._join()
         self.answer()
 
@@ -223,12 +276,16 @@ class Guard:
             self.die("the event loop is blocked and the shutdown timed out")
         self.ask()
 
-    def _call_later(self, pause: float, action: Callable[[], object]) -> None:
+    def _call_later(
+        self, pause: float, action: Callable[[], object], *, at_once: bool = False
+    ) -> None:
         if self._released:
             return
         self._alarms.append((time.monotonic() + pause, action))
-        self._set_timer()
-        _open(self._wake)
+        self._ensure(at_once=at_once)
+        if self._ended is not None:
+            self._ring_at_next_alarm(self._cpu_timer)
+            _open(self._wake)
 
     def _call_due(self) -> None:
         """Call the alarms that are due.
@@ -244,39 +301,32 @@ class Guard:
                 self._alarms.remove(alarm)
                 alarm[1]()
 
-    def _set_timer(self) -> None:
-        if not self._has_timer:
-            if _thread.get_ident() != threading.main_thread().ident:
-                return
-            if signal.getitimer(signal.ITIMER_VIRTUAL)[0]:
-                return
-            if _signal.getsignal(signal.SIGVTALRM) is not DEFAULT_ACTION:
-                return
-            set_handler(signal.SIGVTALRM, self._timer_handler)
-            self._has_timer = True
-        if _signal.getsignal(signal.SIGVTALRM) is self._timer_handler:
-            # Race: without an alarm, the thread is between removing one and setting the next. It
-            # can go on only when this handler has interrupted the function that holds the GIL.
-            times = [when for when, _ in self._alarms]
-            pause = min(times) - time.monotonic() if times else 0.0
-            signal.setitimer(signal.ITIMER_VIRTUAL, max(pause, _TICK))
+    def _ring_at_next_alarm(self, timer: SignalTimer) -> None:
+        # Race: without an alarm, the thread is between removing one and setting the next. It can go
+        # on only when the timer's handler has interrupted the function that holds the GIL.
+        times = [when for when, _ in self._alarms]
+        pause = min(times) - time.monotonic() if times else 0.0
+        timer.set(max(pause, _TICK))
 
-    def _on_timer(self, _signum: int, _frame: object) -> None:
+    def _on_cpu_timer(self, _signum: int, _frame: object) -> None:
         self._call_due()
         if self._killer not in (0, _thread.get_ident()):
             _exit_after(LAST_WORDS_TIME)  # the thread is writing the stacks meanwhile
         if not self._released:
-            self._set_timer()
+            self._ring_at_next_alarm(self._cpu_timer)
 
-    def _stop_timer(self) -> None:
-        if not self._has_timer:
+    def _on_stand_in(self, _signum: int, _frame: object) -> None:
+        if self._killer:
+            os._exit(EXIT_HUNG)  # writing to stderr blocks
+        if self._released:
             return
-        self._has_timer = False
-        if (
-            _signal.getsignal(signal.SIGVTALRM) is self._timer_handler
-        ):  # else the program has taken it over
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-            set_handler(signal.SIGVTALRM, DEFAULT_ACTION)
+        if self._stopped_for_fork:
+            self._stand_in.set(HASTE)  # try again after the fork
+        elif self._ended is not None or self.start():
+            self._hand_over()
+        else:
+            self._call_due()
+            self._ring_at_next_alarm(self._stand_in)
 
     # The end of the process.
 
@@ -291,8 +341,8 @@ class Guard:
             signal.setitimer(signal.ITIMER_REAL, LAST_WORDS_TIME)  # SIGALRM ends the process
         try:
             with suppress(OSError):
-                _write_to_stderr(f"svcrun: {reason}; exit with code {EXIT_HUNG}\n".encode())
-                _write_to_stderr(_stacks())
+                write_to_stderr(f"svcrun: {reason}; exit with code {EXIT_HUNG}\n".encode())
+                write_to_stderr(thread_stacks())
             self._last_words()
         finally:
             os._exit(EXIT_HUNG)
@@ -323,37 +373,3 @@ def _start_thread(function: Callable[..., object], *args: object) -> bool:
 def _exit_after(seconds: float) -> None:
     time.sleep(seconds)
     os._exit(EXIT_HUNG)
-
-
-def _stacks() -> bytes:
-    """Return the stacks of all threads, in the format of :mod:`faulthandler`.
-
-    That module needs a descriptor. Since Python 3.14 it stops at a thread that is being started or
-    has just ended, and so omits the stacks of the others. This function imports nothing, opens
-    nothing and takes no lock: the blocked thread may hold it.
-    """
-    lines: list[str] = []
-    for thread, frame in sys._current_frames().items():  # noqa: SLF001 - documented
-        lines.append(f"Thread 0x{thread:016x} (most recent call first):")
-        lines.extend(_stack(frame))
-        lines.append("")
-    return "\n".join(lines).encode(errors="backslashreplace")
-
-
-def _stack(frame: FrameType | None) -> Iterator[str]:
-    for _ in range(MAX_DEPTH):
-        if frame is None:
-            return
-        code = frame.f_code
-        yield f'  File "{code.co_filename}", line {frame.f_lineno or 0} in {code.co_name}'
-        frame = frame.f_back
-    if frame is not None:
-        yield "  ..."
-
-
-def _write_to_stderr(text: bytes) -> None:
-    """Write to the descriptor: a write to ``sys.stderr`` may wait for a lock."""
-    if sys.__stderr__ is None:
-        return  # the process began without stderr, so a client's socket may be descriptor 2
-    while text:
-        text = text[os.write(2, text) :]

@@ -14,9 +14,9 @@ from contextvars import copy_context
 from svcrun.current import current_service, on_behalf_of
 from svcrun.eager import wakeup_descriptor
 from svcrun.errors import ParameterError, show
-from svcrun.guard import set_handler
 from svcrun.hints import TYPE_CHECKING
 from svcrun.loop_signals import Chain, owner_of, unwatch_signals, watch_signals
+from svcrun.signal_timer import set_handler
 
 if TYPE_CHECKING:
     import asyncio

@@ -18,9 +18,9 @@ from contextlib import suppress
 from functools import partial
 
 from svcrun.eager import listen_to_signals
-from svcrun.guard import set_handler
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.per_loop import PerLoop
+from svcrun.signal_timer import set_handler
 
 if TYPE_CHECKING:
     import asyncio

@@ -121,11 +121,7 @@ class Runtime:
             self._pool = self._make_pool()
         if not self._loop.is_running():
             self.body.spare.hold()
-        if not self._guard.start():
-            log.warning(
-                "no thread could be started for the exit watchdog; shutdown_timeout does not hold"
-                " while a callback blocks the event loop"
-            )
+        self._guard.begin(_warn_of_no_thread)
         forking.watch(self._guard, self._interrupts, self._loop, self._on_forked)
         self._interrupts.install()
 
@@ -438,3 +434,10 @@ class Runtime:
     def _flush_log(self) -> None:
         if self._log is not None:
             self._log.flush(timeout=GRACE)
+
+
+def _warn_of_no_thread() -> None:
+    log.warning(
+        "no thread could be started for the exit watchdog; shutdown_timeout may not hold while a"
+        " callback blocks the event loop"
+    )

@@ -12,8 +12,9 @@ from contextlib import suppress
 
 from svcrun.eager import start_eagerly
 from svcrun.errors import PoolClosed
-from svcrun.guard import EXIT_HUNG, set_handler
+from svcrun.guard import EXIT_HUNG
 from svcrun.hints import TYPE_CHECKING, Any
+from svcrun.signal_timer import set_handler
 from svcrun.sweep import GRACE
 from svcrun.tasks import format_stack
 

@@ -416,6 +416,39 @@ else:
     assert "stopping" in outcome.stderr
 
 
+@pytest.mark.parametrize("use_up", ["", "use_up_threads()"])
+@pytest.mark.parametrize("form", ["block", "signal", "async"])
+def test_a_blocked_stop_of_a_later_entrypoint_is_ended_with_the_time_limit(
+    run: Run, form: str, use_up: str
+) -> None:
+    outcome = run(
+        EXHAUSTED
+        + blocked("time.sleep(600)")
+        + f"""
+form = {form!r}
+
+class Blocking(Server):
+    async def stop(self, exception=None):
+        {use_up}
+        block_it()
+
+async def in_task():
+    async with entrypoint(Blocking(), shutdown_timeout=0.5):
+        pass
+
+with entrypoint():
+    pass
+if form == "async":
+    run_async(in_task())
+with entrypoint(Blocking(), shutdown_timeout=0.5) as loop:
+    if form == "signal":
+        loop.call_soon(send)
+        loop.run_forever()
+"""
+    )
+    assert_killed(outcome)
+
+
 def test_an_executor_of_the_program_is_dismissed_without_a_new_thread(run: Run) -> None:
     outcome = run(
         EXHAUSTED

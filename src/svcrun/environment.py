@@ -9,6 +9,7 @@ from svcrun.errors import ParameterError
 __all__ = ("Environment",)
 
 _PREFIX = "SVCRUN_"
+_PREFIX_AS_BYTES = os.fsencode(_PREFIX)
 _TRUE = frozenset({"1", "enable", "enabled", "on", "true", "yes"})
 _FALSE = frozenset({"0", "disable", "disabled", "off", "false", "no"})
 
@@ -21,7 +22,8 @@ class Environment:
 
     def __init__(self) -> None:
         # One pass: to look up one that is not set costs as much as going through some dozens.
-        found = [name for name in os.environ if name.startswith(_PREFIX)]
+        # As bytes, since os.environ decodes each name in Python.
+        found = [os.fsdecode(name) for name in os.environb if name.startswith(_PREFIX_AS_BYTES)]
         self._values = {name: value for name in found if (value := os.environ[name].strip())}
 
     def text(self, name: str) -> str | None:

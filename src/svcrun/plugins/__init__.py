@@ -70,7 +70,7 @@ def load_plugins() -> None:
     :raises ValueError: naming the variable, if it is neither on nor off.
     """
     global _is_done, _is_loading  # noqa: PLW0603 - it is done once
-    if Environment().switch("NO_PLUGINS", default=False) or _is_done:
+    if _is_done or Environment().switch("NO_PLUGINS", default=False):
         return
     with _lock:
         if _has_begun():

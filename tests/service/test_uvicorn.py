@@ -195,6 +195,16 @@ def test_what_asks_for_nothing_is_accepted() -> None:
     make(loop="auto", reload=False, workers=1, env_file=None, reload_delay=0.25)
 
 
+async def test_a_class_may_use_the_name_reload_otherwise() -> None:
+    class Own(UvicornService):
+        async def reload(self) -> str:  # type: ignore[misc]
+            return "own"
+
+    service = Own(app=application, address="127.0.0.1", port=0)
+    async with running(service):
+        assert await service.reload() == "own"
+
+
 def test_a_loop_of_the_class_is_refused_too() -> None:
     class Own(UvicornService):
         loop = "uvloop"  # type: ignore[assignment]

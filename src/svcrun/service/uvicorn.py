@@ -146,7 +146,7 @@ class UvicornService(Listening):
     access_log: bool = True
     use_colors: bool | None = False
     interface: InterfaceType = "auto"
-    reload: Literal[False] = False
+    reload: Any = False
     reload_dirs: None = None
     reload_delay: float = 0.25
     reload_includes: None = None

@@ -202,6 +202,8 @@ def settle_place(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_foreign(owner: object, name: str, value: object) -> None:
+    if name == "reload" and not isinstance(value, bool):
+        return  # a class may use the name otherwise, as for a method
     harmless, instead = _FOREIGN[name]
     if not any(value is one or value == one for one in harmless):
         raise ParameterError(type(owner).__qualname__, name, value, instead)

@@ -25,6 +25,7 @@ from asyncio import tasks as _tasks
 from contextvars import Context, copy_context
 
 from svcrun.hints import TYPE_CHECKING, Any, TypeVar
+from svcrun.raising import raise_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterable
@@ -34,6 +35,7 @@ T = TypeVar("T")
 __all__ = (
     "Waiter",
     "current_loop",
+    "is_forked_copy",
     "listen_to_signals",
     "propagate_exits",
     "start_eagerly",
@@ -135,12 +137,15 @@ if sys.version_info >= (3, 12):
             return task
         except BaseException:
             # An exit comes out of the first step here as well; asyncio need not report it, too.
-            if task.done():
-                task.exception()
+            error = task.exception() if task.done() else None
+            # Since Python 3.14, a RuntimeError does if the step forked, see propagate_exits().
+            if error is not None and is_forked_copy(loop):
+                raise_unchanged(error)
             raise
         finally:
             # A traceback out of the first step leads to this frame, by way of the callers.
             del task
+            error = None
 
 else:
 
@@ -196,6 +201,15 @@ else:
         finally:
             # A traceback out of the first step leads to this frame, by way of the callers.
             del task, step
+
+
+def is_forked_copy(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether code that `loop` runs is in a child process that it has just forked off.
+
+    The loop, with all that runs in it, belongs to the parent: what comes out of such code has to go
+    all the way out.
+    """
+    return asyncio._get_running_loop() is not loop
 
 
 def propagate_exits(loop: asyncio.AbstractEventLoop) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 
 from svcrun.backoff import Backoff
 from svcrun.current import on_behalf_of
+from svcrun.eager import is_forked_copy
 from svcrun.errors import DependencyDown, StartCancelled, StartTimeout, show
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.order import Walk
@@ -151,10 +152,11 @@ class Startup:
             type(service).set_loop(service, self._loop)
         unit.move(STARTING)
         try:
-            # No local name for the task: the traceback of its first step leads to this frame, and
-            # the task to the traceback.
+            # No local name for the task: the traceback of its first step leads to this frame.
             unit.task = unit.begin(service.start, self._loop)
-        except BaseException as error:  # noqa: BLE001 - whatever it is comes out after the rollback
+        except BaseException as error:  # whatever it is comes out after the rollback
+            if is_forked_copy(self._loop):
+                raise
             return self._start_ended(unit, error)
         if unit.task.done():
             if not unit.task.cancelled() and unit.task.exception() is None:
@@ -392,7 +394,6 @@ def _outcome(task: Any, service: Service) -> BaseException | None:
     except asyncio.CancelledError as cancellation:
         error = StartCancelled(service)
         # It tells where start() was. This frame, the first of its traceback, refers to `error`.
-        traceback = cancellation.__traceback__
-        error.__cause__ = cancellation.with_traceback(traceback and traceback.tb_next)
-        del traceback
+        inner = cancellation.__traceback__ and cancellation.__traceback__.tb_next
+        error.__cause__ = cancellation.with_traceback(inner)
     return error

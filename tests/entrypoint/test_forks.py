@@ -308,6 +308,48 @@ say("parent")
     assert lines(outcome)[-4:] == ["child 5", "stopped", "cancelled", "parent"]
 
 
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "service.start = fork_in",
+        "service.stop = fork_in",
+        "ep.pre_start.connect(fork_in)",
+        "ep.post_start.connect(fork_in)",
+        "ep.pre_stop.connect(fork_in)",
+        "ep.post_stop.connect(fork_in)",
+    ],
+)
+def test_an_exit_out_of_a_coroutine_that_forked_ends_the_child_with_its_own_code(
+    run: Run, where: str, waits: bool
+) -> None:
+    outcome = run(
+        WORKER
+        + f"""
+class Plain(Service):
+    async def start(self):
+        pass
+
+async def fork_in(*_, **__):
+    if {waits}:
+        await asyncio.sleep(0)
+    child = os.fork()
+    if not child:
+        sys.exit(5)
+    wait_for(child)
+
+service = Plain()
+ep = entrypoint(service, log_config=False)
+{where}
+with ep:
+    pass
+say("parent")
+"""
+    )
+    assert outcome.returncode == 0, outcome
+    assert lines(outcome) == ["child 5", "parent"]
+
+
 def test_a_hung_stop_of_the_parent_is_ended_after_a_fork_as_well(run: Run) -> None:
     outcome = run(
         WORKER

@@ -1,4 +1,4 @@
-"""The waits between the attempts at a service that fails, and what the log says of each failure."""
+"""Back-off between the attempts to start a service, and the log records of its failures."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ("Backoff",)
 class Backoff:
     """Count the failures of a service under a policy, and log them.
 
-    The traceback of an error is logged once: an error of the same type, raised at the same line, is
-    one line in the log as long as the failure before it is within the window of the policy.
+    The traceback of an error is logged once. An error of the same type, raised at the same line, is
+    logged in one line, as long as the previous failure is within the window of the policy.
     """
 
     __slots__ = ("_known", "_times")
@@ -33,14 +33,14 @@ class Backoff:
         self._known: set[object] = set()
 
     def next_delay(self, policy: Restart, now: float) -> float | None:
-        """Count a failure and return the seconds until the next attempt; None for no more."""
+        """Count a failure and return the seconds until the next attempt, None at the limit."""
         delay = policy.next_delay(self._times, now)
-        if len(self._times) == 1:  # all others are forgotten
+        if len(self._times) == 1:  # the previous failures are outside of the window
             self._known.clear()
         return delay
 
     def is_new(self, service: Service, error: BaseException) -> bool:
-        """Return whether no such error of `service` was logged; from now on, it was."""
+        """Return whether `error` is new for `service`, and record it."""
         traceback = error.__traceback__
         while traceback is not None and traceback.tb_next is not None:
             traceback = traceback.tb_next
@@ -52,7 +52,7 @@ class Backoff:
         return True
 
     def report_start(self, service: Service, error: BaseException, delay: float | None) -> None:
-        """Log that ``start()`` of `service` failed, and when the next attempt is made."""
+        """Log that ``start()`` of `service` failed, and the delay until the next attempt."""
         reason = error if self.is_new(service, error) else None
         with on_behalf_of(service):
             if delay is None:
@@ -68,7 +68,7 @@ class Backoff:
 
     @staticmethod
     def report_end(service: Service, policy: Restart) -> None:
-        """Log that `service` failed too often."""
+        """Log that `service` failed more often than the policy allows."""
         with on_behalf_of(service):
             log.error(
                 "%s failed more than %d times within %g s",

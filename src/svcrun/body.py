@@ -1,4 +1,4 @@
-"""What runs inside the block of an entrypoint, and how a signal or a crash ends it."""
+"""The code in the block of an entrypoint, and how a signal or a crash ends it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_RUNS = 100
-"""How often a block may let the loop run after the shutdown began; more than that is a loop."""
+"""The maximum of runs of the loop that a block may begin during the shutdown.
+
+A block that begins more of them repeats ``run_forever()`` without end.
+"""
 
 __all__ = ("Body", "LoopBody", "TaskBody")
 
@@ -29,13 +32,13 @@ class Body:
         self.spare = SpareDescriptors(loop)
         """For the loop, while it does not run."""
         self._closing = asyncio.Event()
-        # Who waits for the end is told in a better way than by cancellation.
+        # Tasks that wait in closing(). They see that event, so they are not cancelled.
         self._await_closing: set[asyncio.Task[Any] | None] = set()
         self._cancellations = 0
         self.task: asyncio.Future[Any] | None = None
-        """What the block waits for, as far as is known."""
+        """The future that the block waits for; None if it is unknown."""
         self.stop_services: Callable[[], asyncio.Future[Any]] | None = None
-        """Begins the shutdown unless it has begun, and returns what to wait for."""
+        """Begins the shutdown unless it has begun, and returns a future for its end."""
 
     @property
     def is_closing(self) -> bool:
@@ -43,7 +46,7 @@ class Body:
         return self._closing.is_set()
 
     def close(self) -> None:
-        """Tell those who wait for it that the shutdown begins."""
+        """Wake the tasks that wait in :meth:`closing`."""
         self._closing.set()
 
     async def closing(self) -> None:
@@ -53,8 +56,8 @@ class Body:
         try:
             await self._closing.wait()
         finally:
-            # Not before the other callbacks of this turn of the loop, one of which may be about to
-            # cancel the task.
+            # Race: another callback of this iteration may be about to cancel the task. As long as
+            # the task is in the set, interrupt() does not.
             self._loop.call_soon(self._await_closing.discard, task)
 
     def watch(self) -> None:
@@ -62,48 +65,51 @@ class Body:
         raise NotImplementedError
 
     def unwatch(self) -> None:
-        """Watch it no longer."""
+        """Stop watching the block."""
 
     def interrupt(self) -> bool:
-        """Ask the block to end, and tell whether there was something to be asked."""
+        """Cancel the block's task unless it waits in :meth:`closing`.
+
+        Return whether there is a task that will end.
+        """
         return self.task in self._await_closing or self.insist()
 
     def insist(self) -> bool:
-        """Ask it without regard to what it waits for."""
+        """Cancel the block's task, and return whether there was one."""
         cancelled = self.task is not None and self.task.cancel()
         self._cancellations += cancelled
         return cancelled
 
     def settle(self) -> bool:
-        """Take our cancellations back, and tell whether there is another one."""
+        """Withdraw our own cancellations, and return whether the task has another one."""
         return False
 
     def give_up(self) -> bool:
-        """Take the loop away from a block that goes on, and tell whether that is possible."""
+        """Stop the loop under a block that ignores its cancellation; return whether that works."""
         return False
 
     def is_interruption(self, error: BaseException | None) -> bool:
-        """Whether `error`, which ended the block, is only what :meth:`interrupt` did."""
+        """Return whether `error`, which ended the block, results from :meth:`interrupt` alone."""
         return error is None or (
             self._cancellations > 0 and isinstance(error, asyncio.CancelledError)
         )
 
 
 class LoopBody(Body):
-    """The body of ``with entrypoint(...) as loop``, which runs the loop whenever it likes.
+    """The body of ``with entrypoint(...) as loop``, which may run the loop any number of times.
 
-    While watched, ``loop.run_until_complete()`` tells what it runs, so that just that can be
-    cancelled. Once the shutdown has begun, no wait that the block begins lasts: ``run_forever()``
-    returns at once, and all calls of ``run_until_complete()`` together have a moment to clean up.
+    While it is watched, ``loop.run_until_complete()`` records its future, so that an interruption
+    cancels only that one. Once the shutdown has begun, ``run_forever()`` returns at once, and all
+    calls of ``run_until_complete()`` share the grace period for their clean-up.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._gave_up = False
         self._watched = False
-        self._runs_itself = False  # whether run_forever() is not called by the block
+        self._runs_itself = False  # whether run_until_complete() calls run_forever()
         self._lets_run = False  # whether the block waits in run_forever()
-        self._runs = 0  # since the shutdown began
+        self._runs = 0  # runs that the block has begun since the shutdown began
         self._clean_up_until: float | None = None
         self._cut: asyncio.TimerHandle | None = None
         self._run_task: Callable[[Awaitable[Any]], Any] = loop.run_until_complete
@@ -115,13 +121,13 @@ class LoopBody(Body):
         self.spare.hold()
         self._run_task = self._loop.run_until_complete
         self._run_loop = self._loop.run_forever
-        # The loop may have slots. Then a signal stops it, whatever it runs.
+        # A loop with slots can't be wrapped. A signal then stops it without a cancellation.
         with suppress(AttributeError):
             self._loop.run_until_complete = self._run  # type: ignore[assignment, method-assign]
             self._loop.run_forever = self._run_forever  # type: ignore[method-assign]
 
     def unwatch(self) -> None:
-        """Put the methods back."""
+        """Restore the methods of the loop."""
         if self._cut is not None:
             self._cut.cancel()
         if not self._watched:
@@ -133,12 +139,12 @@ class LoopBody(Body):
         ):
             with suppress(AttributeError):
                 delattr(self._loop, name)
-                if getattr(self._loop, name) != found:  # the one of an outer entrypoint
+                if getattr(self._loop, name) != found:  # an outer entrypoint's wrapper
                     setattr(self._loop, name, found)
 
     def _run(self, future: Awaitable[T]) -> T:
         if self._loop.is_running() or self._loop.is_closed():
-            result: T = self._run_task(future)  # complains, better than we could
+            result: T = self._run_task(future)  # raises the loop's own error
             return result
         is_new = not asyncio.isfuture(future)
         self.task = task = asyncio.ensure_future(future, loop=self._loop)
@@ -148,7 +154,7 @@ class LoopBody(Body):
             result = self._run_itself(task)
         except BaseException:
             if is_new and task.done() and not task.cancelled():
-                task.exception()  # it comes out here; asyncio need not complain that nobody saw it
+                task.exception()  # raised here; without this, asyncio would log it as not retrieved
             raise
         finally:
             self.task = None
@@ -169,7 +175,7 @@ class LoopBody(Body):
 
     def _run_forever(self) -> None:
         if self._runs_itself or self._loop.is_running() or self._loop.is_closed():
-            self._run_loop()  # on behalf of run_until_complete(), or to complain
+            self._run_loop()  # called by run_until_complete(), or raises the loop's own error
             return
         if self.is_closing:
             self._runs += 1
@@ -193,31 +199,32 @@ class LoopBody(Body):
         now = self._loop.time()
         if self._clean_up_until is None:
             self._clean_up_until = now + GRACE
-        # Not at once: __aexit__() of an entrypoint that was entered by hand ends this watch.
+        # Race: cancelling at once would cancel __aexit__() of an entrypoint that was entered by
+        # hand before it calls unwatch().
         self._cut = self._loop.call_at(max(self._clean_up_until, now), self.insist)
 
     def _after_run(self) -> None:
-        """Do what belongs to the end of a wait of the block."""
+        """Run after each wait of the block; does nothing here."""
 
     def insist(self) -> bool:
-        """Cancel what the block waits for, or stop the loop that it lets run."""
+        """Cancel the future that the block waits for, or stop the loop that it runs."""
         if self.task is not None:
             return super().insist()
         self._loop.stop()
         return True
 
     def give_up(self) -> bool:
-        """Stop the loop that the block lets run."""
+        """Stop the loop that the block runs."""
         self._gave_up = True
         self._loop.stop()
         return True
 
     def is_interruption(self, error: BaseException | None) -> bool:
-        """Whether `error`, which ended the block, is only our own way to end it."""
+        """Return whether `error`, which ended the block, results from our interruption alone."""
         return (
             super().is_interruption(error)
             or isinstance(error, BodyInterrupted)
-            # What run_until_complete() raises when the loop is stopped.
+            # run_until_complete() raises RuntimeError when give_up() stops the loop.
             or (self._gave_up and isinstance(error, RuntimeError))
         )
 
@@ -225,10 +232,10 @@ class LoopBody(Body):
 class TaskBody(LoopBody):
     """The body of ``async with entrypoint(...)``, which runs in the task that entered.
 
-    If that task ends and the block has not, the entrypoint was entered by hand, by
-    ``loop.run_until_complete(ep.__aenter__())``, and what follows runs the loop as a ``with`` block
-    does. As it may never call ``__aexit__()``, its next wait does not return before the services
-    are stopped.
+    If that task ends before the block, the entrypoint was entered by hand, by
+    ``loop.run_until_complete(ep.__aenter__())``. The program then runs the loop as a ``with`` block
+    does. It may never call ``__aexit__()``, so a wait that a shutdown ends returns after the
+    services have stopped.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -243,7 +250,7 @@ class TaskBody(LoopBody):
             self._entering.add_done_callback(self._on_entered)
 
     def unwatch(self) -> None:
-        """Watch it no longer."""
+        """Stop watching the task."""
         super().unwatch()
         if self._entering is not None:
             self._entering.remove_done_callback(self._on_entered)
@@ -266,7 +273,8 @@ class TaskBody(LoopBody):
             return Body.insist(self)
         is_seen = self._lets_run or self._runs_itself
         if self._loop.is_running() and not is_seen and self.stop_services is not None:
-            # Whoever runs it has begun before; it does not go on without the services.
+            # This run of the loop began before watch() could wrap its method, so _after_run() will
+            # not be called. Stop the loop once the services have stopped.
             self.stop_services().add_done_callback(lambda _: self._loop.stop())
             return True
         return super().insist()
@@ -276,11 +284,11 @@ class TaskBody(LoopBody):
             self._run_itself(self.stop_services())
 
     def give_up(self) -> bool:
-        """Stop the loop that the block lets run; a task can't be left behind."""
+        """Stop the loop of a block that was entered by hand; a task can't be interrupted so."""
         return self._by_hand and super().give_up()
 
     def settle(self) -> bool:
-        """Take our cancellations back, and tell whether there is another one."""
+        """Withdraw our own cancellations, and return whether the task has another one."""
         if self._by_hand or self._entering is None:
             return False
         for _ in range(self._cancellations):

@@ -1,4 +1,4 @@
-"""What is current: the entrypoint and the event loop, under the names that they have in aiomisc.
+"""The current entrypoint and event loop, under the names that aiomisc has for them.
 
 :meth:`svcrun.Entrypoint.get_current` and :func:`asyncio.get_running_loop` are the usual ways.
 """
@@ -22,10 +22,10 @@ __all__ = ("CURRENT_ENTRYPOINT", "EVENT_LOOP", "StrictContextVar", "set_current_
 class StrictContextVar(Generic[T]):
     """A context variable that raises `exc` while it has no value.
 
-    >>> variable = StrictContextVar("user", LookupError("nobody is logged in"))
+    >>> variable = StrictContextVar("user", LookupError("no user is logged in"))
     >>> variable.get()
     Traceback (most recent call last):
-    LookupError: nobody is logged in
+    LookupError: no user is logged in
     >>> variable.set("ada")
     >>> variable.get()
     'ada'
@@ -36,10 +36,10 @@ class StrictContextVar(Generic[T]):
         self.context_var: ContextVar[T | None] = ContextVar(name)
 
     def get(self) -> T:
-        """Return the value, or raise the error."""
+        """Return the value; raise `exc` if there is none."""
         value = self.context_var.get(None)
         if value is None:
-            raise self.exc.with_traceback(None)  # without the frames of the last time
+            raise self.exc.with_traceback(None)  # drop the frames of the previous raise
         return value
 
     def set(self, value: T) -> None:
@@ -73,7 +73,7 @@ CURRENT_ENTRYPOINT: StrictContextVar[Entrypoint] = _CurrentEntrypoint()
 EVENT_LOOP: StrictContextVar[AbstractEventLoop] = _CurrentLoop(
     "svcrun_event_loop", RuntimeError("no current event loop is set")
 )
-"""The loop that was set in this context, else the one that runs, or that of the entrypoint."""
+"""The loop that was set in this context, else the running one, else that of the entrypoint."""
 
 
 def set_current_loop(loop: AbstractEventLoop) -> None:

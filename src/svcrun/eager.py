@@ -47,10 +47,7 @@ __all__ = (
 if sys.version_info >= (3, 14):
 
     def current_loop() -> asyncio.AbstractEventLoop | None:
-        """Return the loop that :func:`asyncio.set_event_loop` has set in this thread, or None.
-
-        Inside a running loop it is that one.
-        """
+        """Return the running loop, else the one that is set in this thread, else None."""
         try:
             return asyncio.get_event_loop()
         except RuntimeError:
@@ -61,7 +58,7 @@ else:
     def current_loop() -> asyncio.AbstractEventLoop | None:
         """Return the loop that is set in this thread (see the variant for Python 3.14).
 
-        Up to Python 3.13, :func:`asyncio.get_event_loop` makes a loop where none is set, or warns.
+        Up to Python 3.13, :func:`asyncio.get_event_loop` creates a loop if none is set, or warns.
         """
         local = getattr(asyncio.get_event_loop_policy(), "_local", None)  # type: ignore[deprecated]
         loop: asyncio.AbstractEventLoop | None = getattr(local, "_loop", None)
@@ -80,11 +77,11 @@ def wakeup_descriptor(loop: asyncio.AbstractEventLoop) -> int | None:
 
 
 def listen_to_signals(
-    loop: asyncio.AbstractEventLoop, heard: Callable[[int], object]
+    loop: asyncio.AbstractEventLoop, on_signal: Callable[[int], object]
 ) -> Callable[[], None] | None:
-    """Call `heard` in `loop` with each signal that wakes it, whatever the handler of the signal is.
+    """Call `on_signal` in `loop` with each signal that wakes it, independent of its handler.
 
-    Return a function that ends this, None if the loop is another one than asyncio's own.
+    Return a function that ends this, None if the loop is not asyncio's own.
     """
     process = getattr(loop, "_process_self_data", None)
     if process is None:
@@ -94,7 +91,7 @@ def listen_to_signals(
         process(data)
         for signum in data:
             if signum:
-                heard(signum)
+                on_signal(signum)
 
     try:
         loop._process_self_data = listen  # type: ignore[attr-defined]
@@ -328,7 +325,7 @@ class Waiter:
 
 
 def wake_all(waiters: Iterable[Waiter]) -> None:
-    """Call :meth:`Waiter.wake` of each, with less work for one of many."""
+    """Call :meth:`Waiter.wake` of each waiter, faster than one by one."""
     if asyncio.current_task() is not None:
         for waiter in waiters:
             waiter.wake()
@@ -336,7 +333,7 @@ def wake_all(waiters: Iterable[Waiter]) -> None:
     for waiter in waiters:
         wakeup, context = waiter._wakeup, waiter._context
         if wakeup is None:
-            continue  # the task was cancelled since, or woken
+            continue  # race: the task was cancelled or woken since it was queued
         waiter._wakeup = None
         if context is None:
             waiter._loop.call_soon(wakeup, waiter)

@@ -104,8 +104,8 @@ class Entrypoint(OptionAttributes):
         70.
     :param start_timeout: seconds for the start of each service that has no limit of its own; none
         by default.
-    :param start_retry: a :class:`svcrun.Restart`: by this policy a ``start()`` that fails is tried
-        again, for services that have none of their own; not at all by default.
+    :param start_retry: a :class:`svcrun.Restart` policy for retries of a failed ``start()``, for
+        services without one of their own; no retries by default.
     :param log_buffer_limit: the number of records past which new ones are dropped (100 000 by
         default).
 
@@ -174,10 +174,10 @@ class Entrypoint(OptionAttributes):
                 "buffer_limit": log_buffer_limit,
             },
         )
-        # Loaded here, as making an entrypoint is late enough for what an import should not cost.
+        # Imported here, to keep ``import svcrun`` fast.
         from svcrun.plugins import load_plugins
 
-        load_plugins()  # which may connect receivers
+        load_plugins()  # plug-ins may connect receivers
         self.pre_start = self.PRE_START.copy()
         self.post_start = self.POST_START.copy()
         self.pre_stop = self.PRE_STOP.copy()
@@ -452,10 +452,10 @@ class Entrypoint(OptionAttributes):
     def _end(self) -> None:
         self._left = True
         self._undo.close()
-        self._given = ()  # this object may wait for the garbage collector, and they need not
+        self._given = ()  # free the services before the garbage collector frees this object
 
     def _disown(self) -> None:
-        """Leave everything to the parent, in a child process that was forked off."""
+        """Leave this entrypoint in a forked child: it belongs to the parent."""
         self._left = True
         self._undo.pop_all()
         _by_loop.discard(self.loop, self)

@@ -1,4 +1,4 @@
-"""Call the hooks of an entrypoint that stop services, within the time of the shutdown."""
+"""Call the hooks of an entrypoint within the deadline of the shutdown."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ("Hooks",)
 
 
 class Hooks:
-    """Call hooks, and keep count of those that run.
+    """Call hooks, and record those in progress.
 
-    :param call: makes the call of the entrypoint's signal of that name, or returns None if it has
-        no receivers.
-    :param is_closing: returns whether the shutdown has begun, so that `deadline` counts.
+    :param call: returns a coroutine that calls the receivers of the entrypoint's signal of that
+        name, None if the signal has no receivers.
+    :param is_closing: returns whether the shutdown has begun, so that `deadline` applies.
     """
 
     def __init__(
@@ -47,15 +47,15 @@ class Hooks:
         """Whether a hook did not end in time."""
 
     def cancel(self) -> None:
-        """Cancel the hooks that run."""
+        """Cancel the hooks in progress."""
         for task in self.tasks:
             if task is not None:
                 task.cancel()
 
     async def errors(self, name: str, services: tuple[Service, ...]) -> list[BaseException]:
-        """Call the receivers of a hook and return what they raised.
+        """Call the receivers of a hook and return the exceptions that they raised.
 
-        In a shutdown they get as long as that may take.
+        In a shutdown, receivers that run past its deadline are cancelled.
         """
         call = self._call(name, services)
         if call is None:
@@ -76,7 +76,7 @@ class Hooks:
             raise
         if not task.done():
             self.hung = True
-            log.error("a hook %s hangs and is cancelled; it waits at\n%s", name, format_stack(task))
+            log.error("hook %s timed out; cancelling it at\n%s", name, format_stack(task))
             await _cancel_hook(task, name)
 
     async def _errors_of(self, call: Coroutine[Any, Any, None], name: str) -> list[BaseException]:
@@ -85,12 +85,12 @@ class Hooks:
         try:
             await call
         except asyncio.CancelledError:
-            log.warning("a hook %s was cancelled", name)
+            log.warning("hook %s was cancelled", name)
             raise
-        except BaseException as error:  # whatever it is, services are stopped
+        except BaseException as error:  # services are stopped after any exception
             if is_forked_copy(self._loop):
                 raise
-            log.exception("a hook %s failed", name)
+            log.exception("hook %s failed", name)
             return [error]
         finally:
             self.tasks.discard(task)
@@ -99,4 +99,4 @@ class Hooks:
 
 async def _cancel_hook(task: asyncio.Task[Any], name: str) -> None:
     if await cancel_and_wait((task,), GRACE):
-        log.error("a hook %s ignores its cancellation and is left alone", name)
+        log.error("hook %s ignored cancellation; abandoning it", name)

@@ -1,4 +1,4 @@
-"""Make the event loop of an entrypoint, and run a coroutine in it whatever happens meanwhile."""
+"""Create the event loop of an entrypoint, and run a coroutine in it in spite of interruptions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ("SpareDescriptors", "collect", "drive", "make_loop")
 
 
 def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
-    """Make an event loop and have it be the current one; `undo` closes it."""
+    """Create an event loop and set it as the current one; `undo` closes it."""
     factory = options.loop_factory
     loop = _new_loop(options) if factory is None else factory()
     is_loop = isinstance(loop, asyncio.AbstractEventLoop)
@@ -29,7 +29,8 @@ def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
         accepted = f"a function that returns a new event loop, not {loop!r}"
         raise kind("entrypoint", "loop_factory", factory, accepted)
     undo.callback(_close_loop, loop, current_loop())
-    # Else it is as the factory made it. uvloop knows only one of the interpreter's two switches.
+    # Otherwise the debug mode is the factory's choice. uvloop reads only one of the interpreter's
+    # two switches.
     if options.sets_debug:
         loop.set_debug(options.debug)
     asyncio.set_event_loop(loop)
@@ -55,9 +56,9 @@ def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
 
 
 def _has_standard_streams() -> bool:
-    """Tell whether descriptors 0 to 2 are open.
+    """Return whether descriptors 0 to 2 are open.
 
-    If one is not, a new loop gets it for its own use, and libuv aborts a process that closes it.
+    A new loop would use a closed one for itself, and libuv aborts a process that closes it.
     """
     try:
         for descriptor in range(3):
@@ -91,26 +92,26 @@ class SpareDescriptors:
 
 
 async def collect(coro: Coroutine[Any, Any, None], errors: list[BaseException]) -> None:
-    """Run `coro` and append what it raises to `errors`.
+    """Run `coro` and append the exception that it raises to `errors`.
 
-    A task that raised would do more than hand the exception on: to read the result of a task a
-    second time cuts off its traceback, each reading sets ``__context__``, some exceptions end the
-    loop, and the task would refer to the exception, whose traceback refers to the task.
+    A task that raises would change the exception: reading the result of a task a second time cuts
+    off the traceback, and each reading sets ``__context__``. SystemExit and KeyboardInterrupt would
+    end the loop. And the task would be in a reference cycle with the exception's traceback.
     """
     try:
         await coro
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the caller decides
+    except BaseException as error:  # noqa: BLE001 - the caller raises it
         errors.append(error)
 
 
 def drive(
     loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, None], *, cancel: bool
 ) -> BaseException | None:
-    """Run `coro` to its end, also when the loop is stopped or an exception ends it meanwhile.
+    """Run `coro` to its end, even if the loop is stopped or an exception leaves it meanwhile.
 
-    Return the first such exception, else what `coro` raised, else None.
+    Return the first exception that left the loop, else the exception that `coro` raised, else None.
 
-    :param cancel: whether to cancel `coro` at such an exception.
+    :param cancel: whether to cancel `coro` when an exception leaves the loop.
     """
     pid = os.getpid()
     errors: list[BaseException] = []
@@ -125,7 +126,8 @@ def drive(
         except (KeyboardInterrupt, SystemExit) as error:
             if os.getpid() != pid:
                 return error  # the loop belongs to the parent of this process
-            # Perhaps in the very turn of the loop in which the task has ended.
+            # Race: the task may have ended in the same iteration of the loop. The interruption
+            # counts nevertheless.
             interruption = interruption or error
             if cancel:
                 task.cancel()
@@ -138,4 +140,4 @@ def drive(
     try:
         return interruption
     finally:
-        del interruption  # a traceback may lead to this frame, by way of the callers
+        del interruption  # its traceback refers to the callers' frames: a reference cycle

@@ -1,4 +1,4 @@
-"""Find the name that was probably meant by another one."""
+"""Find the name that a misspelt one probably stands for."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ if TYPE_CHECKING:
 
 __all__ = ("is_misspelling", "near_miss")
 
-# The most edits that a misspelling has; the length from which on a name may have more than one, as
-# too many shorter ones differ by two letters ("host", "port"); and the length up to which none may
-# be a letter that replaces another ("post", "port").
+# MOST_EDITS: the maximum of edits of a misspelling.
+# LONG: the minimum length of a name with more than one edit. Too many shorter names differ by two
+# letters ("host", "port").
+# SHORT: the maximum length of a name in which no letter may replace another ("post", "port").
 MOST_EDITS = 2
 LONG = 7
 SHORT = 4
 
 
 def near_miss(name: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that `name` is probably a misspelling of, None if there is none.
+    """Return the candidate of which `name` is probably a misspelling, or None.
 
     >>> near_miss("intervall", ["delay", "interval"])
     'interval'
@@ -30,12 +31,12 @@ def near_miss(name: str, candidates: Iterable[str]) -> str | None:
 
 
 def is_misspelling(name: str, other: str) -> bool:
-    """Whether `name` is probably `other` misspelt."""
+    """Return whether `name` is probably a misspelling of `other`."""
     return near_miss(name, (other,)) is not None
 
 
 def distance(one: str, other: str) -> int:
-    """Count the letters to insert, remove, replace, or exchange with their neighbours.
+    """Return the number of letters to insert, remove, replace, or swap with their neighbours.
 
     >>> distance("callabck", "callback"), distance("prt", "port")
     (1, 1)
@@ -53,7 +54,10 @@ def distance(one: str, other: str) -> int:
 
 
 def _may_be(name: str, other: str) -> bool:
-    """Whether to count the edits: numbered, inflected and much longer words are other names."""
+    """Return whether `name` may be a misspelling, before the edits are counted.
+
+    Numbered, inflected and much longer words are different names.
+    """
     return (
         name != other
         and abs(len(name) - len(other)) <= MOST_EDITS
@@ -72,10 +76,10 @@ def _is_likely(name: str, other: str, edits: int) -> bool:
         return False
     if sorted(letters) == sorted(wanted):
         return True
-    # Few misspell the first letter; another one makes another word ("delay", "relay").
+    # The first letter is rarely misspelt, and another one makes another word ("delay", "relay").
     if letters[0] != wanted[0] and letters != wanted[1:]:
         return False
     if max(len(name), len(other)) >= LONG:
         return True
-    # So does one letter in the place of another in the shortest names ("app", "api").
+    # In the shortest names, a replaced letter makes another word ("app", "api").
     return edits == 1 and (len(name) != len(other) or len(name) > SHORT)

@@ -72,7 +72,7 @@ class Options:
         self.log: dict[str, Any] | None = None
         if _switch("log_config", log_config, env, default=True):
             self.log = _log_options(env, **log)
-        # For change(); what was given as an iterator is used up by now.
+        # The arguments for change(); iterators among them are exhausted, so store their values.
         self._given: dict[str, Any] = {
             "pool_size": pool_size,
             "loop_factory": loop_factory,
@@ -88,7 +88,7 @@ class Options:
 
     @classmethod
     def by_default(cls) -> Options:
-        """Return the options of an entrypoint that is given none."""
+        """Return the options of an entrypoint without arguments."""
         return cls(
             pool_size=None,
             loop_factory=None,
@@ -151,7 +151,7 @@ _LOG_NAMES = {
 
 
 def _name_of(value: Any) -> Any:
-    """Return the name of a level or a format that the environment gave, anything else as it is."""
+    """Return the name of a level or a format, and any other value unchanged."""
     from svcrun.log import formats
 
     if type(value) is int and value in formats.LogLevel.__members__.values():
@@ -171,7 +171,7 @@ def _default_of(key: str) -> Any:
 
 
 class Option(Generic[T]):
-    """An attribute of an entrypoint that shows and changes one of its options."""
+    """An attribute of an entrypoint that returns and sets one of its options."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -185,7 +185,7 @@ class Option(Generic[T]):
 
 
 class Default(Generic[T]):
-    """An attribute of the class of entrypoints, the value that an option has if none is given."""
+    """An attribute of the class of entrypoints, the default of one option."""
 
     def __init__(self, option: str) -> None:
         self.option = option
@@ -198,8 +198,8 @@ class Default(Generic[T]):
 class OptionAttributes:
     """The options of an entrypoint, as attributes.
 
-    Each has the value that was given, else that in the environment, else the default. Setting one
-    before the entrypoint is entered is the same as giving it.
+    Each is the argument, else the value in the environment, else the default. Setting an attribute
+    before the entrypoint is entered is equivalent to passing the argument.
     """
 
     DEFAULT_LOG_LEVEL: Default[str] = Default("log_level")

@@ -169,7 +169,7 @@ class Walk:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether nothing more becomes ready."""
+        """Whether the walk was stopped, so that no further unit becomes ready."""
         return self._stopped
 
     def done(self, unit: Unit) -> None:
@@ -194,7 +194,7 @@ class Walk:
         self.go()
 
     def end(self) -> None:
-        """Visit nothing more; the walk refers to nothing that refers to it from now on."""
+        """Visit no further unit, and break the reference cycle with the owner of the walk."""
         self._ready.clear()
         self._visit = bool
 
@@ -215,11 +215,11 @@ class Walk:
         return self._blocked.get(unit, ())
 
     def holds_back(self) -> Collection[Unit]:
-        """List the units that those after them have to wait for."""
+        """Return the units that still hold back others."""
         return () if self._stopped else self.pending
 
     def release(self, unit: Unit, before: Unit) -> None:
-        """Say that `before`, which comes before `unit`, is done, or given up."""
+        """Record that `unit` need not wait for `before`, which is done or abandoned."""
         blocking = self._blocked.get(unit)
         if blocking is not None:
             blocking.discard(before)

@@ -1,4 +1,4 @@
-"""Report on what takes long: after a while, and then ever more rarely."""
+"""Report an operation that takes long, at growing intervals."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ class Progress:
         self._report(self._loop.time() - self._began)
 
     def cancel(self) -> None:
-        """Report no more."""
+        """Cancel further reports."""
         self._timer.cancel()

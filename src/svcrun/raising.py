@@ -11,21 +11,21 @@ def raise_unchanged(error: BaseException) -> NoReturn:
     """Raise `error` with the traceback, the cause and the context that it has.
 
     A plain ``raise`` sets ``__context__`` to the exception that is being handled, here or in a
-    caller, and so the one that `error` came with would be lost.
+    caller. That would replace the original context of `error`.
     """
     context = error.__context__
     try:
         raise error
     finally:
         error.__context__ = context
-        # This frame is in the traceback: it must not refer to the exception.
+        # The traceback refers to this frame; a local variable would make a reference cycle.
         del error, context
 
 
 def raise_together(message: str, errors: list[BaseException]) -> None:
-    """Raise what is in `errors`: one as it is, several as a group with `message`.
+    """Raise the exception in `errors`, or several as an exception group with `message`.
 
-    The list is emptied, so that the frames in the traceback do not refer to the exception.
+    The list is cleared, so that no frame in the traceback refers to the exception.
     """
     if not errors:
         return

@@ -69,7 +69,7 @@ class Recovery:
             self._services = [s for s in self._services if id(s) not in lost]
 
     def start_failed(self, service: Service, error: BaseException) -> None:
-        """Keep `error` of a ``start()`` until it is logged, together with the next delay."""
+        """Record the `error` of a ``start()``, which is logged together with the next delay."""
         self._failures.append((service, error))
 
     async def _run(self, unit: Unit, error: BaseException, delay: float | None) -> None:
@@ -82,8 +82,8 @@ class Recovery:
                 await self._start()
             except asyncio.CancelledError:
                 raise
-            except BaseException as failure:  # noqa: BLE001 - whatever it is, it counts
-                # Called off, the failure came in place of the cancellation.
+            except BaseException as failure:  # noqa: BLE001 - counted, and raised at the limit
+                # A cancelled restart may raise another exception than CancelledError.
                 called_off = self not in self._supervisor.recoveries
                 delay = None if called_off else self._next_delay()
                 self._report(failure, delay)
@@ -96,7 +96,7 @@ class Recovery:
         try:
             self._give_up(error)
         finally:
-            del error  # whose traceback refers to this frame
+            del error  # its traceback refers to this frame: a reference cycle
 
     def _give_up(self, error: BaseException) -> None:
         self._backoff.report_end(self._crashed, self._policy)

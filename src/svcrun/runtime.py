@@ -16,7 +16,7 @@ from svcrun.hooks import Hooks
 from svcrun.interrupts import Interrupts
 from svcrun.loops import collect
 from svcrun.raising import brief, raise_together, raise_unchanged
-from svcrun.shutdown_report import ShutdownReport, is_at_terminal, place_of, rest_of
+from svcrun.shutdown_report import ShutdownReport, is_at_terminal, place_of, running_work
 from svcrun.supervisor import Supervisor
 from svcrun.sweep import GRACE
 from svcrun.tasks import format_stack, heard, join
@@ -49,7 +49,7 @@ class Runtime:
     :param owns_loop: whether the loop ends with it.
     :param call_hook: makes the call of the entrypoint's signal of that name, or returns None if
         nobody listens.
-    :param on_forked: called in a child process that is forked off.
+    :param on_forked: called in each forked child.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Runtime:
         self._shutdown: asyncio.Task[None] | None = None
         self._is_to_end = False  # whether something asks for the end of the start or the block
         self._interrupted = False  # whether they have been told
-        self._entered = False  # whether the block was begun
+        self._entered = False  # whether the block has begun
         self._leaving = False
         self._deadline = Deadline(loop)
         self.hooks = Hooks(
@@ -80,7 +80,7 @@ class Runtime:
         self._crashes: list[BaseException] = []
         self._errors: list[BaseException] = []
         self._hung = False
-        self._stopped = False  # whether all services are, and the rest is waited for
+        self._stopped = False  # whether all services have stopped; tasks and threads may still run
         self._pool: ThreadPoolExecutor | None = None
         self._log: LogSession | None = None
         self.body = body
@@ -170,9 +170,9 @@ class Runtime:
             raise asyncio.CancelledError
 
     async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> BaseException | None:
-        """Do :meth:`enter` in a task of its own, so that a signal does not cancel the caller.
+        """Run :meth:`enter` in a task of its own, so that a signal does not cancel the caller.
 
-        Return what ended it, None if it came to its end.
+        Return the exception that ended it, or None.
         """
         errors: list[BaseException] = []
         task = start_eagerly(
@@ -186,7 +186,8 @@ class Runtime:
             except asyncio.CancelledError as error:
                 cancelled = error
                 task.cancel()
-        # Who cancelled the caller may recognize the cancellation; that of the task is another one.
+        # Return the caller's own cancellation, not the task's: asyncio.timeout() and anyio compare
+        # the exception.
         if not errors or (cancelled is not None and isinstance(errors[0], asyncio.CancelledError)):
             return cancelled
         return errors.pop()
@@ -313,7 +314,7 @@ class Runtime:
         """
         errors = [*self._errors, *self.supervisor.errors]
         for known in (self._crashes, self._errors, self.supervisor.errors):
-            known.clear()  # a traceback may refer to this runtime
+            known.clear()  # a traceback may refer to this runtime: a reference cycle
         ours = self.body.is_interruption(error)
         late = next((error for error in errors if ours and isinstance(error, StopTimeout)), None)
         if self.hung or late is not None:
@@ -350,19 +351,19 @@ class Runtime:
         return self._shutdown
 
     def _stop_by_hand(self) -> asyncio.Future[Any]:
-        """Stop everything for a program that may never leave."""
+        """Stop all services for a program that may never leave the block."""
         shutdown = self.shut_down(self.cause(None))
         shutdown.add_done_callback(lambda _: self._rest())
         return shutdown
 
     def _rest(self) -> None:
-        """Limit nothing any more: what the program does now is its own."""
+        """Cancel the time limits: the services have stopped, and the program may go on."""
         self._unlimit()
         self._guard.release()
 
     @property
     def hung(self) -> bool:
-        """Whether something did not end in time."""
+        """Whether a service, hook, task or thread did not end in time."""
         return self._hung or self.supervisor.hung or self.hooks.hung
 
     @property
@@ -413,14 +414,14 @@ class Runtime:
             self._report.begin(logging.INFO, "the block raised %s, shutting down", brief(exception))
 
     def _awaited(self) -> list[str]:
-        """Describe what the shutdown waits for."""
+        """Describe the services, hooks, tasks and threads that the shutdown waits for."""
         found = [f"hook {place_of(task, task.get_name())}" for task in self.hooks.tasks if task]
         found += [
             place_of(unit.stop_task or unit.task, show(unit.service))
             for unit in self.supervisor.awaited()
         ]
         if self._stopped:
-            return found or rest_of(self._loop)
+            return found or running_work(self._loop)
         if self._starting is not None and not found:
             found.append(place_of(self._starting, "the start"))
         elif self.in_body and not found:

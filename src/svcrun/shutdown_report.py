@@ -1,4 +1,4 @@
-"""Report in the log that a shutdown began, what it waits for, and how long it took."""
+"""Log the reason for a shutdown, the services and tasks that it waits for, and its duration."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from svcrun.tasks import format_stack, service_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("ShutdownReport", "is_at_terminal", "place_of", "rest_of")
+__all__ = ("ShutdownReport", "is_at_terminal", "place_of", "running_work")
 
 PATIENCE = 1.0
-"""Seconds after which a shutdown that goes on is reported for the first time."""
+"""Seconds after which a shutdown in progress is reported for the first time."""
 
 SHOWN = 20
 """The number of services, tasks or threads that a log record lists."""
 
 _HERE = os.path.dirname(__file__) + os.sep
 _ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
-# What runs the jobs of pools, in the stack of a thread.
+# Functions that call the jobs of pools, as they end a line of a thread's stack.
 _JOB = (" in run_job", " in run")
 _MACHINERY = (_HERE, threading.__file__, os.path.join("concurrent", "futures", "thread.py"))
 
 
 class ShutdownReport:
-    """Report a shutdown: that it began, ever more rarely what it waits for, and its end.
+    """Log the begin of a shutdown, its progress at growing intervals, and its end.
 
-    :param log: where to.
-    :param awaited: returns descriptions of what is waited for.
+    :param awaited: returns descriptions of the services, hooks, tasks and threads that the shutdown
+        waits for.
     """
 
     def __init__(
@@ -52,38 +52,39 @@ class ShutdownReport:
         self._progress: Progress | None = None
 
     def begin(self, level: int, message: str, *args: object) -> None:
-        """Log that the shutdown begins, or a further reason for it; the end is logged likewise."""
+        """Log the reason for the shutdown, or a further one; the end is logged at this level."""
         self._log.log(level, message, *args)
         self._level = max(self._level, min(level, logging.INFO))
         if self._progress is None:
             self._began = self._loop.time()
-            self._progress = Progress(self._loop, PATIENCE, self._go_on)
+            self._progress = Progress(self._loop, PATIENCE, self._report_progress)
 
-    def _go_on(self, seconds: float) -> None:
+    def _report_progress(self, seconds: float) -> None:
         self._level = logging.INFO
         awaited = self._awaited()
         names = ", ".join(awaited[:SHOWN]) or "the event loop"
         if len(awaited) > SHOWN:
             names += f" and {len(awaited) - SHOWN} more"
-        self._log.warning("shutdown goes on after %.0f s, waiting for %s", seconds, names)
+        self._log.warning("shutdown still in progress after %.0f s, waiting for %s", seconds, names)
 
     def end(self, *, complete: bool) -> None:
-        """Log that the shutdown is over.
+        """Log the end of the shutdown and its duration.
 
-        :param complete: whether all of it has ended.
+        :param complete: whether all services, hooks, tasks and threads have stopped.
         """
         if self._progress is None:
             return
         self._progress.cancel()
         seconds = self._loop.time() - self._began
         if complete:
-            self._log.log(self._level, "shutdown completed in %.1f s, all has stopped", seconds)
+            message = "shutdown completed in %.1f s, all services have stopped"
+            self._log.log(self._level, message, seconds)
         else:
-            self._log.warning("shutdown timed out after %.1f s, not all has stopped", seconds)
+            self._log.warning("shutdown timed out after %.1f s", seconds)
 
 
 def is_at_terminal() -> bool:
-    """Return whether a person may be there to press Ctrl-C."""
+    """Return whether stdin or stderr is a terminal, where Ctrl-C can be pressed."""
     return os.isatty(0) or os.isatty(2)
 
 
@@ -96,8 +97,8 @@ def place_of(task: asyncio.Future[Any] | None, name: str) -> str:
     return f"{name} ({(own or lines)[-1]})" if lines else name
 
 
-def rest_of(loop: asyncio.AbstractEventLoop) -> list[str]:
-    """Describe the tasks of `loop` and the threads that are left when all services have stopped."""
+def running_work(loop: asyncio.AbstractEventLoop) -> list[str]:
+    """Describe the tasks of `loop` and the threads that run after all services have stopped."""
     current = asyncio.current_task(loop)
     found = []
     for task in asyncio.all_tasks(loop) - {current}:

@@ -1,4 +1,4 @@
-"""Start a set of services together: each after those that it depends on, all of them or none."""
+"""Start a set of services together, each one after its dependencies; all of them or none."""
 
 from __future__ import annotations
 
@@ -36,23 +36,25 @@ STOPPED, FAILED = ServiceState.STOPPED, ServiceState.FAILED
 
 
 START_PATIENCE = 10.0
-"""Seconds after which a start that goes on is reported for the first time."""
+"""Seconds after which a start-up in progress is reported for the first time."""
 
 LISTEN_PATIENCE = 1.0
-"""Seconds that a server with a ``start()`` that runs on has to listen once it is ready."""
+"""Seconds within which a server has to listen after ``start_event``, if ``start()`` runs on."""
 
 
 class Startup:
     """Start `units` together.
 
-    The first failure ends it: no further ``start()`` is called, and :attr:`errors` holds what was
-    raised. The supervisor rolls the units back.
+    After the first failure no further ``start()`` is called, and the supervisor rolls the units
+    back. :attr:`errors` holds the exceptions.
+
+    Race: a unit may be stopped while it starts. That sets ``unit.in_sweep``; from then on the end
+    of its start is passed to the sweep, and the unit is not retried.
 
     :param supervisor: stops a unit that fails after the end of the start-up.
     :param timeout: seconds that a start may take, for services without a limit of their own.
-    :param retry: says when a start that fails is tried again, for services without a policy of
-        their own.
-    :param recovery: what restarts the units, and has a policy for that.
+    :param retry: the policy for retries of a failed start, for services without one of their own.
+    :param recovery: the restart in progress, which has a policy of its own; None at a first start.
     """
 
     __slots__ = (
@@ -89,8 +91,7 @@ class Startup:
         self.units = units
         self.walk = Walk(units, self._launch, upwards=True)
         self.errors: list[BaseException] = []
-        # Every start() runs in the context of the caller, also one that another service's readiness
-        # lets loose.
+        # Every start() runs in the context of the caller, not in that of a dependency's task.
         self._context = contextvars.copy_context()
         traced = traces()
         for unit in units:
@@ -120,7 +121,7 @@ class Startup:
                 unit.in_startup = unit.start_walk = None
 
     def _report(self, seconds: float) -> None:
-        """Log which units have not started after so long, and where they wait."""
+        """Log the units that have not started after `seconds`, and where each waits."""
         from svcrun.waiting import describe_starts  # few starts take long
 
         log.warning(
@@ -132,9 +133,9 @@ class Startup:
         )
 
     def fail(self, error: BaseException, *, at_once: bool = False) -> None:
-        """Start nothing more.
+        """Record `error` and call no further ``start()``.
 
-        :param at_once: whether that means even what is about to be started at the same time.
+        :param at_once: whether to skip even the units that are ready to start.
         """
         self.errors.append(error)
         self.walk.stop(at_once=at_once)
@@ -152,9 +153,9 @@ class Startup:
             type(service).set_loop(service, self._loop)
         unit.move(STARTING)
         try:
-            # No local name for the task: the traceback of its first step leads to this frame.
+            # No local name for the task: the traceback of its first step refers to this frame.
             unit.task = unit.begin(service.start, self._loop)
-        except BaseException as error:  # whatever it is comes out after the rollback
+        except BaseException as error:  # raised after the roll-back
             if is_forked_copy(self._loop):
                 raise
             return self._start_ended(unit, error)
@@ -176,17 +177,18 @@ class Startup:
         return False
 
     def _failed_at_once(self, unit: Unit) -> bool:
-        """React to a ``start()`` that failed in its first step, unless that is a crash already."""
+        """React to a ``start()`` that failed in its first step, unless it had set its event."""
         if unit.start_event.is_set():
-            return False  # the callback of the task reacts to that
+            return False  # that is a crash, to which the callback of the task reacts
         task, unit.task = unit.task, None
         self._start_ended(unit, _outcome(task, unit.service))
         return True
 
     def _watch(self, unit: Unit, event: StartEvent) -> None:
-        """Watch for `unit` to become ready, and for its time limit."""
+        """Set the callback for the readiness of `unit`, and the timer for its time limit."""
         event.callback = partial(self._on_ready, unit)
-        if event.is_set():  # by a thread, just now
+        # Race: a thread may have set the event before the callback was in place.
+        if event.is_set():
             self._loop.call_soon(self._on_ready, unit)
         own = unit.service.start_timeout
         timeout = self._timeout if own is None else own
@@ -203,25 +205,25 @@ class Startup:
         if unit.service._svcrun_is_server:
             self._check_listening(unit)
         if unit.in_sweep is not None:
-            # It came through although it is to be stopped. Not now: its own task may be running.
+            # Race: the unit became ready during its stop. Its own task may be running now.
             self._loop.call_soon(unit.in_sweep.start_ended, unit, None)
 
     def _check_listening(self, unit: Unit) -> None:
         if unit.in_sweep is not None or unit.service._svcrun_listens():
             return
         if unit.task is None:
-            self._report_deaf(unit)
-        else:  # it may be about to do so
-            unit.timer = self._loop.call_later(LISTEN_PATIENCE, self._report_deaf, unit)
+            self._warn_not_listening(unit)
+        else:  # start() runs on and may listen later
+            unit.timer = self._loop.call_later(LISTEN_PATIENCE, self._warn_not_listening, unit)
 
     @staticmethod
-    def _report_deaf(unit: Unit) -> None:
+    def _warn_not_listening(unit: Unit) -> None:
         service = unit.service
         if unit.state is RUNNING and not service._svcrun_listens():
             with on_behalf_of(service):
                 log.warning(
-                    "%s is running and does not listen; "
-                    "a start() that overrides its base's has to await super().start()",
+                    "%s is running but does not listen; "
+                    "an overriding start() has to await super().start()",
                     show(service),
                 )
 
@@ -234,35 +236,35 @@ class Startup:
             return True
 
         if not self._is_over and not unit.start_cancelled:
-            if self._try_again(unit, error):
+            if self._plan_retry(unit, error):
                 return False
             self._failed(unit, error)
         else:
             with on_behalf_of(service):
                 log.error(
-                    "%s failed while its start was being called off", show(service), exc_info=error
+                    "%s failed while its start was being cancelled", show(service), exc_info=error
                 )
         self._not_started(unit, FAILED)
         return False
 
     def _not_started(self, unit: Unit, state: ServiceState) -> None:
-        self._fall(unit, state)
+        self._end_start(unit, state)
         if unit.in_sweep is not None:
             unit.in_sweep.start_ended(unit, None)
         elif unit.at_rest:
             self._supervisor.forget(unit)
-        elif self._is_over:  # else the roll-back sees to it
+        elif self._is_over:  # otherwise the roll-back stops the unit
             self._supervisor.begin_stop_of((unit,), None)
 
     @staticmethod
-    def _fall(unit: Unit, state: ServiceState) -> None:
-        """Move `unit`, whose ``start()`` has ended, to `state`; it may owe a stop of its bases."""
+    def _end_start(unit: Unit, state: ServiceState) -> None:
+        """Move `unit`, whose ``start()`` has ended, to `state`, or plan the stop of its bases."""
         unit.end_timer()
         unit.undo = own_stop(unit.service)
         if unit.undo is None:
             unit.move(state)
         else:
-            # It may have opened sockets and begun tasks before it failed, or was called off.
+            # start() may have opened sockets and created tasks before it failed or was cancelled.
             unit.move(FAILED)
             unit.failed = state is FAILED
             unit.owes_stop = True
@@ -271,12 +273,12 @@ class Startup:
         unit.timer = None
         if unit.task is not None and unit.in_sweep is None:
             error = StartTimeout(unit.service, timeout, format_stack(unit.task))
-            if not self._try_again(unit, error):
+            if not self._plan_retry(unit, error):
                 self._failed(unit, error)
 
     def _failed(self, unit: Unit, error: BaseException) -> None:
         if isinstance(error, SystemExit | KeyboardInterrupt):
-            pass  # a way to end
+            pass  # an exit that the program asked for
         elif self._recovery is not None:
             self._recovery.start_failed(unit.service, error)
         elif unit.backoff is not None:
@@ -286,14 +288,14 @@ class Startup:
                 log.error("%s failed to start", show(unit.service), exc_info=error)
         self.fail(error)
 
-    # Further attempts.
+    # Retries.
 
     def is_starting(self, unit: Unit) -> bool:
-        """Return whether `unit` has not started, and may do so yet."""
+        """Return whether `unit` has not started, but may still start."""
         return unit in self._retries or (not unit.owes_stop and unit.in_sweep is None)
 
-    def _try_again(self, unit: Unit, error: BaseException) -> bool:
-        """Prepare the next attempt at a start that failed, and return whether there will be one."""
+    def _plan_retry(self, unit: Unit, error: BaseException) -> bool:
+        """Record a retry of a failed start, and return whether there will be one."""
         policy = self._policy(unit.service)
         if policy is None or not isinstance(error, Exception):
             return False
@@ -309,11 +311,11 @@ class Startup:
         unit.end_timer()
         self._retries[unit] = delay, error
         if unit.task is None:
-            self._fall(unit, FAILED)
+            self._end_start(unit, FAILED)
         if unit.at_rest and unit.state is FAILED:
-            self.undone(unit, hung=False)
+            self.schedule_retry(unit, hung=False)
         else:
-            # Its dependants are left alone: they wait for the next attempt.
+            # Stop this unit only: its dependants wait for the next attempt.
             self._supervisor.sweep([unit], error, self._supervisor.stop_timeout)
         return True
 
@@ -324,13 +326,13 @@ class Startup:
             policy: object = service.start_retry
         except Exception:  # noqa: BLE001 - a property of a subclass may raise anything
             return None
-        # The name is younger than some classes: one that uses it otherwise is not tried again.
+        # A subclass may use the name for something else; it is not retried then.
         return self._retry if policy is None else policy if isinstance(policy, Restart) else None
 
-    def undone(self, unit: Unit, *, hung: bool) -> bool:
-        """Wait for the next attempt at `unit`, and return whether there will be one.
+    def schedule_retry(self, unit: Unit, *, hung: bool) -> bool:
+        """Schedule the next attempt at `unit`, now rolled back; return whether there will be one.
 
-        :param hung: whether the start that failed goes on in spite of its cancellation.
+        :param hung: whether the failed ``start()`` ignored its cancellation and still runs.
         """
         if unit not in self._retries:
             return False
@@ -340,7 +342,7 @@ class Startup:
         if self.walk.is_stopped:
             del self._retries[unit]
             return False
-        unit.record.start_event.callback = None  # a thread may set it yet
+        unit.record.start_event.callback = None  # race: a thread may set the old event later
         unit.start_cancelled = False
         unit.undo = None
         unit.timer = self._loop.call_later(delay, self._relaunch, unit, context=self._context)
@@ -353,25 +355,26 @@ class Startup:
             self.walk.done(unit)
 
     def _on_ready(self, unit: Unit) -> None:
-        """React to ``start_event``, which the service's own task is setting, or a thread."""
+        """React to ``start_event``, which a task of the service sets, or a thread."""
         if running_loop() is not self._loop:
             self._loop.call_soon_threadsafe(self._on_ready, unit)
             return
-        if unit.state is not STARTING or unit.task is None:  # without a task, it was abandoned
+        # Race: since then, the unit may have failed, or been abandoned, which drops its task.
+        if unit.state is not STARTING or unit.task is None:
             return
         self._started(unit)
         if unit.in_sweep is None:
             self._loop.call_soon(self.walk.done, unit, context=self._context)
 
     def _on_task_done(self, unit: Unit, task: asyncio.Task[Any]) -> None:
-        """React to the end of a ``start()`` that had to wait, or that ran on."""
+        """React to the end of a ``start()`` that did not return in its first step."""
         called_off = unit.start_cancelled and task.cancelled()
         error = None if called_off else _outcome(task, unit.service)
-        if unit.task is not task:  # it was abandoned when it did not end in time
+        if unit.task is not task:  # it was abandoned when it ignored its cancellation
             if error is not None:
                 with on_behalf_of(unit.service):
                     log.error(
-                        "%s failed after it was left alone", show(unit.service), exc_info=error
+                        "%s failed after it was abandoned", show(unit.service), exc_info=error
                     )
             return
 
@@ -388,12 +391,12 @@ class Startup:
 
 
 def _outcome(task: Any, service: Service) -> BaseException | None:
-    """Return what `task`, which has ended, raised."""
+    """Return the exception of `task`, which has ended, or None."""
     try:
         error: BaseException | None = task.exception()
     except asyncio.CancelledError as cancellation:
         error = StartCancelled(service)
-        # It tells where start() was. This frame, the first of its traceback, refers to `error`.
+        # Its traceback shows the line of start(). Drop this frame, which refers to `error`.
         inner = cancellation.__traceback__ and cancellation.__traceback__.tb_next
         error.__cause__ = cancellation.with_traceback(inner)
     return error

@@ -49,8 +49,8 @@ class Supervisor:
     """Look after services in `loop`.
 
     :param start_timeout: seconds that a start may take, for services that do not say it themselves.
-    :param start_retry: says when a first start that fails is tried again, for services that do not
-        say it themselves.
+    :param start_retry: the policy for retries of a failed first start, for services without one of
+        their own.
     :param stop_timeout: seconds that a stop may take, of however many services.
     :param on_fatal: called with the error when a crash is to end everything.
     """
@@ -181,7 +181,7 @@ class Supervisor:
         return list(units.values())
 
     async def _roll_back(self, startup: Startup, recovery: Recovery | None) -> None:
-        """Stop what `startup` started, and raise what made it fail."""
+        """Stop the units that `startup` started, and raise its errors."""
         errors = startup.errors
         if not all(isinstance(error, asyncio.CancelledError) for error in errors):
             errors[:] = [e for e in errors if not isinstance(e, asyncio.CancelledError)]
@@ -203,7 +203,7 @@ class Supervisor:
 
     @staticmethod
     async def _wait_for_all(sweeps: list[Sweep]) -> None:
-        """Wait for the end of `sweeps`, also when the caller is cancelled meanwhile."""
+        """Wait for the end of `sweeps`, even if the caller is cancelled meanwhile."""
         current = asyncio.current_task()
         cancelled: asyncio.CancelledError | None = None
         while going_on := [
@@ -214,12 +214,12 @@ class Supervisor:
                     await asyncio.wait(going_on)
             except asyncio.CancelledError as error:
                 cancelled = error
-                log.debug("cancelled during a roll-back, which goes on")
+                log.debug("cancelled during a roll-back; completing it first")
 
     # Watching.
 
     def crashed(self, unit: Unit, error: BaseException) -> None:
-        """Do what the service's ``on_crash`` says after its ``start()`` raised `error`."""
+        """React to a ``start()`` that raised `error` after readiness, as ``on_crash`` requires."""
         service = unit.service
         unit.traced = traces()
         unit.move(FAILED)
@@ -237,7 +237,7 @@ class Supervisor:
 
     @staticmethod
     def report_crash(service: Service, error: BaseException, *, is_new: bool = True) -> None:
-        """Log that `service` crashed; the traceback of an error that is not new is left out."""
+        """Log that `service` crashed, with a traceback if the error is new."""
         with on_behalf_of(service):
             if is_new:
                 log.error("%s crashed", show(service), exc_info=error)
@@ -317,7 +317,7 @@ class Supervisor:
         return any(sweep.owns(task) for sweep in self._sweeps)
 
     def awaited(self) -> list[Unit]:
-        """Return the units that stops in progress wait for."""
+        """Return the units for which stops in progress wait."""
         return [unit for sweep in self._sweeps for unit in sweep.busy()]
 
     async def close(self, exception: BaseException | None, limit: float | None) -> None:
@@ -360,7 +360,7 @@ class Supervisor:
     def sweep(
         self, units: list[Unit], exception: BaseException | None, limit: float | None
     ) -> Sweep:
-        """Stop `units` and nothing else."""
+        """Stop `units`, without their dependants."""
         sweep = Sweep(self._loop, units, exception, limit)
         self._sweeps.add(sweep)
         if self._hurried:
@@ -383,12 +383,12 @@ class Supervisor:
         self.hung = self.hung or sweep.hung
         self._sweeps.discard(sweep)
         for unit in units:
-            if unit.in_startup is None or not unit.in_startup.undone(unit, hung=sweep.hung):
+            if unit.in_startup is None or not unit.in_startup.schedule_retry(unit, hung=sweep.hung):
                 self.forget(unit)
         sweep.ended.set_result(None)
 
     def forget(self, unit: Unit) -> None:
-        """Drop `unit`, which is at rest."""
+        """Forget `unit`, which is at rest."""
         if self._units.get(id(unit.service)) is unit:
             del self._units[id(unit.service)]
         if unit.requires:

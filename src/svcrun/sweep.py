@@ -171,7 +171,7 @@ class Sweep:
         elif not task.cancelled() and (error := task.exception()) is not None:
             with on_behalf_of(unit.service):
                 log.error(
-                    "stop() of %s failed after it was left alone",
+                    "stop() of %s failed after it was abandoned",
                     show(unit.service),
                     exc_info=error,
                 )
@@ -280,7 +280,7 @@ class Sweep:
         unit.failed = True
         with on_behalf_of(unit.service):
             log.error(
-                "%s does not end although it was cancelled, and is left alone at\n%s",
+                "%s ignored cancellation; abandoning it at\n%s",
                 show(unit.service),
                 _stack(unit),
             )
@@ -290,7 +290,7 @@ class Sweep:
             unit.task = None
 
     def busy(self) -> list[Unit]:
-        """Return the units that run something which is waited for."""
+        """Return the units whose ``start()`` or ``stop()`` still runs."""
         # One that owes a stop() came through its start just now, and what has ended is about to be
         # taken note of.
         return [

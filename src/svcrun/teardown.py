@@ -98,7 +98,7 @@ async def end_tasks(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> bool
 def _report(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
     if not task.done():
         log.error(
-            "%s does not end although it was cancelled; it waits at\n%s",
+            "%s ignored cancellation; it is waiting at\n%s",
             task.get_name(),
             format_stack(task),
         )

@@ -96,7 +96,7 @@ class Unit:
 
     @property
     def start_event(self) -> StartEvent:
-        """The event by which the service says that it is ready."""
+        """The event that the service sets when it is ready."""
         try:
             given: object = self.service.start_event
         except Exception:  # noqa: BLE001 - a property of a subclass may raise anything

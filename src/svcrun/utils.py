@@ -58,9 +58,9 @@ def awaitable(func: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]: ...
 @overload
 def awaitable(func: Callable[P, T]) -> Callable[P, Awaitable[T]]: ...
 def awaitable(func: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """Make a function that can be awaited, whether or not `func` can.
+    """Return an awaitable function for `func`, which may be a plain function.
 
-    What `func` returns is passed on if it is awaitable; anything else is what ``await`` gives.
+    If the result of `func` is awaitable, it is awaited; any other result is returned.
 
     >>> import asyncio
     >>> async def call(func):
@@ -114,7 +114,7 @@ def shield(
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         loop = asyncio.get_running_loop()
         task = loop.create_task(func(*args, **kwargs))
-        # Not asyncio.shield(): since Python 3.14 it reports an error after the cancellation, too.
+        # asyncio.shield() logs an error after the cancellation, too, since Python 3.14.
         outer: asyncio.Future[T] = loop.create_future()
 
         def finished(task: asyncio.Task[T]) -> None:
@@ -151,9 +151,9 @@ def chunk_list(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def fast_uuid1() -> UUID:
-    """Make an identifier of the time, random bits, and this machine, like UUID version 1.
+    """Return an identifier of the time, random bits and this machine, like UUID version 1.
 
-    It is unique, but unlike that of :func:`uuid.uuid1` its time can't be read from it.
+    It is unique, but unlike :func:`uuid.uuid1` its time can't be read.
     """
     from random import getrandbits
     from time import time_ns
@@ -164,7 +164,7 @@ def fast_uuid1() -> UUID:
 
 
 def fast_uuid4() -> UUID:
-    """Make a random identifier like :func:`uuid.uuid4`, from bits that are no secret."""
+    """Return a random identifier like :func:`uuid.uuid4`; it must not be used as a secret."""
     from random import getrandbits
     from uuid import UUID
 
@@ -335,7 +335,7 @@ def _disown(future: asyncio.Future[Any]) -> None:
 def _settle(result: SelectResult, first: tuple[int, asyncio.Future[Any]]) -> None:
     result.result_idx, future = first
     try:
-        # Not result(): the traceback is lost to all who read that one after the first.
+        # Not result(): only its first caller receives the whole traceback.
         error = future.exception()
     except asyncio.CancelledError as cancelled:
         error = cancelled

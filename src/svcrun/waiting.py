@@ -1,4 +1,4 @@
-"""Describe what a start waits for."""
+"""Describe the dependencies, keys and lines that a start waits for."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def describe_starts(
 ) -> str:
     """Return a line for each of `units` that has not started, and where it waits.
 
-    :param walk: the order in which they start.
-    :param retries: those that wait for another attempt.
+    :param walk: the walk that starts them.
+    :param retries: the units that wait for another attempt.
     """
     waiting = [unit for unit in units if unit in walk.pending]
-    # What runs is the reason for the others, which have not begun.
+    # The units whose start() runs come first: the others wait for them.
     waiting.sort(key=lambda unit: unit.task is None)
     lines = [_describe(unit, walk, retries, loop) for unit in waiting[:SHOWN]]
     if len(waiting) > SHOWN:
@@ -57,6 +57,6 @@ def _describe(
 
 
 def listed(names: Collection[str]) -> str:
-    """Return `names` with commas between them, and the number of those that are too many."""
+    """Return the first :data:`SHOWN` of `names`, separated by commas, and the number of others."""
     shown = ", ".join(list(names)[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

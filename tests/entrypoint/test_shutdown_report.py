@@ -27,7 +27,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [re.sub(r"\d+\.\d+", "N", message) for message in messages]
 
 
-END = "shutdown completed in N s, all has stopped"
+END = "shutdown completed in N s, all services have stopped"
 
 
 async def graceful(ep: entrypoint) -> None:
@@ -79,7 +79,7 @@ def test_a_signal_is_the_reason_of_a_shutdown(run: Run) -> None:
     lines = outcome.stderr.splitlines()
     assert "SIGTERM received, shutting down" in lines[0]
     assert "Ctrl-C" not in lines[0]
-    assert "all has stopped" in lines[-1]
+    assert "all services have stopped" in lines[-1]
 
 
 def test_the_quick_end_of_a_block_is_told_at_debug_level_only(
@@ -106,18 +106,18 @@ class Slow(Service):
         await self.go_on.wait()
 
 
-def goes_on(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [line for line in told(caplog) if "goes on" in line]
+def in_progress(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line for line in told(caplog) if "still in progress" in line]
 
 
-def test_a_shutdown_that_goes_on_names_whom_it_waits_for(
+def test_a_shutdown_in_progress_names_what_it_waits_for(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     slow = Slow(name="culprit")
 
     async def release() -> None:
-        await eventually(lambda: goes_on(caplog))
+        await eventually(lambda: in_progress(caplog))
         slow.go_on.set()
 
     tasks: list[Any] = []
@@ -126,7 +126,7 @@ def test_a_shutdown_that_goes_on_names_whom_it_waits_for(
         tasks.append(asyncio.get_running_loop().create_task(release()))
 
     live(slow, Server(log=[], name="other"), body=body)
-    line = goes_on(caplog)[0]
+    line = in_progress(caplog)[0]
     assert "name='culprit' STOPPING> (File" in line
     assert "in Slow.stop" in line
     assert "other" not in line
@@ -172,7 +172,7 @@ def test_whatever_the_shutdown_waits_for_is_named(run: Run, what: str) -> None:
         """.replace("WHAT", repr(what))
     )
     assert outcome.returncode == 0
-    lines = [line for line in outcome.stderr.splitlines() if "goes on after" in line]
+    lines = [line for line in outcome.stderr.splitlines() if "still in progress after" in line]
     expected = {
         "task": "task stubborn (File",
         "thread": "in job)",
@@ -181,21 +181,21 @@ def test_whatever_the_shutdown_waits_for_is_named(run: Run, what: str) -> None:
         "block": "the block (File",
     }[what]
     assert expected in lines[0]
-    assert "all has stopped" in outcome.stderr.splitlines()[-1]
+    assert "all services have stopped" in outcome.stderr.splitlines()[-1]
 
 
-def test_a_shutdown_is_reported_ever_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_shutdown_is_reported_at_growing_intervals(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     loop = VirtualClockLoop()
     report = ShutdownReport(loop, logging.getLogger("svcrun.runtime"), lambda: ["it"] * 30)
     report.begin(logging.DEBUG, "begun")
     loop.advance(40)
     report.end(complete=False)
-    assert [line.split(",")[0] for line in goes_on(caplog)] == [
-        f"shutdown goes on after {seconds} s" for seconds in (1, 2, 4, 8, 16, 32)
+    assert [line.split(",")[0] for line in in_progress(caplog)] == [
+        f"shutdown still in progress after {seconds} s" for seconds in (1, 2, 4, 8, 16, 32)
     ]
-    assert goes_on(caplog)[0].endswith("it and 10 more")
-    assert told(caplog)[-1] == "shutdown timed out after N s, not all has stopped"
+    assert in_progress(caplog)[0].endswith("it and 10 more")
+    assert told(caplog)[-1] == "shutdown timed out after N s"
     assert not loop.timers()
     loop.close()
 

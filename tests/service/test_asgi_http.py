@@ -730,7 +730,7 @@ async def test_a_failure_after_the_response_is_logged_once_and_leaves_the_connec
             await read_head(reader)
             assert await reader.readexactly(5) == b"hello"
             await eventually(partial(has_errors, caplog, number))
-    assert "GET / of 127.0.0.1" in errors(caplog)[0].getMessage()
+    assert "GET / from 127.0.0.1" in errors(caplog)[0].getMessage()
 
 
 async def test_a_malformed_body_is_the_fault_of_the_client(

@@ -109,11 +109,11 @@ def test_a_task_without_end_is_bounded_and_named(
     run_virtual(main())
     lines = messages(caplog)
     if "shutdown_timeout" in limits:
-        assert lines.pop() == "shutdown timed out after 5.0 s, not all has stopped"
+        assert lines.pop() == "shutdown timed out after 5.0 s"
     *reports, late, cut = lines
     waiting = "waiting for <Plain name='shop' STOPPING> (File "
     assert [report.partition(waiting)[0] for report in reports] == [
-        f"shutdown goes on after {seconds} s, " for seconds in (1, 2, 4)
+        f"shutdown still in progress after {seconds} s, " for seconds in (1, 2, 4)
     ]
     assert "<Plain name='shop' STOPPING> hangs and is cancelled" in late
     assert "<Plain name='shop' STOPPING>: 1 tasks were not done when the stop was cut short" in cut

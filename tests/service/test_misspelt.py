@@ -98,7 +98,7 @@ async def test_a_misspelt_keyword_is_set_and_told_once_per_class(
     services = [make(cls, retires=5), make(cls, retires=6)]
     assert services[0].retires == 5
     assert not caplog.records
-    text = "Own has no parameter retires=, which is set as an attribute; did you mean retries=?"
+    text = "Own has no parameter retires=, it was set as an attribute; did you mean retries=?"
     assert await warnings_of(caplog, *services) == [text]
     assert await warnings_of(caplog, make(cls, retires=7)) == []
     (other,) = await warnings_of(caplog, make(cls, retriees=7))

@@ -246,7 +246,7 @@ def test_a_keyword_that_takes_the_place_of_a_method_must_be_a_function(
 
 @pytest.mark.parametrize("value", [3, None, lambda self: None, staticmethod(lambda: None)])
 def test_a_class_whose_set_loop_is_something_else_is_refused(value: object) -> None:
-    with pytest.raises(TypeError, match=r"^Own\.set_loop is reserved for a method"):
+    with pytest.raises(TypeError, match=r"^Own\.set_loop must be a method"):
         type("Own", (Steps,), {"set_loop": value})
 
 

@@ -111,7 +111,7 @@ async def test_what_ignores_its_cancellation_is_left_alone_and_others_get_their_
     await closing
     assert now() == 0.5 + 2 * GRACE
     assert sup.hung
-    assert "'stuck' STOPPING> does not end although it was cancelled" in caplog.text
+    assert "'stuck' STOPPING> ignored cancellation" in caplog.text
     assert "'good' STOPPING> does not end" not in caplog.text
     assert stuck.state is FAILED
     assert f"{0.5 + GRACE:g} good is cancelled" in log
@@ -236,7 +236,7 @@ async def test_an_error_of_what_was_left_alone_is_logged(caplog: pytest.LogCaptu
     await sup.close(None, 1)
     assert "after all" not in caplog.text
     await asyncio.sleep(20)
-    assert "Bitter name='it' FAILED> failed after it was left alone" in caplog.text
+    assert "Bitter name='it' FAILED> failed after it was abandoned" in caplog.text
     assert "LookupError: after all" in caplog.text
 
 

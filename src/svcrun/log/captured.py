@@ -1,8 +1,10 @@
-"""A copy of a record as it is at the log call, for a thread that formats it later.
+"""Copies of log records as they are at the log call, for a thread that formats them later.
 
-The record itself goes on to other handlers, which find it as the caller made it and may change it.
-The copy has the same message and arguments. What could change until it is written is settled: the
-text of the message, if an argument is more than a string or a number, and containers.
+Race: after the log call, the caller may change the arguments, and other handlers may change the
+record, before the thread writes it. So the thread gets a copy of the record. If an argument is not
+a string or a number, the copy also has the text of the message, and copies of its containers.
+
+Invariant: the record itself is not changed, so other handlers receive it as the caller made it.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ __all__ = (
 
 
 class _Captured:
-    """What a captured record has in addition to its class.
+    """The attributes of a captured record in addition to those of its class.
 
-    The values are in slots, so that ``vars(record)`` holds the attributes of the record alone. A
-    formatter that prints whatever it finds there would print them.
+    They are in slots, so ``vars(record)`` has only the attributes of the record. Some formatters
+    print everything in ``vars(record)``.
     """
 
     __slots__ = ()
@@ -41,13 +43,13 @@ class _Captured:
     if TYPE_CHECKING:
         msg: Any
         args: Any
-        captured_text: tuple[Any, Any, str] | None  # the message and arguments that it is made of
+        captured_text: tuple[Any, Any, str] | None  # the message, the arguments, and their text
         context_of_call: Context | None
 
     def getMessage(self) -> str:  # noqa: N802 - the name is logging's
         """Return the text that the message had in the log call."""
         captured = self.captured_text
-        # A filter or handler that replaces either of them wants to see the effect.
+        # The text is valid as long as no filter or handler has replaced the message or arguments.
         if captured is not None and self.msg is captured[0] and self.args is captured[1]:
             return captured[2]
         text: str = super().getMessage()  # type: ignore[misc]  # of the record's own class
@@ -66,12 +68,12 @@ class CapturedRecord(_Captured, logging.LogRecord):
     __slots__ = ("captured_text", "context_of_call")
 
 
-# The class of captured records by that of the records: as many as a program has record factories.
+# The class of the captured record for each class of record that the program's factories make.
 _classes: dict[type[logging.LogRecord], type[Any]] = {logging.LogRecord: CapturedRecord}
 
 
 def _class_for(kind: type[logging.LogRecord]) -> type[Any]:
-    """Return a class of captured records that extends `kind`, so that its methods still work."""
+    """Return a class of captured records that extends `kind`, and so has its methods."""
     found = _classes.get(kind)
     if found is None:
         found = kind if issubclass(kind, _Captured) else _extend(kind)
@@ -87,9 +89,9 @@ def _extend(kind: type[logging.LogRecord]) -> type[Any]:
 
 
 def copy_record(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a copy that can be changed without an effect on the record."""
+    """Return a copy of the record with the same message, arguments and attributes."""
     copy: Any
-    if type(record) is logging.LogRecord:  # nearly all are
+    if type(record) is logging.LogRecord:  # the fast path, for nearly all records
         copy = _new(CapturedRecord)
         copy.__dict__ = record.__dict__.copy()
         copy.captured_text = copy.context_of_call = None
@@ -122,13 +124,14 @@ def capture(
     extra: bool = False,
     context: Context | None = None,
 ) -> logging.LogRecord:
-    """Return a copy that stays as the record is now.
+    """Return a copy that keeps the present text and values of the record.
 
     A message that can't be rendered is replaced by an :class:`Unrenderable`.
 
-    :param settled: whether its text can't change anyway: a string, with strings and numbers.
-    :param extra: whether to settle what was given as ``extra=``.
-    :param context: the context of the log call, to write the record in.
+    :param settled: whether the text can't change, because the message is a string and the arguments
+        are strings and numbers.
+    :param extra: whether to copy the containers given as ``extra=``.
+    :param context: the context of the log call, in which the record is written.
     """
     copy: Any = copy_record(record)
     copy.context_of_call = context
@@ -141,7 +144,8 @@ def capture(
             if type(msg) is not str:
                 msg = copy.msg = _settle(msg)
                 if type(msg) is dict and msg.get("exc_info") is True and sys.exception():
-                    # Formatters of structlog look for the exception being handled: it is here.
+                    # structlog's formatters read the exception being handled, which is known here
+                    # but not in the thread.
                     msg["exc_info"] = sys.exc_info()
             for value in args if type(args) is tuple else (args,):
                 if type(value) in _CONTAINERS:
@@ -154,12 +158,12 @@ def capture(
 
 
 def render_text(record: logging.LogRecord) -> str | Unrenderable:
-    """Return the text that the message and its arguments make at this moment."""
+    """Return the present text of the message with its arguments."""
     if type(record.msg) is Unrenderable:
         return record.msg
     try:
         return str(record.getMessage())
-    except Exception as error:  # noqa: BLE001 - what an argument's __str__ raises must not reach the caller
+    except Exception as error:  # noqa: BLE001 - a log call must not raise an error of __str__()
         return Unrenderable(record, error)
 
 
@@ -168,7 +172,7 @@ def use_text_of_error(record: logging.LogRecord, formatter: logging.Formatter | 
     if not record.exc_text:
         try:
             record.exc_text = (formatter or _FORMATTER).formatException(record.exc_info)  # type: ignore[arg-type]
-        except Exception:  # noqa: BLE001 - code of the user's; who writes the record will report it
+        except Exception:  # noqa: BLE001 - the handler calls the formatter again, and reports it
             return
     record.exc_info = None
 
@@ -187,7 +191,7 @@ def settle_extra(record: logging.LogRecord) -> None:
             attributes[name] = _settle(value)
 
 
-# Containers whose copy() runs no code of the user's, and how deep they are copied.
+# Containers whose copy() runs no code of the program, and the depth to which they are copied.
 _MAPPINGS = frozenset({dict, OrderedDict, defaultdict, Counter})
 _SEQUENCES = frozenset({list, deque})
 _SETS = frozenset({set, bytearray})
@@ -196,7 +200,7 @@ _DEPTH = 64
 
 
 def _settle(value: Any) -> Any:
-    """Copy containers and what is in them; other objects are left as they are."""
+    """Return a deep copy of a container, and any other object unchanged."""
     if type(value) in ATOMS:
         return value
     try:
@@ -206,9 +210,10 @@ def _settle(value: Any) -> Any:
 
 
 def _copy(value: Any, depth: int, known: dict[int, Any]) -> Any:
-    """Copy a container; one that holds itself, or is held twice, is copied once.
+    """Return a deep copy of a container; one that occurs several times is copied once.
 
-    :param known: the copies by the ids of the originals.
+    :param known: the copies by the ids of the originals, which also ends recursion of a container
+        that contains itself.
     """
     kind = type(value)
     if kind in ATOMS or not depth:
@@ -219,7 +224,7 @@ def _copy(value: Any, depth: int, known: dict[int, Any]) -> Any:
         items = tuple([_copy(item, depth - 1, known) for item in value])
         return known.setdefault(id(value), items)
     if kind in _MAPPINGS:
-        # In one step, as another thread may be at work on it, and without a look at the keys.
+        # Race: another thread may change the mapping. copy() is atomic, and hashes no key.
         mapping = known[id(value)] = value.copy()
         for key, item in mapping.items():
             if type(item) not in ATOMS:

@@ -64,10 +64,11 @@ def basic_config(
     :param handlers: more handlers for every record. They are flushed at the end, not closed.
     :param date_format: how to show the time, as for ``time.strftime``.
     :param buffer_limit: how many records may wait; past it new ones are dropped, and counted.
-    :param handler_wrapper: called with each handler; what it returns takes its place. A handler of
-        its own, such as a ``MemoryHandler`` around it, is flushed and closed at the end.
-    :param options: what else the format takes, see :func:`create_logging_handler`. The names that
-        an entrypoint has for the parameters above are accepted as well, such as ``log_level``.
+    :param handler_wrapper: called with each handler; the handler that it returns is used instead.
+        A new handler, such as a ``MemoryHandler`` around the first, is flushed and closed at the
+        end.
+    :param options: further options of the format, see :func:`create_logging_handler`. The
+        entrypoint's names for the parameters above are accepted as well, such as ``log_level``.
     :raises ValueError: if a level, a format or a number is not usable.
     :raises TypeError: if a parameter is of a wrong type.
     :raises ImportError: if the library that the format needs is not there.

@@ -1,4 +1,4 @@
-"""What handlers have in common that send records to a daemon of the machine."""
+"""The base of handlers that send records to a local daemon."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ("DaemonHandler", "connect", "is_socket")
 
 
-_CONNECT_TIMEOUT = 1.0  # seconds, for a daemon whose queue of connections is full
+_CONNECT_TIMEOUT = 1.0  # seconds; a daemon's queue of connections may be full
 
 
 def is_socket(path: str | os.PathLike[str]) -> bool:
-    """Tell whether there is a socket at `path`; an address without a file counts as one."""
+    """Return whether `path` is a socket; an abstract address, without a file, counts as one."""
     if str(path).startswith("\0"):
         return True
     try:
@@ -33,7 +33,7 @@ def is_socket(path: str | os.PathLike[str]) -> bool:
 def connect(path: str, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
     """Connect to the socket of a daemon.
 
-    :raises OSError: if no daemon listens there, or not by a socket of that kind.
+    :raises OSError: if no daemon listens there with a socket of that kind.
     """
     sock = socket.socket(socket.AF_UNIX, kind)
     try:
@@ -49,8 +49,8 @@ def connect(path: str, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.so
 class DaemonHandler(KeptHandler):
     """A handler whose daemon may be restarted at any time.
 
-    Records that it does not take meanwhile are lost. One line on stderr says so, and when the
-    daemon is back the log has their number.
+    Records are lost while the daemon does not run. One line on stderr reports that, and a log
+    record gives their number when the daemon is back.
     """
 
     _lost = 0
@@ -68,12 +68,12 @@ class DaemonHandler(KeptHandler):
         if not self._lost:
             complain(
                 f"svcrun.log: can't write to {place}: {error};"
-                " log records are lost until it works again\n"
+                " log records are lost until the daemon is back\n"
             )
         self._lost += 1
 
-    def tell_lost(self) -> None:
-        """Log how many records were lost, after one that was sent."""
+    def report_lost(self) -> None:
+        """Log the number of lost records; call this after a record was sent."""
         if self._lost:
             lost, self._lost = self._lost, 0
             self.emit(warn("%d log records could not be written", lost))

@@ -105,7 +105,7 @@ class LogLevel(IntEnum):
 
 
 class DateFormat(Enum):
-    """How each format shows the time in aiomisc, for programs that take it from there."""
+    """The date format of each log format, under the names that aiomisc has."""
 
     color = "%Y-%m-%d %H:%M:%S"
     stream = "[%Y-%m-%d %H:%M:%S]"
@@ -122,10 +122,10 @@ LOG_FORMAT: ContextVar[LogFormat] = ContextVar("LOG_FORMAT", default=LogFormat.s
 def parse_date_format(
     value: str | DateFormat | None, name: str = "date_format", owner: str = "log"
 ) -> str | None:
-    """Return a format of dates as :func:`time.strftime` takes it.
+    """Return a date format for :func:`time.strftime`.
 
-    :param owner: what has it as a parameter, for the error.
-    :raises TypeError: if it is none.
+    :param owner: the owner of the parameter, for the error.
+    :raises TypeError: if `value` is not a date format.
     """
     found: object = value.value if isinstance(value, DateFormat) else value
     if found is None or isinstance(found, str):

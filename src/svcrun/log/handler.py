@@ -44,20 +44,20 @@ class ThreadedHandler(KeptHandler):
     target run in the log call. Its formatter and its ``emit()`` run in that thread, with the
     context variables of the log call.
 
-    The record itself is left to the handlers that come after this one. The target gets a copy with
-    the same message and arguments, whose ``getMessage()`` returns the text as it was in the call.
+    The record itself is not changed, for the handlers after this one. The target receives a copy
+    with the same message and arguments. Its ``getMessage()`` returns the text of the log call.
 
     Past ``buffer_limit`` records new ones are dropped; their number is logged when there is room.
     While 500 records or more wait for a stream, a log call puts its traceback into text itself.
 
     :param target: the handler that writes. It is flushed, but not closed, by :meth:`close`.
     :param flush_interval: how long a record waits for others, in seconds, 0.2 by default.
-    :param buffered: whether a record waits for others at all.
-    :param queue_size: another name of `buffer_limit`, if it is not 0.
-    :param buffer_size: how many records wake the thread, 1024 by default.
+    :param buffered: whether records are buffered; if not, each record wakes the thread.
+    :param queue_size: another name for `buffer_limit`; 0 has no effect.
+    :param buffer_size: the number of records that wakes the thread, 1024 by default.
     :param buffer_limit: how many records may wait, 100 000 by default.
-    :param passive: whether the target is known to log nothing itself while it writes, and to use no
-        context variables. Only such a target gets what others log while they write.
+    :param passive: whether the target logs nothing itself while it writes, and uses no context
+        variables. Only such a target receives records that other targets log while they write.
     :param extra: whether the target may show what was given as ``extra=``; then lists, dictionaries
         and sets in it are copied in the log call.
     :raises ValueError: if a number is out of range.
@@ -99,7 +99,7 @@ class ThreadedHandler(KeptHandler):
         self._passive = passive
         self._extra = extra
         self._is_text = type(target) is logging.StreamHandler  # others may need an exception itself
-        # A handle() of its own may do without filters, or do more.
+        # A handle() of the program's own may skip the filters, or add behaviour.
         self._has_standard_handle = getattr(target.handle, "__func__", None) is _handle
         self._writer = Writer(
             make_sink(target, in_context=not passive),
@@ -134,7 +134,7 @@ class ThreadedHandler(KeptHandler):
         return True
 
     def _emit_filtered(self, record: logging.LogRecord) -> bool:
-        """Take note of a copy that all filters let through; they may change it."""
+        """Buffer a copy of the record unless a filter rejects it; filters may change the copy."""
         if not isinstance(record, LazyRecord):
             name_service(record)
         target = self.target
@@ -159,7 +159,7 @@ class ThreadedHandler(KeptHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take note of a record."""
-        # The first test spares nearly all records the slow one.
+        # The first check is fast, and decides for nearly all records.
         if type(record) is _RECORD or not isinstance(record, LazyRecord):
             name_service(record)
             args = record.args
@@ -194,7 +194,7 @@ class ThreadedHandler(KeptHandler):
             writer.nudge()
 
     def _take_lazy(self, record: LazyRecord) -> logging.LogRecord:
-        """Return the record itself, which has what is settled, unless it may have been changed."""
+        """Return the record itself, or a copy if another handler or filter may have changed it."""
         if record.is_touched():
             return logging.makeLogRecord(vars(record))
         if not self._passive:
@@ -249,7 +249,7 @@ def check_buffer(buffer_size: object, flush_interval: object, buffer_limit: obje
 
 
 def check_number_of_records(name: str, value: object) -> None:
-    """Refuse what is no number of records."""
+    """Check whether `value` is a positive number of records."""
     if type(value) is not int:
         raise ParameterTypeError("log", name, value, "a number of records, such as 1024")
     if value < 1:

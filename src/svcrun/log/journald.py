@@ -31,16 +31,16 @@ class _Priorities(dict[int, int]):
 
 
 class _Transport:
-    """Sends to the journal, and connects anew when that fails.
+    """Send records to the journal, and connect again after an error.
 
-    Versions of the library differ in that: some never do, others give up for good when journald is
-    not back at the first attempt.
+    Some versions of the library never connect again. Others give up for good if journald is not
+    back at the first attempt.
     """
 
     def __init__(self, handler: _Handler, transport: JournaldTransport) -> None:
         self._handler = handler
         self._transport = transport
-        transport.connected = False  # no attempts of its own
+        transport.connected = False  # disables the attempts of the library
 
     @property
     def socket(self) -> socket.socket:
@@ -62,7 +62,7 @@ class _Transport:
         except OSError as error:
             self._handler.count_lost(error, self._transport.socket_path)
         else:
-            self._handler.tell_lost()
+            self._handler.report_lost()
 
 
 class _Handler(DaemonHandler, JournaldLogHandler):  # type: ignore[misc]  # the library has no types
@@ -100,7 +100,7 @@ def create_handler(formatter: logging.Formatter, options: dict[str, Any]) -> log
     if not is_socket(path):
         raise FileNotFoundError(errno.ENOENT, message, str(path))
     try:
-        connect(str(path)).close()  # the library leaves a socket behind when that fails
+        connect(str(path)).close()  # the library would leak its socket if this failed
         handler: logging.Handler = _Handler(**options)
     except OSError as error:
         raise OSError(error.errno, f"{message} ({error})", str(path)) from error

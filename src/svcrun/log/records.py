@@ -187,7 +187,7 @@ class LazyRecord(logging.LogRecord):
         return self._like
 
     def is_touched(self) -> bool:
-        """Tell whether a handler or filter has looked at it: it may have been changed then."""
+        """Return whether a handler or filter has read the record, and so may have changed it."""
         return bool(_attributes_of(self))
 
     def fill_text(self) -> str:

@@ -53,19 +53,19 @@ _STAYS = 1.0
 # without a rest keeps the event loop waiting for 5 ms at each of its system calls.
 _REST = 0.00005
 
-# Seconds after which a record that is being written is not waited for by a fork.
+# Seconds after which a fork does not wait for the record that is being written.
 _SLOW = 0.05
 
 
 class Sink:
-    """What takes records, in the writer's thread.
+    """The target of a writer: it writes records in the writer's thread.
 
-    :param handler: the handler to write to. Its filters have been asked in the log call.
+    :param handler: the handler to write to. Its filters have run in the log call.
     :param in_context: whether to write each record in the context of its log call.
     :ivar handler: the handler that is written to.
-    :ivar done: how many records of the current call of :meth:`write` are through.
-    :ivar abandoned: set when nobody waits for the writing any longer.
-    :ivar paused: set to have :meth:`write` return after the record in hand.
+    :ivar done: the number of records that the current call of :meth:`write` has written.
+    :ivar abandoned: set when the program no longer waits for the thread.
+    :ivar paused: set before a fork, so that :meth:`write` returns after the current record.
     """
 
     def __init__(self, handler: logging.Handler, *, in_context: bool = False) -> None:
@@ -73,7 +73,7 @@ class Sink:
         self.done = 0
         self.abandoned = False
         self.paused = False
-        self._moved = 0.0  # when it began with the record in hand; 0 if there is none
+        self._moved = 0.0  # the time when the current record was begun; 0 if there is none
         self._in_context = in_context
 
     def _call(
@@ -84,14 +84,15 @@ class Sink:
     ) -> T:
         """Call `function` with a record in the context of the log call, if that was captured.
 
-        :param given: what was captured in the log call; `record` may be made of it.
+        :param given: the record that was captured in the log call; `record` may be made from it.
         """
         context = context_of(given)
-        # A copy, since a context can be entered once, and other handlers may write this record.
+        # Race: another handler's thread may write the same record, and a context can't be entered
+        # twice at the same time. So enter a copy.
         return function(record) if context is None else context.copy().run(function, record)
 
     def write(self, records: Sequence[logging.LogRecord]) -> int:
-        """Write records in their order, and return how many; all, unless there is a pause."""
+        """Write records in order, and return their number; fewer than all if a fork pauses."""
         raise NotImplementedError
 
     def flush(self) -> None:
@@ -99,15 +100,15 @@ class Sink:
         raise NotImplementedError
 
     def is_slow(self) -> bool:
-        """Tell whether the record in hand takes long, or will."""
+        """Return whether the current record has been taking long, or will take long."""
         moved = self._moved
         return bool(moved) and time.monotonic() - moved > _SLOW
 
     def renew_stream(self) -> None:
-        """Have the handler use a stream of its own in place of one that a thread was in.
+        """Replace the stream of the handler in a child that was forked during a write.
 
-        That is for a forked child. The lock of the stream is held by a thread that is not there,
-        and what is in its buffer will be written by the parent.
+        The thread that holds the lock of the old stream does not exist in the child, so a write
+        would deadlock. The parent writes the contents of the old stream's buffer.
         """
         handler = self.handler
         if isinstance(handler, logging.StreamHandler):
@@ -121,7 +122,7 @@ class HandlerSink(Sink):
 
     def __init__(self, handler: logging.Handler, *, in_context: bool = False) -> None:
         super().__init__(handler, in_context=in_context)
-        # handle() would ask the filters again, unless it is one of the user's own.
+        # The standard handle() would run the filters again. A handle() of the program's is called.
         standard = getattr(handler.handle, "__func__", None) is logging.Handler.handle
         self._emit = self._emit_locked if standard else handler.handle
 
@@ -184,7 +185,7 @@ class StreamSink(Sink):
         self._frames = Frames(handler)
 
     def write(self, records: Sequence[logging.LogRecord]) -> int:
-        """Write the records that the handler's level lets through."""
+        """Write the records that have at least the level of the handler."""
         self.done = 0
         self._frames.refresh()
         stream: TextIO | None = self.handler.stream
@@ -202,7 +203,7 @@ class StreamSink(Sink):
         """Do nothing: every write is flushed."""
 
     def is_slow(self) -> bool:
-        """Tell whether the record in hand takes long, or will since a pipe is full."""
+        """Return whether the current record has been taking long, or will: a full pipe."""
         stream = self.handler.stream
         if not is_raw(stream):
             return super().is_slow()

@@ -1,4 +1,4 @@
-"""Text streams below their buffers: what they are, and how to write to them at once."""
+"""Write to the descriptors of text streams, below their buffers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = (
     "write_descriptor",
 )
 
-_TICK = 100  # milliseconds between two looks at whether a full pipe is still worth waiting for
+_TICK = 100  # milliseconds between two checks whether the sink of a full pipe was abandoned
 
 
 def complain(text: str, *, wait: bool = False, but_not_to: object = None) -> None:
-    """Write to stderr if that is possible.
+    """Write to stderr if possible, and raise nothing.
 
-    :param wait: whether to wait while stderr takes no more; else the text is given up.
-    :param but_not_to: a stream that is known to be stuck or broken.
+    :param wait: whether to wait while stderr is a full pipe; otherwise the text is dropped then.
+    :param but_not_to: a stream that is blocked or broken, to which nothing is written.
     """
     stream = sys.stderr
     try:
@@ -41,15 +41,15 @@ def complain(text: str, *, wait: bool = False, but_not_to: object = None) -> Non
         elif stream is not but_not_to:
             stream.write(text)
             stream.flush()
-    except Exception:  # noqa: BLE001, S110 - there is nobody left to be told
+    except Exception:  # noqa: BLE001, S110 - stderr was the last place to report an error
         pass
 
 
 def raw_encoding(stream: TextIO | None) -> str | None:
-    """Tell the encoding for writing to a stream's descriptor, None if that is not the way.
+    """Return the encoding for writes to a stream's descriptor; None if that would be unsafe.
 
-    It is for the stderr that the process began with: that has no newlines to be translated, and
-    next to nothing is ever written to it in another way.
+    It is safe for the stderr that the process began with, unless newlines are translated: other
+    code hardly leaves text in its buffer.
     """
     if stream is None or stream is not sys.__stderr__ or type(stream) is not TextIOWrapper:
         return None
@@ -59,19 +59,20 @@ def raw_encoding(stream: TextIO | None) -> str | None:
 
 
 def is_raw(stream: TextIO | None) -> bool:
-    """Tell whether a stream is written through its descriptor."""
+    """Return whether a stream is written through its descriptor."""
     return raw_encoding(stream) is not None
 
 
 def renew(stream: Any) -> TextIO | None:
-    """Open the file or pipe of a stream once more; None if the stream is anything else.
+    """Open the file or pipe of a stream again; return None for any other stream.
 
-    The old one is kept: to free it would write what is left in its buffer.
+    The old stream is kept alive, because freeing it would write its buffer a second time: the
+    parent process writes it, too.
     """
     if type(stream) is not TextIOWrapper or type(stream.buffer) is not BufferedWriter:
         return None
     try:
-        renewed = open(  # noqa: SIM115 - it is in use to the end of the process
+        renewed = open(  # noqa: SIM115 - in use until the process ends
             stream.fileno(), "w", encoding=stream.encoding, errors=stream.errors, closefd=False
         )
     except (OSError, ValueError):  # closed
@@ -87,7 +88,7 @@ _replaced: list[object] = []
 
 
 def write_descriptor(descriptor: int, data: bytes, sink: Sink | None = None) -> None:
-    """Write all of it, also when the descriptor is set not to block."""
+    """Write all of `data`, even to a non-blocking descriptor, unless `sink` is abandoned."""
     rest = memoryview(data)
     while rest:
         try:
@@ -99,7 +100,7 @@ def write_descriptor(descriptor: int, data: bytes, sink: Sink | None = None) -> 
 
 
 def is_writable(descriptor: int, timeout: int = 0) -> bool:
-    """Tell whether a short text can be written within so many milliseconds."""
+    """Return whether a short text can be written within `timeout` milliseconds."""
     if not hasattr(select, "poll"):
         return True
     poll = select.poll()
@@ -108,5 +109,5 @@ def is_writable(descriptor: int, timeout: int = 0) -> bool:
 
 
 def name_error(error: BaseException) -> str:
-    """Return the class of an error and its text."""
+    """Return the class of an error and its message."""
     return "".join(traceback.format_exception_only(error)).strip()

@@ -21,17 +21,17 @@ _REMEDY = "start a syslog daemon, or choose another log_format"
 
 
 class _Handler(DaemonHandler, SysLogHandler):
-    _has_failed = False  # at the record in hand
+    _has_failed = False  # whether the current record could not be sent
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record; the base class connects anew when a socket fails."""
+        """Send a record; the base class connects again if the socket fails."""
         self._has_failed = False
         super().emit(record)
         if not self._has_failed:
-            self.tell_lost()
+            self.report_lost()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
-        """Count a record that was not sent; another error is a fault of the program."""
+        """Count a record that could not be sent; report other errors as the base class does."""
         self._has_failed = True
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
@@ -46,9 +46,9 @@ class _Handler(DaemonHandler, SysLogHandler):
 
 
 def create_handler(formatter: logging.Formatter, options: dict[str, Any]) -> logging.Handler:
-    """Connect to the daemon of this machine: its socket if there is one, else UDP.
+    """Connect to the local daemon, by its socket if there is one, otherwise by UDP.
 
-    :raises OSError: if the address that was given is no socket, or UDP can't be used.
+    :raises OSError: if the given address is not a socket, or UDP can't be used.
     """
     if "address" in options:
         address = options["address"]
@@ -67,7 +67,7 @@ def create_handler(formatter: logging.Formatter, options: dict[str, Any]) -> log
 
 
 def _find_address() -> str | tuple[str, int]:
-    """Find the socket of the daemon; one that is there may be without a daemon for the moment."""
+    """Return the socket of the daemon, which need not run at the moment, or the UDP address."""
     paths = [path for path in _SOCKETS if is_socket(path)]
     for path in paths:
         if any(_accepts(path, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)):
@@ -91,9 +91,9 @@ def _accepts(path: str, kind: socket.SocketKind) -> bool:
 
 
 def _refuses(port: int) -> bool:
-    """Tell whether no program listens at a UDP port of this machine.
+    """Return whether a local UDP port is known to have no listener.
 
-    The system answers a datagram to such a port with an error. No answer means nothing.
+    The system answers a datagram to such a port with an error. No error proves nothing.
     """
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -101,4 +101,4 @@ def _refuses(port: int) -> bool:
             sock.send(b"")  # daemons ignore it
             return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
     except OSError:
-        return False  # the handler will tell
+        return False  # the handler reports errors when it sends

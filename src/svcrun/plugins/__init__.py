@@ -6,7 +6,7 @@ A distribution names them as entry points of the group ``svcrun.plugins``::
     example = "example.plugin"
 
 The module has a function ``setup()`` without parameters, which connects receivers to the signals of
-all entrypoints, for instance.  ``python -m svcrun.plugins`` lists them.
+all entrypoints, for instance. ``python -m svcrun.plugins`` lists the plug-ins.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ log = logging.getLogger(__name__)
 GROUP: Final = "svcrun.plugins"
 
 _loaded: dict[str, Any] = {}
-_lock = threading.RLock()  # a plug-in may make an entrypoint
+# Race: two threads may make the first entrypoint at the same time. One loads the plug-ins, and the
+# other waits for it. The lock is reentrant, because setup() of a plug-in may make an entrypoint.
+_lock = threading.RLock()
 _is_done = False
 _is_loading = False
-# What is to be logged: level, message, its arguments, and an exception.
+# Records for the log, kept until logging is configured: level, message, arguments, exception.
 _reports: list[tuple[int, str, tuple[object, ...], BaseException | None]] = []
 
 
 class Plugins(Mapping[str, Any]):
-    """The plug-ins that were set up, by their names; the first look loads them."""
+    """The plug-ins that were set up, by name. The first access loads them."""
 
     def __getitem__(self, name: str) -> Any:
         load_plugins()
@@ -65,9 +67,9 @@ plugins = Plugins()
 def load_plugins() -> None:
     """Load and set up the plug-ins, once in a process, unless ``SVCRUN_NO_PLUGINS`` is set.
 
-    One that fails is left out, and :func:`report_plugins` tells of it.
+    A plug-in that fails is skipped, and :func:`report_plugins` logs its exception.
 
-    :raises ValueError: naming the variable, if it is neither on nor off.
+    :raises ValueError: if the value of the variable is neither on nor off.
     """
     global _is_done, _is_loading  # noqa: PLW0603 - it is done once
     if _is_done or Environment().switch("NO_PLUGINS", default=False):
@@ -82,7 +84,7 @@ def load_plugins() -> None:
             _is_done = True
         finally:
             _is_loading = False
-    if log.hasHandlers() and log.isEnabledFor(logging.INFO):  # else when logging is configured
+    if log.hasHandlers() and log.isEnabledFor(logging.INFO):  # else once logging is configured
         report_plugins()
 
 
@@ -95,7 +97,7 @@ def _find() -> list[EntryPoint]:
 
     try:
         found: Iterable[EntryPoint] = entry_points(group=GROUP)
-    except Exception:  # noqa: BLE001 - one distribution that can't be read hides the others
+    except Exception:  # noqa: BLE001 - one unreadable distribution makes the whole call fail
         found = _find_one_by_one()
     return sorted(found, key=lambda entry_point: entry_point.name)
 
@@ -127,7 +129,7 @@ def _set_up(found: Iterable[EntryPoint]) -> None:
             if inspect.iscoroutine(result):
                 result.close()
                 raise TypeError("setup() must be a plain function, not a coroutine function")
-        # SystemExit: a module that is a program, too.
+        # SystemExit: a module may run a program when it is imported.
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001
             _report(logging.WARNING, "plug-in %s (%s) failed", name, entry_point.value, error=error)
         else:
@@ -141,9 +143,9 @@ def _report(level: int, message: str, *args: object, error: BaseException | None
 
 
 def report_plugins() -> None:
-    """Log which plug-ins were loaded and which failed, once.
+    """Log the plug-ins that were loaded and those that failed, once.
 
-    An entrypoint calls this when logging is configured, which is after it has loaded them.
+    An entrypoint loads plug-ins before it configures logging, and calls this afterwards.
     """
     while _reports:
         level, message, args, error = _reports.pop(0)
@@ -151,7 +153,7 @@ def report_plugins() -> None:
 
 
 def _after_fork() -> None:
-    """Give up what another thread was doing in the parent."""
+    """Reset the lock in a forked child: the thread that held it does not exist there."""
     global _lock, _is_loading  # noqa: PLW0603
     _lock = threading.RLock()
     _is_loading = False

@@ -1,8 +1,8 @@
-"""Find out quickly whether any installed distribution has an entry point of a group.
+"""Check quickly whether any installed distribution has an entry point of a group.
 
-Importing :mod:`importlib.metadata` takes longer than all else that a small program does before its
-services start, and reading the metadata of hundreds of distributions takes as long again.  Nearly
-every program has no plug-in, and can do without both.
+Importing :mod:`importlib.metadata` takes longer than everything else that a small program does
+before its services start. Reading the metadata of hundreds of distributions takes as long again.
+Nearly every program has no plug-in, and needs neither.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXE
 
 
 def may_have(group: str) -> bool:
-    """Whether :func:`importlib.metadata.entry_points` has to be asked for `group`.
+    """Return whether :func:`importlib.metadata.entry_points` may find an entry point of `group`.
 
-    It looks for the name in the files of entry points along ``sys.path``.  An archive that has
-    such a file, and an importer that finds distributions in its own way, count as having it.
+    This searches the ``entry_points.txt`` files along ``sys.path`` for the name. It also returns
+    True if an archive has such a file, or if an importer finds distributions in its own way.
     """
     wanted = group.encode()
-    paths: Iterable[object] = dict.fromkeys(sys.path)  # anything may be in there
+    paths: Iterable[object] = dict.fromkeys(sys.path)  # programs add objects of any type
     return _has_foreign_finder() or any(
         _folder_has(path, wanted) for path in paths if isinstance(path, str)
     )
 
 
 def _has_foreign_finder() -> bool:
-    """Whether something else than a search of ``sys.path`` finds distributions."""
+    """Return whether a finder other than the search of ``sys.path`` finds distributions."""
     for finder in sys.meta_path:
         if hasattr(finder, "find_distributions"):
             module = getattr(finder, "__module__", None) or type(finder).__module__
-            # The one of the interpreter, and that of its backport, which look along the path.
+            # The finders of the interpreter and of its backport search the path.
             if not module.startswith(("_frozen_importlib", "importlib", "importlib_metadata")):
                 return True
     return False
@@ -74,7 +74,7 @@ def _may_be_metadata(name: str, *, is_egg: bool) -> bool:
 def _read(path: str) -> bytes:
     try:
         descriptor = os.open(path, _FLAGS)
-    except OSError:  # most have none
+    except OSError:  # most distributions have no such file
         return b""
     try:
         content = chunk = os.read(descriptor, _CHUNK)
@@ -90,7 +90,7 @@ def _read(path: str) -> bytes:
 
 
 def _archive_has_file(path: str) -> bool:
-    """Whether the directory of a zip file, at its end, has a file of entry points."""
+    """Return whether the central directory of a zip file has a file of entry points."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _ZIP_END_SIZE - _LONGEST_COMMENT))
@@ -99,6 +99,6 @@ def _archive_has_file(path: str) -> bool:
         if end < 0:
             return False
         length = int.from_bytes(tail[end + 12 : end + 16], "little")
-        # From the end, as a zip file may have something in front, such as "#!/usr/bin/python".
+        # Count from the end, because a zip file may have a prefix such as "#!/usr/bin/python".
         file.seek(max(0, size - len(tail) + end - length))
         return _FILE.encode() in file.read(length)

@@ -1,4 +1,4 @@
-"""The clients of a stream server: their connections, and the orderly end of these."""
+"""The connections of a stream server, and their graceful shutdown."""
 
 from __future__ import annotations
 
@@ -18,43 +18,46 @@ __all__ = ("Clients",)
 
 log = logging.getLogger("svcrun.service._stream")
 
-# Seconds that stop() gives a cancelled handler to clean up, and an output to be taken.
-GRACE: Final = 1.0
-LINGER: Final = 0.5
+GRACE: Final = 1.0  # seconds that stop() gives a cancelled handler to clean up
+LINGER: Final = 0.5  # seconds that stop() gives a client to receive its output
 
 
 class Clients:
-    """What a stream server keeps of its clients, and what their connections call."""
+    """The connections of a stream server, and the callbacks of the connections.
+
+    Invariant: a connection is in :attr:`connections` until both its handler and its transport have
+    ended, or until a stop has aborted it.
+    """
 
     service: Any = None
-    """The server, while it runs or a client of it is left: else it would refer to itself."""
+    """The server, while it runs or a connection is open; None otherwise: a reference cycle."""
 
     loop: asyncio.AbstractEventLoop
-    """The loop of the present run."""
+    """The loop of the current run."""
     limit: int
-    """How many bytes a line may have."""
+    """The maximum of bytes in a line."""
     receive_buffer: memoryview
-    """Where TLS puts what it has decrypted."""
+    """The buffer into which TLS decrypts."""
 
     def __init__(self, service: Any) -> None:
         self.connections: set[Connection] = set()
-        # What the tasks of the handlers are called.
+        # The name of the handlers' tasks.
         self.task_name = f"{type(service).__name__}.handle_client"
         # Resumes the handlers whose data has arrived.
         self.resume_queue = ResumeQueue()
         # The listener, while there is one.
         self.listener: asyncio.AbstractServer | None = None
-        # Whether no more clients are wanted.
+        # Whether new clients are refused.
         self.stopping = False
-        # Set when the present stop() is done.
+        # Done when the current stop() has completed.
         self.stopped: asyncio.Future[None] | None = None
-        # Set by what brings a stop nearer to its end.
+        # Set during a stop when a handler or a connection has ended.
         self._progress: asyncio.Event | None = None
 
     def __repr__(self) -> str:
         return show(self.service)
 
-    # What the connections call.
+    # Callbacks of the connections.
 
     def forget(self, connection: Connection) -> None:
         """React to the end of both the handler and the transport of `connection`."""
@@ -66,10 +69,10 @@ class Clients:
         if self._progress is not None:
             self._progress.set()
 
-    # What the server calls.
+    # Methods for the server.
 
     def excuse(self, task: asyncio.Task[Any] | None) -> None:
-        """Do not wait for the handler that runs in `task`, because it waits for the stop."""
+        """Exclude the handler that runs in `task` from the stop, for which it waits: a deadlock."""
         for connection in self.connections:
             if connection.task is task:
                 connection.excused = True
@@ -101,7 +104,7 @@ class Clients:
         if not late:
             return
         log.warning(
-            "%r: %d handlers did not end within %g s and are cancelled, that for %s among them",
+            "%r: cancelling %d handlers that did not end within %g s, including that for %s",
             self,
             len(late),
             drain_timeout,
@@ -123,18 +126,22 @@ class Clients:
         def remaining() -> list[Connection]:
             return [c for c in ending & self.connections if not c.excused]
 
-        # Each handler that ended has closed its transport. Now its output leaves.
+        # Each handler that ended has closed its transport, which still sends its output.
         await self._dismiss(remaining, max(deadline, self.loop.time() + LINGER))
         rest = remaining()
         for connection in rest:
             connection.abort()
-        # An aborted transport closes in the next turn of the loop, TLS above it in the one after.
+        # An aborted transport closes in the next iteration of the loop, TLS above it in the one
+        # after that.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         self.connections.difference_update(rest)
 
     async def _dismiss(self, remaining: Callable[[], list[Connection]], deadline: float) -> None:
-        """Wait until none are `remaining`; help those that are closed but for a confirmation."""
+        """Wait until no connections are `remaining`, or until the deadline.
+
+        Abort connections whose output is sent, and which only wait for the peer's confirmation.
+        """
         loop = self.loop
         while remaining() and loop.time() < deadline:
             await self._until(lambda: not remaining(), min(loop.time() + LINGER, deadline))
@@ -143,7 +150,7 @@ class Clients:
                     connection.abort()
 
     async def _until(self, reached: Callable[[], bool], deadline: float) -> bool:
-        """Wait until `reached` is true, to the `deadline` at most; tell whether it is."""
+        """Wait until `reached` is true or the deadline has passed; return whether it is true."""
         progress = self._progress
         if progress is None:
             return True

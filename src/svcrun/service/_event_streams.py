@@ -1,4 +1,4 @@
-"""The end of event streams when their server stops."""
+"""End event streams when their server stops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ("ended_event_streams", "is_event_stream")
 
-# How many servers are stopping, and the flag before the first of them.
+# Invariant: the flag is restored when the last of the stopping servers has stopped. So count the
+# servers that are stopping, and keep the value from before the first of them.
 _stopping = 0
 _before = False
 
@@ -20,13 +21,13 @@ _before = False
 def ended_event_streams() -> Iterator[None]:
     """End the streams of sse-starlette, if the program uses it, during the block.
 
-    An event stream has no end of its own, so it would hold the stop for as long as requests may
-    take, and be cancelled then. ``http.disconnect`` would cut off finite responses as well. So this
-    sets the flag by which sse-starlette ends its streams, as its hook in uvicorn does: each stream
-    looks at it twice a second, and says goodbye first if the application wants that.
+    An event stream does not end by itself, so it would delay the stop until its time limit and be
+    cancelled then. Sending ``http.disconnect`` would also cut off finite responses. So this sets
+    the flag by which sse-starlette ends its streams, as its hook in uvicorn does. Each stream
+    checks the flag twice a second, and sends a last event if the application has one.
 
-    The process has one flag, which sse-starlette never clears. Here the last of the servers that
-    are stopping clears it, so that the streams of a server that is started again go on.
+    The process has one flag, which sse-starlette never clears. The last server to stop clears it
+    here, so that the streams of a server that starts again do not end at once.
     """
     global _stopping, _before  # noqa: PLW0603 - the flag is global as well
     status = _status()
@@ -46,7 +47,10 @@ def ended_event_streams() -> Iterator[None]:
 
 
 def is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether a response with these headers is an event stream, which may end anywhere."""
+    """Return whether a response with these headers is an event stream.
+
+    An event stream is complete after any event.
+    """
     return any(
         name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
         for name, value in headers
@@ -54,5 +58,5 @@ def is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def _status() -> Any:
-    """Return what sse-starlette knows of its server, None if it is not in use."""
+    """Return the class with sse-starlette's flag, None if the program does not use the library."""
     return getattr(sys.modules.get("sse_starlette.sse"), "AppStatus", None)

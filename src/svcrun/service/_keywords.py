@@ -1,4 +1,4 @@
-"""The keywords that a service is given, beside those that its class declares."""
+"""Check the keywords of a service."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ __all__ = (
 log = logging.getLogger("svcrun.service.base")
 
 LIFE_CYCLE: Final = frozenset({"depends_on", "on_crash", "start_timeout", "stop_timeout"})
-"""Parameters that every service has; their values are checked each time."""
+"""Parameters that every service has; their values are checked for each instance."""
 
-# Words that other libraries have for what is called otherwise here.
+# Names that other libraries use for parameters of this one.
 _WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "addr": ("address",),
@@ -65,7 +65,7 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 
 def check_methods(service: Service, given: Mapping[str, Any]) -> None:
-    """Check keywords that take the place of a method, and record those that are not declared.
+    """Check keywords that replace a method, and record undeclared keywords.
 
     :raises TypeError: naming the service, the method and the value.
     """
@@ -86,9 +86,12 @@ def check_methods(service: Service, given: Mapping[str, Any]) -> None:
 
 
 def check_present(service: Service) -> None:
-    """Refuse a service without what is required of it, if its ``__init__`` has not done so.
+    """Check whether a service has all required parameters.
 
-    :raises AttributeError: naming the parameters that are absent, and the class.
+    A base calls this when it first needs its parameters: the ``__init__`` of a subclass need not
+    call that of its base, which checks them otherwise.
+
+    :raises AttributeError: naming the missing parameters, and the class.
     """
     cls = type(service)
     absent = [name for name in cls.__required__ if not hasattr(service, name)]
@@ -97,10 +100,10 @@ def check_present(service: Service) -> None:
 
 
 def keep(service: Service, name: str) -> None:
-    """Keep what the parameter `name` yields, if it can be gone through only once."""
+    """Replace the value of the parameter `name` by a tuple if it can be iterated only once."""
     given = getattr(service, name, None)
     value = kept(given)
-    # A property of a subclass yields anew each time it is asked.
+    # A property of a subclass may return a new iterator for each access.
     if value is not given and not isinstance(getattr(type(service), name, None), property):
         setattr(service, name, value)
         if name in service._svcrun_given:
@@ -109,7 +112,7 @@ def keep(service: Service, name: str) -> None:
 
 
 def warn_of_misspellings(service: Service) -> None:
-    """Log which undeclared keywords of the class are probably declared ones, misspelt; once."""
+    """Log undeclared keywords of the class that are probably misspelt, once per class."""
     cls = type(service)
     undeclared, cls._svcrun_keywords.undeclared = cls._svcrun_keywords.undeclared, {}
     declared = frozenset(_declared(cls))
@@ -120,7 +123,7 @@ def warn_of_misspellings(service: Service) -> None:
         if meant is not None:
             with on_behalf_of(service):
                 log.warning(
-                    "%s has no parameter %s=, which is set as an attribute; did you mean %s=?",
+                    "%s has no parameter %s=, it was set as an attribute; did you mean %s=?",
                     cls.__qualname__,
                     name,
                     meant,
@@ -154,7 +157,7 @@ def parameters_of(init: Callable[..., None] | None) -> tuple[str, ...]:
 
 
 def _is_value(value: object) -> bool:
-    """Whether a class attribute is a default value, and no method or descriptor."""
+    """Return whether a class attribute is a default value, not a method or descriptor."""
     return not hasattr(type(value), "__get__")
 
 

@@ -1,4 +1,4 @@
-"""A service that listens at a place: the parameters that name it, and the socket bound there."""
+"""The base of services that listen at an endpoint."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ("Listening", "Place")
 
 
 class Listening(Service):
-    """A service with an endpoint: an address and port, a path, or a socket that is given.
+    """A service with an endpoint: an address and port, a path, or a socket.
 
-    The endpoint is checked when the service is made, and bound by :meth:`_bind` when it starts.
+    The endpoint is checked when the service is created, and bound by :meth:`_bind` when it starts.
     """
 
     _svcrun_is_server: ClassVar[bool] = True
@@ -33,7 +33,7 @@ class Listening(Service):
     _svcrun_several: ClassVar[Any] = ("options",)
 
     PROTO_NAME: ClassVar[str] = "tcp"
-    """How the log calls the protocol."""
+    """The name of the protocol in the log."""
     SOCKET_KIND: ClassVar[int] = socket.SOCK_STREAM
 
     address: str | os.PathLike[str] | None = None
@@ -63,7 +63,7 @@ class Listening(Service):
     def _svcrun_listens(self) -> bool:
         if part_of(self, Place).socket is not None:
             return True
-        # A subclass may listen in its own way, and keep the server that does so.
+        # A subclass may listen by a server of its own, in an attribute.
         kept = [value for name, value in vars(self).items() if name != "sock"]
         for value in tuple(kept):
             if isinstance(value, list | tuple | set):
@@ -71,7 +71,7 @@ class Listening(Service):
         return any(map(_is_listener, kept))
 
     def _svcrun_check_parameters(self) -> None:
-        """Refuse values that can't be used, before the endpoint is made."""
+        """Raise an error for values that are not accepted, before the endpoint is created."""
 
     def _svcrun_make_endpoint(self) -> Endpoint:
         return Endpoint(
@@ -118,13 +118,13 @@ class Listening(Service):
 
     def __show(self, address: tuple[Any, Any]) -> None:
         for name, value in zip(("address", "port"), address, strict=True):
-            # A property of a subclass shows what that wants.
+            # A property of a subclass returns a value of its own.
             if not isinstance(getattr(type(self), name, None), property):
                 setattr(self, name, value)
 
 
 class Place:
-    """Where a service listens: what it was asked to, and the socket that it has bound."""
+    """The endpoint of a service as it was configured, and the bound socket."""
 
     endpoint: Endpoint
     configured: tuple[Any, Any]
@@ -138,17 +138,17 @@ class Place:
         self.configure(service)
 
     def configure(self, service: Listening) -> None:
-        """Make the endpoint for the present parameters."""
+        """Create the endpoint from the current parameters."""
         self.endpoint = service._svcrun_make_endpoint()
         self.configured = (service.address, service.port)
 
 
-# Of asyncio's servers and transports, sockets, aiohttp's runners and sites.
+# Attributes of asyncio's servers and transports, of sockets, and of aiohttp's runners and sites.
 _SIGNS = ("is_serving", "get_extra_info", "getsockname", "sites")
 
 
 def _is_listener(value: object) -> bool:
-    """Whether `value` is an object that listens, as far as its class shows."""
+    """Return whether `value` is probably an object that listens, by the attributes of its class."""
     kind = type(value)
     return any(hasattr(kind, sign) for sign in _SIGNS) or "servers" in getattr(
         value,

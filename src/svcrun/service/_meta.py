@@ -1,4 +1,4 @@
-"""The metaclass of services: what a class may say, and what is looked at when it is made."""
+"""The metaclass of services, and the checks of a service class when it is created."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ("Keywords", "ServiceMeta", "is_own", "kept", "near_method", "paramete
 
 
 def parameter(*, default: typing.Any = None, kw_only: bool = True, init: bool = True) -> typing.Any:
-    """Declare an attribute of a service to type checkers; at run time it is just the default.
+    """Declare an attribute of a service to type checkers, and return `default`.
 
     :param default: the value of the class attribute.
-    :param kw_only: whether the parameter can't be given by position.
-    :param init: whether it can be given at all. ``client: Client = parameter(init=False)`` is
-        an attribute that :meth:`Service.start` sets, and no keyword.
+    :param kw_only: whether the parameter is keyword-only.
+    :param init: whether the attribute is a keyword. ``client: Client = parameter(init=False)`` is
+        an attribute that :meth:`Service.start` sets, not a keyword.
     """
     del kw_only, init
     return default
 
 
 class Keywords:
-    """The keywords that instances of one class were given so far.
+    """The keywords that instances of one class have received so far.
 
-    :attr:`known` holds those that need no further look, :attr:`undeclared` those that the class
-    does not declare, until they were compared with the ones that it does.
+    :attr:`known` holds the keywords that are already checked. :attr:`undeclared` holds those that
+    the class does not declare, until they have been compared with the declared ones.
     """
 
     __slots__ = ("known", "undeclared")
@@ -46,11 +46,10 @@ class Keywords:
 
 @typing.dataclass_transform(kw_only_default=True, field_specifiers=(parameter,))
 class ServiceMeta(ABCMeta):
-    """Check a service class when it is made.
+    """Check a service class when it is created.
 
-    :raises TypeError: if a method that ``__async_required__`` names is no coroutine function, if
-        a handler is a generator or can't be called, or if a name of the class is one that its base
-        keeps for itself.
+    :raises TypeError: if a method that ``__async_required__`` names is not a coroutine function, if
+        a handler is a generator or not callable, or if the class uses a private name of its base.
     """
 
     # What a class says, in any form; of a class that is made, it is a frozenset.
@@ -59,13 +58,13 @@ class ServiceMeta(ABCMeta):
     _svcrun_handlers: frozenset[str]
     """The methods that a base class calls and that may be any callable."""
     _svcrun_several: frozenset[str]
-    """The parameters that take several things, in any iterable."""
+    """The parameters that accept an iterable of values."""
     _svcrun_keywords: Keywords
     _svcrun_stop_takes_exception: bool
-    """Whether ``stop()`` has a parameter for the exception; not every subclass declares it."""
+    """Whether ``stop()`` has a parameter for the exception; a subclass may omit it."""
 
-    # The registry of virtual subclasses is not used here; without it a check is eight times as
-    # quick.
+    # ABCMeta consults a registry of virtual subclasses, which services do not use. Without it a
+    # check is eight times as fast.
     __instancecheck__ = type.__instancecheck__
     __subclasscheck__ = type.__subclasscheck__
 
@@ -76,7 +75,7 @@ class ServiceMeta(ABCMeta):
         namespace: dict[str, typing.Any],
         **kwargs: typing.Any,
     ) -> ServiceMeta:
-        """Make the class `name`."""
+        """Create and check the class `name`."""
         cls = super().__new__(mcs, name, bases, namespace, **kwargs)
         for merged in ("__async_required__", "_svcrun_handlers", "_svcrun_several"):
             inherited = (_names(getattr(base, merged, ())) for base in bases)
@@ -104,19 +103,22 @@ class ServiceMeta(ABCMeta):
 
 
 def kept(value: typing.Any) -> typing.Any:
-    """Return what can be gone through again, and pickled, for an iterator or a view."""
+    """Return a tuple for an iterator or a view, and any other value unchanged.
+
+    A tuple can be iterated again, and pickled.
+    """
     if isinstance(value, Iterator | MappingView) and not isinstance(type(value), ServiceMeta):
         return tuple(typing.cast("Iterable[object]", value))
     return value
 
 
 def is_own(cls: type) -> bool:
-    """Whether `cls` is one of the package's own bases."""
+    """Return whether `cls` is one of the package's own base classes."""
     return cls.__module__.startswith("svcrun.")
 
 
 def near_method(cls: type, meant: str) -> str | None:
-    """Return the name of a method that is probably `meant` misspelt, of classes of the user's."""
+    """Return the name of a method of the user's classes that is probably `meant`, misspelt."""
     from svcrun.misspelling import is_misspelling  # few programs need it
 
     for base in cls.__mro__[:-1]:
@@ -140,7 +142,10 @@ def _is_coroutine_method(cls: type, name: str) -> bool:
 
 
 def _check_handlers(cls: ServiceMeta) -> None:
-    """Refuse handlers that can't be called, or whose code a call does not run."""
+    """Raise TypeError for handlers that are not callable, or that are generators.
+
+    Calling a generator function runs none of its code.
+    """
     for name in cls._svcrun_handlers:
         method = getattr(cls, name, None)
         if is_generator_function(method):
@@ -155,16 +160,17 @@ def _check_set_loop(cls: ServiceMeta) -> None:
     method = getattr(cls, "set_loop", None)
     if not callable(method) or not _takes_argument(method):
         msg = (
-            f"{cls.__qualname__}.set_loop is reserved for a method with the parameter loop, which "
-            "is called before each start; use another name"
+            f"{cls.__qualname__}.set_loop must be a method with the parameter loop, because it is "
+            "called before each start; rename the attribute"
         )
         raise TypeError(msg)
 
 
 def _check_private_names(cls: type, namespace: dict[str, typing.Any]) -> None:
-    """Refuse the names that are reserved for the record of a service, and ``__name`` of namesakes.
+    """Raise TypeError if `cls` uses a name that is reserved for the package.
 
-    Python tells ``__name`` of a class and its bases apart by the names of the classes.
+    That is a name of the record of a service, or a ``__name`` of a base class that has the same
+    class name: Python mangles such names with the name of the class, so both would be one.
     """
     check_reserved(cls.__qualname__, namespace)
     prefix = f"_{cls.__name__.lstrip('_')}__"
@@ -176,14 +182,14 @@ def _check_private_names(cls: type, namespace: dict[str, typing.Any]) -> None:
         if taken:
             msg = (
                 f"{cls.__qualname__}.{taken[0].removeprefix(prefix[:-2])} is reserved for "
-                f"{base.__module__}.{base.__qualname__} itself, as both classes have the same "
-                "name: rename the class or the attribute"
+                f"{base.__module__}.{base.__qualname__}, because both classes have the same name; "
+                "rename the class or the attribute"
             )
             raise TypeError(msg)
 
 
 def check_reserved(owner: str, names: Iterable[str]) -> None:
-    """Refuse names of `owner` that the package keeps for itself."""
+    """Raise TypeError for names of `owner` that are reserved for the package."""
     for name in names:
         if name.startswith("_svcrun_"):
             msg = f"{owner}.{name} is reserved for svcrun itself; use another name"
@@ -191,7 +197,7 @@ def check_reserved(owner: str, names: Iterable[str]) -> None:
 
 
 def _explain_absence(cls: ServiceMeta) -> None:
-    """Let the error of an abstract class name the method that was probably meant."""
+    """Replace ``__new__``, so that the error of an abstract class names the misspelt method."""
     found = {name: near for name in cls.__abstractmethods__ if (near := near_method(cls, name))}
     if not found:
         return
@@ -207,7 +213,7 @@ def _explain_absence(cls: ServiceMeta) -> None:
 
 
 def _takes_argument(method: object) -> bool:
-    while method is not None:  # a decorator passes on what it is given
+    while method is not None:  # a decorator passes its arguments on
         code = getattr(method, "__code__", None)
         if not (code is None or code.co_argcount > 1 or code.co_flags & inspect.CO_VARARGS):
             return False
@@ -220,15 +226,16 @@ def _names(value: str | Iterable[str]) -> frozenset[str]:
 
 
 def _required(cls: type, namespace: dict[str, typing.Any]) -> frozenset[str]:
-    """Return what must be given: what is declared here, and what the bases ask for.
+    """Return the names of the required keywords: those of the class and those of its bases.
 
-    An attribute settles what another class asks for, not what its own class does.
+    A keyword of a base is not required if another class has an attribute of that name. An attribute
+    of the class that requires the keyword does not count.
     """
     required = set(_names(namespace.get("__required__", ())))
     for base in cls.__mro__[1:]:
         asked = _names(vars(base).get("__required__", ()))
         if asked:
-            # What another base has a value for is found there: the order of the bases may be any.
+            # Check all other classes, because a mixin with the attribute may come in any order.
             others = [vars(one) for one in cls.__mro__ if one not in base.__mro__]
             required |= {name for name in asked if not any(name in one for one in others)}
     return frozenset(required)

@@ -1,9 +1,9 @@
-"""The record that the life cycle keeps of a service, out of reach of the service's own attributes.
+"""The record in which the life cycle keeps the state of a service.
 
-Subclasses and instances of a service may use any name: `state`, `loop`, `tasks`, `server`. So
-everything that the package has to remember about a service is in one record, in the attribute
-`_svcrun_record`, and the life cycle reads that. A name such as ``service.state`` only shows what
-is in the record, unless the class or the instance uses it otherwise.
+Subclasses and instances of a service may use any attribute name: `state`, `loop`, `tasks`,
+`server`. So the package keeps its own state of a service in one record, in the attribute
+`_svcrun_record`, and the life cycle reads only that. An attribute such as ``service.state`` returns
+a value of the record, unless the class or the instance redefines it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ __all__ = ("Record", "StartEvent", "loop_of", "part_of", "record_of", "shown")
 
 
 class StartEvent(asyncio.Event):
-    """An event that also calls back, so that no task has to wait for it."""
+    """An event that calls a function when it is set, so that no task has to wait for it.
+
+    Race: a thread may set it, so the callback may run in any thread. A callback that is assigned
+    after that is not called; the one who assigns it has to check :meth:`is_set` afterwards.
+    """
 
     callback: Callable[[], object] | None = None
     is_own = False  # made by the subclass, which keeps it for further starts
 
     def set(self) -> None:
-        """Set the event and call back, once."""
+        """Set the event and call the callback, once."""
         if self.is_set():
             return
         super().set()
@@ -43,11 +47,10 @@ class StartEvent(asyncio.Event):
 
 
 class Record:
-    """The state of a service, and whatever its base classes keep for themselves.
+    """The state of a service, and the private state of its base classes.
 
-    :attr:`parts` holds the private state of a base class: one object for each, made on first use
-    (see :func:`part_of`), so that a service also works whose ``__init__`` does not call that of its
-    base.
+    :attr:`parts` holds one object for each base class. :func:`part_of` creates it on first use, so
+    a service works even if its ``__init__`` does not call that of its base.
     """
 
     __slots__ = ("_start_event", "backoff", "context", "loop", "parts", "state")
@@ -61,11 +64,12 @@ class Record:
         self._start_event: StartEvent | None = None
 
     def __reduce__(self) -> tuple[type[Record], tuple[()]]:
-        # A `__getstate__` of a subclass may return its `__dict__`; the copy was never started.
+        # A subclass's `__getstate__` may return its `__dict__`. The copy was never started, so it
+        # gets a new record.
         return Record, ()
 
     def prepare(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Prepare for a start in `loop`."""
+        """Reset the record for a start in `loop`."""
         self.loop = loop
         self.context = None
         event, self._start_event = self._start_event, None
@@ -75,7 +79,7 @@ class Record:
 
     @property
     def start_event(self) -> StartEvent:
-        """The event of the present start."""
+        """The event of the current start."""
         event = self._start_event
         if event is None:
             event = self._start_event = StartEvent()
@@ -84,9 +88,9 @@ class Record:
         return event
 
     def adopt(self, event: object) -> StartEvent:
-        """Return the event of the present start; an `event` of the subclass's own takes its place.
+        """Return the event of the current start, which is `event` if a subclass assigned one.
 
-        That one is made to call back. Anything but an event is left alone.
+        The class of that event is changed, so that it calls the callback. Other values are ignored.
         """
         if isinstance(event, asyncio.Event) and event is not self._start_event:
             if not isinstance(event, StartEvent):
@@ -98,23 +102,23 @@ class Record:
         return self.start_event
 
     def set_start_event(self) -> None:
-        """Set the event, if it was ever asked for."""
+        """Set the event, if it was created."""
         if self._start_event is not None:
             self._start_event.set()
 
 
 def record_of(service: Service) -> Record:
-    """Return the record of `service`, which is made when it is needed first."""
+    """Return the record of `service`; create it on first use."""
     record = service._svcrun_record
     if record is None:
         record = Record()
-        # A subclass may have a `__setattr__` of its own, for names of its own.
+        # A subclass's own `__setattr__` may accept its own names only.
         object.__setattr__(service, "_svcrun_record", record)
     return record
 
 
 def part_of(service: Service, kind: Callable[[typing.Any], P]) -> P:
-    """Return the part of the record of `service` that `kind` makes of the service."""
+    """Return the part of the record that belongs to `kind`; call ``kind(service)`` on first use."""
     record = record_of(service)
     parts = record.parts
     if parts is None:
@@ -126,9 +130,9 @@ def part_of(service: Service, kind: Callable[[typing.Any], P]) -> P:
 
 
 def loop_of(service: Service) -> asyncio.AbstractEventLoop:
-    """Return the event loop that `service` runs in, else the one that runs here.
+    """Return the event loop that `service` runs in, otherwise the running loop.
 
-    :raises RuntimeError: if there is none.
+    :raises RuntimeError: if the service has no loop and no loop is running.
     """
     record = service._svcrun_record
     if record is None or record.loop is None:
@@ -150,7 +154,7 @@ if TYPE_CHECKING:
 else:
 
     class shown:  # noqa: N801 - used as `property` is
-        """A property that gives way to an attribute of the instance with the same name."""
+        """A property that an attribute of the instance with the same name overrides."""
 
         def __init__(self, get: Callable[[typing.Any], typing.Any]) -> None:
             self._get = get

@@ -1,4 +1,4 @@
-"""When the handlers of a server are resumed whose data has arrived."""
+"""Schedule the handlers of a server whose data has arrived."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ if TYPE_CHECKING:
 
 __all__ = ("ResumeQueue",)
 
-# A group this large is resumed at once. While its connections are read and answered, they are in
-# the processor's caches; five hundred TLS connections are not.
+# The size at which a group is resumed at once. The state of so many connections fits into the
+# processor's caches from the read to the answer; that of five hundred TLS connections does not.
 GROUP: Final = 64
 
-# After a handler that was alone in its iteration of the loop, this many are resumed directly.
+# The number of handlers that are resumed directly after an iteration of the loop with one handler.
 DIRECT: Final = 16
 
 
 class ResumeQueue:
-    """Resume handlers one by one while little goes on, and in groups under load.
+    """Resume handlers directly under low load, and in groups under high load.
 
-    To resume a handler directly, within the callback that received its data, saves an iteration
-    of the loop. When many connections are readable at once, however, it is cheaper to receive
-    from all of them, and only then to answer all: the code of either is in the processor's caches,
-    and a client that waits for several answers is woken once. An iteration shows which of the two
-    it is: a queue that held one handler at its end is bypassed for the next few.
+    Resuming a handler within the callback that received its data saves an iteration of the loop.
+    When many connections are readable at once, it is cheaper to receive from all of them first and
+    to answer them afterwards: the code of each step stays in the processor's caches, and a client
+    that waits for several answers is woken once. If the queue holds one handler at the end of an
+    iteration, the next :data:`DIRECT` handlers bypass it.
+
+    Invariant: each waiter is resumed once. A queued waiter leaves the list when it is woken, and
+    the callback that a full group leaves behind finds only the waiters queued after it.
     """
 
     __slots__ = ("_direct", "_is_crowded", "_is_scheduled", "_waiters")
@@ -35,11 +38,11 @@ class ResumeQueue:
         self._direct = 0
         self._waiters: list[Waiter] = []
         self._is_scheduled = False
-        # Whether a whole group was resumed in this iteration.
+        # Whether a full group was resumed in this iteration of the loop.
         self._is_crowded = False
 
     def resume(self, waiter: Waiter) -> None:
-        """Resume the task that waits at `waiter`, now or in the next iteration of the loop."""
+        """Resume the task that `waiter` suspends, now or at the end of this iteration."""
         if self._direct:
             self._direct -= 1
             waiter.wake()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from svcrun.context import Context as Context, get_context as get_context
     from svcrun.utils import cancel_tasks as cancel_tasks
 else:
-    # Names that the module of aiomisc has, too; few programs use them.
+    # Names of aiomisc's module, imported late because few programs use them.
     __getattr__ = lazy(
         __name__,
         {
@@ -58,9 +58,9 @@ class Service(metaclass=ServiceMeta):
         entrypoint's by default.
     :param stop_timeout: seconds that :meth:`stop` may take; only the whole shutdown is limited by
         default.
-    :param start_retry: a :class:`svcrun.Restart`: when :meth:`start` fails before the service was
-        ready, it is called again by this policy, and only past it the error comes out. The
-        entrypoint's by default. `start_timeout` limits each attempt.
+    :param start_retry: a :class:`svcrun.Restart` policy for retries of a :meth:`start` that fails
+        before the service is ready; the entrypoint's by default. `start_timeout` limits each
+        attempt. After the last attempt, the error is raised.
     :param on_crash: what follows when :meth:`start` fails after the service was ready:
         ``"shutdown"`` of the whole entrypoint, ``"ignore"``, or a :class:`svcrun.Restart` policy.
 
@@ -91,14 +91,14 @@ class Service(metaclass=ServiceMeta):
     start_retry: Restart | None = None
     on_crash: typing.Literal["shutdown", "ignore"] | Restart = "shutdown"
 
-    # Whether the service is there to listen, and _svcrun_listens() tells whether it does.
+    # Whether the service is a server. _svcrun_listens() returns whether it listens.
     _svcrun_is_server: typing.ClassVar[bool] = False
     _svcrun_several: typing.ClassVar[typing.Any] = ("depends_on",)
     # Whether the service is stopped after all others, to report how they ended.
     _svcrun_stops_last: typing.ClassVar[bool] = False
-    # The keywords that the instance was given.
+    # The keywords of the instance.
     _svcrun_given: Mapping[str, typing.Any] = parameter(default=MappingProxyType({}), init=False)
-    # Made when there is something to record, so that making a service costs little.
+    # Created on first use, so that creating a service is fast.
     _svcrun_record: Record | None = parameter(default=None, init=False)
 
     def __init__(self, **kwargs: typing.Any) -> None:
@@ -120,7 +120,7 @@ class Service(metaclass=ServiceMeta):
         """What the service is doing."""
         return state_of(self)
 
-    if TYPE_CHECKING:  # where it is a parameter, too
+    if TYPE_CHECKING:  # type checkers need to see a parameter
         loop: asyncio.AbstractEventLoop = parameter(default=None)
     else:
 
@@ -174,10 +174,10 @@ class Service(metaclass=ServiceMeta):
         """
 
     def __getstate__(self) -> dict[str, typing.Any]:
-        """Return the keywords with their values of now, for a pickle or a copy.
+        """Return the keywords with their current values, for a pickle or a copy.
 
-        The parameters of an ``__init__`` of a subclass are keywords as well, if it sets attributes
-        of their names. Other attributes belong to this instance: locks, sockets, tasks.
+        The parameters of a subclass's ``__init__`` are included if there are attributes of the same
+        names. Other attributes belong to this instance: locks, sockets, tasks.
         """
         state = dict(self._svcrun_given)
         names = set(state)
@@ -187,10 +187,10 @@ class Service(metaclass=ServiceMeta):
         return state
 
     def __setstate__(self, state: dict[str, typing.Any]) -> None:
-        """Become a new service with the keywords in `state`.
+        """Initialize a new service with the keywords in `state`.
 
-        The ``__init__`` of a subclass is not called, as is usual for pickles: it may bind sockets,
-        or have other parameters. That of the base is, which the service can't start without.
+        The ``__init__`` of a subclass is not called, as usual for pickles: it may bind sockets or
+        have other parameters. The ``__init__`` of svcrun's base class is called.
         """
         for cls in type(self).__mro__:
             if is_own(cls) and "__init__" in cls.__dict__:
@@ -199,13 +199,13 @@ class Service(metaclass=ServiceMeta):
 
     def __repr__(self) -> str:
         name = getattr(self, "name", None)
-        # A method of that name is no name, and its representation would ask for this one.
+        # A subclass may have a method `name`, whose repr() would call this one without end.
         name = "" if name is None or callable(name) else f" name={name!r}"
         return f"<{type(self).__qualname__}{name} {state_of(self).name}>"
 
 
 def state_of(service: Service) -> ServiceState:
-    """Return what the life cycle knows of `service`, whatever its attribute ``state`` is."""
+    """Return the state of `service` in its record; its attribute ``state`` may be redefined."""
     record = service._svcrun_record
     return ServiceState.NEW if record is None else record.state
 
@@ -277,7 +277,7 @@ def dependencies(service: Service) -> tuple[Dependency, ...]:
 
 
 def tasks_of(service: Service) -> set[asyncio.Task[typing.Any]]:
-    """Return the tasks that `service` has created, whatever its attribute ``tasks`` is."""
+    """Return the tasks that `service` has created; its attribute ``tasks`` may be redefined."""
     return part_of(service, _no_tasks)
 
 
@@ -290,7 +290,7 @@ class TaskStoreBase(Service):
 
     @shown
     def tasks(self) -> set[asyncio.Task[typing.Any]]:
-        """The tasks that have not ended."""
+        """The tasks in progress."""
         return tasks_of(self)
 
     def create_task(self, coro: Coroutine[typing.Any, typing.Any, T]) -> asyncio.Task[T]:
@@ -310,14 +310,14 @@ class TaskStoreBase(Service):
 
 
 class SimpleServer(TaskStoreBase):
-    """A service around a listening server, which its ``start()`` keeps as `server`."""
+    """A service with a listening server, which its ``start()`` assigns to `server`."""
 
     server: asyncio.AbstractServer | None = parameter(default=None, init=False)
 
     async def stop(self, exception: typing.Any = None) -> None:
         """Close the server, then cancel the tasks and wait for their end."""
         server = self.server
-        # A subclass may use the name for something else, which is not to be closed here.
+        # A subclass may use the name for an object that is not a server.
         if server is not None and hasattr(server, "is_serving"):
             server.close()
         await super().stop(exception)

@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 __all__ = ("Connection", "EndingConnection")
 
-# Errors of requests that the client got wrong.
+# Errors of malformed requests.
 _MALFORMED: Final = (HttpProcessingError, RequestPayloadError)
 
-# The arguments of aiohttp's error when a connection is lost while its output is waited for.
+# The arguments of the error that aiohttp raises if a connection is lost during a drain.
 _LOST: Final = ("Connection lost",)
 
 
 class Connection(RequestHandler):
-    """One client, and the task that answers its requests one after the other."""
+    """The connection of a client, and the task that answers its requests one after another."""
 
     __slots__ = ("blamed", "handshake", "request")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # What established TLS for it.
+        # The TLS handshake of this connection.
         self.handshake: Handshake | None = None
-        # The last one that came; aiohttp knows of it only when it has begun to handle it.
+        # The last request that was received; aiohttp records one only when it begins to handle it.
         self.request: web.BaseRequest | None = None
-        # The last one that was logged as malformed.
+        # The last request that was logged as malformed.
         self.blamed: web.BaseRequest | None = None
 
     @property
@@ -49,11 +49,11 @@ class Connection(RequestHandler):
 
     @property
     def task(self) -> asyncio.Task[None] | None:
-        """Answers the requests, until the last one is answered."""
+        """The task that answers the requests, until it has answered the last one."""
         return self._task_handler
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the task; what it does is the work of this connection."""
+        """Start the task, in a context whose current work is this connection."""
         token = current_work.set(self)
         try:
             super().connection_made(transport)
@@ -61,18 +61,22 @@ class Connection(RequestHandler):
             current_work.reset(token)
 
     def end(self) -> None:
-        """Take no further request, and close at once if none is being answered."""
+        """Accept no further request, and close at once if no request is in flight."""
         self._close = True
         waiter = self._waiter
         if self._request_count == 0 or not (waiter is None or waiter.done()):
             self.force_close()
-        # Another class, not a flag: that would be looked at whenever something comes, all its life.
+        # Change the class instead of setting a flag, which data_received() would check each time.
         self.__class__ = EndingConnection
         if self.transport is not None:
-            self.transport.set_protocol(self)  # uvloop has kept the methods of the one before
+            self.transport.set_protocol(self)  # uvloop has cached the methods of the old class
 
     def is_sent(self, transport: asyncio.Transport) -> bool:
-        """Tell whether `transport`, its own, is closed and all is sent but for farewells of TLS."""
+        """Return whether `transport` is closed and has sent all data.
+
+        :param transport: the transport of this connection. Its TLS may still wait for the peer's
+            ``close_notify``.
+        """
         plain = None if self.handshake is None else self.handshake.plain
         return (
             transport.is_closing()
@@ -87,9 +91,12 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Log what went wrong, and make a response of it if there can be one."""
+        """Log the error of a request, and return a response for it.
+
+        :raises ConnectionError: if the response has begun, or the client has disconnected.
+        """
         if isinstance(exc, _MALFORMED):
-            # No traceback: the code that it would show did nothing wrong.
+            # No traceback: the fault is the client's, not that of the code it would show.
             reason = self._blame(exc)
             if request.writer.output_size > 0:
                 raise ConnectionError("the response has begun")
@@ -100,13 +107,14 @@ class Connection(RequestHandler):
             self.logger.info("%s disconnected before the response was sent: %s", self._peer, exc)
             raise ConnectionError("the client disconnected") from exc
         if exc is None:
-            exc = sys.exc_info()[1]  # aiohttp does not pass on that a handler timed out
+            exc = sys.exc_info()[1]  # aiohttp does not pass the TimeoutError of a handler
         return super().handle_error(request, status, exc, message)
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Log an error that aiohttp does not expect, and its traceback.
+        """Log an error that aiohttp does not expect, with its traceback.
 
-        It reads the rest of a request that the handler has not read. The rest may be malformed.
+        aiohttp reads the rest of a request that the handler has not read. A malformed rest is
+        logged as such, without traceback.
         """
         error = kwargs.get("exc_info")
         if isinstance(error, _MALFORMED):
@@ -115,7 +123,7 @@ class Connection(RequestHandler):
             super().log_exception(*args, **kwargs)
 
     def _blame(self, error: Exception) -> str:
-        """Log once that the client's request is malformed; return the reason."""
+        """Log once per request that it is malformed, and return the reason."""
         text = error.message if isinstance(error, HttpProcessingError) else str(error)
         reason = text.partition("\n")[0].rstrip(":")
         if self.blamed is None or self.blamed is not self.request:  # each attempt to read fails
@@ -124,13 +132,12 @@ class Connection(RequestHandler):
         return reason
 
     def _is_lost(self, error: ConnectionError, request: web.BaseRequest) -> bool:
-        """Return whether an error says that the client has gone, and not another peer."""
+        """Return whether `error` results from the loss of this connection, not of another one."""
         if not (self._is_closed or isinstance(self, EndingConnection)):
             return False
         if isinstance(error, ClientConnectionResetError | ClientDisconnected):
             return True
-        # Reading fails by the error of the connection. Waiting for the output to be taken fails by
-        # one that has no class of its own.
+        # A read raises the error of the connection. A drain raises a plain ConnectionError.
         return error is request.content.exception() or (
             self._is_closed and type(error) is ConnectionError and error.args == _LOST
         )
@@ -141,20 +148,20 @@ class Connection(RequestHandler):
 
     @property
     def _peer(self) -> str:
-        # Known as long as there is a transport, and remembered from then on.
+        # aiohttp keeps the name of the peer after the transport is closed.
         return format_address(self.peername)
 
 
 class EndingConnection(Connection):
-    """A connection that takes no further request."""
+    """A connection that accepts no further request."""
 
     __slots__ = ()
 
     def data_received(self, data: bytes) -> None:
-        """Take what is for the request that is being answered."""
+        """Receive the rest of the request in flight."""
         if self._force_close:
             return
-        self._close = False  # aiohttp would take nothing
+        self._close = False  # otherwise aiohttp would drop the data
         try:
             super().data_received(data)
         finally:

@@ -1,4 +1,4 @@
-"""A call of an application, and what it exchanges with one client."""
+"""A call of an application, and the messages between it and one client."""
 
 from __future__ import annotations
 
@@ -27,22 +27,27 @@ log = logging.getLogger("svcrun.service.asgi")
 
 _VERSION = {"version": "3.0", "spec_version": "2.4"}
 
-# What Starlette raises for http.disconnect and websocket.disconnect.
-_DEPARTURES = frozenset({"ClientDisconnect", "WebSocketDisconnect"})
-# How many errors may follow from one another.
+# The classes of errors that Starlette raises for http.disconnect and websocket.disconnect.
+_DISCONNECTIONS = frozenset({"ClientDisconnect", "WebSocketDisconnect"})
+# The maximum of causes and contexts that are followed from an error.
 _DEPTH = 10
 
 
 class Exchange(ABC):
     """One call of the application, in a task of its own.
 
-    aiohttp cancels its handlers when their clients go, and answers the next request of a connection
-    when the handler of the last one has returned. An application is to be told that its client has
-    gone, and may go on when its response is complete; so the handler only waits for it.
+    aiohttp cancels a handler when its client disconnects, and answers the next request of a
+    connection when the handler of the previous one has returned. ASGI requires otherwise: the
+    application receives a message when its client disconnects, and may go on after its response is
+    complete. So the handler only waits for the response.
+
+    Race: the client may disconnect at any ``await``. :attr:`is_gone` and :attr:`is_complete` change
+    from False to True once, each change wakes the waiting :meth:`receive`, and each method that
+    sends checks them first.
 
     :param app: the application.
-    :param request: what the client asks for.
-    :param state: what the lifespan of the application has for its requests.
+    :param request: the request of the client.
+    :param state: the state that the lifespan of the application has set.
     """
 
     def __init__(
@@ -51,24 +56,25 @@ class Exchange(ABC):
         self.app = app
         self.request = request
         self.state = state
-        # Whether the client has all that it is to get.
+        # Whether the response is complete.
         self.is_complete = False
-        # Whether it does not listen any more.
+        # Whether the client has disconnected.
         self.is_gone = False
-        # What is wrong with what it sent.
+        # The error of a malformed request.
         self.fault: Exception | None = None
-        # The call, unless it was over at once.
+        # The task of the call, unless the call returned in its first step.
         self._task: asyncio.Task[None] | None = None
+        # The handler waits for this until the response is complete or the task has ended.
         self._waiter: asyncio.Future[None] | None = None
-        # Done at the next change of what receive() may wait for.
+        # receive() waits for this until signal() is called.
         self._change: asyncio.Future[None] | None = None
-        # Held by the call of receive() that gets the next message.
+        # Held by the call of receive() that returns the next message.
         self._turn: asyncio.Lock | None = None
 
     async def run(self) -> web.StreamResponse:
-        """Call the application; return when its response is complete.
+        """Call the application, and return when its response is complete.
 
-        :raises Exception: what it raised before that.
+        :raises Exception: the error that the application raised before that.
         """
         loop = asyncio.get_running_loop()
         task = start_eagerly(self._call(), loop)
@@ -82,7 +88,7 @@ class Exchange(ABC):
                 try:
                     await self._waiter
                 except asyncio.CancelledError:
-                    # aiohttp says by that that the client has gone, or that time is over.
+                    # aiohttp cancels the handler if the client disconnects or the stop times out.
                     self.leave()
                     task.add_done_callback(self._log_failure)
                     raise
@@ -96,32 +102,32 @@ class Exchange(ABC):
     @property
     @abstractmethod
     def response(self) -> web.StreamResponse:
-        """What aiohttp takes for the answer."""
+        """The response that the handler returns to aiohttp."""
 
     @abstractmethod
     def scope(self) -> Message:
-        """Return what the application is told of the client."""
+        """Return the ASGI scope of the request."""
 
     @abstractmethod
     async def next_message(self) -> Message:
         """Return the next message from the client; only one call at a time.
 
-        A call that is cancelled takes no message.
+        A cancelled call loses no message.
         """
 
     @abstractmethod
     async def send(self, message: Message) -> None:
-        """Send something to the client."""
+        """Send a message to the client."""
 
     @abstractmethod
     def wait(self) -> None:
-        """Do what can't wait until the application goes on."""
+        """React to an application that waits in its first step."""
 
     async def receive(self) -> Message:
         """Return the next message from the client.
 
-        It may be called while another call waits: messages go to the calls in their order, each to
-        one of them.
+        It may be called while another call waits. The calls receive messages in the order of the
+        calls, and each message goes to one call.
         """
         turn = self._turn
         if turn is None:
@@ -133,18 +139,18 @@ class Exchange(ABC):
         await self.app(self.scope(), self.receive, self.send)
 
     def complete(self) -> None:
-        """Record that the client has all that it is to get."""
+        """Record that the response is complete, and wake the handler."""
         self.is_complete = True
         self.signal()
         self._wake()
 
     def leave(self) -> None:
-        """Record that the client has gone."""
+        """Record that the client has disconnected."""
         self.is_gone = True
         self.signal()
 
     def signal(self) -> None:
-        """Let :meth:`next_message` look again at what it waits for."""
+        """Wake :meth:`next_message`, so that it checks its condition again."""
         change = self._change
         if change is not None and not change.done():
             change.set_result(None)
@@ -155,22 +161,22 @@ class Exchange(ABC):
         await self._change
 
     async def end(self) -> None:
-        """Wait until nothing more comes from the client."""
+        """Wait until the response is complete or the client has disconnected."""
         while not (self.is_complete or self.is_gone):
             await self.change()
 
     def check_presence(self) -> None:
-        """Refuse to send something to nobody.
+        """Raise an error if the client has disconnected.
 
-        :raises OSError: if the client has gone.
+        :raises OSError: if the client has disconnected.
         """
         if self.is_gone:
             raise ClientDisconnected
 
     def common_scope(self, kind: str, schemes: tuple[str, str]) -> Message:
-        """Return what requests and web sockets have in common.
+        """Return the part of the scope that requests and web sockets have in common.
 
-        :param schemes: without TLS and with it.
+        :param schemes: the scheme without TLS, and the one with TLS.
         """
         request = self.request
         protocol = request.protocol
@@ -202,15 +208,15 @@ class Exchange(ABC):
             self._waiter.set_result(None)
 
     def _conclude(self, task: asyncio.Task[None]) -> web.StreamResponse:
-        """Tell what became of a call that has ended."""
+        """Return the response of a call that has ended, or raise its error."""
         if self.is_complete:
             self._log_failure(task)
             return self.response
         if self.fault is not None:
-            task.cancelled() or task.exception()  # which followed from it
+            task.cancelled() or task.exception()  # mark it as retrieved: it results from the fault
             raise self.fault
-        if self.is_gone and not task.cancelled() and _is_of_departure(task.exception()):
-            raise ClientDisconnected  # of which aiohttp makes no fuss
+        if self.is_gone and not task.cancelled() and _is_disconnection(task.exception()):
+            raise ClientDisconnected  # our connection logs it in one line
         if task.cancelled():
             if is_stopping(self.request):
                 raise asyncio.CancelledError
@@ -219,15 +225,15 @@ class Exchange(ABC):
         raise RuntimeError("the application returned before its response was complete")
 
     def _log_failure(self, task: asyncio.Task[None]) -> None:
-        """Log what the application raised when there was nobody left to be told."""
+        """Log an error that the application raised after the handler stopped waiting for it."""
         if task.cancelled() or (error := task.exception()) is None:
             return
-        if self.is_gone and _is_of_departure(error):
+        if self.is_gone and _is_disconnection(error):
             return
         request = self.request
         peer = request.protocol.peername
         log.error(
-            "The application failed in its work for %s %s of %s",
+            "application failed while handling %s %s from %s",
             request.method,
             request.raw_path,
             format_address(peer) if peer else "a client",
@@ -235,15 +241,15 @@ class Exchange(ABC):
         )
 
 
-def _is_of_departure(error: BaseException | None) -> bool:
-    """Tell whether something was raised because the client has gone.
+def _is_disconnection(error: BaseException | None) -> bool:
+    """Return whether an error results from the disconnection of the client.
 
-    Frameworks make errors of their own of what they are told, which have no base in common.
+    Frameworks convert the message to errors of their own, which have no common base class.
     """
     for _ in range(_DEPTH):
         if isinstance(error, BaseExceptionGroup):
-            return all(map(_is_of_departure, error.exceptions))
-        if isinstance(error, ClientDisconnected) or type(error).__name__ in _DEPARTURES:
+            return all(map(_is_disconnection, error.exceptions))
+        if isinstance(error, ClientDisconnected) or type(error).__name__ in _DISCONNECTIONS:
             return True
         if error is None:
             break
@@ -252,7 +258,7 @@ def _is_of_departure(error: BaseException | None) -> bool:
 
 
 def _without_origin(target: str) -> str:
-    """Return the path and the query of an absolute URL, which proxies are asked for."""
+    """Return the path and the query of an absolute URL, which clients send to proxies."""
     _, scheme, rest = target.partition("://")
     if not scheme:
         return target

@@ -1,4 +1,4 @@
-"""What the client of a web socket says, also while the application does not ask for it."""
+"""Receive the messages of a web socket, even while the application does not."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ("Hearing",)
 
-# Seconds that an application may be busy before somebody else listens to the client.
+# Seconds without a call of next() after which a background task receives.
 PAUSE: Final = 1.0
 
-# How much is kept for it meanwhile: bytes, where each message counts as some more than it is long.
+# The maximum of bytes that the background task buffers. Each message counts OVERHEAD bytes more
+# than its length.
 MOST: Final = 1 << 16
 OVERHEAD: Final = 1 << 10
 
@@ -27,17 +28,21 @@ _DATA: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 
 class Hearing:
-    """Hears the client of a web socket.
+    """Receive the messages of a web socket for its application.
 
-    aiohttp answers pings, and a close, only when somebody receives. An application that does
-    nothing but send never does, and would lose each client that pings it; so there is another who
-    receives when it has not done so for a while.
+    aiohttp answers a Ping or Close frame only during ``receive()``. An application that only sends
+    would not answer a Ping, and so lose the client. When the application has not called
+    :meth:`next` for a second, a background task receives and buffers messages.
+
+    Invariant: one task at a time calls ``receive()``, since aiohttp accepts no second one.
+    :meth:`next` waits for the background task, and the task ends after the message that it is
+    receiving. So messages keep their order, and none is lost.
 
     :param request: the request that `socket` answers.
-    :param socket: which has been prepared, and does not close itself.
-    :param patience: seconds that a client has to take something of the output of a connection that
-        is closing; None for no limit.
-    :param leave: is called when the client is found to have gone.
+    :param socket: a prepared web socket with ``autoclose=False``.
+    :param patience: seconds within which the client of a closing connection has to receive some of
+        its output; None for no time limit.
+    :param leave: called when the background task finds that the client has disconnected.
     """
 
     def __init__(
@@ -55,12 +60,12 @@ class Hearing:
         self._size = 0
         self._is_asked = False
         self._has_ended = False
-        # Receives while nobody asks, and looks whether that is necessary.
+        # The background task, and the timer that starts it.
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._asked_at = 0.0
         self._watch()
-        # How much the client had still to take at the last check.
+        # The number of bytes in the write buffer at the last check.
         self._unsent = 0
         self._check: asyncio.TimerHandle | None = None
         if patience is not None:
@@ -69,13 +74,13 @@ class Hearing:
     async def next(self) -> WSMessage:
         """Return the next message; only one call at a time.
 
-        A call that is cancelled takes no message.
+        A cancelled call loses no message: the message stays in the buffer.
         """
         self._is_asked = True
         try:
             while not self._kept:
                 if self._task is not None:
-                    await asyncio.wait((self._task,))  # which ends by a message
+                    await asyncio.wait((self._task,))  # it ends with the next message
                 else:
                     await self._receive()
             message = self._kept.popleft()
@@ -86,7 +91,7 @@ class Hearing:
             self._watch()
 
     def end(self) -> None:
-        """Listen no more."""
+        """Stop receiving."""
         self._has_ended = True
         if self._timer is not None:
             self._timer.cancel()
@@ -94,15 +99,15 @@ class Hearing:
             self._task.cancel()
 
     def close(self) -> None:
-        """Release the connection; nothing is sent any more."""
+        """Stop checking the output; call this when everything has been sent."""
         if self._check is not None:
             self._check.cancel()
 
     def _check_output(self, patience: float) -> None:
-        """Abort a connection that is closing and whose client takes nothing.
+        """Abort a closing connection whose client receives nothing.
 
-        aiohttp closes a connection whose client does not answer a ping. With output that is not
-        taken, that never ends, nor do those who wait for the output: an answer to a ping, send().
+        aiohttp closes a connection whose client does not answer a Ping. If the client receives
+        nothing, the close waits for the write buffer without end, and so do the calls of send().
         """
         transport = self._request.transport
         if transport is None:
@@ -116,7 +121,7 @@ class Hearing:
         self._check = self._loop.call_later(patience, self._check_output, patience)
 
     def _watch(self) -> None:
-        """Look a while later whether the application asks for something."""
+        """Schedule the check whether the application has called :meth:`next`."""
         self._asked_at = self._loop.time()
         if self._timer is None and not self._has_ended:
             self._timer = self._loop.call_later(PAUSE, self._look)
@@ -124,7 +129,7 @@ class Hearing:
     def _look(self) -> None:
         self._timer = None
         if self._is_asked or self._has_ended or self._task is not None or self._size >= MOST:
-            return  # next() looks again
+            return  # next() schedules the check again
         left = self._asked_at + PAUSE - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
@@ -132,7 +137,7 @@ class Hearing:
             self._task = self._loop.create_task(self._listen(), name="ASGI web socket")
 
     async def _listen(self) -> None:
-        """Receive until somebody asks for it, or it gets too much."""
+        """Receive until the application calls :meth:`next`, or the buffer is full."""
         try:
             while not self._has_ended and self._size < MOST:
                 await self._receive()
@@ -144,13 +149,15 @@ class Hearing:
             self._leave()
 
     async def _receive(self) -> None:
-        """Keep the next message.
+        """Buffer the next message.
 
-        It is kept before anything else is waited for, so that a cancellation can't lose it.
+        Race: the task may be cancelled at each ``await``. The message is buffered before the next
+        one, so it is not lost.
         """
         message = None
         while message is None:
-            # The client may go before its ping is answered. It may have sent more before that.
+            # The client may disconnect before the answer to its Ping is sent. Messages that it sent
+            # before that are still to be received.
             with contextlib.suppress(ConnectionError):
                 message = await self._socket.receive()
         self._kept.append(message)
@@ -161,11 +168,11 @@ class Hearing:
                 await self._confirm(message.data)
 
     async def _confirm(self, code: int) -> None:
-        """Answer a close by its own code, as aiohttp does not."""
+        """Answer a Close frame with its own code, unlike aiohttp."""
         if not code:
             code = WSCloseCode.OK
         elif code == WSCloseCode.ABNORMAL_CLOSURE:
-            code = WSCloseCode.PROTOCOL_ERROR  # that one is never sent, but aiohttp lets it pass
+            code = WSCloseCode.PROTOCOL_ERROR  # 1006 must not be sent, but aiohttp accepts it
         with contextlib.suppress(ConnectionError):
             await self._socket.close(code=code, drain=False)
 

@@ -1,4 +1,4 @@
-"""One HTTP request, and the answer of the application."""
+"""One HTTP request, and the response of the application."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ __all__ = ("HTTPExchange",)
 
 
 class HTTPExchange(Exchange):
-    """A request, its body as it comes, and a response as it is made."""
+    """A request whose body is received in parts, and a response that is sent in parts.
+
+    Invariant: one task at a time reads the body. A read by the application ends before aiohttp
+    reads the rest of the request: :meth:`run` waits until the read has timed out.
+    """
 
     _response: Response | None = None
-    # The time limit of a wait for more of the request: the end of the response.
+    # The timeout of a read of the body; it expires at the end of the response.
     _waiting: asyncio.Timeout | None = None
-    # Whether there may be more of the request, and whether it was asked for.
+    # Whether more of the body may follow, and whether the client was asked to send it.
     _has_body = True
     _is_asked = False
 
     @property
     def response(self) -> web.StreamResponse:
-        """The response, which is complete."""
+        """The complete response."""
         if self._response is None:
             raise RuntimeError("there is no response yet")
         return self._response
@@ -46,14 +50,15 @@ class HTTPExchange(Exchange):
         return scope
 
     async def run(self) -> web.StreamResponse:
-        """Call the application; return when its response is complete.
+        """Call the application, and return when its response is complete.
 
-        :raises Exception: the error that it raised before that.
+        :raises Exception: the error that the application raised before that.
         """
         try:
             return await super().run()
         finally:
-            # aiohttp reads the rest of the request, and only one task may read.
+            # Race: aiohttp reads the rest of the request after this returns, and the application
+            # may still be reading, though only one task may. So end the application's read.
             while self._waiting is not None:
                 self._stop_waiting()
                 await asyncio.sleep(0)
@@ -67,11 +72,11 @@ class HTTPExchange(Exchange):
             and is_stopping(self.request)
             and response.is_event_stream
         ):
-            # Ended in the middle as the server is stopping, which an event stream may be.
+            # The stop has ended the event stream, which is complete after any event.
             await self.send({"type": "http.response.body"})
 
     async def next_message(self) -> Message:
-        """Return a part of the body, or that the client has gone."""
+        """Return a part of the body, or ``http.disconnect`` after the end of the response."""
         if self._has_body and not self.is_complete and not self.is_gone:
             content = self.request.content
             try:
@@ -80,7 +85,7 @@ class HTTPExchange(Exchange):
                 body = content.read_nowait()
                 if not body and not content.at_eof():
                     body = await self._read(content)
-            except Exception as error:  # noqa: BLE001 - of whichever kind, there will be no more
+            except Exception as error:  # noqa: BLE001 - the request can't be read after any error
                 if not isinstance(error, ConnectionError):
                     self.fault = error
                 self.leave()
@@ -92,7 +97,7 @@ class HTTPExchange(Exchange):
         return {"type": "http.disconnect"}
 
     async def _read(self, content: StreamReader) -> bytes:
-        """Wait for a part of the body; return nothing if the response is complete before."""
+        """Wait for a part of the body; return ``b""`` if the response is complete before that."""
         try:
             async with asyncio.timeout(None) as self._waiting:
                 return await content.readany()
@@ -105,7 +110,8 @@ class HTTPExchange(Exchange):
 
     def _stop_waiting(self) -> None:
         waiting = self._waiting
-        if waiting is not None and waiting.when() is None:  # it can't be moved once it expires
+        # A timeout raises RuntimeError if it is rescheduled while it expires.
+        if waiting is not None and waiting.when() is None:
             waiting.reschedule(0)
 
     async def send(self, message: Message) -> None:
@@ -138,32 +144,32 @@ class HTTPExchange(Exchange):
             raise UnexpectedMessage(kind, "in answer to an HTTP request")
 
     def wait(self) -> None:
-        """See to it that a response begins, though its body is still to come."""
-        # What comes in this turn of the loop goes out with it. Most responses do.
+        """Schedule the head of a response whose body may take long."""
+        # A body that the application sends in this iteration of the loop is sent with the head.
         if self._response is not None and not self.is_complete:
             asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
-        """Write the head of a response whose body is still to come, as events may be."""
+        """Send the head of a response before its body, which may be a stream of events."""
         response, call = self._response, self._task
         if response is None or response.prepared or self.is_gone:
             return
         if call is None or call.done():
-            return  # it has failed, of which the client may still be told
+            return  # the application failed, and the client may still receive an error response
         task = start_eagerly(self._write_head(response), asyncio.get_running_loop())
         if not task.done():
             attend(self.request, task)
 
     async def _write_head(self, response: Response) -> None:
-        with contextlib.suppress(ClientDisconnected):  # which the application is told, too
+        with contextlib.suppress(ClientDisconnected):  # send() raises it for the application
             await response.send(b"", more=True)
 
     async def _encourage(self) -> None:
-        """Ask for the body, if that is what the client waits for."""
+        """Send ``100 Continue`` if the client expects it before it sends the body."""
         self._is_asked = True
         request = self.request
         if request.headers.get(hdrs.EXPECT) and request.version >= HttpVersion11:
             try:
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             finally:
-                request.writer.output_size = 0  # the response has not begun by that
+                request.writer.output_size = 0  # aiohttp would take it for a begun response

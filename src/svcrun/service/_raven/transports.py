@@ -1,6 +1,6 @@
-"""Transports for a ``raven.Client`` that a program makes itself; they send over aiohttp.
+"""Transports for a ``raven.Client`` that a program creates itself; they send over aiohttp.
 
-:class:`~svcrun.service.raven.RavenSender` has one of its own, which tries again what fails.
+:class:`~svcrun.service.raven.RavenSender` has a transport of its own, which retries failed events.
 """
 
 from __future__ import annotations
@@ -42,16 +42,18 @@ class DummyTransport(Transport):  # type: ignore[misc]  # raven has no types
     """Send nothing."""
 
     def send(self, url: str, data: bytes, headers: Mapping[str, str]) -> None:
-        """Drop an event."""
+        """Drop the event."""
 
 
 class AioHttpTransportBase(AsyncTransport, HTTPTransport, metaclass=ABCMeta):  # type: ignore[misc]
-    """Send events in the event loop that runs when the transport is made; any thread may add one.
+    """Send events in the event loop in which the transport is created.
 
-    :param parsed_url: None; versions of raven before 6 gave something here.
+    Any thread may add an event.
+
+    :param parsed_url: None; raven passed a URL here before version 6.
     :param verify_ssl: whether to check the certificate of the server.
-    :param timeout: seconds for each event.
-    :param keepalive: keep connections for the events that follow.
+    :param timeout: seconds that sending an event may take.
+    :param keepalive: whether to keep connections open between events.
     :param family: the address family of connections.
 
     :raises RuntimeError: if no event loop is running.
@@ -89,7 +91,10 @@ class AioHttpTransportBase(AsyncTransport, HTTPTransport, metaclass=ABCMeta):  #
         success_cb: Success,
         failure_cb: Failure,
     ) -> None:
-        """Take an event; one of the callbacks is called with its outcome, in the event loop."""
+        """Schedule an event; one of the callbacks is called in the event loop with its outcome.
+
+        If the transport or its loop is closed, `failure_cb` is called at once, in this thread.
+        """
         event = (url, data, headers, success_cb, failure_cb)
         try:
             if self._end is not None:
@@ -99,7 +104,7 @@ class AioHttpTransportBase(AsyncTransport, HTTPTransport, metaclass=ABCMeta):  #
             failure_cb(error)
 
     def _take(self, event: Event) -> None:
-        if self._end is not None:  # since the call
+        if self._end is not None:  # race: close() was called since the event was scheduled
             event[-1](_closed(self))
         else:
             self._async_send(*event)
@@ -113,11 +118,11 @@ class AioHttpTransportBase(AsyncTransport, HTTPTransport, metaclass=ABCMeta):  #
         success_cb: Success,
         failure_cb: Failure,
     ) -> None:
-        """Begin to send an event, in the event loop."""
+        """Send an event or queue it; called in the event loop."""
 
     @abstractmethod
     async def _close(self) -> None:
-        """Wait until all events are sent."""
+        """Wait until all events have been sent or have failed."""
 
     async def _do_send(
         self,
@@ -132,7 +137,7 @@ class AioHttpTransportBase(AsyncTransport, HTTPTransport, metaclass=ABCMeta):  #
             limit = aiohttp.ClientTimeout(total=self.timeout)
             async with session.post(url, data=data, headers=headers, timeout=limit) as answer:
                 error = _error_in(answer)
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the callback is told
+        except Exception as failure:  # noqa: BLE001 - passed to the callback
             error = failure
         finally:
             if session is not self._session:
@@ -148,9 +153,11 @@ class AioHttpTransportBase(AsyncTransport, HTTPTransport, metaclass=ABCMeta):  #
         task.add_done_callback(self._tasks.discard)
 
     def close(self, *, timeout: float | None = None) -> asyncio.Task[None]:
-        """Send what was taken, and close the connections; what is left after `timeout` is dropped.
+        """Send the events that were added, then close the connections.
 
-        :param timeout: seconds; without limit by default.
+        Events that have not been sent after `timeout` are dropped.
+
+        :param timeout: seconds; no time limit by default.
         """
         if self._end is None:
             self._end = self._loop.create_task(self._finish(timeout))
@@ -178,10 +185,10 @@ class AioHttpTransport(AioHttpTransportBase):
 
 
 class QueuedAioHttpTransport(AioHttpTransportBase):
-    """Send a few events at a time; others wait. If too many do, the oldest one is dropped.
+    """Send events from a queue. If the queue is full, its oldest event is dropped.
 
-    :param workers: how many are sent at a time.
-    :param qsize: how many may wait.
+    :param workers: the number of events that are sent at the same time.
+    :param qsize: the maximum of events in the queue.
     """
 
     def __init__(self, *args: Any, workers: int = 1, qsize: int = 1000, **kwargs: Any) -> None:
@@ -216,12 +223,12 @@ class QueuedAioHttpTransport(AioHttpTransportBase):
 
 
 class QueuedKeepaliveAioHttpTransport(QueuedAioHttpTransport):
-    """The same, with control over the connections that are kept.
+    """Send events from a queue, over connections that are kept open.
 
-    :param dns_cache: keep addresses of the server.
-    :param dns_cache_ttl: for this many seconds.
-    :param connection_limit: the largest number of connections.
-    :param connection_limit_host: of those, to one server.
+    :param dns_cache: whether to cache the addresses of the server.
+    :param dns_cache_ttl: seconds for which an address is cached.
+    :param connection_limit: the maximum of connections.
+    :param connection_limit_host: the maximum of connections to one server.
     """
 
     DNS_CACHE_TTL = 600

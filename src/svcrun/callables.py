@@ -42,10 +42,10 @@ def is_coroutine_function(function: object) -> bool:
 
 
 def is_generator_function(function: object) -> bool:
-    """Tell whether a call of `function` only makes a generator, of any kind.
+    """Return whether a call of `function` returns a generator, and so runs none of its code.
 
-    Sees through :func:`functools.partial` and the decorators that iterate in a thread. What
-    :func:`types.coroutine` makes can be awaited, and is none.
+    This unwraps :func:`functools.partial` and the decorators that iterate in a thread. A function
+    of :func:`types.coroutine` can be awaited, and does not count.
     """
     function = getattr(function, "__func__", function)
     while isinstance(function, functools.partial):

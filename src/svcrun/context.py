@@ -72,7 +72,7 @@ class Context:
         self._is_closed = False
         self._values: dict[Hashable, Any] = {}
         # A future for each who waits: cancelling one must not touch the others.
-        # With it, the service that asked.
+        # The service that awaits each key.
         self._waiters: dict[Hashable, dict[asyncio.Future[Any], Service | None]] = {}
         _contexts.add(loop, self)
 

@@ -28,7 +28,7 @@ Misfire: TypeAlias = Literal["skip", "once"]
 # Seconds by which a call may be late and is still in time.
 IN_TIME = 1.0
 
-# Seconds by which the clock may be set back without a second call for fixed times that come again.
+# The maximum of seconds by which the clock may be set back without repeating calls at fixed times.
 WAITED_OUT = 3 * 3600
 
 # So many missed times are counted; more would take too long.
@@ -131,7 +131,7 @@ class CronSchedule(Schedule):
         self._spec = spec
         self._misfire = misfire
         self._after = now  # all until then is settled
-        self._latest = -inf  # the latest time that has come; it may be ahead of a clock set back
+        self._latest = -inf  # the latest time reached; later than now after the clock was set back
 
     def next(self, series: Series) -> float:  # noqa: ARG002 - for others
         """Return the next time."""
@@ -145,7 +145,7 @@ class CronSchedule(Schedule):
         self._after = moment
         latest = self._latest
         if moment <= latest <= now and now - moment >= IN_TIME:
-            # A clock that was set back, and is set forward again, misses nothing that came before.
+            # If the clock is set forward again, times up to the latest one were not missed.
             moment = self._next(latest)
             if moment > now:
                 self._after = now
@@ -186,20 +186,20 @@ class CronSchedule(Schedule):
         return calls
 
     def is_to_replan(self, series: Series, now: float) -> bool:
-        """Decide whether times that came already come again by the new time."""
+        """Decide whether to repeat calls after the clock was set back."""
         if self._after <= now:
             return False
-        # The clock is looked at once in a second, so a time may have come by the new time just now.
+        # The clock is checked once a second, so a time may have been reached since the change.
         begin = now - IN_TIME
-        if self._latest <= now:  # there are none
+        if self._latest <= now:  # no call would be repeated
             self._after = begin
             return True
         is_long = self._latest - now > WAITED_OUT
         if self._spec.has_wildcard or is_long:
             self._after = begin
             message = (
-                "%r: the clock was set back%s; calls go on by the new time,"
-                " so those until %s may come again"
+                "%r: the clock was set back%s; calls follow the new time,"
+                " so those until %s may be repeated"
             )
         else:
             self._after = self._latest
@@ -214,7 +214,7 @@ class CronSchedule(Schedule):
 def check_options(
     owner: object, misfire: Misfire, overlap: Overlap, suppress_exceptions: ExceptionsType
 ) -> tuple[type[BaseException], ...]:
-    """Return the exceptions to suppress as a tuple, and refuse what can't be used for calls.
+    """Return the exceptions to suppress as a tuple, and check the other options of calls.
 
     :raises ValueError, TypeError: naming `owner`, the parameter, the value and what is accepted.
     """

@@ -82,7 +82,7 @@ class CronSpec:
             for field in (_MINUTE, _SECOND)
             if field < len(self._cron.expanded)
         )
-        """Whether it names times all through the hour or the minute, and not fixed ones."""
+        """Whether its minutes or seconds have a wildcard, so that it has no fixed times."""
         try:
             self._match(0)
         except CroniterBadDateError:
@@ -171,9 +171,9 @@ def _read(text: str) -> croniter:
 
 
 def _is_wildcard(field: str, values: list[str]) -> bool:
-    """Tell whether a field of minutes or seconds has a wildcard, such as ``*`` or ``*/5``.
+    """Return whether a field of minutes or seconds has a wildcard, such as ``*`` or ``*/5``.
 
-    :param values: what it means; ``*/60`` is one value, and so no wildcard.
+    :param values: the values of the field; ``*/60`` has one value, and so is not a wildcard.
     """
     parts = field.split(",")
     return values == ["*"] or (len(values) > 1 and any(map(_WILDCARD.fullmatch, parts)))

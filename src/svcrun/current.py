@@ -38,7 +38,7 @@ def name_of(service: Service) -> str:
     """Return the ``name`` of a service, or that of its class if it has none."""
     try:
         name: object = getattr(service, "name", None)
-        if not name or callable(name):  # a method of that name is no name
+        if not name or callable(name):  # a subclass may have a method `name`
             return type(service).__qualname__
         return name if type(name) is str else str(name)
     except Exception:  # noqa: BLE001 - a property of the user's may raise anything

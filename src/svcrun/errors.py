@@ -63,9 +63,9 @@ class MissingParameters(AttributeError):
 
 
 class MissingMethod(TypeError):
-    """A service was made without a method that its base class has to be given.
+    """A service was created without a method that its base class requires.
 
-    :param found: a method that is probably a misspelling of it, if there is one.
+    :param found: a method that is probably a misspelling of it, or None.
     """
 
     def __init__(self, owner: str, name: str, found: str | None = None) -> None:

@@ -44,7 +44,7 @@ class Hooks:
         self.tasks: set[asyncio.Task[Any] | None] = set()
         """The tasks that run hooks."""
         self.hung = False
-        """Whether a hook did not end in time."""
+        """Whether a hook timed out."""
 
     def cancel(self) -> None:
         """Cancel the hooks in progress."""

@@ -1,4 +1,4 @@
-"""Generators that run in threads, under the name that they have in aiomisc."""
+"""Generators that run in threads, under the names that aiomisc has for them."""
 
 from svcrun.thread_pool import (
     ChannelClosed,

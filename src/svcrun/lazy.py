@@ -1,4 +1,4 @@
-"""Names of a module that live in other modules, which are imported when one is used."""
+"""Names of a module that are imported from other modules on first use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ("lazy",)
 
 
 def lazy(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for `module` that finds each name of `homes` where it lives.
+    """Return a ``__getattr__`` for `module` that imports each name of `homes` from its module.
 
     >>> find = lazy("svcrun.lazy", {"inf": "math"})
     >>> find("inf")

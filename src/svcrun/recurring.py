@@ -113,7 +113,7 @@ class Recurring:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop of the calls; before the start, the one that runs."""
+        """The event loop of the calls; before the start, the running loop."""
         return asyncio.get_running_loop() if self._series is None else self._series.clock.loop
 
     @property

@@ -429,7 +429,7 @@ class Runtime:
         return found
 
     async def finish_in_task(self, exception: BaseException | None) -> None:
-        """Do :meth:`finish` in a task of its own, however often the caller is cancelled."""
+        """Run :meth:`finish` in a task of its own, even if the caller is cancelled meanwhile."""
         await join(start_eagerly(self.finish(exception), self._loop, name="end of the entrypoint"))
 
     def _flush_log(self) -> None:
@@ -439,6 +439,6 @@ class Runtime:
 
 def _warn_of_no_thread() -> None:
     log.warning(
-        "no thread could be started for the exit watchdog; shutdown_timeout may not hold while a"
-        " callback blocks the event loop"
+        "no thread could be started for the exit watchdog; shutdown_timeout may have no effect"
+        " while a callback blocks the event loop"
     )

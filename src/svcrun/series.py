@@ -353,7 +353,7 @@ _MEANWHILE = {
 def check_call_options(
     owner: object, overlap: object, suppress_exceptions: object
 ) -> tuple[type[BaseException], ...]:
-    """Return the exceptions to suppress as a tuple, and refuse what a series can't use.
+    """Return the exceptions to suppress as a tuple, and check the other options of a series.
 
     :raises ValueError, TypeError: naming `owner`, the parameter, the value and what is accepted.
     """

@@ -127,7 +127,7 @@ def receiver(s: Signal) -> Callable[[F], F]:
 
     :param s: the signal, such as ``entrypoint.PRE_START``.
 
-    :raises TypeError: if `s` is no signal; and as :meth:`Signal.connect`.
+    :raises TypeError: if `s` is not a signal; also see :meth:`Signal.connect`.
 
     .. code-block:: python
 

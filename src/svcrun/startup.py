@@ -222,8 +222,7 @@ class Startup:
         if unit.state is RUNNING and not service._svcrun_listens():
             with on_behalf_of(service):
                 log.warning(
-                    "%s is running but does not listen; "
-                    "an overriding start() has to await super().start()",
+                    "%s does not listen; an overriding start() has to await super().start()",
                     show(service),
                 )
 
@@ -359,7 +358,7 @@ class Startup:
         if running_loop() is not self._loop:
             self._loop.call_soon_threadsafe(self._on_ready, unit)
             return
-        # Race: since then, the unit may have failed, or been abandoned, which drops its task.
+        # Race: the unit may have failed since then, or been abandoned, which drops its task.
         if unit.state is not STARTING or unit.task is None:
             return
         self._started(unit)

@@ -163,12 +163,12 @@ async def join(task: asyncio.Task[T]) -> T:
 
 
 def heard(cancelled: asyncio.CancelledError | None) -> AbstractContextManager[object]:
-    """Return a context for a wait that goes on after the caller was cancelled.
+    """Return a context for a wait that continues after the caller was cancelled.
 
-    A cancelled scope of anyio cancels the tasks in it again in every iteration of the loop, until
-    they leave it. A wait that goes on would keep the processor busy, so it is shielded.
+    A cancelled scope of anyio cancels its tasks in every iteration of the loop, until they leave
+    it. A wait that continues would be a busy loop, so this shields it.
 
-    :param cancelled: the cancellation that came; None if there was none yet.
+    :param cancelled: the cancellation of the caller; None if it has not been cancelled yet.
     """
     anyio = None if cancelled is None else sys.modules.get("anyio")
     return nullcontext() if anyio is None else anyio.CancelScope(shield=True)

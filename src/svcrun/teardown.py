@@ -148,10 +148,10 @@ async def end_executor(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> b
     closing = start_eagerly(loop.shutdown_default_executor(), loop)
     if closing.done() or not await deadline.wait((closing,)):
         if not closing.cancelled() and (error := closing.exception()) is not None:
-            # It waits in a thread of its own, and there is none to be had. Closing the loop
-            # dismisses the threads of the executor, and the interpreter waits for them at its end.
+            # asyncio waits in a thread of its own, which can't be started. Closing the loop shuts
+            # the executor down, and the interpreter waits for its threads when it exits.
             log.warning(
-                "the default executor that the program has set is not waited for: %s", error
+                "could not wait for the default executor that the program has set: %s", error
             )
             abandon()
         return True
@@ -189,7 +189,7 @@ def _limit_end() -> None:
 
     exit_process = os._exit  # modules are taken apart meanwhile
     if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
-        return  # the program uses it, in functions of atexit perhaps
+        return  # the program uses it, perhaps in functions of atexit
     with suppress(ValueError):  # some other thread ends the interpreter
         set_handler(signal.SIGALRM, exit_now)
         signal.setitimer(signal.ITIMER_REAL, END_TIME)

@@ -23,7 +23,7 @@ DEFAULT_CIPHERS: Final = (
 )
 DEFAULT_VERSION: Final = ssl.TLSVersion.TLSv1_3
 
-# Their names in aiomisc.
+# The names that aiomisc has for these defaults.
 DEFAULT_SSL_CIPHERS: Final = DEFAULT_CIPHERS
 DEFAULT_SSL_MAX_VERSION: Final = DEFAULT_VERSION
 DEFAULT_SSL_MIN_VERSION: Final = DEFAULT_VERSION

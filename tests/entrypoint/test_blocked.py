@@ -464,7 +464,7 @@ say("after")
     )
     assert outcome.returncode == 0, outcome
     assert lines(outcome) == ["started", "no threads", "stopped", "cancelled", "after"]
-    assert "is not waited for" in outcome.stderr
+    assert "could not wait for the default executor" in outcome.stderr
     assert "Traceback" not in outcome.stderr
 
 

@@ -1,4 +1,4 @@
-"""Formats, levels and dates, in the module that has them in aiomisc."""
+"""Formats, levels and dates, under the module name that aiomisc has for them."""
 
 from svcrun.log.formats import DateFormat, LogFormat, LogLevel
 

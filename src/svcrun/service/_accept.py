@@ -83,20 +83,19 @@ def close_listener(
 ) -> list[socket.socket]:
     """Close a listener, and return the connections that wait to be accepted.
 
-    They would be reset by the end of the socket. It takes no descriptor but those of the
-    connections: if there are none left, the connections are lost, and the listener is closed all
-    the same.
+    Closing the socket would reset them. Each connection takes a descriptor. If none is left, the
+    connections are lost, but the listener is closed nevertheless.
 
-    :param sock: what `server` listens on.
-    :param backlog: how many may wait.
-    :param is_shared: whether another process may listen on the socket as well, or will; it is left
-        as it is then.
+    :param sock: the socket of `server`.
+    :param backlog: the maximum of connections that wait.
+    :param is_shared: whether another process listens on the socket, or will. New connections are
+        not refused then.
     """
     waiting: list[socket.socket] = []
     try:
         if not is_shared:
             _refuse_more(sock)
-        # In this turn of the loop the server does not accept, so this has the socket to itself.
+        # Race: the server accepts from the same socket, but only in another iteration of the loop.
         for _ in range(backlog):
             try:
                 connection = sock.accept()[0]
@@ -106,7 +105,7 @@ def close_listener(
                 if error.errno in _LOST:
                     continue
                 log.warning(
-                    "connections that wait on %s can't be accepted: %s",
+                    "could not accept connections that wait on %s: %s",
                     format_address(sock.getsockname()),
                     error,
                 )

@@ -28,12 +28,12 @@ MAX_UNSENT: Final = 1 << 20
 class Connection(asyncio.BaseProtocol):
     """What stands between the transport of a client and the task that handles the client.
 
-    :param server: the clients of the service that the connection belongs to. It has the connection
-        among its :attr:`~Clients.connections` until handler and transport both have ended.
+    :param server: the clients of the service. Its :attr:`~Clients.connections` contain this one
+        until both the handler and the transport have ended.
     """
 
-    # Defaults on the class, so that making a connection costs little; `paused` and `error`, which
-    # each drain() reads, are set on the instance only: to be on both makes access slow.
+    # Defaults on the class, so that creating a connection is fast. Access to an attribute of both
+    # class and instance is slow, so `paused` and `error`, which each drain() reads, have none.
     # What is written to, and the transport of the socket: another one once there is TLS.
     transport: Any = None
     socket_transport: Any = None
@@ -84,11 +84,11 @@ class Connection(asyncio.BaseProtocol):
 
     def eof_received(self) -> bool:
         """Let the handler read the end, and write on if the transport can do that."""
-        # A handler that waits for the end can answer until this returns.
+        # A handler that waits for the end of the input can send until this returns.
         self.reader.feed_eof()
         if self.over_tls or self.shaking_hands:
-            # TLS ends in both directions. Its end may have come with that of the handshake, whose
-            # task has not been resumed yet.
+            # TLS ends in both directions. Race: the end may arrive together with that of the
+            # handshake, before the task of the handshake is resumed.
             self.writer.lose()
             return False
         return True
@@ -123,13 +123,14 @@ class Connection(asyncio.BaseProtocol):
     # What reader and writer call.
 
     async def drained(self, *, dropped: bool) -> None:
-        """Wait until the transport takes more data.
+        """Wait until the transport accepts more data.
 
-        :param dropped: whether data was written that is not sent any more.
+        :param dropped: whether data was dropped because the connection was closed.
         :raises OSError: if the connection is lost, or data was dropped.
         """
         if dropped or self.error is not None or self.transport.is_closing():
-            # Let connection_lost() come, and a handler that ignores the error not block the loop.
+            # Allow an iteration of the loop: for connection_lost(), and so that a handler that
+            # ignores the error does not block the loop.
             await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
@@ -141,7 +142,7 @@ class Connection(asyncio.BaseProtocol):
                 raise self.error
 
     def reset_error(self) -> ConnectionResetError:
-        """Return what is raised for a connection that was not lost by an error."""
+        """Return the exception to raise for a connection that was lost without an error."""
         if self._reset is None:
             self._reset = ConnectionResetError("Connection lost")
         return self._reset

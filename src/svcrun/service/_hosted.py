@@ -37,9 +37,9 @@ def check_import_string(owner: Service) -> None:
 
 
 def check_application(owner: Service, base: type[Service], method: str) -> None:
-    """Refuse a service that hosts nothing because its method is probably misspelt.
+    """Raise an error for a service without an application whose `method` is probably misspelt.
 
-    :param base: the class whose `method` makes the application out of ``app``.
+    :param base: the class whose `method` creates the application from ``app``.
     :raises TypeError: naming the class and both methods.
     """
     cls = type(owner)

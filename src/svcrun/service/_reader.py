@@ -1,4 +1,4 @@
-"""A stream reader that resumes the task that waits for its data with little detour."""
+"""A stream reader that passes data directly to the task that waits for it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MAX_READS_AT_EOF: Final = 16
 class Reader(asyncio.StreamReader):
     """What a handler reads from: to its user an :class:`asyncio.StreamReader`, inside quicker.
 
-    Data that a waiting task asked for is given to it directly if it comes as one chunk, and the
-    server's :class:`ResumeQueue` resumes the task. Of the base class only the type is used.
+    If the data for a waiting task arrives as one chunk, it bypasses the buffer, and the server's
+    :class:`ResumeQueue` resumes the task. The base class provides the type only.
 
     Beyond what asyncio does, a read
 
@@ -38,8 +38,8 @@ class Reader(asyncio.StreamReader):
     * cancels the task if it would have to wait while the server stops.
     """
 
-    # Defaults on the class, so that making a reader costs little; only of what changes rarely, as
-    # the interpreter does not specialize the access to an attribute that is on both.
+    # Defaults on the class, so that creating a reader is fast. The interpreter does not specialize
+    # access to an attribute of both class and instance, so only rarely changed ones have a default.
     _reads_at_eof = 0
     _held = False
     _ending = False
@@ -59,7 +59,7 @@ class Reader(asyncio.StreamReader):
         self._eof = False
         self._error: BaseException | None = None
         self._paused = False
-        # Whether a read has to look at more than the buffer: an end, an error, unsent data, a stop.
+        # Whether a read has to check more than the buffer: an end, an error, unsent data, a stop.
         self._special = False
 
     def __repr__(self) -> str:
@@ -118,8 +118,8 @@ class Reader(asyncio.StreamReader):
     def feed_eof(self) -> None:
         """Take the end of the stream."""
         if self._want == NOTHING:
-            # A task that is still in the queue takes its data while an answer can be sent: TLS
-            # closes the connection as soon as this returns.
+            # Race: TLS closes the connection as soon as this returns. Resume a task that is still
+            # in the queue now, so that it can send an answer.
             self._waiter.wake()
         self._eof = self._special = True
         self._wake()

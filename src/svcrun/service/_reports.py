@@ -51,7 +51,7 @@ _REPORTED_BY = "_svcrun_reported_by"
 # these began.
 _is_reporting: ContextVar[bool] = ContextVar("svcrun_is_reporting", default=False)
 
-# The handler that a thread makes reports for, as its attribute `handler`.
+# The attribute `handler` is the handler for which the current thread makes reports.
 _maker = threading.local()
 
 
@@ -79,10 +79,10 @@ class Report(NamedTuple):
 
 
 def hand_over() -> bool:
-    """Return whether a transport may take an event, which it counts from then on.
+    """Return whether a transport may accept an event, which the transport counts from then on.
 
-    A transport calls this in the thread that made the event. If that thread makes reports, the one
-    in hand may have been given up meanwhile, and be counted.
+    A transport calls this in the thread that made the event. Race: if that is the thread of a
+    handler, a stop may have abandoned and counted its current report meanwhile.
     """
     handler: ReportHandler | None = getattr(_maker, "handler", None)
     return handler is None or handler.hand_over()
@@ -129,12 +129,13 @@ class ReportHandler(logging.Handler):
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._hurry = threading.Event()
-        # Each record is counted once: by this handler if it is dropped or fails, by the transport
-        # if its event is handed over. The stop, which gives up the rest, races with the thread for
-        # the record in hand. The lock is reentrant, as a signal handler may log.
+        # Invariant: each record is counted once, by this handler if it is dropped or fails, by the
+        # transport if its event is handed over. Race: the stop, which abandons the other records,
+        # and the thread both count the current record. The lock decides which of the two does. It
+        # is reentrant, because a signal handler may log.
         self._counts = threading.RLock()
         self._pending = 0  # records that are neither counted nor handed over
-        self._in_hand = False  # whether the thread makes a report of one of these
+        self._in_hand = False  # whether the thread is making a report of one of these
         self._abandoned = False
         self._ended = asyncio.Event()
         self._drops = Tally(log)
@@ -194,7 +195,7 @@ class ReportHandler(logging.Handler):
         note = None if self._take_note is None else self._take_note()
         report = Report(_settle(record), stack, copy_context(), note)
         with self._counts:
-            if self._abandoned:  # by the stop, and this call began before
+            if self._abandoned:  # race: the stop has abandoned the records since this call began
                 self.dropped += 1
                 return
             self._pending += 1
@@ -295,11 +296,11 @@ class ReportHandler(logging.Handler):
             self._put_down()
 
     def hand_over(self) -> bool:
-        """Leave it to a transport to count the report in hand, or return False: it was given up."""
+        """Return whether a transport may count the current report, which a stop may have done."""
         return not self._in_hand or self._put_down()
 
     def _put_down(self) -> bool:
-        """Return whether the report in hand is still to be counted, which is up to the caller."""
+        """Return whether the current report is not counted yet; the caller has to count it then."""
         with self._counts:
             if not self._in_hand or self._abandoned:
                 return False

@@ -48,7 +48,7 @@ class Secure(Listening):
 
     @shown
     def ssl_context(self) -> ssl.SSLContext:
-        """The context of the connections to come."""
+        """The SSL context for new connections."""
         return self._svcrun_ssl_context
 
     @property
@@ -75,7 +75,7 @@ class Secure(Listening):
 
     def _svcrun_read_certificates(self) -> None:
         # A few short files: to read them in a thread would take longer than to read them.
-        part_of(self, Place)  # checks the parameters, if nothing has done so yet
+        part_of(self, Place)  # checks the parameters on first use
         part_of(self, Certificates).context = self._svcrun_make_options().create_context()
 
     def _svcrun_make_options(self) -> SSLOptions:
@@ -101,7 +101,7 @@ class Secure(Listening):
 
 
 class Certificates:
-    """The certificates that a service has read."""
+    """The SSL context with the certificates that a service has read."""
 
     context: ssl.SSLContext
 

@@ -109,7 +109,7 @@ class Sender(Service):
 
 
 class Reporting:
-    """What a sender keeps for itself."""
+    """The handler of a sender."""
 
     def __init__(self, _: Sender) -> None:
         self.handler: ReportHandler | None = None

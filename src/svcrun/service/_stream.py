@@ -59,17 +59,17 @@ class StreamServer(Listening, SimpleServer):
 
         @shown
         def server(self) -> asyncio.AbstractServer | None:
-            """The listener, while there is one."""
+            """The listener, None while the service does not listen."""
             return part_of(self, Clients).listener
 
     @shown
     def connections(self) -> Collection[Connection]:
-        """The clients of the moment."""
+        """The open connections."""
         return part_of(self, Clients).connections
 
     @shown
     def stopping(self) -> bool:
-        """Whether no more clients are accepted."""
+        """Whether new clients are refused."""
         return part_of(self, Clients).stopping
 
     @abstractmethod
@@ -94,7 +94,7 @@ class StreamServer(Listening, SimpleServer):
         clients.loop = asyncio.get_running_loop()
         clients.limit = self.limit
         clients.stopping = False
-        # The loop of the last run may have ended before it resumed all that are in its queue.
+        # The loop of the previous run may have ended before it resumed all handlers in its queue.
         clients.resume_queue = ResumeQueue()
         make = self._svcrun_connection_factory(clients)
         try:
@@ -112,7 +112,7 @@ class StreamServer(Listening, SimpleServer):
         """
         clients = part_of(self, Clients)
         current = asyncio.current_task()
-        clients.excuse(current)  # a handler that stops its server waits for this
+        clients.excuse(current)  # a handler that stops its own server would wait for itself
         if clients.stopped is not None:
             await asyncio.wait((clients.stopped,))
             return

@@ -24,34 +24,34 @@ def extra_info(transport: Any, name: str, default: Any = None) -> Any:
 
 
 class Writer(asyncio.StreamWriter):
-    """What a handler writes to: to its user an :class:`asyncio.StreamWriter`.
+    """The writer of a handler, with the interface of :class:`asyncio.StreamWriter`.
 
     Once the connection is closed or lost, data is dropped and :meth:`drain` raises
-    :class:`ConnectionResetError`. It never reaches the transport, which would log a warning for
-    each piece. Of the base class only the type is used.
+    :class:`ConnectionResetError`. Dropped data does not reach the transport, which would log a
+    warning for each write. The base class provides the type only.
     """
 
     def __init__(self, connection: Connection, transport: Any) -> None:
-        # Not super().__init__(): it would make what is replaced here.
+        # super().__init__() would create objects that are replaced here.
         self._connection = connection
         self._transport = transport
-        # That of the socket, also under TLS: the transport of TLS need not know that the one below
-        # is lost.
+        # The method of the socket's transport, also under TLS. Race: the TLS transport learns of
+        # the loss of the transport below it only later.
         self._is_socket_closing = transport.is_closing
         self._is_lost = False
         # Whether data was dropped.
         self._has_dropped = False
 
     def use(self, transport: Any) -> None:
-        """Write to `transport`, which is above that of the socket, from now on."""
+        """Write to `transport`, a TLS transport above that of the socket, from now on."""
         self._transport = transport
 
     def lose(self) -> None:
-        """Drop what is written from now on."""
+        """Drop all data from now on."""
         self._is_lost = True
 
     def _drops(self) -> bool:
-        """Tell whether what is about to be written is dropped."""
+        """Return whether the next data is dropped, and record that."""
         if self._is_lost or self._is_socket_closing():
             self._has_dropped = True
             return True
@@ -81,16 +81,16 @@ class Writer(asyncio.StreamWriter):
             self._transport.writelines(data)
 
     def write_eof(self) -> None:
-        """Close the writing half of the connection, after what was written was sent.
+        """Close the writing half of the connection after all data is sent.
 
-        :raises NotImplementedError: if the connection is one of TLS, which can't.
+        :raises NotImplementedError: if the connection uses TLS, which has no half-close.
         """
         if self._drops():
             return
         try:
             self._transport.write_eof()
         except OSError:
-            # The peer has reset the connection, and the loop has not heard of it yet.
+            # Race: the peer has reset the connection, and connection_lost() was not called yet.
             self.lose()
             self._has_dropped = True
 
@@ -122,8 +122,8 @@ class Writer(asyncio.StreamWriter):
     async def drain(self) -> None:
         """Wait until most of what was written is sent.
 
-        :raises ConnectionResetError: if the connection is lost, or something that was written
-            since it was closed is dropped.
+        :raises ConnectionResetError: if the connection is lost, or if data was dropped because the
+            connection was closed.
         """
         connection = self._connection
         if (

@@ -136,12 +136,12 @@ class AIOHTTPService(Listening):
 
     @shown
     def runner(self) -> web.BaseRunner | None:
-        """What runs the application, while the service runs."""
+        """The runner of the application, while the service runs."""
         return self.__own.runner
 
     @shown
     def site(self) -> web.BaseSite | None:
-        """What listens, while the service runs."""
+        """The site that listens, while the service runs."""
         return self.__own.site
 
     async def create_application(self) -> web.Application:
@@ -206,7 +206,7 @@ class AIOHTTPService(Listening):
             self.__go_on()
             self.__own.site = await self.create_site()
             self.__go_on()
-            if isinstance(self.__own.site, web.SockSite):  # another one may bind the address itself
+            if isinstance(self.__own.site, web.SockSite):  # other sites bind the address themselves
                 self._svcrun_endpoint.listen(sock, self.backlog, self)
             await self.__own.site.start()
         except BaseException:
@@ -303,14 +303,14 @@ class AIOHTTPService(Listening):
 
 
 class _Serving:
-    """What the service keeps of the server that it runs."""
+    """The runner and the site of a service."""
 
     def __init__(self, _: AIOHTTPService) -> None:
         self.runner: web.BaseRunner | None = None
         self.site: web.BaseSite | None = None
         self.stopped: asyncio.Future[None] | None = None
         self.is_starting = False
-        # Whether stop() was called meanwhile.
+        # Race: whether stop() was called during the start.
         self.is_interrupted = False
 
 

@@ -43,7 +43,7 @@ class ASGIHTTPService(AIOHTTPService):
     Give it as `app`, or override :meth:`create_asgi_app`. It is told of the start and the end of
     its life; a start that it says has failed is a failed start of the service. It is told when a
     client has gone, and not cancelled then. What it does after its response is complete holds up
-    no client; the stop of the service waits for it as for requests under way. Streams of
+    no client; the stop of the service waits for it as for requests in flight. Streams of
     sse-starlette end when the stop begins.
 
     The parameters of :class:`~svcrun.service.aiohttp.AIOHTTPService`, and these besides, all by

@@ -204,7 +204,7 @@ class CronService(Service):
         lines = []
         for job in _lines_of(self).jobs:
             if job.is_lasting:
-                # A method goes by its name, so that a copy calls its own.
+                # Store the name of a method, so that a copy calls its own method.
                 is_method = getattr(job.function, "__self__", None) is self
                 function = job.function.__name__ if is_method else job.function
                 line = {"spec": job.spec.text, "timezone": job.spec.zone, "name": job.callback.name}
@@ -244,11 +244,11 @@ class CronService(Service):
 
 
 class _Lines:
-    """What was registered with a service."""
+    """The jobs and methods that are registered with a service."""
 
     def __init__(self, _: CronService) -> None:
         self.jobs: list[Job] = []
-        self.is_calling = False  # whether the service was started and not stopped
+        self.is_calling = False  # whether the service was started and not stopped since
         self.has_methods = False  # whether the methods that `cron` marks are registered
 
 
@@ -258,7 +258,7 @@ def _lines_of(service: CronService) -> _Lines:
         lines.has_methods = True
         for name in dir(type(service)):
             for spec, options in getattr(getattr(type(service), name, None), _LINES, ()):
-                # Not that of a subclass, which may use the name for something else.
+                # A subclass may use the name `register` for something else.
                 CronService.register(service, getattr(service, name), spec, **options)
     return lines
 

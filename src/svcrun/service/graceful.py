@@ -122,14 +122,14 @@ class GracefulService(Service):
 
 
 class _GracefulTasks:
-    """The tasks of a service, and how they end."""
+    """The tasks of a service, and their graceful end."""
 
     def __init__(self, _: GracefulService) -> None:
         self.entries: dict[asyncio.Task[Any], _Entry] = {}
-        self.stops = 0  # how many calls of stop() are under way
+        self.stops = 0  # the number of calls of stop() in progress
 
     def on_end(self, task: asyncio.Task[Any]) -> None:
-        """Forget a task, and log what it raised."""
+        """Forget a task that has ended, and log its exception."""
         service = self.entries.pop(task).owner
         if task.cancelled() or (error := task.exception()) is None:
             return
@@ -168,7 +168,7 @@ class _GracefulTasks:
             return
         self._log_late(tasks, "when the stop was cut short", is_cancelled=True)
         for task in tasks:
-            self.entries[task].is_cancelled = False  # whoever ignores this is told again
+            self.entries[task].is_cancelled = False  # a task that ignores this is cancelled again
             task.cancel()
 
     def _leave(self, tasks: list[asyncio.Task[Any]]) -> None:

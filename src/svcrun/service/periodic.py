@@ -45,8 +45,8 @@ class PeriodicService(Service):
     ``.last_start``, ``.last_duration``, ``.next_due`` (see :class:`svcrun.PeriodicCallback`).
 
     :raises ValueError, TypeError: naming a parameter that has a wrong value.
-    :raises TypeError: if there is no :meth:`callback`. With one that is probably misspelt, the
-        service can be made and started; it does nothing, and the log says so.
+    :raises TypeError: if there is no :meth:`callback`. If a method is probably a misspelling of it,
+        the service can be created and started. It makes no calls, and logs a warning.
 
     >>> from svcrun.service.periodic import PeriodicService
     >>> class Cleaner(PeriodicService):
@@ -76,7 +76,7 @@ class PeriodicService(Service):
 
     @shown
     def periodic(self) -> PeriodicCallback:
-        """Makes the calls, and counts them."""
+        """The :class:`PeriodicCallback` that makes and counts the calls."""
         return part_of(self, _Calls).periodic
 
     async def start(self) -> None:
@@ -128,7 +128,7 @@ class _Calls:
         self.periodic = PeriodicCallback(service.callback, name=name_of(service))
 
 
-# The classes whose misspelt method a warning has named.
+# The classes for which the warning of a misspelt method was logged.
 _warned: WeakSet[type] = WeakSet()
 
 
@@ -137,7 +137,7 @@ def _log_misspelt(service: PeriodicService, misspelt: str) -> None:
     if type(service) not in _warned:
         _warned.add(type(service))
         log.warning("%s.%s() is never called; did you mean callback()?", name, misspelt)
-    log.error("%s has no callback(), so %s does nothing", name, show(service))
+    log.error("%s has no callback(), so %s makes no calls", name, show(service))
 
 
 _CHECKED = frozenset({"interval", "delay", "jitter", "overlap", "suppress_exceptions"})

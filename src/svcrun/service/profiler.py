@@ -83,12 +83,12 @@ class Profiler(Service):
 
     @shown
     def profiler(self) -> Profile:
-        """The profile of the last start."""
+        """The profile since the last start."""
         return part_of(self, _Profiling).profile
 
     @shown
     def periodic(self) -> PeriodicCallback:
-        """Makes the tables, and counts them."""
+        """The :class:`PeriodicCallback` that logs and counts the tables."""
         return part_of(self, _Profiling).periodic
 
     async def start(self) -> None:
@@ -178,14 +178,14 @@ class _Profiling:
         self.has_reported = asyncio.Event()
 
     def end(self) -> list[Any]:
-        """Measure no more, and return what was measured."""
+        """Stop the measurement, and return its entries."""
         recording, self.recording = self.recording, None
         if self.sampler is not None:
             self.sampler.stop()
         return [] if recording is None else recording.end()
 
     async def report(self) -> None:
-        """Write a table and the files."""
+        """Log a table, and write the files."""
         try:
             if self.recording is not None:
                 await self.write(self.recording.read())
@@ -193,7 +193,7 @@ class _Profiling:
             self.has_reported.set()
 
     async def write(self, entries: list[Any]) -> None:
-        """Write a table of `entries` and the files, in a thread."""
+        """Log a table of `entries` and write the files, in a thread."""
         write = partial(self._write_in_thread, entries)
         await run_in_new_thread(asyncio.get_running_loop(), write, name="svcrun-profiler")
 

@@ -82,7 +82,7 @@ class RavenSender(Sender):
 
     @shown
     def client(self) -> Client | None:
-        """The client of the library."""
+        """The ``raven.Client``."""
         return self.__own.client
 
     @shown
@@ -151,7 +151,7 @@ class RavenSender(Sender):
 
 
 class _Sending:
-    """The client of a sender, and who sends for it."""
+    """The client and the courier of a sender."""
 
     def __init__(self, _: RavenSender) -> None:
         self.client: Client | None = None

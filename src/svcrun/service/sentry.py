@@ -76,7 +76,7 @@ class SentrySender(Sender):
 
     @shown
     def client(self) -> BaseClient | None:
-        """The client of the library."""
+        """The client of sentry_sdk."""
         return self.__own.client
 
     @shown
@@ -156,7 +156,7 @@ class SentrySender(Sender):
 
 
 class _Sending:
-    """The client of a sender, and what its end undoes."""
+    """The client and the transport of a sender, and the changes that its stop undoes."""
 
     undo: ExitStack
 

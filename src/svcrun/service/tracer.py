@@ -169,7 +169,7 @@ class MemoryTracer(Service):
     def __show(self) -> None:
         was_tracing = self.__own.is_tracing
         snapshot = self.take_snapshot()
-        if not was_tracing or self.__own.is_tracing:  # else the stop is waiting for this
+        if not was_tracing or self.__own.is_tracing:  # race: else a stop began meanwhile
             grouped = self.__group(snapshot)
             before = self.__own.before
             if before is None or self.compare_to == "previous":
@@ -231,12 +231,12 @@ class MemoryTracer(Service):
 
 
 class _Tracing:
-    """What the service keeps for itself."""
+    """The state of a service's tracing."""
 
     def __init__(self, service: MemoryTracer) -> None:
         self.periodic = PeriodicCallback(service.show_stats, name=service.name or "memory-tracer")
         self.is_tracing = False
-        # What differences are to.
+        # The snapshot that differences refer to.
         self.before: Grouped | None = None
 
 

@@ -213,7 +213,7 @@ class UDPServer(Listening, SimpleServer):
 
 
 class _Datagrams:
-    """What the server keeps for itself: who handles datagrams, and what was lost."""
+    """The crew and the outbox of a server, and the counts of lost datagrams."""
 
     def __init__(self, _: UDPServer) -> None:
         self.crew: Crew | None = None

@@ -391,7 +391,7 @@ class UvicornService(Listening):
 
 
 class _Hosting:
-    """What the service keeps of the server that it hosts."""
+    """The server of a service, and the state of its start and stop."""
 
     def __init__(self, _: UvicornService) -> None:
         self.server: Server | None = None

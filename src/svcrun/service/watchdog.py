@@ -137,7 +137,7 @@ class LoopWatchdog(Service):
 
 
 class _Watching:
-    """The last watch of a service."""
+    """The current or last watch of a service."""
 
     def __init__(self, _: LoopWatchdog) -> None:
         self.watch: _Watch | None = None

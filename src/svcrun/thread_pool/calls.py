@@ -1,4 +1,4 @@
-"""Single calls in threads, for functions that are not decorated."""
+"""Call functions that are not decorated in threads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_in_executor(
     Without a running event loop, the call begins when the result is awaited. The function runs in
     a copy of the caller's context.
 
-    :param executor: where to call it; in the thread pool of the loop by default.
+    :param executor: the executor of the call; the thread pool of the loop by default.
 
     >>> import asyncio
     >>> async def main():
@@ -72,7 +72,7 @@ def run_in_new_thread(
     """Call ``func(*args, **kwargs)`` in a new thread and return a future of its result.
 
     :param detach: False makes the interpreter wait for the thread before it exits.
-    :param no_return: give None instead of the result.
+    :param no_return: whether the result of the future is None.
     :param statistic_name: the name of the thread; that of the function by default.
 
     :raises RuntimeError: if no event loop is running, or no thread can be started.

@@ -63,10 +63,10 @@ class JobFuture(concurrent.futures.Future[T]):
 
 
 def replace_unraisable(error: BaseException) -> RuntimeError:
-    """Return the error that takes the place of a StopIteration or StopAsyncIteration.
+    """Return the error that replaces a StopIteration or StopAsyncIteration.
 
-    Passed on as it is, the first would leave the future of asyncio pending, which refuses it; the
-    second would end an ``async for`` loop as if there were no more items.
+    asyncio's future refuses a StopIteration, and would stay pending. A StopAsyncIteration would end
+    an ``async for`` loop as if there were no more items.
     """
     replacement = RuntimeError(f"a call in a thread raised {type(error).__name__}")
     replacement.__cause__ = error
@@ -211,7 +211,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
     :param max_workers: the largest number of threads; one for each processor by default, but at
         least 4 and at most 32.
     :param thread_name_prefix: threads are called this, ``-`` and a number.
-    :param statistic_name: the same, as it is called in aiomisc.
+    :param statistic_name: aiomisc's name for the same parameter.
 
     :raises ValueError: if there would be no thread.
     :raises TypeError: if a parameter is of another type.

@@ -29,7 +29,7 @@ def run_in_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) ->
     _home_loop.set(loop)
     try:
         return function()
-    except StopIteration as error:  # the executor may not be ours
+    except StopIteration as error:  # an executor of the program may raise it
         raise replace_unraisable(error) from error
 
 
@@ -65,7 +65,7 @@ def wait_coroutine(
         raise
     while True:
         try:
-            # Before 3.14, result() takes an exception that is false for none at all.
+            # Before Python 3.14, result() ignores an exception that is false.
             error = future.exception(_POLL_INTERVAL)
         except concurrent.futures.CancelledError:
             raise asyncio.CancelledError from None

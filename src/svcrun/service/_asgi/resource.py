@@ -91,7 +91,7 @@ class ASGIRunner(Runner):
     """Runs an application that has a resource for an ASGI application, and mostly nothing else."""
 
     async def cleanup(self) -> None:
-        """End event streams at once, then do what :class:`Runner` does."""
+        """End event streams at once, then clean up as :class:`Runner` does."""
         with ended_event_streams():
             await super().cleanup()
 

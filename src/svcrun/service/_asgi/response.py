@@ -163,7 +163,7 @@ class Response(web.StreamResponse):
 
     @property
     def is_event_stream(self) -> bool:
-        """Whether it is a stream of events, which may end anywhere."""
+        """Whether this is an event stream, which is complete after any event."""
         return is_event_stream(self._given)
 
     # What aiohttp asks of a response that a handler returns.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ("UvicornApplication", "changed", "check", "refuse_loop", "settle_place")
 
 UvicornApplication: TypeAlias = Callable[..., Any]
-"""An application for uvicorn, by whichever interface."""
+"""An application for uvicorn: ASGI 3, ASGI 2 or WSGI."""
 
 # Those which would do what the service, the entrypoint or a process manager does, with the values
 # that ask for nothing, and what to do instead.
@@ -165,10 +165,10 @@ def check(owner: Any) -> None:
 
 
 def refuse_loop(owner: Service, value: object) -> None:
-    """Refuse the name of another loop than the one that the service runs in.
+    """Raise an error for the name of a loop, because the service runs in the entrypoint's loop.
 
-    :param value: what was given for ``loop``, which a service has already. Anything but a name is
-        the attribute of that name, as of any service.
+    :param value: the value of ``loop``. A value that is not a string is set as the attribute of
+        that name, as for any service.
     :raises ValueError: naming the class, the value, and what to do instead.
     """
     accepted = "nothing here, and entrypoint(loop_factory=...) for another loop"
@@ -177,7 +177,7 @@ def refuse_loop(owner: Service, value: object) -> None:
 
 
 def settle_place(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords with one place among them, which more than one can name."""
+    """Return the keywords with one endpoint, which several keywords may name."""
     places = {name: given.get(name, getattr(owner, name)) for name in _PLACES}
     for name, alias in (("address", "host"), ("path", "uds")):
         one, other = given.get(name), given.get(alias)
@@ -196,7 +196,7 @@ def settle_place(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
         address = given.get("host")
     if address is None and not special:
         address = owner.host if owner.address is None else owner.address
-    # The default port is not meant for another kind of place.
+    # The default port does not apply to other kinds of endpoints.
     port = {"port": None} if special or path_of(address) is not None else {}
     return {**port, **given, "address": address}
 

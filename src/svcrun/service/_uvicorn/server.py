@@ -178,7 +178,7 @@ class Server(uvicorn.Server):
             raise ServerEnded(self._owner, STOPPED_EARLY)
 
     def _tell_hooks(self) -> None:
-        """Call :meth:`handle_exit`, which libraries replace to hear of the shutdown."""
+        """Call :meth:`handle_exit`, which libraries replace to be notified of the shutdown."""
         try:
             self.handle_exit(signal.SIGTERM, None)
         except Exception:

@@ -1,4 +1,4 @@
-"""Applications whose messages are looked after on their way to uvicorn."""
+"""A wrapper for applications of uvicorn that keeps them from blocking the event loop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ("leave_turns",)
 
 
 def leave_turns(app: Application, is_stopping: Callable[[], bool]) -> Application:
-    """Return an application that does what `app` does, and does not block the loop by it.
+    """Return an application that calls `app`, and lets the loop run when the client has gone.
 
-    uvicorn drops what is sent to a client that has gone, and does not wait for anything. An
-    application that does nothing but send would go on with that for ever, and nothing else would.
-    Until the loop turns, uvicorn does not even know that the connection is lost, and asyncio logs a
-    warning for each piece of data.
+    uvicorn drops messages to a client that has disconnected, and its ``send()`` does not suspend
+    then. An application that only sends would block the event loop for ever. uvicorn learns of the
+    lost connection in the next iteration of the loop; until then, asyncio logs a warning for each
+    write.
 
-    An event stream that ends in the middle because the server is stopping is completed.
+    An event stream that the stop of the server has ended is completed.
 
     :param is_stopping: returns whether the server is stopping.
     """
@@ -36,7 +36,7 @@ def leave_turns(app: Application, is_stopping: Callable[[], bool]) -> Applicatio
         is_closing = getattr(getattr(response, "transport", None), "is_closing", _false)
         head: Any = None
 
-        # A coroutine function: asgiref, and others, look whether it is one.
+        # Libraries such as asgiref check whether this is a coroutine function.
         async def send_in_turn(message: Any) -> None:
             nonlocal head
             if head is None:

@@ -101,6 +101,7 @@ def listen_to_signals(
 
 
 if sys.version_info >= (3, 12):
+    _new_task = asyncio.Task.__new__
 
     def start_eagerly(
         coro: Coroutine[Any, Any, T],
@@ -126,7 +127,7 @@ if sys.version_info >= (3, 12):
         """
         if loop.get_task_factory() is not None or asyncio._get_running_loop() is not loop:
             return loop.create_task(coro, name=name, context=context)
-        task: asyncio.Task[T] = asyncio.Task.__new__(asyncio.Task)
+        task: asyncio.Task[T] = _new_task(asyncio.Task)
         try:
             task.__init__(  # type: ignore[misc]
                 coro, loop=loop, name=name, context=context, eager_start=True

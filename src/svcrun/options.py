@@ -244,7 +244,8 @@ def _choose(
     if given is not None:
         return option, given
     variable = variable or option.upper()
-    return _variable(variable), read(variable)
+    value = read(variable)
+    return option if value is None else _variable(variable), value
 
 
 def _switch(option: str, given: bool | None, env: Environment, *, default: bool) -> bool:

@@ -38,6 +38,9 @@ STOPPED, FAILED = ServiceState.STOPPED, ServiceState.FAILED
 START_PATIENCE = 10.0
 """Seconds after which a start-up in progress is reported for the first time."""
 
+# A look-up in a class with a metaclass takes long, and there are two for each service.
+_SET_LOOP = Service.set_loop
+
 LISTEN_PATIENCE = 1.0
 """Seconds within which a server has to listen after ``start_event``, if ``start()`` runs on."""
 
@@ -149,8 +152,9 @@ class Startup:
                 return False
 
         unit.record.prepare(self._loop)
-        if type(service).set_loop is not Service.set_loop:
-            type(service).set_loop(service, self._loop)
+        set_loop = type(service).set_loop
+        if set_loop is not _SET_LOOP:
+            set_loop(service, self._loop)
         unit.move(STARTING)
         try:
             # No local name for the task: the traceback of its first step refers to this frame.
@@ -378,7 +382,7 @@ class Startup:
             return
 
         unit.task = None
-        if unit.state is not STARTING:
+        if unit.record.state is not STARTING:
             if unit.in_sweep is not None:
                 unit.in_sweep.start_ended(unit, error)
             elif error is not None:

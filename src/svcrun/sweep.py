@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 __all__ = ("GRACE", "Sweep")
 
+_STOP = Service.stop  # a look-up in a class with a metaclass takes long
+
 GRACE = 1.0
 """Seconds that what was cancelled for being late has left to clean up."""
 
@@ -180,14 +182,14 @@ class Sweep:
 
     def _call_stop(self, unit: Unit) -> bool:  # noqa: PLR0911 - each return is one way to be done
         service = unit.service
-        if unit.state is ServiceState.STARTING:
+        if unit.record.state is ServiceState.STARTING:
             return self._cancel_start(unit)
         if not unit.owes_stop:
             return True
 
         unit.owes_stop = False
         unit.move(ServiceState.STOPPING)
-        if type(service).stop is Service.stop and "stop" not in service.__dict__:
+        if type(service).stop is _STOP and "stop" not in service.__dict__:
             return True
         self._calling = True
         try:
@@ -316,7 +318,7 @@ class Sweep:
                 unit.end_timer()
             unit.in_sweep = unit.stop_walk = None
             unit.task = None
-            state = unit.state
+            state = unit.record.state
             if state is ServiceState.STARTING or (unit.failed and state is ServiceState.STOPPING):
                 unit.move(ServiceState.FAILED)
             elif state is ServiceState.STOPPING:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = typing.TypeVar("T")
 P = typing.TypeVar("P")
 
-__all__ = ("Record", "StartEvent", "loop_of", "part_of", "record_of", "shown")
+__all__ = ("Record", "StartEvent", "loop_of", "part_of", "record_of", "shown", "shown_event")
 
 
 class StartEvent(asyncio.Event):
@@ -92,7 +92,10 @@ class Record:
 
         The class of that event is changed, so that it calls the callback. Other values are ignored.
         """
-        if isinstance(event, asyncio.Event) and event is not self._start_event:
+        present = self._start_event
+        if present is not None and event is present:
+            return present
+        if isinstance(event, asyncio.Event):
             if not isinstance(event, StartEvent):
                 kind = type(event)
                 own = StartEvent if kind is asyncio.Event else type("Own", (StartEvent, kind), {})
@@ -151,6 +154,8 @@ if TYPE_CHECKING:
         def __get__(self, instance: object, owner: type | None = None) -> typing.Any: ...
         def __set__(self, instance: object, value: typing.Any) -> None: ...
 
+    shown_event = shown
+
 else:
 
     class shown:  # noqa: N801 - used as `property` is
@@ -163,3 +168,13 @@ else:
 
         def __get__(self, instance: object, owner: type | None = None) -> typing.Any:
             return self if instance is None else self._get(instance)
+
+    class shown_event(shown):  # noqa: N801 - used as `property` is
+        """The same for the start event, with fewer calls: each start of a service asks for it."""
+
+        def __get__(self, instance: typing.Any, owner: type | None = None) -> typing.Any:
+            if instance is None:
+                return self
+            record = instance._svcrun_record
+            event = None if record is None else record._start_event  # noqa: SLF001 - this module
+            return self._get(instance) if event is None else event

@@ -14,7 +14,7 @@ from svcrun.lazy import lazy
 from svcrun.restart import Restart
 from svcrun.service._keywords import LIFE_CYCLE, check_methods, keep, parameters_of
 from svcrun.service._meta import ServiceMeta, is_own, parameter
-from svcrun.service._record import Record, loop_of, part_of, record_of, shown
+from svcrun.service._record import Record, loop_of, part_of, record_of, shown, shown_event
 from svcrun.state import ServiceState
 from svcrun.tasks import cancel_and_wait
 
@@ -132,7 +132,7 @@ class Service(metaclass=ServiceMeta):
             """
             return loop_of(self)
 
-    @shown
+    @shown_event
     def start_event(self) -> asyncio.Event:
         """Set this in a :meth:`start` that runs on, as soon as the service is ready.
 

@@ -68,9 +68,13 @@ class Stream:
     async def __call__(self, scope: Any, _: Any, send: Any) -> None:
         if scope["type"] != "http":
             raise NotImplementedError
+        await self.begin(send)
+        await self.end.wait()
+
+    async def begin(self, send: Any) -> None:
+        """Send the first part."""
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         await send({"type": "http.response.body", "body": b"first", "more_body": True})
-        await self.end.wait()
 
 
 @pytest.mark.parametrize(
@@ -166,6 +170,31 @@ def test_the_flag_of_sse_starlette_is_left_alone_if_the_application_says_so(
     status.enable_automatic_graceful_drain = False
     with ended_event_streams():
         assert not status.should_exit
+
+
+async def test_the_event_that_older_sse_starlette_waits_for_is_set_at_each_stop(
+    running: Running, caplog: pytest.LogCaptureFixture, status: SimpleNamespace
+) -> None:
+    status.should_exit_event = None
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await Stream(b"text/event-stream").begin(send)
+        if status.should_exit_event is None:
+            status.should_exit_event = asyncio.Event()
+        await status.should_exit_event.wait()
+
+    for _ in range(2):
+        async with running(app, shutdown_timeout=600, lifespan="off") as service:
+            reader, writer = await open_stream(service)
+            assert status.should_exit_event is not None
+            assert not status.should_exit_event.is_set()
+            async with asyncio.timeout(PATIENCE):
+                await service.stop()
+            assert (await reader.read()).endswith(b"0\r\n\r\n")
+            writer.close()
+        assert status.should_exit_event is None
+    assert not complaints(caplog)
 
 
 async def test_the_flag_of_sse_starlette_is_set_during_a_stop(

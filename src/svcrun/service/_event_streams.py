@@ -26,8 +26,9 @@ def ended_event_streams() -> Iterator[None]:
     the flag by which sse-starlette ends its streams, as its hook in uvicorn does. Each stream
     checks the flag twice a second, and sends a last event if the application has one.
 
-    The process has one flag, which sse-starlette never clears. The last server to stop clears it
-    here, so that the streams of a server that starts again do not end at once.
+    The process has one flag, and in releases before 3 an event beside it that open streams wait
+    for. sse-starlette never clears them. The last server to stop does so here, so that the
+    streams of a server that starts again do not end at once.
     """
     global _stopping, _before  # noqa: PLW0603 - the flag is global as well
     status = _status()
@@ -38,12 +39,18 @@ def ended_event_streams() -> Iterator[None]:
         _before = status.should_exit
     _stopping += 1
     status.should_exit = True
+    # None until the first stream waits; one that begins from now on looks at the flag first.
+    event = getattr(status, "should_exit_event", None)
+    if event is not None:
+        event.set()
     try:
         yield
     finally:
         _stopping -= 1
         if not _stopping:
             status.should_exit = _before
+            if event is not None:
+                status.should_exit_event = None
 
 
 def is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -12,6 +12,7 @@ from svcrun.addresses import format_address
 from svcrun.eager import start_eagerly
 from svcrun.errors import ClientDisconnected
 from svcrun.service._aiohttp.server import attend, is_stopping
+from svcrun.service._disconnections import is_disconnection
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -26,11 +27,6 @@ __all__ = ("Exchange",)
 log = logging.getLogger("svcrun.service.asgi")
 
 _VERSION = {"version": "3.0", "spec_version": "2.4"}
-
-# The classes of errors that Starlette raises for http.disconnect and websocket.disconnect.
-_DISCONNECTIONS = frozenset({"ClientDisconnect", "WebSocketDisconnect"})
-# The maximum of causes and contexts that are followed from an error.
-_DEPTH = 10
 
 
 class Exchange(ABC):
@@ -215,7 +211,7 @@ class Exchange(ABC):
         if self.fault is not None:
             task.cancelled() or task.exception()  # mark it as retrieved: it results from the fault
             raise self.fault
-        if self.is_gone and not task.cancelled() and _is_disconnection(task.exception()):
+        if self.is_gone and not task.cancelled() and is_disconnection(task.exception()):
             raise ClientDisconnected  # our connection logs it in one line
         if task.cancelled():
             if is_stopping(self.request):
@@ -228,7 +224,7 @@ class Exchange(ABC):
         """Log an error that the application raised after the handler stopped waiting for it."""
         if task.cancelled() or (error := task.exception()) is None:
             return
-        if self.is_gone and _is_disconnection(error):
+        if self.is_gone and is_disconnection(error):
             return
         request = self.request
         peer = request.protocol.peername
@@ -239,22 +235,6 @@ class Exchange(ABC):
             format_address(peer) if peer else "a client",
             exc_info=error,
         )
-
-
-def _is_disconnection(error: BaseException | None) -> bool:
-    """Return whether an error results from the disconnection of the client.
-
-    Frameworks convert the message to errors of their own, which have no common base class.
-    """
-    for _ in range(_DEPTH):
-        if isinstance(error, BaseExceptionGroup):
-            return all(map(_is_disconnection, error.exceptions))
-        if isinstance(error, ClientDisconnected) or type(error).__name__ in _DISCONNECTIONS:
-            return True
-        if error is None:
-            break
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _without_origin(target: str) -> str:

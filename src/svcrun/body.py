@@ -45,6 +45,11 @@ class Body:
         """Whether the shutdown has begun."""
         return self._closing.is_set()
 
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether :meth:`interrupt` has cancelled something that the block waited for."""
+        return self._cancellations > 0
+
     def close(self) -> None:
         """Wake the tasks that wait in :meth:`closing`."""
         self._closing.set()
@@ -90,9 +95,7 @@ class Body:
 
     def is_interruption(self, error: BaseException | None) -> bool:
         """Return whether `error`, which ended the block, results from :meth:`interrupt` alone."""
-        return error is None or (
-            self._cancellations > 0 and isinstance(error, asyncio.CancelledError)
-        )
+        return error is None or (self.was_cancelled and isinstance(error, asyncio.CancelledError))
 
 
 class LoopBody(Body):

@@ -464,7 +464,9 @@ class Entrypoint(OptionAttributes):
 
     def _conclude(self, runtime: Runtime, error: BaseException | None) -> bool:
         swallow = runtime.conclude(error)
-        if swallow and self._raise_signal:
+        # A coroutine that handled its cancellation has returned, but not with what was asked for.
+        was_cut = error is None and runtime.signal is not None and runtime.body.was_cancelled
+        if self._raise_signal and (swallow or was_cut):
             raise self._exit_by_signal(runtime.signal)
         return swallow
 

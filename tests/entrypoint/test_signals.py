@@ -383,15 +383,20 @@ def test_what_main_raises_when_it_is_cancelled_comes_out_of_the_block(run: Run) 
 @pytest.mark.parametrize(
     ("signal", "raised"), [("SIGTERM", "SystemExit(143)"), ("SIGINT", "KeyboardInterrupt()")]
 )
-def test_run_raises_the_signal_after_the_shutdown(run: Run, signal: str, raised: str) -> None:
+@pytest.mark.parametrize("handles", [False, True])
+def test_run_raises_the_signal_after_the_shutdown(
+    run: Run, signal: str, raised: str, handles: bool
+) -> None:
     outcome = run(
-        """
+        f"""
         async def main():
             send()
             try:
                 await asyncio.sleep(60)
-            finally:
+            except asyncio.CancelledError:
                 say("cleaned up")
+                if not {handles}:
+                    raise
 
         try:
             svcrun.run(main(), Server())

@@ -34,7 +34,6 @@ __all__ = ("Startup",)
 STARTING, RUNNING = ServiceState.STARTING, ServiceState.RUNNING
 STOPPED, FAILED = ServiceState.STOPPED, ServiceState.FAILED
 
-
 START_PATIENCE = 10.0
 """Seconds after which a start-up in progress is reported for the first time."""
 
@@ -51,8 +50,8 @@ class Startup:
     After the first failure no further ``start()`` is called, and the supervisor rolls the units
     back. :attr:`errors` holds the exceptions.
 
-    Race: a unit may be stopped while it starts. That sets ``unit.in_sweep``; from then on the end
-    of its start is passed to the sweep, and the unit is not retried.
+    Race: a unit may be stopped while it starts. That sets ``unit.in_sweep``, which then receives
+    the end of the start and prevents a retry.
 
     :param supervisor: stops a unit that fails after the end of the start-up.
     :param timeout: seconds that a start may take, for services without a limit of their own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from svcrun.addresses import format_address
 from svcrun.eager import start_eagerly
@@ -78,6 +79,7 @@ class Handshake(asyncio.Protocol):
 
     def _hand_over(self, transport: Any) -> None:
         protocol = self._protocol
+        _mend(transport, self.plain)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         for data in self._early:
@@ -87,3 +89,28 @@ class Handshake(asyncio.Protocol):
         if transport.is_closing():
             # Its end may have been told to this protocol, which has nothing to do with it.
             transport.abort()
+
+
+def _mend(transport: Any, plain: Any) -> None:
+    """Mend two faults of asyncio's `transport` of TLS, which is above `plain`.
+
+    It does not know that the connection is lost until the loop turns. Servers ask whether it is
+    closing before they write, and asyncio logs a warning for each piece that is written in vain.
+
+    Closed twice, as servers do it, it forgets what it belongs to, and can't be aborted any more.
+    """
+    if not hasattr(transport, "__dict__"):
+        return  # uvloop's has neither fault, and can't be changed
+    of_tls = ref(transport)  # the transport must not keep itself alive
+    is_closing, close = type(transport).is_closing, type(transport).close
+
+    def is_closing_or_lost() -> bool:
+        return plain.is_closing() or (transport := of_tls()) is None or is_closing(transport)
+
+    def close_once() -> None:
+        transport = of_tls()
+        if transport is not None and not is_closing(transport):
+            close(transport)
+
+    transport.is_closing = is_closing_or_lost
+    transport.close = close_once

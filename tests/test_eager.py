@@ -264,7 +264,7 @@ def test_the_loop_that_is_set_is_the_current_one(loop_factory: LoopFactory) -> N
     assert in_a_thread(look) == (True, True)
 
 
-async def test_signals_that_wake_the_stock_loop_are_heard_whatever_their_handlers_are() -> None:
+async def test_signals_that_wake_the_stock_loop_are_reported_for_any_handler() -> None:
     loop = asyncio.get_running_loop()
     heard: list[int] = []
     undo = listen_to_signals(loop, heard.append)

@@ -109,24 +109,24 @@ def test_a_mapping_of_arguments_stays_one(second: Keeper, log_format: str) -> No
     assert second.found == [("%(a)s", {"a": [1]}, "[1]")]
 
 
-def test_what_the_next_handler_does_to_a_record_is_not_written(second: Keeper) -> None:
-    class Vandal(Keeper):
+def test_changes_of_a_record_by_the_next_handler_are_not_written(second: Keeper) -> None:
+    class Mutator(Keeper):
         def emit(self, record: logging.LogRecord) -> None:
             record.msg, record.args, record.levelname = "gone", None, "GONE"
             record.exc_info, record.exc_text = None, "gone"
             vars(record).pop("name", None)
 
     stream, yours = io.StringIO(), Keeper()
-    vandal = Vandal()
+    mutator = Mutator()
     try:
         with basic_config(log_format="stream", stream=stream, handlers=[yours]) as session:
-            logging.getLogger().addHandler(vandal)
+            logging.getLogger().addHandler(mutator)
             log.info("plain %d", 1)
             log.info("state %s", State("text"))
             log.error("error", exc_info=ERROR)
             session.flush()
     finally:
-        logging.getLogger().removeHandler(vandal)
+        logging.getLogger().removeHandler(mutator)
     assert (
         stream.getvalue()
         == (
@@ -330,7 +330,7 @@ def test_a_filter_is_asked_once_and_only_for_its_level() -> None:
     assert [record.msg for record in yours.records] == ["high"]
 
 
-def test_what_a_filter_of_ours_changes_is_not_seen_by_the_next_handler(second: Keeper) -> None:
+def test_changes_by_our_filter_do_not_reach_the_next_handler(second: Keeper) -> None:
     def redact(record: logging.LogRecord) -> bool:
         record.msg, record.args = "redacted %s", ("x",)
         return True
@@ -345,7 +345,7 @@ def test_what_a_filter_of_ours_changes_is_not_seen_by_the_next_handler(second: K
     assert [text for *_, text in second.found] == ["secret key", "lazy"]
 
 
-def test_a_filter_in_the_thread_of_the_log_that_replaces_the_message_is_heard() -> None:
+def test_a_filter_in_the_thread_of_the_log_may_replace_the_message() -> None:
     class Redacting(Keeper):
         def emit(self, record: logging.LogRecord) -> None:
             record.args = ("***",)
@@ -463,7 +463,7 @@ class Visit(LazyRecord):
 def test_a_lazy_record_is_written_as_it_was_and_left_as_it_is(second: Keeper) -> None:
     gate = threading.Event()
 
-    class Vandal(logging.Handler):
+    class Mutator(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             record.msg = "gone %s"
             gate.set()
@@ -473,20 +473,20 @@ def test_a_lazy_record_is_written_as_it_was_and_left_as_it_is(second: Keeper) ->
             gate.wait(PATIENCE)
             return super().write(text)
 
-    stream, yours, vandal = Late(), Keeper(), Vandal()
+    stream, yours, mutator = Late(), Keeper(), Mutator()
     visit = Visit()
     try:
         with basic_config(log_format="stream", stream=stream, handlers=[yours]):
-            logging.getLogger().addHandler(vandal)
+            logging.getLogger().addHandler(mutator)
             log.handle(visit)
     finally:
-        logging.getLogger().removeHandler(vandal)
+        logging.getLogger().removeHandler(mutator)
     assert stream.getvalue() == "INFO:captured:lazy\n"
     assert yours.found == [("la%s", ("zy",), "lazy")]
     assert not hasattr(visit, "message")
 
 
-def test_what_a_filter_of_the_logger_adds_to_a_lazy_record_is_written() -> None:
+def test_attributes_added_by_a_filter_of_the_logger_are_written() -> None:
     def add(record: logging.LogRecord) -> bool:
         record.request_id = "7"
         return True

@@ -71,7 +71,7 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_paths
 
 
-def test_what_is_no_socket_is_passed_over(
+def test_a_path_that_is_not_a_socket_is_skipped(
     daemon: Daemon, sockets: Callable[..., None], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -161,7 +161,7 @@ def test_a_journal_that_refuses_is_a_clear_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep_file", [False, True])
-def test_records_go_on_when_the_syslog_daemon_is_restarted(
+def test_records_are_sent_again_after_a_restart_of_the_syslog_daemon(
     daemon: Daemon, capfd: pytest.CaptureFixture[str], keep_file: bool
 ) -> None:
     with basic_config("info", "syslog", address=daemon.path) as session:
@@ -188,7 +188,7 @@ def test_records_go_on_when_the_syslog_daemon_is_restarted(
     assert line.startswith(f"svcrun.log: can't write to {daemon.path}: ")
 
 
-def test_records_go_on_when_the_journal_is_restarted(
+def test_records_are_sent_again_after_a_restart_of_the_journal(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     daemon = Daemon(tmp_path / "socket", socket.SOCK_DGRAM)

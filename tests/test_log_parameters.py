@@ -65,7 +65,7 @@ def test_a_wrong_value_by_such_a_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize("buffered", [True, False])
-def test_a_wrapper_gets_each_handler_and_what_it_returns_takes_the_place(buffered: bool) -> None:
+def test_a_wrapper_replaces_each_handler_by_the_one_it_returns(buffered: bool) -> None:
     wrapped: list[logging.Handler] = []
     made: list[MemoryHandler] = []
 

@@ -185,7 +185,7 @@ def test_an_option_given_as_an_iterator_can_be_read_and_survives_another_change(
     assert (ep.log_handlers, ep.catch_signals) == (handlers, signals)
 
 
-def test_attributes_show_what_the_environment_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attributes_return_values_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SVCRUN_LOG_LEVEL", "warning")
     monkeypatch.setenv("SVCRUN_LOG_FORMAT", "plain")
     monkeypatch.setenv("SVCRUN_POOL_SIZE", "3")
@@ -258,7 +258,7 @@ def test_the_current_entrypoint_and_its_loop_are_found_under_their_old_names() -
             variable.get()
 
 
-def test_what_is_current_can_be_set_in_a_context() -> None:
+def test_the_current_loop_can_be_set_in_a_context() -> None:
     async def main() -> None:
         ep = entrypoint(log_config=False)
         CURRENT_ENTRYPOINT.set(ep)

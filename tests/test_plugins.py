@@ -206,7 +206,7 @@ def test_a_forked_child_has_the_plugins_of_its_parent(run: Run, tmp_path: Path) 
     assert outcome.stdout.splitlines() == ["setup", "starting 0"]
 
 
-def test_what_interrupts_the_loading_comes_out_and_the_next_entrypoint_tries_again(
+def test_an_interrupted_loading_raises_and_the_next_entrypoint_retries(
     run: Run, tmp_path: Path
 ) -> None:
     install(
@@ -317,7 +317,7 @@ def test_a_long_file_is_read_to_its_end(tmp_path: Path, search: Callable[..., bo
     assert search(str(tmp_path))
 
 
-def test_what_is_no_metadata_of_plugins_is_passed_over(
+def test_a_path_without_metadata_of_plugins_is_skipped(
     tmp_path: Path, search: Callable[..., bool]
 ) -> None:
     names(tmp_path / "other" / "a-1.0.dist-info" / "entry_points.txt", "pytest11")

@@ -72,12 +72,12 @@ async def run_on_the_stock_loop() -> None:
     assert hasattr(loop, "_process_self_data")
 
 
-def test_the_stock_loop_has_what_is_used_of_it() -> None:
+def test_the_stock_loop_has_the_private_names_in_use() -> None:
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop, debug=False) as runner:
         runner.run(run_on_the_stock_loop())
 
 
-async def test_a_task_tells_who_waits_for_it() -> None:
+async def test_a_task_names_the_tasks_that_wait_for_it() -> None:
     end = asyncio.Event()
     task = asyncio.create_task(end.wait())
     await asyncio.sleep(0)

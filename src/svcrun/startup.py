@@ -203,7 +203,7 @@ class Startup:
     def _started(self, unit: Unit) -> None:
         if unit.timer is not None:
             unit.end_timer()
-        unit.owes_stop = True
+        unit.needs_stop = True
         unit.move(RUNNING)
         if unit.service._svcrun_is_server:
             self._check_listening(unit)
@@ -269,7 +269,7 @@ class Startup:
             # start() may have opened sockets and created tasks before it failed or was cancelled.
             unit.move(FAILED)
             unit.failed = state is FAILED
-            unit.owes_stop = True
+            unit.needs_stop = True
 
     def _overrun(self, unit: Unit, timeout: float) -> None:
         unit.timer = None
@@ -294,7 +294,7 @@ class Startup:
 
     def is_starting(self, unit: Unit) -> bool:
         """Return whether `unit` has not started, but may still start."""
-        return unit in self._retries or (not unit.owes_stop and unit.in_sweep is None)
+        return unit in self._retries or (not unit.needs_stop and unit.in_sweep is None)
 
     def _plan_retry(self, unit: Unit, error: BaseException) -> bool:
         """Record a retry of a failed start, and return whether there will be one."""

@@ -86,7 +86,7 @@ class Supervisor:
         return tuple(
             unit.service
             for unit in self._units.values()
-            if unit.owes_stop or unit.state is STOPPING
+            if unit.needs_stop or unit.state is STOPPING
         )
 
     @property
@@ -130,7 +130,7 @@ class Supervisor:
                 await asyncio.shield(unit.in_sweep.ended)
             elif unit.state is RUNNING:
                 break
-            elif unit.owes_stop:  # it crashed
+            elif unit.needs_stop:  # it crashed
                 await self.stop_units([unit], None)
             elif unit.state is STARTING and unit.task in (None, current):
                 break  # it asks itself, perhaps in the first step of its start()
@@ -341,7 +341,7 @@ class Supervisor:
         units = [
             unit
             for unit in self._units.values()
-            if unit.in_sweep is None and (unit.owes_stop or unit.state is STARTING)
+            if unit.in_sweep is None and (unit.needs_stop or unit.state is STARTING)
         ]
         own = self.sweep(units, exception, limit)
         for sweep in (own, *self._sweeps):

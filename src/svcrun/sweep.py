@@ -148,7 +148,7 @@ class Sweep:
         if walk is None or unit not in walk.busy or unit.stop_task is not None:
             return
         # One that owes a stop() here was starting, and came through in spite of being cancelled.
-        if not unit.owes_stop or self._call_stop(unit):
+        if not unit.needs_stop or self._call_stop(unit):
             walk.done(unit)
 
     def _stop_ended(self, unit: Unit, task: asyncio.Task[Any]) -> None:
@@ -184,10 +184,10 @@ class Sweep:
         service = unit.service
         if unit.record.state is ServiceState.STARTING:
             return self._cancel_start(unit)
-        if not unit.owes_stop:
+        if not unit.needs_stop:
             return True
 
-        unit.owes_stop = False
+        unit.needs_stop = False
         unit.move(ServiceState.STOPPING)
         if type(service).stop is _STOP and "stop" not in service.__dict__:
             return True
@@ -293,12 +293,12 @@ class Sweep:
 
     def busy(self) -> list[Unit]:
         """Return the units whose ``start()`` or ``stop()`` still runs."""
-        # One that owes a stop() came through its start just now, and what has ended is about to be
+        # One that needs a stop() came through its start just now, and what has ended is about to be
         # taken note of.
         return [
             unit
             for unit in (() if self._walk is None else self._walk.busy)
-            if not unit.owes_stop and not _has_ended(unit)
+            if not unit.needs_stop and not _has_ended(unit)
         ]
 
     def _failed(self, unit: Unit, error: BaseException, message: str) -> None:

@@ -38,7 +38,7 @@ def traces() -> bool:
 class Unit:
     """What a supervisor knows of one service.
 
-    :attr:`owes_stop` says that the service was started and its ``stop()`` not called since. It
+    :attr:`needs_stop` says that the service was started and its ``stop()`` not called since. It
     alone decides whether ``stop()`` is called, so that no way to the end can forget it or do it
     twice.
     """
@@ -50,7 +50,7 @@ class Unit:
         "in_startup",
         "in_sweep",
         "moved",
-        "owes_stop",
+        "needs_stop",
         "record",
         "requires",
         "service",
@@ -81,7 +81,7 @@ class Unit:
         self.start_cancelled = False  # whether we have cancelled start()
         self.stop_cancelled = False  # whether we have cancelled stop()
         self.failed = False  # whether stop(), or start() meanwhile, raised or hung
-        self.owes_stop = False
+        self.needs_stop = False
         self.undo: Undo | None = None  # what is owed instead of stop(), after a failed start()
         self.moved: asyncio.Future[None] | None = None
         self.traced = False  # whether moves are logged; asked once for all of a start, or a stop
@@ -137,7 +137,7 @@ class Unit:
     def at_rest(self) -> bool:
         """Whether there is nothing to stop, nor being stopped."""
         return (
-            not self.owes_stop
+            not self.needs_stop
             and self.in_sweep is None
             and self.record.state is not ServiceState.STARTING
         )
@@ -145,7 +145,7 @@ class Unit:
     @property
     def is_up(self) -> bool:
         """Whether the service was started and nobody has begun to stop it."""
-        return self.owes_stop and self.in_sweep is None
+        return self.needs_stop and self.in_sweep is None
 
     async def next_move(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait for the next move, or until there will be none."""

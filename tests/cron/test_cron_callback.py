@@ -180,7 +180,7 @@ async def test_fixed_times_that_a_clock_set_back_brings_again_are_not_called_aga
         ("31-33 11,12 * * * */30", ["12:31:30", "11:32:00", "11:32:30", "11:33:00", "11:33:30"]),
     ],
 )
-async def test_a_line_with_a_wildcard_goes_on_at_once_when_the_clock_was_set_back(
+async def test_a_line_with_a_wildcard_follows_a_clock_set_back_at_once(
     job: Job, wall: Wall, caplog: pytest.LogCaptureFixture, spec: str, expected: list[str]
 ) -> None:
     job.begin(spec)
@@ -214,7 +214,7 @@ async def test_steps_back_again_and_again_lose_no_call(job: Job, wall: Wall) -> 
     assert len(set(job.times)) == len(job.times)
 
 
-async def test_a_clock_set_back_and_forward_again_misses_only_what_never_came(
+async def test_a_clock_set_back_and_forward_again_misses_only_times_never_reached(
     job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
 ) -> None:
     job.begin("* * * * *")

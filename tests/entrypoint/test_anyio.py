@@ -66,7 +66,7 @@ def run(loop_factory: LoopFactory, life: Callable[[Log], Coroutine[Any, Any, Hos
     return log
 
 
-def test_a_stop_within_a_cancelled_scope_is_waited_for_without_turning_the_loop(
+def test_a_stop_within_a_cancelled_scope_is_awaited_without_a_busy_loop(
     loop_factory: LoopFactory,
 ) -> None:
     async def life(log: Log) -> Host:
@@ -85,7 +85,7 @@ def test_a_stop_within_a_cancelled_scope_is_waited_for_without_turning_the_loop(
     assert "never" not in log
 
 
-def test_a_start_within_a_cancelled_scope_is_rolled_back_without_turning_the_loop(
+def test_a_start_within_a_cancelled_scope_is_rolled_back_without_a_busy_loop(
     loop_factory: LoopFactory,
 ) -> None:
     async def life(log: Log) -> Host:

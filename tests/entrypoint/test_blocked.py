@@ -254,7 +254,7 @@ with entrypoint(Blocking(), shutdown_timeout=1):
 @pytest.mark.parametrize(
     ("timer", "alarm"), [("REAL", "ALRM"), ("VIRTUAL", "VTALRM"), ("PROF", "PROF")]
 )
-def test_a_timer_that_stop_uses_is_its_own_and_the_watch_goes_on(
+def test_stop_may_use_the_timer_while_the_watchdog_continues(
     run: Run, timer: str, alarm: str, form: str
 ) -> None:
     outcome = run(

@@ -202,7 +202,7 @@ loop.run_until_complete(ep.__aexit__(None, None, None))
     assert lines(outcome)[:5] == ["started", "no", "stopped", "cancelled", "given up"]
 
 
-def test_what_the_program_does_after_the_stop_is_its_own(run: Run) -> None:
+def test_the_program_may_go_on_after_the_services_have_stopped(run: Run) -> None:
     outcome = run(
         ENTER
         + """

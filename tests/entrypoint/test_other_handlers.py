@@ -100,7 +100,7 @@ def test_a_handler_that_is_not_bound_to_the_service_is_found_by_its_code(run: Ru
     assert "Bot" in outcome.stderr
 
 
-def test_a_handler_of_uvicorns_kind_that_puts_back_what_it_found_is_gone_then(run: Run) -> None:
+def test_a_handler_that_restores_the_previous_one_is_not_called_again(run: Run) -> None:
     outcome = run(
         INSTALLING
         + """
@@ -167,7 +167,7 @@ with entrypoint(Reloading()) as loop:
     assert_orderly(outcome, *said, warnings=0)
 
 
-def test_a_handler_that_the_program_had_on_its_loop_hears_on(run: Run) -> None:
+def test_a_handler_that_the_program_added_to_its_loop_is_still_called(run: Run) -> None:
     outcome = run(
         """
         async def main():

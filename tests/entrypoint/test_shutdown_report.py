@@ -82,7 +82,7 @@ def test_a_signal_is_the_reason_of_a_shutdown(run: Run) -> None:
     assert "all services have stopped" in lines[-1]
 
 
-def test_the_quick_end_of_a_block_is_told_at_debug_level_only(
+def test_a_quick_end_of_a_block_is_logged_at_debug_level_only(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "svcrun.runtime")

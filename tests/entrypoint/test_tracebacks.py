@@ -213,7 +213,7 @@ class Rethrowing(Service):
 @pytest.mark.parametrize("around", [False, True], ids=["plainly", "while handling"])
 @pytest.mark.parametrize("how", ["none", "cause", "context", "suppressed"])
 @pytest.mark.parametrize("phase", ["start", "run", "stop"])
-def test_cause_and_context_of_an_error_stay_what_they_were(
+def test_an_error_keeps_its_cause_and_context(
     live: Form, phase: str, how: str, around: bool
 ) -> None:
     error, cause, context, suppressed = chained(how)

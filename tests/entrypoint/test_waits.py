@@ -134,7 +134,7 @@ say("after")
     assert [line for line in lines(outcome) if line != "cancelled main"] == ["started", *LEFT]
 
 
-def test_several_calls_of_run_forever_return_one_after_the_other(run: Run) -> None:
+def test_each_of_several_calls_of_run_forever_returns(run: Run) -> None:
     outcome = run(
         """
         with entrypoint(Server()) as loop:

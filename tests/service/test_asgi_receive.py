@@ -269,7 +269,7 @@ async def test_a_client_that_pings_and_never_reads_and_vanishes_is_code_1006(
     assert is_quiet(caplog)
 
 
-async def test_what_a_client_sent_before_it_vanished_is_received() -> None:
+async def test_data_sent_before_the_client_disconnected_is_received() -> None:
     # The ping in the middle can't be answered any more.
     async def script(app: Recorder, receive: Receive, send: Send) -> None:
         await accept(receive, send)

@@ -106,11 +106,11 @@ def test_what_a_base_requires_of_subclasses_is_not_settled_by_its_own_default() 
 @pytest.mark.parametrize(
     "own", ["token", ("token",), ["token"], {"token"}, iter(["token"]), {"token": None}.keys()]
 )
-def test_what_a_subclass_requires_adds_to_what_its_bases_require(own: Any) -> None:
+def test_required_keywords_of_a_subclass_add_to_those_of_its_bases(own: Any) -> None:
     assert required_of(Host, Login, __required__=own) == {"host", "user", "password", "token"}
 
 
-def test_a_subclass_that_requires_nothing_itself_requires_what_its_bases_do() -> None:
+def test_a_subclass_without_required_keywords_inherits_those_of_its_bases() -> None:
     assert required_of(Host, Login, __required__=()) == {"host", "user", "password"}
 
 
@@ -128,13 +128,13 @@ class WithTokenAndKey(WithToken):
 
 
 @pytest.mark.parametrize("bases", [(WithTokenAndKey, Host), (Host, WithTokenAndKey)])
-def test_what_a_mixin_requires_is_required_whatever_the_order_of_bases(
+def test_required_keywords_of_a_mixin_hold_in_any_order_of_bases(
     bases: tuple[type, ...],
 ) -> None:
     assert required_of(*bases) == {"token", "key", "host"}
 
 
-def test_a_subclass_of_a_service_of_the_package_requires_what_that_does() -> None:
+def test_a_subclass_of_a_service_of_the_package_has_its_required_keywords() -> None:
     class Alpha(PeriodicService):
         __required__ = ("alpha",)
 

@@ -91,7 +91,7 @@ def test_a_plural_a_numbered_or_another_word_is_none(name: str, other: str) -> N
     assert not is_misspelling(name, other)
 
 
-async def test_a_misspelt_keyword_is_set_and_told_once_per_class(
+async def test_a_misspelt_keyword_is_set_and_logged_once_per_class(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     cls = make_class(retries=3)
@@ -106,7 +106,7 @@ async def test_a_misspelt_keyword_is_set_and_told_once_per_class(
     assert len(await warnings_of(caplog, make(make_class(retries=3), retires=5))) == 1
 
 
-async def test_parameters_are_what_the_class_and_its_bases_declare_in_any_way(
+async def test_parameters_are_all_declarations_of_the_class_and_its_bases(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Mixin:
@@ -149,7 +149,7 @@ async def test_an_annotated_keyword_without_a_default_is_declared(
         ({"anything": 1, "url": 2, "addresses": 3, "_adress": 4}, None),
     ],
 )
-async def test_words_of_other_libraries_are_told_unless_the_right_one_is_given_as_well(
+async def test_names_of_other_libraries_are_logged_unless_the_right_one_is_given(
     caplog: pytest.LogCaptureFixture, keywords: dict[str, Any], meant: str | None
 ) -> None:
     service = make(make_class(app=None, address=None), **keywords)
@@ -157,7 +157,7 @@ async def test_words_of_other_libraries_are_told_unless_the_right_one_is_given_a
     assert [text.rpartition("mean ")[2] for text in found] == ([f"{meant}=?"] if meant else [])
 
 
-async def test_a_misspelt_parameter_of_a_service_of_the_package_is_told(
+async def test_a_misspelt_parameter_of_a_service_of_the_package_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Cleaner(PeriodicService):

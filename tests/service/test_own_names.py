@@ -272,7 +272,7 @@ async def handle(self: Any, *args: Any) -> None: ...
 @pytest.mark.parametrize(
     ("base", "absent"), [(PeriodicService, "interval="), (TLSServer, "cert=, key=")]
 )
-async def test_an_init_that_leaves_out_what_is_required_fails_the_start_by_its_name(
+async def test_an_init_that_omits_a_required_keyword_fails_the_start_by_its_name(
     base: type, absent: str
 ) -> None:
     namespace = {"callback": handle, "handle_client": handle}

@@ -138,7 +138,7 @@ def callbacks(events: Sending, name: str) -> tuple[Callable[[], None], Callable[
 
 
 @pytest.mark.parametrize("cls", TRANSPORTS)
-async def test_closing_sends_what_was_taken_and_takes_nothing_more(
+async def test_closing_sends_accepted_events_and_rejects_new_ones(
     collector: Collector, cls: Any
 ) -> None:
     async with sending(collector, cls) as events:
@@ -154,7 +154,7 @@ async def test_closing_sends_what_was_taken_and_takes_nothing_more(
 
 
 @pytest.mark.parametrize("cls", TRANSPORTS)
-async def test_closing_waits_no_longer_than_it_is_told(collector: Collector, cls: Any) -> None:
+async def test_closing_ends_at_its_timeout(collector: Collector, cls: Any) -> None:
     collector.usual = hang
     async with sending(collector, cls, timeout=3600) as events:
         events.send("hanging")

@@ -119,7 +119,7 @@ async def test_a_task_resumes_none_while_it_runs() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-def test_what_ends_a_program_in_one_handler_leaves_no_other_waiting(error: Error) -> None:
+def test_an_exit_in_one_handler_ends_the_others(error: Error) -> None:
     handlers: list[Handlers] = []
 
     async def receive() -> None:

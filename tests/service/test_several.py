@@ -108,7 +108,7 @@ async def test_a_property_may_yield_dependencies_anew() -> None:
             pass
 
 
-def test_what_a_class_attribute_yields_is_kept_for_all_instances() -> None:
+def test_an_iterator_as_class_attribute_holds_for_all_instances() -> None:
     first = Plain()
     cls: Any = type("Own", (Plain,), {"depends_on": iter([first])})
     assert cls().depends_on == cls().depends_on == (first,)

@@ -224,7 +224,7 @@ async def test_drain_raises_once_something_was_dropped(transport: Transport) -> 
     assert errors == [ConnectionResetError] * 2
 
 
-async def test_a_loop_that_ignores_the_errors_of_drain_lets_the_loop_turn(
+async def test_a_handler_that_ignores_errors_of_drain_does_not_block_the_loop(
     transport: Transport,
 ) -> None:
     over = asyncio.Event()
@@ -277,7 +277,7 @@ async def test_an_end_that_comes_with_the_handshake_is_one_line_at_most(
     assert [r for r in caplog.records if r.name == "asyncio" or r.levelno > logging.INFO] == []
 
 
-async def test_what_a_handler_waits_for_is_answered_though_the_end_comes_with_it(
+async def test_data_that_arrives_together_with_the_end_is_answered(
     certificates: Any,
 ) -> None:
     transport = Transport(certificates)

@@ -97,7 +97,7 @@ async def test_a_broken_body_is_one_line_at_most_whether_it_is_read_or_not(
         assert "malformed request" in record.getMessage()
 
 
-async def test_a_broken_body_that_the_handler_reads_is_told_once_a_request(
+async def test_a_malformed_body_that_the_handler_reads_is_logged_once_per_request(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with running(SERVICES["aiohttp"]()) as service:

@@ -114,7 +114,7 @@ class Actor(Service):
     """When it came into its present state."""
     required: frozenset["Actor"] = frozenset()
     """What it depended on when it was last started."""
-    owes_stop = False
+    needs_stop = False
     succeeded = False
     """Whether the present ``start()`` has returned or set its event."""
     late = False

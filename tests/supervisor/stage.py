@@ -44,7 +44,9 @@ class Call:
         """Whether nothing else was going on."""
         self.running = {actor for actor in actors if actor.actual is RUNNING}
         """The actors that have been running at some time during the call."""
-        self.rested = {actor for actor in actors if actor.actual in AT_REST and not actor.owes_stop}
+        self.rested = {
+            actor for actor in actors if actor.actual in AT_REST and not actor.needs_stop
+        }
         """The actors that have been at rest at some time during the call."""
         self.rested_first = frozenset(self.rested)
 
@@ -191,10 +193,10 @@ class Stage:
         if new not in TRANSITIONS[old]:
             self.broke(f"{actor} was {old}")
         if new is STARTING:
-            if actor.owes_stop:
+            if actor.needs_stop:
                 self.broke(f"{actor} was not stopped since its last start")
         elif new is RUNNING:
-            actor.owes_stop = actor.has_stop
+            actor.needs_stop = actor.has_stop
             if not actor.succeeded:
                 self.broke(f"{actor} was not ready")
         elif new is FAILED and old is RUNNING:
@@ -206,7 +208,7 @@ class Stage:
             if actor in call.actors:
                 if new is RUNNING:
                     call.running.add(actor)
-                elif new is not STARTING and new is not STOPPING and not actor.owes_stop:
+                elif new is not STARTING and new is not STOPPING and not actor.needs_stop:
                     call.rested.add(actor)
 
     def saw_start(self, actor: Actor) -> None:
@@ -231,9 +233,9 @@ class Stage:
         actor.required = frozenset(required)
 
     def saw_stop(self, actor: Actor) -> None:
-        if not actor.owes_stop:
+        if not actor.needs_stop:
             self.broke(f"stop() of {actor} was called, but not due")
-        actor.owes_stop = False
+        actor.needs_stop = False
         if actor.actual is not STOPPING:
             self.broke(f"stop() of {actor} was called")
         if self.abandons(actor):
@@ -241,7 +243,7 @@ class Stage:
         for dependant in self.actors:
             if actor not in dependant.required or self.abandons(dependant):
                 continue
-            if dependant.owes_stop or dependant.actual in (STARTING, RUNNING):
+            if dependant.needs_stop or dependant.actual in (STARTING, RUNNING):
                 self.broke(f"{actor} is stopped before {dependant}, which depends on it")
             unit = self.unit(dependant)
             if (
@@ -268,7 +270,7 @@ class Stage:
                 self.broke(f"{actor} was cancelled, although nothing stops it")
         elif task is actor.starting and actor.actual is not STARTING:
             for unit in sweep._units:
-                if unit.stop_task is not None or unit.owes_stop:
+                if unit.stop_task is not None or unit.needs_stop:
                     self.broke(
                         f"start() of {actor} was cancelled before stop() of {unit.service!r} ended"
                     )
@@ -292,7 +294,7 @@ class Stage:
     def _check_failed(self, call: Call) -> None:
         if call.kind == "start" and call.alone:
             for actor in call.rested_first:
-                if actor.actual not in AT_REST or actor.owes_stop:
+                if actor.actual not in AT_REST or actor.needs_stop:
                     self.broke(f"the start of {actor} failed, but was not rolled back")
 
     def check(self) -> None:
@@ -358,7 +360,7 @@ class Stage:
         assert not self.supervisor.recoveries
         for actor in self.actors:
             assert actor.actual in AT_REST, actor
-            assert not actor.owes_stop, f"{actor} was never stopped"
+            assert not actor.needs_stop, f"{actor} was never stopped"
             if actor.starting is not None or actor.stopping is not None:
                 assert self.supervisor.hung, f"{actor} goes on, and nothing tells of it"
         stuck = [task.get_name() for task in self.callers if not task.done()]

@@ -177,7 +177,7 @@ async def test_whatever_ends_the_start_ends_the_wait_at_once(how: str) -> None:
     assert not sup.services
 
 
-async def test_what_a_failed_attempt_left_is_undone_before_the_next_one() -> None:
+async def test_a_failed_attempt_is_rolled_back_before_the_next_one() -> None:
     closed: list[float] = []
 
     class Listener:

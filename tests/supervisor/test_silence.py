@@ -28,7 +28,7 @@ async def cancelled_after(seconds: float, *services: Service) -> None:
     await asyncio.wait((task,))
 
 
-async def test_a_start_that_goes_on_is_reported_ever_more_rarely(
+async def test_a_start_in_progress_is_reported_at_growing_intervals(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await cancelled_after(100, Plain(log=[], name="it", starts_in=math.inf))
@@ -98,7 +98,7 @@ async def test_a_service_that_waits_for_another_is_named_with_that(
     assert "name='top' NEW> is waiting for <Plain name='base' STARTING>" in message
 
 
-async def test_what_has_started_is_not_named(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_report_does_not_name_started_services(caplog: pytest.LogCaptureFixture) -> None:
     stuck = Plain(log=[], name="stuck", starts_in=math.inf)
     await cancelled_after(15, Plain(log=[], name="well"), stuck)
     (message,) = warnings(caplog)
@@ -138,7 +138,7 @@ async def test_a_start_in_time_costs_no_line_and_leaves_no_timer(
     assert now() == starts_in + 100
 
 
-async def test_a_restart_that_goes_on_is_reported_as_well(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_restart_in_progress_is_reported_as_well(caplog: pytest.LogCaptureFixture) -> None:
     policy = Restart(limit=3, delay=1, jitter=0)
     service = Plain(log=[], name="it", crashes_in=1, on_crash=policy)
     sup = supervisor()

@@ -52,7 +52,7 @@ class ServiceMeta(ABCMeta):
         a handler is a generator or not callable, or if the class uses a private name of its base.
     """
 
-    # What a class says, in any form; of a class that is made, it is a frozenset.
+    # A class may assign any collection of names; on a created class, it is a frozenset.
     __async_required__: Collection[str]
     __required__: Collection[str]
     _svcrun_handlers: frozenset[str]

@@ -36,7 +36,7 @@ __all__ = ("AIOHTTPSSLService", "AIOHTTPService", "AccessLogger", "Runner")
 log = logging.getLogger(__name__)
 
 RunnerKwargsType: TypeAlias = "Mapping[str, Any] | Iterable[tuple[str, Any]]"
-"""What `runner_kwargs` takes."""
+"""The type of `runner_kwargs`."""
 
 # What the entrypoint, or a parameter of the service, sees to.
 _NOT_OF_THE_RUNNER = {

@@ -142,6 +142,8 @@ def test_whatever_the_shutdown_waits_for_is_named(run: Run, what: str) -> None:
         def job():
             time.sleep(1.3)
 
+        kept = set()  # the loop itself would let the collector take the task
+
         async def stubborn():
             try:
                 await asyncio.Event().wait()
@@ -151,7 +153,7 @@ def test_whatever_the_shutdown_waits_for_is_named(run: Run, what: str) -> None:
         async def body():
             loop = asyncio.get_running_loop()
             if WHAT == "task":
-                loop.create_task(stubborn(), name="stubborn")
+                kept.add(loop.create_task(stubborn(), name="stubborn"))
             elif WHAT == "thread":
                 loop.run_in_executor(None, job)
             elif WHAT == "builtin":

@@ -103,6 +103,8 @@ def test_no_other_private_name_of_asyncio_is_used() -> None:
         '"_csock"',
         '"_make_socket_transport"',
         '"_selector"',
+        "asyncio._unregister_task",  # documented, for other kinds of tasks
+        '"_get_backend_id"',  # of uvloop
     }
     names = r"\b(?:asyncio(?:\.\w+)?|_tasks|task|loop|transport)\._[a-z]\w*"
     pattern = rf"{names}|(?<=attr\(loop, )\"_\w+\""

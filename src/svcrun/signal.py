@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 
+from svcrun import stray
 from svcrun.callables import describe, is_coroutine_function
 from svcrun.errors import FrozenSignal, NotACoroutineFunction
 from svcrun.hints import TYPE_CHECKING, Any, TypeVar
@@ -90,8 +91,12 @@ class Signal:
                 try:
                     await receiver(*args, **kwargs)
                 except Exception as error:  # noqa: BLE001 - raised below, after the other receivers
+                    stray.end_if_stray(error)
                     errors.append(error)
-        except BaseException:
+                if stray.thread:
+                    stray.end_if_stray()
+        except BaseException as error:
+            stray.end_if_stray(error)
             # Whoever cancels won't hear of these, so the log has to.
             for failure in errors:
                 log.error("a receiver of a signal failed", exc_info=failure)  # noqa: TRY400

@@ -9,7 +9,6 @@ from functools import partial
 
 from svcrun.backoff import Backoff
 from svcrun.current import on_behalf_of
-from svcrun.eager import is_forked_copy
 from svcrun.errors import DependencyDown, StartCancelled, StartTimeout, show
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.order import Walk
@@ -158,9 +157,7 @@ class Startup:
         try:
             # No local name for the task: the traceback of its first step refers to this frame.
             unit.task = unit.begin(service.start, self._loop)
-        except BaseException as error:  # raised after the roll-back
-            if is_forked_copy(self._loop):
-                raise
+        except BaseException as error:  # noqa: BLE001 - raised after the roll-back
             return self._start_ended(unit, error)
         if unit.task.done():
             if not unit.task.cancelled() and unit.task.exception() is None:

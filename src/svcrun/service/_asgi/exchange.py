@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from svcrun import stray
 from svcrun.addresses import format_address
 from svcrun.eager import start_eagerly
 from svcrun.errors import ClientDisconnected
@@ -132,7 +133,13 @@ class Exchange(ABC):
             return await self.next_message()
 
     async def _call(self) -> None:
-        await self.app(self.scope(), self.receive, self.send)
+        try:
+            await self.app(self.scope(), self.receive, self.send)
+        except BaseException as error:
+            stray.end_if_stray(error)
+            raise
+        if stray.thread:
+            stray.end_if_stray()
 
     def complete(self) -> None:
         """Record that the response is complete, and wake the handler."""

@@ -9,9 +9,11 @@ import contextvars
 import re
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
+from svcrun import stray
 from svcrun.eager import current_loop, wakeup_descriptor
 from svcrun.service import _accept
 from svcrun.tasks import CALLBACK, _context_of_callback
@@ -114,3 +116,13 @@ def test_no_other_private_name_of_asyncio_is_used() -> None:
         for name in re.findall(pattern, path.read_text(encoding="utf-8"))
     }
     assert found == known
+
+
+async def test_a_loop_tells_its_calls_and_its_epoll_instance() -> None:
+    loop = asyncio.get_running_loop()
+    for handle in (loop.call_soon(int), loop.call_later(60, int)):
+        assert handle in list(stray._calls(loop))
+        handle.cancel()
+    descriptor = stray._epoll_descriptor(loop)
+    assert descriptor is not None
+    assert str(Path(f"/proc/self/fd/{descriptor}").readlink()) == "anon_inode:[eventpoll]"

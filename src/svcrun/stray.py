@@ -64,13 +64,17 @@ def disown(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _replace_epoll(loop: asyncio.AbstractEventLoop) -> None:
+    descriptor = _epoll_descriptor(loop)
+    if descriptor is not None and hasattr(select, "epoll"):
+        with suppress(OSError), select.epoll() as empty:
+            os.dup2(empty.fileno(), descriptor, inheritable=False)
+
+
+def _epoll_descriptor(loop: asyncio.AbstractEventLoop) -> int | None:
     # asyncio's loop has it in its selector; uvloop returns its descriptor.
     selector = getattr(loop, "_selector", None)
     tell = getattr(selector, "fileno", None) or getattr(loop, "_get_backend_id", None)
-    if tell is None or not hasattr(select, "epoll"):
-        return
-    with suppress(OSError), select.epoll() as empty:
-        os.dup2(empty.fileno(), tell(), inheritable=False)
+    return None if tell is None else tell()
 
 
 def catch(
@@ -149,7 +153,13 @@ def _cancel_calls(loop: asyncio.AbstractEventLoop) -> None:
 
 def _calls(loop: asyncio.AbstractEventLoop) -> Iterator[asyncio.Handle]:
     # asyncio's loop has them in attributes, uvloop's in members that only the collector knows.
-    for group in (*getattr(loop, "__dict__", {}).values(), *gc.get_referents(loop)):
+    with suppress(TypeError):  # the loop may have slots
+        yield from _handles(vars(loop).values())
+    yield from _handles(gc.get_referents(loop))
+
+
+def _handles(groups: Iterable[object]) -> Iterator[asyncio.Handle]:
+    for group in groups:
         if isinstance(group, (deque, list, set)):
             for handle in tuple(group):
                 if type(handle).__name__ in ("Handle", "TimerHandle"):

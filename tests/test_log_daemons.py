@@ -91,9 +91,11 @@ def test_without_a_socket_records_go_to_the_port(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     sockets(tmp_path)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    # The first address of localhost is that of IPv6 on some machines.
+    family, _, _, _, (host, *_) = socket.getaddrinfo("localhost", 0)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(PATIENCE)
-        sock.bind(("127.0.0.1", 0))
+        sock.bind((host, 0))
         monkeypatch.setattr(syslog, "SYSLOG_UDP_PORT", sock.getsockname()[1])
         with basic_config("info", "syslog"):
             root.info("x")

@@ -1,13 +1,13 @@
-"""The end of a child process that comes back to an event loop of its parent.
+"""End a forked child process that returns to the event loop of its parent.
 
-A child that is forked off while a loop runs has that loop below it on its stack. When the function
-that forked is over, the child would go on with the tasks of its parent, on sockets that both have.
-So the child ends there.
+A child that was forked in a running loop has that loop further down on its stack. When the code
+that forked returns, the child would go on with the parent's tasks, on sockets that it shares with
+the parent. The child ends there instead.
 
-The loop as a whole is disowned in each child: nothing can be run in it, and closing it does
-nothing.
-Its epoll instance, which would be one for both, is replaced: otherwise the child would take events
-from the parent, and a transport that it closes would end the parent's watch over the socket.
+Invariant: the child changes nothing of the loop that the parent could see. Its run methods raise,
+``close()`` has no effect, and a new epoll instance replaces the shared one. Otherwise the child
+would take events from the parent, and a transport that it closes would remove the socket from the
+parent's selector.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ parent's selector.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import select
@@ -152,6 +151,8 @@ def _cancel_calls(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _calls(loop: asyncio.AbstractEventLoop) -> Iterator[asyncio.Handle]:
+    import gc  # few programs fork
+
     # asyncio's loop has them in attributes, uvloop's in members that only the collector knows.
     with suppress(TypeError):  # the loop may have slots
         yield from _handles(vars(loop).values())

@@ -96,8 +96,12 @@ def _refuses(port: int) -> bool:
     The system answers a datagram to such a port with an error. No error proves nothing.
     """
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.connect(("127.0.0.1", port))
+        # The first address is the one that the handler sends to: on some machines, that of IPv6.
+        family, kind, proto, _, address = socket.getaddrinfo(
+            "localhost", port, type=socket.SOCK_DGRAM
+        )[0]
+        with socket.socket(family, kind, proto) as sock:
+            sock.connect(address)
             sock.send(b"")  # daemons ignore it
             return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
     except OSError:

@@ -123,6 +123,8 @@ class Actor(Service):
     stopping: asyncio.Task[Any] | None = None
     cancelled = False
     """Whether what runs was cancelled."""
+    start_cancelled = False
+    """Whether the present ``start()`` was cancelled."""
     cancelled_from_outside = False
     asks = 0
     """How many calls of its own it waits for; they may pass a cancellation on later."""
@@ -147,6 +149,7 @@ class Actor(Service):
     async def start(self) -> None:
         self.runs += 1
         self.succeeded = self.cancelled = self.cancelled_from_outside = False
+        self.start_cancelled = False
         task = self.starting = asyncio.current_task()
         script = self.script
         self.stage.saw_start(self)

@@ -260,8 +260,12 @@ class Stage:
         task = asyncio.current_task()
         if task is not actor.starting and task is not actor.stopping:
             return  # an earlier run, which was left alone
+        # A start that was cancelled, and came through, may get that cancellation later: the call
+        # of its own that it waited for passes it on at its end.
+        is_passed_on = task is actor.starting and actor.start_cancelled
         actor.cancelled = True
-        if actor.cancelled_from_outside:
+        actor.start_cancelled |= task is actor.starting
+        if actor.cancelled_from_outside or is_passed_on:
             return
         sweep = self.sweep(actor)
         if sweep is None:
@@ -318,8 +322,12 @@ class Stage:
 
     def _check_limits(self, actor: Actor) -> None:
         spent = self.loop.time() - actor.since - EPSILON
+        # The grace period comes twice: for a stop() that overran the limit, then for the start()
+        # tasks, which are cancelled after it.
         sweeping = (
-            None if self.stop_timeout is None else max(self.stop_timeout, self.close_limit) + GRACE
+            None
+            if self.stop_timeout is None
+            else max(self.stop_timeout, self.close_limit) + 2 * GRACE
         )
         if actor.actual is STARTING:
             limit = self.start_timeout if actor.start_timeout is None else actor.start_timeout

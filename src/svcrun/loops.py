@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
+from functools import cache
+from importlib import import_module
 
 from svcrun.eager import current_loop, wakeup_descriptor
 from svcrun.errors import ParameterError, ParameterTypeError
@@ -45,14 +47,25 @@ def _close_loop(
 
 
 def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
-    if options.use_uvloop and _has_standard_streams():
-        try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
-            return uvloop.new_event_loop()
+    if options.use_uvloop and _has_standard_streams() and _is_importable("uvloop"):
+        import uvloop
+
+        return uvloop.new_event_loop()
     return asyncio.new_event_loop()
+
+
+@cache
+def _is_importable(name: str) -> bool:
+    """Return whether a module can be imported.
+
+    Python remembers modules that it has found, but searches the whole path again for one that is
+    absent. That took a fifth of the processor time of a short life.
+    """
+    try:
+        import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 def _has_standard_streams() -> bool:

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 import tracemalloc
 import warnings
@@ -55,6 +56,22 @@ def test_the_loop_is_uvloop_where_installed_unless_that_is_off(
     monkeypatch.setenv("SVCRUN_USE_UVLOOP", setting)
     with entrypoint(log_config=False) as loop:
         assert type(loop).__module__.split(".")[0] == module
+
+
+@pytest.mark.skipif(has("uvloop"), reason="needs a Python without uvloop")
+def test_a_uvloop_that_is_absent_is_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[str] = []
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            searches.append(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    for _ in range(3):
+        with entrypoint(log_config=False) as loop:
+            assert type(loop).__module__.startswith("asyncio.")
+    assert searches.count("uvloop") <= 1
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)

@@ -210,6 +210,7 @@ def test_a_variable_of_the_manual_is_read_and_named_if_it_can_not_be_used(
     variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "neither this nor that")
+    monkeypatch.setattr("svcrun.plugins._is_done", False)  # the switch is read once in a process
     with pytest.raises(ValueError, match=variable):
         svcrun.entrypoint()
 

@@ -125,7 +125,7 @@ def test_where_no_daemon_is_one_line_says_so(
 def test_a_host_without_addresses_is_a_clear_error(
     sockets: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
     sockets()

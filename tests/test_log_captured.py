@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator
 from logging.handlers import MemoryHandler, QueueHandler
 from typing import Any
 
-import colorlog  # noqa: F401 - its first import opens libraries for good
 import pytest
-import rich.logging  # noqa: F401 - the same
 
 from svcrun.log import ThreadedHandler, basic_config
 from svcrun.log.records import LazyRecord, make_record
 from tests.support import PATIENCE, nothing_left
+
+# Their first import opens libraries for good.
+for extra in ("colorlog", "pythonjsonlogger", "rich.logging"):
+    pytest.importorskip(extra)
 
 log = logging.getLogger("captured")
 request_id = contextvars.ContextVar("request_id", default="none")

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from svcrun.log import basic_config, create_logging_handler, syslog
-from tests.support import PATIENCE
+from tests.support import PATIENCE, has
 
 root = logging.getLogger()
+needs_journald = pytest.mark.skipif(not has("logging_journald"), reason="needs logging-journald")
 KINDS = [socket.SOCK_DGRAM, socket.SOCK_STREAM]
 
 
@@ -143,7 +144,7 @@ def test_a_host_without_addresses_is_a_clear_error(
     ("log_format", "option", "text"),
     [
         ("syslog", "address", "needs a socket"),
-        ("journald", "socket_path", "needs systemd-journald"),
+        pytest.param("journald", "socket_path", "needs systemd-journald", marks=needs_journald),
     ],
 )
 def test_an_address_that_is_no_socket_is_a_clear_error(
@@ -155,6 +156,7 @@ def test_an_address_that_is_no_socket_is_a_clear_error(
         create_logging_handler(log_format, **{option: str(path)})  # type: ignore[arg-type]
 
 
+@needs_journald
 def test_a_journal_that_refuses_is_a_clear_error(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "socket", socket.SOCK_DGRAM)
     daemon.stop(keep_file=True)
@@ -190,6 +192,7 @@ def test_records_are_sent_again_after_a_restart_of_the_syslog_daemon(
     assert line.startswith(f"svcrun.log: can't write to {daemon.path}: ")
 
 
+@needs_journald
 def test_records_are_sent_again_after_a_restart_of_the_journal(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

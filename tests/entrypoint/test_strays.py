@@ -6,6 +6,7 @@ from tests.entrypoint.programs import Run, lines
 
 PROGRAM = """
 import socket
+import warnings; warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
 from svcrun.service import GracefulService, PeriodicService, TCPServer, UDPServer
 
 {setting}

@@ -9,15 +9,13 @@ import contextvars
 import re
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 
-from svcrun import stray
 from svcrun.eager import current_loop, wakeup_descriptor
 from svcrun.service import _accept
 from svcrun.tasks import CALLBACK, _context_of_callback
-from tests.support import ROOT, LoopFactory
+from tests.support import ROOT
 
 older = pytest.mark.skipif(sys.version_info >= (3, 12), reason="public since Python 3.12")
 
@@ -105,8 +103,6 @@ def test_no_other_private_name_of_asyncio_is_used() -> None:
         '"_csock"',
         '"_make_socket_transport"',
         '"_selector"',
-        "asyncio._unregister_task",  # documented, for other kinds of tasks
-        '"_get_backend_id"',  # of uvloop
     }
     names = r"\b(?:asyncio(?:\.\w+)?|_tasks|task|loop|transport)\._[a-z]\w*"
     pattern = rf"{names}|(?<=attr\(loop, )\"_\w+\""
@@ -116,17 +112,3 @@ def test_no_other_private_name_of_asyncio_is_used() -> None:
         for name in re.findall(pattern, path.read_text(encoding="utf-8"))
     }
     assert found == known
-
-
-async def test_a_loop_tells_its_calls() -> None:
-    loop = asyncio.get_running_loop()
-    for handle in (loop.call_soon(int), loop.call_later(60, int)):
-        assert handle in list(stray._calls(loop))
-        handle.cancel()
-
-
-def test_a_loop_tells_its_epoll_instance(loop_factory: LoopFactory) -> None:
-    loop = loop_factory()
-    descriptor = Path(f"/proc/self/fd/{stray._epoll_descriptor(loop)}")
-    assert str(descriptor.readlink()) == "anon_inode:[eventpoll]"
-    loop.close()

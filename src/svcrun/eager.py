@@ -10,6 +10,7 @@ falls back to the ordinary way where it can't do better:
   caught and run.
 * :func:`current_loop` finds the loop that is set but does not run.
 * :func:`wakeup_descriptor` finds the descriptor with which a loop wakes itself.
+* :func:`propagate_exits` mends the step of a task that forked, in the child.
 * :func:`listen_to_signals` hears of the signals that wake a loop.
 * :class:`Waiter` is awaited like a future. It follows the protocol of future-like objects (see
   :func:`asyncio.isfuture`), so a task that awaits it hands over its wake-up call, which
@@ -23,8 +24,8 @@ import sys
 from asyncio import tasks as _tasks
 from contextvars import Context, copy_context
 
-from svcrun import stray
 from svcrun.hints import TYPE_CHECKING, Any, TypeVar
+from svcrun.raising import raise_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterable
@@ -34,7 +35,9 @@ T = TypeVar("T")
 __all__ = (
     "Waiter",
     "current_loop",
+    "is_forked_copy",
     "listen_to_signals",
+    "propagate_exits",
     "start_eagerly",
     "wake_all",
     "wakeup_descriptor",
@@ -132,14 +135,15 @@ if sys.version_info >= (3, 12):
             return task
         except BaseException:
             # An exit comes out of the first step here as well; asyncio need not report it, too.
-            if task.done():
-                task.exception()
+            error = task.exception() if task.done() else None
+            # Since Python 3.14, a RuntimeError does if the step forked, see propagate_exits().
+            if error is not None and is_forked_copy(loop):
+                raise_unchanged(error)
             raise
         finally:
-            if stray.thread:
-                stray.end_step()
             # A traceback out of the first step leads to this frame, by way of the callers.
             del task
+            error = None
 
 else:
 
@@ -193,10 +197,39 @@ else:
             task.exception()
             raise
         finally:
-            if stray.thread:
-                stray.end_step()
             # A traceback out of the first step leads to this frame, by way of the callers.
             del task, step
+
+
+def is_forked_copy(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether code that `loop` runs is in a child process that it has just forked off.
+
+    The loop, with all that runs in it, belongs to the parent: what comes out of such code has to go
+    all the way out.
+    """
+    return asyncio._get_running_loop() is not loop
+
+
+def propagate_exits(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise SystemExit and KeyboardInterrupt out of the copy of `loop` in a forked child.
+
+    asyncio forgets the running loop in a forked child. Since Python 3.14, the step of the task that
+    forked therefore ends with a RuntimeError, whose context is the SystemExit. asyncio passes the
+    RuntimeError to the exception handler of the loop, which raises the SystemExit again.
+    """
+    found = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if type(error) is RuntimeError and "is not the running loop" in str(error):
+            if isinstance(error.__context__, (SystemExit, KeyboardInterrupt)):
+                raise error.__context__
+        elif found is not None:
+            found(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
 
 
 def _raise(error: BaseException) -> None:
@@ -251,9 +284,6 @@ class Waiter:
             except (SystemExit, KeyboardInterrupt) as error:
                 # These end the loop. uvloop would only log them when they come out of a protocol.
                 self._loop.call_soon(_raise, error)
-            finally:
-                if stray.thread:
-                    stray.end_step()
         else:
             self._loop.call_soon(wakeup, self, context=context)
 
@@ -313,6 +343,3 @@ def wake_all(waiters: Iterable[Waiter]) -> None:
             context.run(wakeup, waiter)
         except (SystemExit, KeyboardInterrupt) as error:
             waiter._loop.call_soon(_raise, error)
-        finally:
-            if stray.thread:
-                stray.end_step()

@@ -16,13 +16,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from threading import get_ident, main_thread
+from threading import get_ident
 
-from svcrun import stray
 from svcrun.current import current_service
-from svcrun.eager import current_loop
-from svcrun.hints import TYPE_CHECKING, Any
-from svcrun.per_loop import running_loop
+from svcrun.eager import current_loop, propagate_exits
+from svcrun.hints import TYPE_CHECKING
 from svcrun.tasks import current_work
 
 if TYPE_CHECKING:
@@ -32,20 +30,12 @@ if TYPE_CHECKING:
     from svcrun.interrupts import Interrupts
 
     _Entered = tuple[Guard, Interrupts, asyncio.AbstractEventLoop, Callable[[], object]]
-    _Found = tuple[
-        set[int],
-        asyncio.AbstractEventLoop | None,
-        asyncio.Task[Any] | None,
-        set[asyncio.Task[Any]],
-        bool,
-    ]
 
 __all__ = ("forget", "watch")
 
 _entered: list[_Entered] = []
-# By thread, as several may fork at the same time: the mask of signals, the loop that runs there,
-# the task that forks, all tasks of that loop, and whether the thread is the main one.
-_found: dict[int, _Found] = {}
+# The signal masks from before the fork, by thread: several threads may fork at the same time.
+_saved_masks: dict[int, set[int]] = {}
 
 
 def watch(
@@ -73,12 +63,7 @@ def _before_fork() -> None:
     # to the wakeup descriptor that it shares with the parent, and the parent would shut down. The
     # signal stays pending until the child has restored the handlers.
     caught = {signum for _, interrupts, _, _ in _entered for signum in interrupts.signals}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
-    loop = running_loop()
-    task = None if loop is None else asyncio.current_task()
-    tasks = set() if loop is None else asyncio.all_tasks()
-    thread = get_ident()
-    _found[thread] = (mask, loop, task, tasks, thread == main_thread().ident)
+    _saved_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
     for guard, _, _, _ in tuple(_entered):
         guard.stop_for_fork()
 
@@ -93,21 +78,13 @@ def _after_fork_in_child() -> None:
     if not _entered:
         return
     signal.set_wakeup_fd(-1)
-    loops = {loop for _, _, loop, _ in _entered}
     # The innermost entrypoint first: each restores the handlers that it replaced.
     while _entered:
-        guard, interrupts, _, on_child = _entered.pop()
+        guard, interrupts, loop, on_child = _entered.pop()
         guard.reset_in_child()
         interrupts.reset_in_child()
+        propagate_exits(loop)
         on_child()
-    for loop in loops:
-        stray.disown(loop)
-    if (found := _found.get(get_ident())) is not None:
-        _, running, task, tasks, is_main = found
-        if running in loops:
-            stray.catch(running, task, tasks)
-        elif not is_main:
-            stray.mark_thread()
     current_service.set(None)
     current_work.set(None)
     if current_loop() is not None:  # Python 3.12 and later do this themselves
@@ -116,9 +93,9 @@ def _after_fork_in_child() -> None:
 
 
 def _unblock() -> None:
-    found = _found.pop(get_ident(), None)
+    found = _saved_masks.pop(get_ident(), None)
     if found is not None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, found[0])
+        signal.pthread_sigmask(signal.SIG_SETMASK, found)
 
 
 if hasattr(os, "register_at_fork"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from svcrun.eager import start_eagerly
+from svcrun.eager import is_forked_copy, start_eagerly
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.sweep import GRACE
 from svcrun.tasks import cancel_and_wait, format_stack
@@ -88,6 +88,8 @@ class Hooks:
             log.warning("hook %s was cancelled", name)
             raise
         except BaseException as error:  # services are stopped after any exception
+            if is_forked_copy(self._loop):
+                raise
             log.exception("hook %s failed", name)
             return [error]
         finally:

@@ -12,7 +12,6 @@ from math import inf
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast
 
-from svcrun import stray
 from svcrun.current import current_service, on_behalf_of
 from svcrun.eager import Waiter, start_eagerly
 from svcrun.errors import ParameterError, ParameterTypeError
@@ -241,15 +240,9 @@ class Series:
         self._call = call = object()
         token = current_work.set(call)
         try:
-            try:
-                result = callback.func(*callback.args, **callback.kwargs)
-                if isinstance(result, CoroutineType) or inspect.isawaitable(result):
-                    await result
-            except BaseException as error:
-                stray.end_if_stray(error)
-                raise
-            if stray.thread:
-                stray.end_if_stray()
+            result = callback.func(*callback.args, **callback.kwargs)
+            if isinstance(result, CoroutineType) or inspect.isawaitable(result):
+                await result
         except self._suppress:
             callback.failures += 1
         except asyncio.CancelledError:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 
-from svcrun import stray
 from svcrun.callables import describe, is_coroutine_function
 from svcrun.errors import FrozenSignal, NotACoroutineFunction
 from svcrun.hints import TYPE_CHECKING, Any, TypeVar
@@ -91,12 +90,8 @@ class Signal:
                 try:
                     await receiver(*args, **kwargs)
                 except Exception as error:  # noqa: BLE001 - raised below, after the other receivers
-                    stray.end_if_stray(error)
                     errors.append(error)
-                if stray.thread:
-                    stray.end_if_stray()
-        except BaseException as error:
-            stray.end_if_stray(error)
+        except BaseException:
             # Whoever cancels won't hear of these, so the log has to.
             for failure in errors:
                 log.error("a receiver of a signal failed", exc_info=failure)  # noqa: TRY400

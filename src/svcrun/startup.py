@@ -9,6 +9,7 @@ from functools import partial
 
 from svcrun.backoff import Backoff
 from svcrun.current import on_behalf_of
+from svcrun.eager import is_forked_copy
 from svcrun.errors import DependencyDown, StartCancelled, StartTimeout, show
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.order import Walk
@@ -157,7 +158,9 @@ class Startup:
         try:
             # No local name for the task: the traceback of its first step refers to this frame.
             unit.task = unit.begin(service.start, self._loop)
-        except BaseException as error:  # noqa: BLE001 - raised after the roll-back
+        except BaseException as error:  # raised after the roll-back
+            if is_forked_copy(self._loop):
+                raise
             return self._start_ended(unit, error)
         if unit.task.done():
             if not unit.task.cancelled() and unit.task.exception() is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from svcrun.current import on_behalf_of
+from svcrun.eager import is_forked_copy
 from svcrun.errors import StopTimeout, show
 from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.order import Walk
@@ -198,7 +199,9 @@ class Sweep:
                 unit.stop_task = unit.begin(service.stop, self._loop, self._exception)
             else:
                 unit.stop_task = unit.begin(service.stop, self._loop)
-        except BaseException as error:  # noqa: BLE001 - one failing stop() never cuts another short
+        except BaseException as error:  # one failing stop() never cuts another short
+            if is_forked_copy(self._loop):
+                raise
             self._failed(unit, error, "stop() of %s failed")
             return True
         finally:

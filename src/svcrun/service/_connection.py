@@ -8,7 +8,6 @@ import logging
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-from svcrun import stray
 from svcrun.addresses import format_address
 from svcrun.eager import start_eagerly
 from svcrun.service._reader import Reader
@@ -275,15 +274,9 @@ class Connection(asyncio.BaseProtocol):
 
     async def _serve(self) -> None:
         try:
-            try:
-                handled = self.server.service.handle_client(self.reader, self.writer)
-                if isinstance(handled, CoroutineType) or inspect.isawaitable(handled):
-                    await handled
-            except BaseException as error:
-                stray.end_if_stray(error)
-                raise
-            if stray.thread:
-                stray.end_if_stray()
+            handled = self.server.service.handle_client(self.reader, self.writer)
+            if isinstance(handled, CoroutineType) or inspect.isawaitable(handled):
+                await handled
         except asyncio.CancelledError:
             pass  # by stop(), by the handler itself or whoever has its task: it ends either way
         except (GeneratorExit, KeyboardInterrupt, SystemExit):

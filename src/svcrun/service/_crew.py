@@ -17,7 +17,6 @@ from contextvars import copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
-from svcrun import stray
 from svcrun.addresses import format_address
 from svcrun.eager import Waiter, start_eagerly
 from svcrun.sockets import is_connected
@@ -186,10 +185,7 @@ class Crew:
             try:
                 await handle(data, addr)
             except BaseException as error:  # noqa: BLE001 - it raises again what is not an error
-                stray.end_if_stray(error)
                 self._report(error, data, addr)
-            if stray.thread:
-                stray.end_if_stray()
 
             if (
                 context != untouched or task.cancelling() or task._callbacks  # noqa: SLF001 - the only way to know that someone waits for it

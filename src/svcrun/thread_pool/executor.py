@@ -11,7 +11,6 @@ import queue
 import threading
 import weakref
 
-from svcrun import stray
 from svcrun.checks import check_number
 from svcrun.errors import PoolClosed
 from svcrun.hints import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -165,8 +164,6 @@ class _Crew:
                 self.jobs.put(None)  # for the next thread
                 return
             run_job(*job)
-            if stray.thread:
-                stray.end_job(job[0])
             del job  # or it would live until the next one comes
 
     def dismiss(self) -> None:

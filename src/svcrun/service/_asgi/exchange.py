@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from svcrun import stray
 from svcrun.addresses import format_address
 from svcrun.eager import start_eagerly
 from svcrun.errors import ClientDisconnected
@@ -133,13 +132,7 @@ class Exchange(ABC):
             return await self.next_message()
 
     async def _call(self) -> None:
-        try:
-            await self.app(self.scope(), self.receive, self.send)
-        except BaseException as error:
-            stray.end_if_stray(error)
-            raise
-        if stray.thread:
-            stray.end_if_stray()
+        await self.app(self.scope(), self.receive, self.send)
 
     def complete(self) -> None:
         """Record that the response is complete, and wake the handler."""

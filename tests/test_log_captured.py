@@ -116,7 +116,7 @@ def test_changes_of_a_record_by_the_next_handler_are_not_written(second: Keeper)
         def emit(self, record: logging.LogRecord) -> None:
             record.msg, record.args, record.levelname = "gone", None, "GONE"
             record.exc_info, record.exc_text = None, "gone"
-            vars(record).pop("name", None)
+            record.name = "gone"  # left there: sentry-sdk reads it after all handlers
 
     stream, yours = io.StringIO(), Keeper()
     mutator = Mutator()
@@ -129,14 +129,13 @@ def test_changes_of_a_record_by_the_next_handler_are_not_written(second: Keeper)
             session.flush()
     finally:
         logging.getLogger().removeHandler(mutator)
-    assert (
-        stream.getvalue()
-        == (
-            "INFO:captured:plain 1\nINFO:captured:state text\nERROR:captured:error\n"
-            "Traceback (most recent call last):\nLookupError: lost\n"
-        )
-        or "LookupError: lost" in stream.getvalue()
-    )
+    written = stream.getvalue().splitlines()
+    assert written[:3] == [
+        "INFO:captured:plain 1",
+        "INFO:captured:state text",
+        "ERROR:captured:error",
+    ]
+    assert written[-1] == "LookupError: lost"
     assert [text for _, _, text in yours.found] == ["plain 1", "state text", "error"]
     assert all("gone" not in text for text in stream.getvalue().splitlines())
 

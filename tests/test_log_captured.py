@@ -372,7 +372,7 @@ def test_a_handler_with_a_handle_of_its_own_is_called_by_it() -> None:
     assert not yours.found
 
 
-# What libraries do with records.
+# Operations of libraries on records.
 
 
 def test_a_queue_handler_in_log_handlers_passes_on_the_text_of_the_log_call() -> None:

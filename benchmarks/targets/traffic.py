@@ -8,7 +8,7 @@ from benchmarks.processes import Program
 
 
 def cost(server: Program, client: Program, request: Any, operations: int) -> Mapping[str, float]:
-    """Have *client* do as asked, and return what one of its *operations* takes.
+    """Run the operations that *client* is asked for, and return the cost of each of *operations*.
 
     ``"cost"`` is the processor time of the server, ``"elapsed"`` is what the clock says.
     """

@@ -273,7 +273,7 @@ def test_the_command_line_shows_the_line_that_raised(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async def main() -> None:
-        """Do nothing."""
+        """Return at once."""
 
     try:
         svcrun.run(main(), Raising(phase="start"), log_config=False)

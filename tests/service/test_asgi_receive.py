@@ -26,7 +26,7 @@ HANDSHAKE = get(
 
 TEXT, CLOSE, PING = 1, 8, 9
 
-# What uvicorn and others give when a connection breaks.
+# The close code of uvicorn and others for a broken connection.
 GONE = {"type": "websocket.disconnect", "code": 1006, "reason": ""}
 
 
@@ -243,7 +243,7 @@ async def test_a_call_that_waits_for_more_of_a_body_ends_with_the_response(
 
 
 def is_quiet(caplog: pytest.LogCaptureFixture) -> bool:
-    """Tell whether no error was logged, and nothing with a traceback."""
+    """Return whether neither an error nor a traceback was logged."""
     return not any(record.levelno > logging.INFO or record.exc_info for record in caplog.records)
 
 

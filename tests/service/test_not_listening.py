@@ -30,7 +30,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 class Handles:
     async def handle_client(self, reader: Any, writer: Any) -> None:
-        """Serve nobody."""
+        """Return at once."""
 
     def handle_datagram(self, data: bytes, addr: Any) -> None:
         """Take no notice."""

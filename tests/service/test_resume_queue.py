@@ -31,7 +31,7 @@ class Handlers:
                 raise raises
 
     async def receive(self, queue: ResumeQueue, *numbers: int) -> list[int]:
-        """Let data arrive for some, in one callback; return which of them were resumed in it."""
+        """Resume some readers in one callback, and return those that ran within it."""
         arrived = asyncio.get_running_loop().create_future()
 
         def receive() -> None:

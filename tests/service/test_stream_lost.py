@@ -44,7 +44,7 @@ class Client:
             )
 
     def shake_hands(self) -> None:
-        """Do the handshake, and keep its last message (TLS 1.3) for the next packet."""
+        """Complete the handshake, and keep its last message (TLS 1.3) for the next packet."""
         if self._tls is None:
             return
         while True:
@@ -94,7 +94,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def visit(
     server: StreamServer, transport: Transport, talk: Callable[[Client], object], **options: Any
 ) -> None:
-    """Let a client talk to the server, then wait until nothing is left of it there."""
+    """Run a client against the server, and wait until the server has released it."""
     with raw_client(server) as sock:
         await eventually(lambda: server.connections)
         await asyncio.to_thread(talk, Client(transport, sock, **options))

@@ -110,7 +110,7 @@ class ThreadedHandler(KeptHandler):
         self._buffer = self._writer.buffer
 
     def start(self) -> None:
-        """Do nothing: the thread starts with the first record."""
+        """Return at once: the thread starts with the first record."""
 
     def createLock(self) -> None:  # noqa: N802 - the name is logging's
         """Make no lock: the calling thread must never wait for one."""

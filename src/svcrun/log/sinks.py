@@ -213,7 +213,7 @@ class StreamSink(Sink):
             return False
 
     def renew_stream(self) -> None:
-        """Do nothing for a stream that is written through its descriptor."""
+        """Replace the stream, unless it is written through its descriptor."""
         if not is_raw(self.handler.stream):
             super().renew_stream()
 

@@ -1,6 +1,7 @@
 """Laws of receive(), which is a queue, also when the client vanishes (C34)."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -305,7 +306,9 @@ async def test_a_client_that_takes_nothing_and_answers_no_ping_is_given_up(waits
     async with client(app, ws_ping_interval=0.2) as peer:
         await app.reached.wait()
         if waits == "receive":
-            await peer.fill(frame(PING, b"?" * 125) * 200)
+            # The server may reset the connection before the client notices that it takes no more.
+            with contextlib.suppress(ConnectionError):
+                await peer.fill(frame(PING, b"?" * 125) * 200)
         await app.end()
     assert app.received == [GONE] * (waits == "receive")
     assert isinstance(app.error, ClientDisconnected)

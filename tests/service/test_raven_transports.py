@@ -81,9 +81,13 @@ async def test_events_of_any_thread_are_sent_and_their_callbacks_called(
 
 
 @pytest.mark.parametrize("cls", TRANSPORTS)
-async def test_a_client_of_raven_takes_them(collector: Collector, cls: Any) -> None:
+async def test_a_client_of_raven_takes_them(
+    collector: Collector, cls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import raven.base
 
+    # The first client of a process is its global one, which raven never releases.
+    monkeypatch.setattr(raven.base, "Raven", None)
     client = raven.base.Client(
         collector.dsn("?timeout=30&verify_ssl=0"),
         transport=cls,
@@ -99,6 +103,7 @@ async def test_a_client_of_raven_takes_them(collector: Collector, cls: Any) -> N
         client.set_dsn("", transport=service.DummyTransport)
         await transport.close()
     client.captureMessage("to nobody", date=NOW)
+    client.context.deactivate()
     assert collector.messages == ["hello"]
 
 

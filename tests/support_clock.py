@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 import pytest_asyncio
 
-from svcrun.tasks import format_stack
+from svcrun._util.tasks import format_stack
 from tests.support import LoopFactory
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from svcrun import Service, errors
+from svcrun._util.raising import raise_together
 from svcrun.errors import show
-from svcrun.raising import raise_together
 from svcrun.state import ServiceState
 
 

@@ -116,7 +116,8 @@ def test_the_quickstart_counts_what_comes_by_udp_and_tells_it_by_tcp_and_http(
     report, end = outcome.stderr.splitlines()[-2:]
     assert report == "INFO:quickstart:heartbeat: 3 events of 2 kinds"
     assert re.fullmatch(
-        r"INFO:svcrun.runtime:shutdown completed in \d+\.\d s, all services have stopped", end
+        r"INFO:svcrun.entrypoint:shutdown completed in \d+\.\d s, all services have stopped",
+        end,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import svcrun
-import svcrun.hints
+import svcrun._util.hints
 from tests.support import PATIENCE, STRICT
 
 # What an aiomisc user finds under the same name, and what is new.
@@ -38,10 +38,10 @@ NAMES = {
     "ThreadPoolExecutor": "svcrun.thread_pool.executor",
     "__version__": "svcrun.version",
     "awaitable": "svcrun.utils",
-    "bind_socket": "svcrun.sockets",
+    "bind_socket": "svcrun._net.endpoint",
     "cancel_tasks": "svcrun.utils",
     "chunk_list": "svcrun.utils",
-    "current_service": "svcrun.current",
+    "current_service": "svcrun._util.current_service",
     "entrypoint": "svcrun.entrypoint",
     "get_context": "svcrun.context",
     "parameter": "svcrun.service._meta",
@@ -276,7 +276,7 @@ def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
         "import svcrun.{name}",
         "from svcrun.{name} import {name}",
         "import importlib; importlib.import_module('svcrun.{name}')",
-        "import svcrun.service.base, svcrun.runtime, svcrun.utils, svcrun.timeout",
+        "import svcrun.service.base, svcrun._runtime.runtime, svcrun.utils, svcrun.timeout",
         "import svcrun; svcrun.{name}; import svcrun.{name}",
         "import svcrun.{name}, sys, importlib; importlib.reload(sys.modules['svcrun.{name}'])",
     ],
@@ -339,16 +339,16 @@ result = [it.__file__ for name, it in sys.modules.items() if name.startswith("sv
 """
     files = {Path(name) for name in evaluate(program)}
     assert len(files) > 20
-    for path in files - {Path(svcrun.hints.__file__)}:
+    for path in files - {Path(svcrun._util.hints.__file__)}:
         imports = re.findall(r"^(?:from|import) +typing\b.*", path.read_text(), re.MULTILINE)
-        assert not imports, f"{path}: import them from svcrun.hints"
+        assert not imports, f"{path}: import them from svcrun._util.hints"
 
 
 @pytest.mark.parametrize("before", ["", "import typing; "])
 def test_a_generic_class_can_be_parametrized_whether_or_not_typing_is_loaded(
     before: str, evaluate: Evaluate
 ) -> None:
-    code = f"{before}from svcrun.per_loop import PerLoop; result = PerLoop[int]().get(None)"
+    code = f"{before}from svcrun._util.per_loop import PerLoop; result = PerLoop[int]().get(None)"
     assert evaluate(code) is None
 
 
@@ -358,7 +358,7 @@ def test_nothing_of_the_core_loads_an_extra() -> None:
 import sys
 from svcrun import *
 from svcrun.service import *
-import svcrun.runtime, svcrun.log, svcrun.thread_pool
+import svcrun._runtime.runtime, svcrun.log, svcrun.thread_pool
 {loaded(*EXTRAS)}
 print(result)
 """

@@ -12,9 +12,9 @@ import sys
 
 import pytest
 
-from svcrun.eager import current_loop, wakeup_descriptor
-from svcrun.service import _accept
-from svcrun.tasks import CALLBACK, _context_of_callback
+from svcrun._net import listener as _accept
+from svcrun._util.eager import current_loop, wakeup_descriptor
+from svcrun._util.tasks import CALLBACK, _context_of_callback
 from tests.support import ROOT
 
 older = pytest.mark.skipif(sys.version_info >= (3, 12), reason="public since Python 3.12")

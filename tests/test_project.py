@@ -176,8 +176,8 @@ def test_a_module_without_its_extra_says_how_to_install_it_and_all_others_need_n
     assert (outcome.returncode, outcome.stderr) == (0, "")
     for line in outcome.stdout.splitlines():
         module, message = line.split("\t")
-        if "._" in module:  # what users import imports it, and says so
-            assert any(f"No module named {name!r}" in message for name in libraries()), line
+        # A private module may leave the message to the public one that imports it.
+        if "._" in module and any(f"No module named {name!r}" in message for name in libraries()):
             continue
         match = re.fullmatch(r"svcrun\.[^:]+ needs? [\w-]+: pip install 'svcrun\[(\w+)\]'", message)
         assert match, line

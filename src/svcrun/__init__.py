@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from svcrun import log as log, service as service
+    from svcrun._net.endpoint import bind_socket
+    from svcrun._util.current_service import current_service
     from svcrun.context import Context, get_context
     from svcrun.context_vars import CURRENT_ENTRYPOINT, StrictContextVar
-    from svcrun.current import current_service
     from svcrun.entrypoint import Entrypoint, entrypoint, run
     from svcrun.periodic import PeriodicCallback
     from svcrun.plugins import plugins
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from svcrun.restart import Restart
     from svcrun.service.base import Service, parameter
     from svcrun.signal import Signal, receiver
-    from svcrun.sockets import bind_socket
     from svcrun.state import ServiceState
     from svcrun.thread_pool import (
         IteratorWrapper,
@@ -108,10 +108,10 @@ _HOMES = {
     "ThreadPoolExecutor": "svcrun.thread_pool",
     "__version__": "svcrun.version",
     "awaitable": "svcrun.utils",
-    "bind_socket": "svcrun.sockets",
+    "bind_socket": "svcrun._net.endpoint",
     "cancel_tasks": "svcrun.utils",
     "chunk_list": "svcrun.utils",
-    "current_service": "svcrun.current",
+    "current_service": "svcrun._util.current_service",
     "entrypoint": "svcrun.entrypoint",
     "get_context": "svcrun.context",
     "parameter": "svcrun.service.base",

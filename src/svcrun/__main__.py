@@ -44,7 +44,7 @@ def _count(text: str) -> int:
 
 def _print_upcoming(options: argparse.Namespace) -> int:
     try:
-        from svcrun.cron_spec import CronSpec
+        from svcrun._schedule.cron_expression import CronSpec
 
         spec = CronSpec(options.spec, options.timezone)
     except (ImportError, ValueError) as error:

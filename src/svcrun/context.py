@@ -27,10 +27,10 @@ from __future__ import annotations
 
 import threading
 
-from svcrun.current import current_service
+from svcrun._util.current_service import current_service
+from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun._util.per_loop import PerLoop, running_loop
 from svcrun.errors import ContextClosed, NoContext
-from svcrun.hints import TYPE_CHECKING, Any
-from svcrun.per_loop import PerLoop, running_loop
 
 if TYPE_CHECKING:
     import asyncio

@@ -6,18 +6,18 @@ import logging
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from svcrun.cron_spec import CronSpec
-from svcrun.current import on_behalf_of
+from svcrun._schedule.cron_expression import CronSpec
+from svcrun._schedule.runner import Schedule, Series, check_call_options
+from svcrun._util.current_service import on_behalf_of
 from svcrun.errors import ParameterError
 from svcrun.recurring import Recurring, find_clock
-from svcrun.series import Schedule, Series, check_call_options
 
 if TYPE_CHECKING:
     import asyncio
     from datetime import tzinfo
 
-    from svcrun.clock import Clock
-    from svcrun.series import ExceptionsType, Overlap
+    from svcrun._schedule.clock import Clock
+    from svcrun._schedule.runner import ExceptionsType, Overlap
 
 __all__ = ("CronCallback", "CronSpec", "Misfire")
 

@@ -8,6 +8,12 @@ import signal
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar, Token
 
+from svcrun._runtime.options import OptionAttributes, Options
+from svcrun._util.hints import TYPE_CHECKING, Any, ClassVar, TypeVar, final
+from svcrun._util.lazy_exports import lazy
+from svcrun._util.per_loop import PerLoop, running_loop
+from svcrun._util.raising import raise_together, raise_unchanged
+from svcrun._util.tasks import current_work
 from svcrun.errors import (
     LoopClosed,
     NoEntrypoint,
@@ -18,21 +24,16 @@ from svcrun.errors import (
     ParameterTypeError,
     ShuttingDown,
 )
-from svcrun.hints import TYPE_CHECKING, Any, ClassVar, TypeVar, final
-from svcrun.lazy import lazy
-from svcrun.options import OptionAttributes, Options
-from svcrun.per_loop import PerLoop, running_loop
-from svcrun.raising import raise_together, raise_unchanged
 from svcrun.service.base import Service
 from svcrun.signal import Signal
-from svcrun.tasks import current_work
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from types import TracebackType
 
-    from svcrun.body import Body
+    from svcrun._runtime.block import Body
+    from svcrun._runtime.runtime import Runtime
     from svcrun.context import Context as Context, get_context
     from svcrun.context_vars import CURRENT_ENTRYPOINT
     from svcrun.log import (
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
         basic_config as basic_config,
     )
     from svcrun.restart import Restart
-    from svcrun.runtime import Runtime
     from svcrun.thread_pool import ThreadPoolExecutor as ThreadPoolExecutor
     from svcrun.utils import cancel_tasks as cancel_tasks
 else:
@@ -308,8 +308,8 @@ class Entrypoint(OptionAttributes):
             )
         self._begin()
         # Loaded here, so that importing the package costs little to those who do not run anything.
-        from svcrun.body import LoopBody
-        from svcrun.loops import drive, make_loop
+        from svcrun._runtime.block import LoopBody
+        from svcrun._runtime.event_loop import drive, make_loop
 
         try:
             owns_loop = self._loop is None
@@ -354,7 +354,7 @@ class Entrypoint(OptionAttributes):
         return self._conclude(runtime, exc)
 
     def _finish(self, runtime: Runtime, exception: BaseException | None) -> None:
-        from svcrun.loops import drive
+        from svcrun._runtime.event_loop import drive
 
         runtime.body.spare.free()
         error = drive(self.loop, runtime.finish(exception), cancel=False)
@@ -365,7 +365,7 @@ class Entrypoint(OptionAttributes):
 
     async def __aenter__(self) -> Entrypoint:
         self._begin()
-        from svcrun.body import TaskBody
+        from svcrun._runtime.block import TaskBody
 
         try:
             loop = asyncio.get_running_loop()
@@ -420,8 +420,8 @@ class Entrypoint(OptionAttributes):
             hook.freeze()
 
     def _set_up(self, loop: asyncio.AbstractEventLoop, body: Body, *, owns_loop: bool) -> Runtime:
+        from svcrun._runtime.runtime import Runtime
         from svcrun.plugins import report_plugins
-        from svcrun.runtime import Runtime
 
         _by_loop.add(loop, self)
         self._undo.callback(self._reset_current, loop, current_entrypoint.set(self))

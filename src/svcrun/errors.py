@@ -7,7 +7,7 @@ attributes.
 
 from __future__ import annotations
 
-from svcrun.hints import TYPE_CHECKING
+TYPE_CHECKING = False  # `typing` is not imported: see `svcrun._util.hints`
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from svcrun.checks import check_number
+from svcrun._schedule.runner import Schedule, Series
+from svcrun._util.validation import check_number
 from svcrun.errors import ParameterError
 from svcrun.recurring import Recurring, find_clock
-from svcrun.series import Schedule, Series
 
 if TYPE_CHECKING:
     import asyncio
 
-    from svcrun.clock import Clock
-    from svcrun.series import ExceptionsType, Overlap
+    from svcrun._schedule.clock import Clock
+    from svcrun._schedule.runner import ExceptionsType, Overlap
 
 __all__ = ("PeriodicCallback", "check_period")
 

@@ -8,19 +8,19 @@ import logging
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from svcrun.callables import describe
-from svcrun.clock import clock_of
-from svcrun.eager import current_loop, start_eagerly
+from svcrun._schedule.clock import clock_of
+from svcrun._schedule.runner import Schedule, Series
+from svcrun._util.callables import describe
+from svcrun._util.eager import current_loop, start_eagerly
+from svcrun._util.per_loop import running_loop
+from svcrun._util.tasks import retrieve
 from svcrun.errors import ParameterTypeError
-from svcrun.per_loop import running_loop
-from svcrun.series import Schedule, Series
-from svcrun.tasks import retrieve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from svcrun.clock import Clock
-    from svcrun.series import ExceptionsType
+    from svcrun._schedule.clock import Clock
+    from svcrun._schedule.runner import ExceptionsType
 
     CallbackType: TypeAlias = Callable[..., Any]
     Strategy: TypeAlias = Callable[["RecurringCallback"], float | Awaitable[float]]

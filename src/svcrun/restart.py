@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from svcrun.checks import check_number
-from svcrun.hints import TYPE_CHECKING
+from svcrun._util.hints import TYPE_CHECKING
+from svcrun._util.validation import check_number
 
 if TYPE_CHECKING:
     from collections import deque

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import logging
 
-from svcrun.callables import describe, is_coroutine_function
+from svcrun._util.callables import describe, is_coroutine_function
+from svcrun._util.hints import TYPE_CHECKING, Any, TypeVar
+from svcrun._util.raising import raise_together
 from svcrun.errors import FrozenSignal, NotACoroutineFunction
-from svcrun.hints import TYPE_CHECKING, Any, TypeVar
-from svcrun.raising import raise_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -7,8 +7,8 @@ import functools
 from math import inf
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from svcrun.callables import describe, is_coroutine_function
-from svcrun.checks import check_number
+from svcrun._util.callables import describe, is_coroutine_function
+from svcrun._util.validation import check_number
 from svcrun.errors import NotACoroutineFunction
 
 if TYPE_CHECKING:

@@ -9,19 +9,19 @@ import itertools
 import logging
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, overload
 
-from svcrun.callables import describe, is_coroutine_function
-from svcrun.checks import check_number
+from svcrun._util.callables import describe, is_coroutine_function
+from svcrun._util.lazy_exports import lazy
+from svcrun._util.tasks import cancel_and_wait
+from svcrun._util.validation import check_number
 from svcrun.errors import NotACoroutineFunction
-from svcrun.lazy import lazy
-from svcrun.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
     from uuid import UUID
 
-    from svcrun.sockets import bind_socket
+    from svcrun._net.endpoint import bind_socket
 else:
-    __getattr__ = lazy(__name__, {"bind_socket": "svcrun.sockets"})
+    __getattr__ = lazy(__name__, {"bind_socket": "svcrun._net.endpoint"})
 
 P = ParamSpec("P")
 T = TypeVar("T")

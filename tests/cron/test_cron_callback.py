@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from svcrun.clock import Clock
+from svcrun._schedule.clock import Clock
 from svcrun.cron import CronCallback, CronSpec
 from tests.support_clock import VirtualClockLoop, Wall, block
 

@@ -9,7 +9,7 @@ import pytest
 
 import svcrun
 from svcrun import entrypoint
-from svcrun.clock import Clock
+from svcrun._schedule.clock import Clock
 from svcrun.service.cron import CronService, cron
 from tests.support_clock import Wall
 

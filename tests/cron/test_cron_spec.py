@@ -13,7 +13,7 @@ from croniter import croniter
 from cronsim import CronSim
 from hypothesis import strategies as st
 
-from svcrun.cron_spec import CronSpec
+from svcrun._schedule.cron_expression import CronSpec
 from tests.support import examples
 
 BERLIN = "Europe/Berlin"

@@ -99,8 +99,8 @@ def lines(outcome: Outcome) -> list[str]:
 def complaints(outcome: Outcome) -> str:
     """Return what the program wrote to stderr besides the log of an orderly end."""
     expected = re.compile(
-        r"INFO:svcrun\.runtime:SIG(TERM|INT) received, shutting down\n|WARNING:root:x\n"
-        r"|WARNING:svcrun\.runtime:shutdown still in progress after .*\n"
-        r"|INFO:svcrun\.runtime:shutdown completed in [\d.]+ s, all services have stopped\n"
+        r"INFO:svcrun\.entrypoint:SIG(TERM|INT) received, shutting down\n|WARNING:root:x\n"
+        r"|WARNING:svcrun\.entrypoint:shutdown still in progress after .*\n"
+        r"|INFO:svcrun\.entrypoint:shutdown completed in [\d.]+ s, all services have stopped\n"
     )
     return expected.sub("", outcome.stderr)

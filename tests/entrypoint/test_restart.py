@@ -174,6 +174,6 @@ def test_a_crash_makes_the_program_exit_with_an_error(run: Run) -> None:
     )
     assert outcome.returncode == 1
     assert lines(outcome)[1:] == ["stopped LookupError('the reason')"] * 2 + ["cancelled"]
-    assert "ERROR:svcrun.supervisor:<Crashing name='culprit' FAILED> crashed\nTraceback" in (
+    assert "ERROR:svcrun.lifecycle:<Crashing name='culprit' FAILED> crashed\nTraceback" in (
         outcome.stderr
     )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from svcrun import Service, entrypoint
-from svcrun.shutdown_report import ShutdownReport
+from svcrun._runtime.shutdown_report import ShutdownReport
 from tests.entrypoint.actors import Failing, Server
 from tests.entrypoint.forms import Form
 from tests.entrypoint.programs import Run
@@ -23,7 +23,7 @@ from tests.support_clock import VirtualClockLoop
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what the runtime has logged, without figures."""
-    messages = [r.getMessage() for r in caplog.records if r.name == "svcrun.runtime"]
+    messages = [r.getMessage() for r in caplog.records if r.name == "svcrun.entrypoint"]
     return [re.sub(r"\d+\.\d+", "N", message) for message in messages]
 
 
@@ -85,10 +85,10 @@ def test_a_signal_is_the_reason_of_a_shutdown(run: Run) -> None:
 def test_a_quick_end_of_a_block_is_logged_at_debug_level_only(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "svcrun.runtime")
+    caplog.set_level(logging.DEBUG, "svcrun.entrypoint")
     live(Server(log=[]))
     assert told(caplog) == ["the block has ended, shutting down", END]
-    records = [record for record in caplog.records if record.name == "svcrun.runtime"]
+    records = [record for record in caplog.records if record.name == "svcrun.entrypoint"]
     assert {record.levelno for record in records} == {logging.DEBUG}
 
 
@@ -189,7 +189,7 @@ def test_whatever_the_shutdown_waits_for_is_named(run: Run, what: str) -> None:
 def test_a_shutdown_is_reported_at_growing_intervals(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     loop = VirtualClockLoop()
-    report = ShutdownReport(loop, logging.getLogger("svcrun.runtime"), lambda: ["it"] * 30)
+    report = ShutdownReport(loop, logging.getLogger("svcrun.entrypoint"), lambda: ["it"] * 30)
     report.begin(logging.DEBUG, "begun")
     loop.advance(40)
     report.end(complete=False)

@@ -18,7 +18,7 @@ import pytest
 
 import svcrun
 from svcrun import entrypoint, threaded
-from svcrun.eager import current_loop
+from svcrun._util.eager import current_loop
 from svcrun.errors import LoopClosed
 from tests.entrypoint.actors import Asking, Brief, Failing, Log, Server
 from tests.entrypoint.forms import Form
@@ -492,12 +492,12 @@ def test_handlers_that_the_program_sets_in_the_loop_are_taken_away_with_it(run: 
     assert lines(outcome) == ["started", "usr1", "stopped", "cancelled", "True", "True"]
     warning, *others = outcome.stderr.splitlines()
     assert warning == (
-        "WARNING:svcrun.interrupts:the program installed a handler for SIGTERM;"
+        "WARNING:svcrun.entrypoint:the program installed a handler for SIGTERM;"
         " the signal still stops the entrypoint"
     )
     assert [line.split(" ")[0] for line in others] == [
-        "INFO:svcrun.runtime:SIGTERM",
-        "INFO:svcrun.runtime:shutdown",
+        "INFO:svcrun.entrypoint:SIGTERM",
+        "INFO:svcrun.entrypoint:shutdown",
     ]
     assert outcome.returncode == 0
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pytest
 
 from svcrun import PeriodicCallback, RecurringCallback
-from svcrun.clock import Clock
+from svcrun._schedule.clock import Clock
 from svcrun.recurring import Recurring
 from tests.support import has
 from tests.support_clock import VirtualClockLoop, Wall

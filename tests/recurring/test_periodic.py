@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from svcrun import PeriodicCallback
-from svcrun.clock import Clock
+from svcrun._schedule.clock import Clock
 from tests.support_clock import block
 
 Moments = list[float]

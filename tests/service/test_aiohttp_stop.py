@@ -16,11 +16,11 @@ import aiohttp
 from aiohttp import web as aioweb
 
 from svcrun import entrypoint
+from svcrun._net.endpoint import bind_socket
+from svcrun._web.aiohttp import server as server_module
 from svcrun.errors import AlreadyRunning
 from svcrun.service import aiohttp as module
-from svcrun.service._aiohttp import server as server_module
 from svcrun.service.aiohttp import AIOHTTPService
-from svcrun.sockets import bind_socket
 from tests.service.streams import running
 from tests.service.webs import (
     Truncated,

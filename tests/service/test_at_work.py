@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from svcrun import Service, entrypoint
-from svcrun.current import current_name
+from svcrun._util.current_service import current_name
 from svcrun.service import TCPServer, TLSServer, UDPServer
 from tests.conftest import Certificates
 from tests.service.streams import Transport

@@ -17,7 +17,7 @@ pytest.importorskip("httpx")
 
 import uvicorn
 
-from svcrun.service._event_streams import ended_event_streams
+from svcrun._web.event_streams import ended_event_streams
 from svcrun.service.asgi import ASGIHTTPService
 from svcrun.service.uvicorn import UvicornService
 from tests.service import streams, uvicorns

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svcrun import Service
-from svcrun.service._hosted import check_import_string, is_factory, load
+from svcrun._web.application import check_import_string, is_factory, load
 
 if TYPE_CHECKING:
     from pathlib import Path

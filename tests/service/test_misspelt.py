@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svcrun import Service, entrypoint
-from svcrun.misspelling import is_misspelling, near_miss
+from svcrun._util.misspelling import is_misspelling, near_miss
 from svcrun.service import PeriodicService, TCPServer, UDPServer
 from tests.service.bases import find_base
 

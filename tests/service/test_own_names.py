@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svcrun import Service, ServiceState, entrypoint
-from svcrun.current import name_of
+from svcrun._util.current_service import name_of
 from svcrun.service import PeriodicService, TaskStoreBase, TLSServer
 from svcrun.service._stream import StreamServer
 

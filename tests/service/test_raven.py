@@ -16,7 +16,7 @@ pytest.importorskip("aiohttp")
 
 import raven.base
 
-from svcrun.current import current_service
+from svcrun._util.current_service import current_service
 from svcrun.errors import AlreadyRunning
 from svcrun.service.base import Service
 from svcrun.service.raven import RavenSender

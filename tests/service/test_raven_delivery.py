@@ -16,8 +16,8 @@ import pytest
 pytest.importorskip("raven")
 pytest.importorskip("aiohttp")
 
-from svcrun.service._raven import courier as _courier
-from svcrun.service._raven.answers import LONGEST_LIMIT, read_limit, read_retry_after
+from svcrun._reporting.raven import courier as _courier
+from svcrun._reporting.raven.answers import LONGEST_LIMIT, read_limit, read_retry_after
 from svcrun.service._record import part_of
 from svcrun.service.raven import RavenSender, _Sending
 from tests.conftest import Certificates

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from svcrun.log.records import LazyRecord
-from svcrun.service._reports import (
+from svcrun._reporting.report_queue import (
     Report,
     ReportHandler,
     hand_over,
     make_unhandled,
     unreported,
 )
+from svcrun.log.records import LazyRecord
 from tests.support import PATIENCE, eventually
 
 log = logging.getLogger("test")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from svcrun.service import _accept
-from svcrun.service._accept import Listener, listen
+from svcrun._net import listener as _accept
+from svcrun._net.listener import Listener, listen
 from tests.service.streams import Transport, echo, raw_client, running
 from tests.support import eventually
 from tests.support_counts import counted_calls

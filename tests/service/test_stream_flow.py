@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from svcrun.service._connection import MAX_UNSENT
+from svcrun._net.connection import MAX_UNSENT
 from tests.service.streams import Transport, careless_echo, raw_client, running
 from tests.support import eventually
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from svcrun.service._clients import Clients
-from svcrun.service._connection import PlainConnection
-from svcrun.service._reader import Reader
+from svcrun._net.connection import PlainConnection
+from svcrun._net.connections import Clients
+from svcrun._net.stream_reader import Reader
 from svcrun.service.tcp import TCPServer
 from tests.support import examples
 

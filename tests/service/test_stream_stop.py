@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from svcrun.service import _clients
+from svcrun._net import connections as _clients
 from svcrun.service._stream import StreamServer
 from tests.service.streams import Handler, Transport, careless_echo, echo, raw_client, running
 from tests.support import PATIENCE, eventually, nothing_left

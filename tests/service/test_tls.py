@@ -438,7 +438,7 @@ class TestParameters:
         assert "Secure" in str(caught.value)
 
     def test_options_are_exported_here(self) -> None:
-        assert SSLOptions.__module__ == "svcrun.tls_options"
+        assert SSLOptions.__module__ == "svcrun._net.tls_options"
 
     async def test_the_documented_way(self, certificates: Certificates) -> None:
         """The example of the documentation gives `ca` and `verify=False`."""

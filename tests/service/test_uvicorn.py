@@ -216,7 +216,7 @@ def test_a_loop_of_the_class_is_refused_too() -> None:
 def test_an_option_that_the_installed_uvicorn_does_not_have_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from svcrun.service._uvicorn import options
+    from svcrun._web.uvicorn import options
 
     known = dict(options._KNOWN)
     known.pop("http2", None)

@@ -293,7 +293,7 @@ async def test_a_response_by_tls_arrives_whole(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """Also when all that is left of it is in the transport below TLS, as with the smaller one."""
-    monkeypatch.setattr("svcrun.service._uvicorn.server.LINGER", 0.01)
+    monkeypatch.setattr("svcrun._web.uvicorn.server.LINGER", 0.01)
     sent = asyncio.Event()
 
     async def send_much(scope: Any, receive: Receive, send: Send) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from svcrun import Service, entrypoint
+from svcrun._util.tasks import at_work
 from svcrun.service.watchdog import LoopLag, LoopWatchdog
-from svcrun.tasks import at_work
 from tests.support import PATIENCE, LoopFactory, Program, eventually, nothing_left
 
 LOGGER = "svcrun.service.watchdog"

@@ -16,7 +16,7 @@ PROGRAM = """
 import asyncio, sys
 from aiohttp import web
 from svcrun import entrypoint
-from svcrun.service._aiohttp import server
+from svcrun._web.aiohttp import server
 from svcrun.service.aiohttp import AIOHTTPService
 from tests.service.webs import application
 

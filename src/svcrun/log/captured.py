@@ -14,7 +14,7 @@ import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from itertools import islice
 
-from svcrun.hints import TYPE_CHECKING, Any
+from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun.log.records import ATOMS, ATTRIBUTE_COUNT, LazyRecord, Unrenderable
 
 if TYPE_CHECKING:

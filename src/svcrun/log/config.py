@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from asyncio.events import _get_running_loop
 
+from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun.errors import ParameterTypeError
-from svcrun.hints import TYPE_CHECKING, Any
 from svcrun.log.formats import (
     LOG_FORMAT,
     LOG_LEVEL,

@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 
-from svcrun.hints import TYPE_CHECKING
+from svcrun._util.hints import TYPE_CHECKING
 from svcrun.log.kept import KeptHandler
 from svcrun.log.sinks import warn
 from svcrun.log.streams import complain

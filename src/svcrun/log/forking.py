@@ -19,7 +19,7 @@ import threading
 from time import monotonic, sleep
 from weakref import WeakSet
 
-from svcrun.hints import TYPE_CHECKING, Final
+from svcrun._util.hints import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from svcrun.log.writer import Writer

@@ -12,8 +12,8 @@ from contextvars import ContextVar
 from enum import Enum, IntEnum, unique
 from functools import cache
 
+from svcrun._util.hints import Any, Final, TextIO
 from svcrun.errors import ParameterError, ParameterTypeError
-from svcrun.hints import Any, Final, TextIO
 
 __all__ = (
     "LogFormat",

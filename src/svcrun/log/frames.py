@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from svcrun.hints import TYPE_CHECKING, Any
+from svcrun._util.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from svcrun.log.records import LazyRecord

@@ -6,8 +6,8 @@ import logging
 from contextvars import copy_context
 from threading import TIMEOUT_MAX, get_ident
 
+from svcrun._util.hints import Final
 from svcrun.errors import ParameterError, ParameterTypeError
-from svcrun.hints import Final
 from svcrun.log.captured import capture, copy_record, use_text_of_error
 from svcrun.log.kept import KeptHandler
 from svcrun.log.records import ATOMS, NAMED_COUNT, LazyRecord, Unrenderable, name_service

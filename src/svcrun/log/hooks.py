@@ -7,9 +7,9 @@ import sys
 import threading
 import traceback
 
-from svcrun.current import current_service, on_behalf_of
-from svcrun.hints import TYPE_CHECKING, Any, Final
-from svcrun.tasks import service_of
+from svcrun._util.current_service import current_service, on_behalf_of
+from svcrun._util.hints import TYPE_CHECKING, Any, Final
+from svcrun._util.tasks import service_of
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 
-from svcrun.hints import TYPE_CHECKING, Any
+from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun.log.daemons import DaemonHandler, connect, is_socket
 
 try:

@@ -18,8 +18,8 @@ from threading import get_ident
 from time import time
 from types import NoneType
 
-from svcrun.current import current_name
-from svcrun.hints import Any
+from svcrun._util.current_service import current_name
+from svcrun._util.hints import Any
 
 __all__ = (
     "ATOMS",

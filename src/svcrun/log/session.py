@@ -7,7 +7,7 @@ import logging
 import threading
 from time import monotonic
 
-from svcrun.hints import TYPE_CHECKING, Any, Self
+from svcrun._util.hints import TYPE_CHECKING, Any, Self
 from svcrun.log.handler import NamingHandler, ThreadedHandler
 from svcrun.log.hooks import Hooks, log_loop_exception
 from svcrun.log.kept import KeptHandler

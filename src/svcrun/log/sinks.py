@@ -12,7 +12,7 @@ import stat
 import time
 import traceback
 
-from svcrun.hints import TYPE_CHECKING, Any, TextIO, TypeVar
+from svcrun._util.hints import TYPE_CHECKING, Any, TextIO, TypeVar
 from svcrun.log.captured import context_of
 from svcrun.log.frames import Frames
 from svcrun.log.records import LazyRecord, Unrenderable, make_record

@@ -8,7 +8,7 @@ import sys
 import traceback
 from io import BufferedWriter, TextIOWrapper
 
-from svcrun.hints import TYPE_CHECKING, Any, TextIO
+from svcrun._util.hints import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from svcrun.log.sinks import Sink

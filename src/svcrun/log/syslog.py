@@ -7,7 +7,7 @@ import socket
 import sys
 from logging.handlers import SYSLOG_UDP_PORT, SysLogHandler
 
-from svcrun.hints import TYPE_CHECKING, Any
+from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun.log.daemons import DaemonHandler, connect, is_socket
 from svcrun.log.streams import complain
 

@@ -15,7 +15,7 @@ from itertools import count
 from threading import get_ident, get_native_id
 from time import monotonic
 
-from svcrun.hints import TYPE_CHECKING, Final
+from svcrun._util.hints import TYPE_CHECKING, Final
 from svcrun.log import forking
 from svcrun.log.sinks import warn
 from svcrun.log.streams import complain

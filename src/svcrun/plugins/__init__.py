@@ -18,8 +18,8 @@ import os
 import threading
 from collections.abc import Mapping
 
-from svcrun.environment import Environment
-from svcrun.hints import TYPE_CHECKING, Any, Final
+from svcrun._util.environment import Environment
+from svcrun._util.hints import TYPE_CHECKING, Any, Final
 from svcrun.plugins.search import may_have
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import os
 import sys
 from contextlib import suppress
 
-from svcrun.hints import TYPE_CHECKING, Final
+from svcrun._util.hints import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,10 +7,10 @@ import logging
 import sys
 from types import MappingProxyType
 
-from svcrun.callables import is_generator_function
-from svcrun.current import on_behalf_of
+from svcrun._util.callables import is_generator_function
+from svcrun._util.current_service import on_behalf_of
+from svcrun._util.hints import TYPE_CHECKING, Any, Final
 from svcrun.errors import MissingParameters, ParameterTypeError
-from svcrun.hints import TYPE_CHECKING, Any, Final
 from svcrun.service._meta import check_reserved, kept
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def warn_of_misspellings(service: Service) -> None:
 
 
 def _meant(name: str, declared: frozenset[str], given: frozenset[str]) -> str | None:
-    from svcrun.misspelling import near_miss  # few programs need it
+    from svcrun._util.misspelling import near_miss  # few programs need it
 
     for word in _WORDS.get(name, ()):
         if word in declared and word not in given:

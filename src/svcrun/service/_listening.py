@@ -6,16 +6,16 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from svcrun._net.endpoint import Endpoint, local_address
 from svcrun.service._keywords import check_present, keep
 from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service
-from svcrun.sockets import Endpoint, local_address
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection
 
-    from svcrun.addresses import Option
+    from svcrun._net.addresses import Option
 
     Socket = socket.socket
 

@@ -7,15 +7,16 @@ import inspect
 from abc import ABCMeta
 from collections.abc import Iterator, MappingView
 
-import svcrun.hints as typing
-from svcrun.callables import is_coroutine_function, is_generator_function
+import svcrun._util.hints as typing
+from svcrun._util.base_classes import is_own, near_method
+from svcrun._util.callables import is_coroutine_function, is_generator_function
+from svcrun._util.hints import TYPE_CHECKING
 from svcrun.errors import MissingMethod
-from svcrun.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-__all__ = ("Keywords", "ServiceMeta", "is_own", "kept", "near_method", "parameter")
+__all__ = ("Keywords", "ServiceMeta", "kept", "parameter")
 
 
 def parameter(*, default: typing.Any = None, kw_only: bool = True, init: bool = True) -> typing.Any:
@@ -110,27 +111,6 @@ def kept(value: typing.Any) -> typing.Any:
     if isinstance(value, Iterator | MappingView) and not isinstance(type(value), ServiceMeta):
         return tuple(typing.cast("Iterable[object]", value))
     return value
-
-
-def is_own(cls: type) -> bool:
-    """Return whether `cls` is one of the package's own base classes."""
-    return cls.__module__.startswith("svcrun.")
-
-
-def near_method(cls: type, meant: str) -> str | None:
-    """Return the name of a method of the user's classes that is probably `meant`, misspelt."""
-    from svcrun.misspelling import is_misspelling  # few programs need it
-
-    for base in cls.__mro__[:-1]:
-        if not is_own(base):
-            for name, value in vars(base).items():
-                if (
-                    (callable(value) or hasattr(value, "__func__"))
-                    and not name.startswith("_")
-                    and is_misspelling(name, meant)
-                ):
-                    return name
-    return None
 
 
 def _is_coroutine_method(cls: type, name: str) -> bool:

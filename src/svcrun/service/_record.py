@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 
-import svcrun.hints as typing
-from svcrun.hints import TYPE_CHECKING
+import svcrun._util.hints as typing
+from svcrun._util.hints import TYPE_CHECKING
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcrun.backoff import Backoff
+    from svcrun._lifecycle.backoff import Backoff
     from svcrun.context import Context
     from svcrun.service.base import Service
 

@@ -8,22 +8,19 @@ from abc import abstractmethod
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from svcrun.checks import check_number
+from svcrun._net.tls_options import DEFAULT_CIPHERS, DEFAULT_VERSION, SSLOptions
+from svcrun._util.validation import check_number
 from svcrun.errors import NotRunning
 from svcrun.service._listening import Listening, Place
 from svcrun.service._record import part_of, shown
-from svcrun.tls_options import DEFAULT_CIPHERS, DEFAULT_VERSION, SSLOptions
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
-__all__ = ("Secure", "log_handshake_failure")
+__all__ = ("Secure",)
 
-log = logging.getLogger(__name__)
-
-# How OpenSSL calls what is no TLS at all.
-_NOT_TLS = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER"})
+log = logging.getLogger("svcrun.service.tls")
 
 
 class Secure(Listening):
@@ -106,25 +103,3 @@ class Certificates:
     context: ssl.SSLContext
 
     def __init__(self, _: Secure) -> None: ...
-
-
-def log_handshake_failure(server: Secure, peer: str, error: OSError) -> None:
-    """Log in one line that a handshake with `peer` failed, and why."""
-    # Who only looks whether the port is open is not worth a warning.
-    level = logging.INFO if isinstance(error, ConnectionResetError) else logging.WARNING
-    log.log(level, "%r: TLS handshake with %s failed: %s", server, peer, _explain(error, server))
-
-
-def _explain(error: OSError, server: Secure) -> str:
-    """Tell why a handshake failed, in terms of who reads the log."""
-    if not isinstance(error, ssl.SSLError):
-        return str(error) or "the client closed the connection"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the client's certificate is not accepted: {error.verify_message}"
-    if error.reason == "UNSUPPORTED_PROTOCOL":
-        return f"the client offers less than minimum_version={server.minimum_version.name}"
-    if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-        return "the client shows no certificate, as require_client_cert=True asks for"
-    if error.reason in _NOT_TLS:
-        return f"the client does not speak TLS ({error.reason})"
-    return error.reason or str(error)

@@ -8,17 +8,17 @@ from abc import abstractmethod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from svcrun.checks import check_number
+from svcrun._reporting.report_queue import QUEUE_SIZE, ReportHandler
+from svcrun._util.validation import check_number
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.log import parse_level
 from svcrun.service._record import part_of, shown
-from svcrun.service._reports import QUEUE_SIZE, ReportHandler
 from svcrun.service.base import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from svcrun.service._reports import Filter, Report
+    from svcrun._reporting.report_queue import Filter, Report
 
 __all__ = ("Sender",)
 

@@ -6,14 +6,14 @@ import asyncio
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from svcrun.checks import check_number
+from svcrun._net.connection import PlainConnection
+from svcrun._net.connections import Clients
+from svcrun._net.listener import listen
+from svcrun._net.resume_queue import ResumeQueue
+from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning
-from svcrun.service._accept import listen
-from svcrun.service._clients import Clients
-from svcrun.service._connection import PlainConnection
 from svcrun.service._listening import Listening
 from svcrun.service._record import part_of, shown
-from svcrun.service._resume_queue import ResumeQueue
 from svcrun.service.base import SimpleServer, parameter, tasks_of
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Collection
 
-    from svcrun.addresses import Option
-    from svcrun.service._connection import Connection
+    from svcrun._net.addresses import Option
+    from svcrun._net.connection import Connection
 
 __all__ = ("StreamServer",)
 

@@ -12,19 +12,19 @@ except ImportError as error:
     msg = "svcrun.service.aiohttp needs aiohttp: pip install 'svcrun[aiohttp]'"
     raise ImportError(msg) from error
 
-from svcrun.checks import check_number
+from svcrun._net.endpoint import bind_socket as bind_socket
+from svcrun._net.tls_options import PathOrStr as PathOrStr, SSLOptions as SSLOptions
+from svcrun._util.tasks import current_work
+from svcrun._util.validation import check_number
+from svcrun._web.aiohttp.access_log import AccessLogger
+from svcrun._web.aiohttp.server import KEYWORDS, NUMBERS, Server
+from svcrun._web.aiohttp.site import Runner, Site
+from svcrun._web.application import check_application, check_import_string, load
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, show
-from svcrun.service._aiohttp.access_log import AccessLogger
-from svcrun.service._aiohttp.server import KEYWORDS, NUMBERS, Server
-from svcrun.service._aiohttp.site import Runner, Site
-from svcrun.service._hosted import check_application, check_import_string, load
 from svcrun.service._listening import Listening
 from svcrun.service._record import part_of, shown
 from svcrun.service._secure import Secure
 from svcrun.service.base import Service as Service, parameter
-from svcrun.sockets import bind_socket as bind_socket
-from svcrun.tasks import current_work
-from svcrun.tls_options import PathOrStr as PathOrStr, SSLOptions as SSLOptions
 
 if TYPE_CHECKING:
     import os
@@ -55,7 +55,7 @@ class AIOHTTPService(Listening):
     1001 (going away); what is left is cancelled. Then the application cleans up.
 
     :param address: an IP address, a host name, or the path of a Unix socket; ``"localhost"`` by
-        default. See :class:`svcrun.sockets.Endpoint`.
+        default. See :class:`svcrun._net.endpoint.Endpoint`.
     :param port: 0 to 65535; 0 takes a free one. Once started, :attr:`address` and :attr:`port`
         tell what was bound.
     :param sock: a bound socket, in place of `address` and `port`; closed at the end.

@@ -16,12 +16,12 @@ except ImportError as error:
     msg = "svcrun.service.asgi needs aiohttp-asgi: pip install 'svcrun[asgi]'"
     raise ImportError(msg) from error
 
-from svcrun.checks import check_number
+from svcrun._util.validation import check_number
+from svcrun._web.application import check_application, is_factory, load
+from svcrun._web.asgi.lifespan import Lifespan, Mode
+from svcrun._web.asgi.resource import ASGIRunner, Resource
+from svcrun._web.asgi.websocket import WebSocketOptions
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
-from svcrun.service._asgi.lifespan import Lifespan, Mode
-from svcrun.service._asgi.resource import ASGIRunner, Resource
-from svcrun.service._asgi.websocket import WebSocketOptions
-from svcrun.service._hosted import check_application, is_factory, load
 from svcrun.service.aiohttp import AIOHTTPService, AIOHTTPSSLService
 
 __all__ = (

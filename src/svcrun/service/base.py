@@ -6,17 +6,18 @@ from abc import abstractmethod
 from math import inf
 from types import MappingProxyType
 
-import svcrun.hints as typing
-from svcrun.checks import check_number
+import svcrun._util.hints as typing
+from svcrun._util.base_classes import is_own
+from svcrun._util.hints import TYPE_CHECKING
+from svcrun._util.lazy_exports import lazy
+from svcrun._util.tasks import cancel_and_wait
+from svcrun._util.validation import check_number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
-from svcrun.hints import TYPE_CHECKING
-from svcrun.lazy import lazy
 from svcrun.restart import Restart
 from svcrun.service._keywords import LIFE_CYCLE, check_methods, keep, parameters_of
-from svcrun.service._meta import ServiceMeta, is_own, parameter
+from svcrun.service._meta import ServiceMeta, parameter
 from svcrun.service._record import Record, loop_of, part_of, record_of, shown, shown_event
 from svcrun.state import ServiceState
-from svcrun.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     import asyncio

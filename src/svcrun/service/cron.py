@@ -12,7 +12,7 @@ except ImportError as error:
     msg = "svcrun.service.cron needs croniter: pip install 'svcrun[cron]'"
     raise ImportError(msg) from error
 
-from svcrun.callables import is_coroutine_function
+from svcrun._util.callables import is_coroutine_function
 from svcrun.errors import ParameterTypeError
 from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service, parameter, state_of
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import tzinfo
 
-    from svcrun.clock import Clock
+    from svcrun._schedule.clock import Clock
+    from svcrun._schedule.runner import ExceptionsType, Overlap
     from svcrun.cron import Misfire
-    from svcrun.series import ExceptionsType, Overlap
 
     F = TypeVar("F", bound=Callable[..., Any])
 

@@ -8,11 +8,11 @@ from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from svcrun.checks import check_number
+from svcrun._util.tasks import current_work, format_stack
+from svcrun._util.validation import check_number
 from svcrun.errors import show
 from svcrun.service._record import loop_of, part_of
 from svcrun.service.base import Service
-from svcrun.tasks import current_work, format_stack
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

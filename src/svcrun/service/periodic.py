@@ -7,20 +7,20 @@ import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
-from svcrun.current import name_of
+from svcrun._schedule.runner import check_call_options
+from svcrun._util.base_classes import near_method
+from svcrun._util.current_service import name_of
 from svcrun.errors import MissingMethod, show
 from svcrun.periodic import PeriodicCallback, check_period
-from svcrun.series import check_call_options
 from svcrun.service._keywords import check_present
-from svcrun.service._meta import near_method
 from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service, parameter
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from svcrun.clock import Clock
-    from svcrun.series import ExceptionsType, Overlap
+    from svcrun._schedule.clock import Clock
+    from svcrun._schedule.runner import ExceptionsType, Overlap
 
 __all__ = ("PeriodicService",)
 

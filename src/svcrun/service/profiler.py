@@ -10,20 +10,20 @@ from functools import partial
 from pstats import SortKey, Stats
 from typing import TYPE_CHECKING, Any
 
-from svcrun.checks import check_number
-from svcrun.current import name_of
+from svcrun._insight.atomic_file import Dump
+from svcrun._insight.profiling import Recording, summarize
+from svcrun._util.current_service import name_of
+from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
-from svcrun.service._dump import Dump
 from svcrun.service._record import part_of, shown
-from svcrun.service._recording import Recording, summarize
 from svcrun.service.base import Service
 from svcrun.thread_pool.separate import run_in_new_thread
 
 if TYPE_CHECKING:
     from cProfile import Profile
 
-    from svcrun.service._sampling import Sampler
+    from svcrun._insight.flame_graph import Sampler
 
 __all__ = ("Profiler",)
 
@@ -104,7 +104,7 @@ class Profiler(Service):
         loop = asyncio.get_running_loop()
         try:
             if self.flamegraph is not None:
-                from svcrun.service._sampling import Sampler
+                from svcrun._insight.flame_graph import Sampler
 
                 own.sampler = Sampler(loop, self.sample_interval)
             own.has_reported = asyncio.Event()
@@ -151,7 +151,7 @@ class Profiler(Service):
 
     def __check_flamegraph(self, path: str | os.PathLike[str]) -> None:
         try:
-            import svcrun.service._sampling  # noqa: F401 - so that it is missed now, not later
+            import svcrun._insight.flame_graph  # noqa: F401 - so that it is missed now, not later
         except ImportError as error:
             raise ImportError(
                 "svcrun.service.Profiler(flamegraph=...) needs pyinstrument: "

@@ -13,25 +13,25 @@ except ImportError as error:
     msg = "svcrun.service.raven needs raven: pip install 'svcrun[raven]'"
     raise ImportError(msg) from error
 
-from svcrun.errors import AlreadyRunning, ParameterError
-from svcrun.service._raven.client import Client, check_options
-from svcrun.service._raven.courier import Courier
-from svcrun.service._raven.dsn import parse_dsn
-from svcrun.service._raven.transports import (
+from svcrun._reporting.raven.client import Client, check_options
+from svcrun._reporting.raven.courier import Courier
+from svcrun._reporting.raven.dsn import parse_dsn
+from svcrun._reporting.raven.transports import (
     AioHttpTransport as AioHttpTransport,
     AioHttpTransportBase as AioHttpTransportBase,
     DummyTransport as DummyTransport,
     QueuedAioHttpTransport as QueuedAioHttpTransport,
     QueuedKeepaliveAioHttpTransport as QueuedKeepaliveAioHttpTransport,
 )
+from svcrun._reporting.report_queue import unreported
+from svcrun.errors import AlreadyRunning, ParameterError
 from svcrun.service._record import part_of, shown
-from svcrun.service._reports import unreported
 from svcrun.service._sender import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from svcrun.service._raven.dsn import DSN
+    from svcrun._reporting.raven.dsn import DSN
 
 __all__ = ("RavenSender",)
 

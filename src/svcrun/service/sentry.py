@@ -12,15 +12,15 @@ except ImportError as error:
     msg = "svcrun.service.sentry needs sentry-sdk: pip install 'svcrun[sentry]'"
     raise ImportError(msg) from error
 
+from svcrun._reporting.report_queue import Report, make_unhandled, unreported
+from svcrun._reporting.sentry.client import LONGEST_FLUSH, close, flush, installed, patience
+from svcrun._reporting.sentry.events import Scopes, capture
+from svcrun._reporting.sentry.options import check_dsn, check_options, make_options, show_dsn
+from svcrun._reporting.sentry.tasks import name_of_task
+from svcrun._reporting.sentry.transport import Transport
 from svcrun.errors import AlreadyRunning
 from svcrun.service._record import part_of, shown
-from svcrun.service._reports import Report, make_unhandled, unreported
 from svcrun.service._sender import Sender
-from svcrun.service._sentry.client import LONGEST_FLUSH, close, flush, installed, patience
-from svcrun.service._sentry.events import Scopes, capture
-from svcrun.service._sentry.options import check_dsn, check_options, make_options, show_dsn
-from svcrun.service._sentry.tasks import name_of_task
-from svcrun.service._sentry.transport import Transport
 
 if TYPE_CHECKING:
     from sentry_sdk.client import BaseClient

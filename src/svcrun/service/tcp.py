@@ -1,8 +1,8 @@
 """A server of TCP clients."""
 
+from svcrun._net.endpoint import bind_socket as bind_socket
 from svcrun.service._stream import StreamServer
 from svcrun.service.base import SimpleClient as SimpleClient, SimpleServer as SimpleServer
-from svcrun.sockets import bind_socket as bind_socket
 from svcrun.utils import (
     OptionsType as OptionsType,
     TimeoutType as TimeoutType,

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcrun.service._accept import RECEIVE_SIZE
-from svcrun.service._clients import Clients
-from svcrun.service._record import part_of
-from svcrun.service._secure import Secure
-from svcrun.service._stream import StreamServer
-from svcrun.service._tls_connection import TLSConnection
-from svcrun.service.base import SimpleServer as SimpleServer
-from svcrun.sockets import bind_socket as bind_socket
-from svcrun.tls_options import (
+from svcrun._net.connections import Clients
+from svcrun._net.endpoint import bind_socket as bind_socket
+from svcrun._net.listener import RECEIVE_SIZE
+from svcrun._net.tls_connection import TLSConnection
+from svcrun._net.tls_options import (
     DEFAULT_SSL_CIPHERS as DEFAULT_SSL_CIPHERS,
     DEFAULT_SSL_MAX_VERSION as DEFAULT_SSL_MAX_VERSION,
     DEFAULT_SSL_MIN_VERSION as DEFAULT_SSL_MIN_VERSION,
     PathOrStr as PathOrStr,
     SSLOptions,
 )
+from svcrun.service._record import part_of
+from svcrun.service._secure import Secure
+from svcrun.service._stream import StreamServer
+from svcrun.service.base import SimpleServer as SimpleServer
 from svcrun.utils import (
     OptionsType as OptionsType,
     TimeoutType as TimeoutType,
@@ -28,7 +28,7 @@ from svcrun.utils import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcrun.service._connection import Connection
+    from svcrun._net.connection import Connection
 
 __all__ = ("SSLOptions", "TLSServer")
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from svcrun.checks import check_number
+from svcrun._insight import memory as _memory
+from svcrun._insight.memory import differences, forget, group, tracing
+from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
-from svcrun.service import _memory
-from svcrun.service._memory import differences, forget, group, tracing
 from svcrun.service._record import part_of
 from svcrun.service.base import Service
 from svcrun.thread_pool.separate import run_in_new_thread
@@ -24,7 +24,7 @@ from svcrun.thread_pool.separate import run_in_new_thread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcrun.service._memory import Filter, Grouped
+    from svcrun._insight.memory import Filter, Grouped
 
 log = logging.getLogger(__name__)
 

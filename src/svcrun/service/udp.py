@@ -8,23 +8,23 @@ import socket
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from svcrun.callables import is_coroutine_function
-from svcrun.checks import check_number
+from svcrun._net.endpoint import bind_socket as bind_socket
+from svcrun._net.send_queue import Outbox
+from svcrun._net.worker_pool import Crew
+from svcrun._util.callables import is_coroutine_function
+from svcrun._util.rate_limited_log import Tally
+from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, NotRunning
-from svcrun.service._crew import Crew
 from svcrun.service._listening import Listening
-from svcrun.service._outbox import Outbox
 from svcrun.service._record import part_of, shown
 from svcrun.service.base import SimpleServer, parameter, tasks_of
-from svcrun.sockets import bind_socket as bind_socket
-from svcrun.tally import Tally
 from svcrun.utils import OptionsType as OptionsType, awaitable as awaitable
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Iterable
 
-    from svcrun.addresses import Option
+    from svcrun._net.addresses import Option
 
 __all__ = ("UDPServer",)
 
@@ -38,7 +38,7 @@ class UDPServer(Listening, SimpleServer):
     """Handle each datagram that arrives at an address with a call of :meth:`handle_datagram`.
 
     :param address: an IP address, a host name, or the path of a Unix socket; ``"::"`` stands for
-        all addresses, those of IPv4 included. See :class:`svcrun.sockets.Endpoint`.
+        all addresses, those of IPv4 included. See :class:`svcrun._net.endpoint.Endpoint`.
     :param port: 0 to 65535; 0 takes a free one.
     :param options: socket options as ``(level, option, value)``. A larger ``SO_RCVBUF`` lets longer
         bursts wait for their turn.

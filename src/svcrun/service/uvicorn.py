@@ -16,6 +16,17 @@ except ImportError as error:
     msg = "svcrun.service.uvicorn needs uvicorn: pip install 'svcrun[uvicorn]'"
     raise ImportError(msg) from error
 
+from svcrun._net.endpoint import Endpoint
+from svcrun._web.application import check_application, check_import_string, is_factory, load
+from svcrun._web.uvicorn.lifespan import GRACE, Lifespan
+from svcrun._web.uvicorn.options import (
+    UvicornApplication,
+    changed,
+    check,
+    refuse_loop,
+    settle_place,
+)
+from svcrun._web.uvicorn.server import STOPPED_EARLY, Server
 from svcrun.errors import (
     AlreadyRunning,
     MissingParameters,
@@ -24,19 +35,8 @@ from svcrun.errors import (
     ServerEnded,
     show,
 )
-from svcrun.service._hosted import check_application, check_import_string, is_factory, load
 from svcrun.service._listening import Listening
 from svcrun.service._record import part_of, record_of, shown
-from svcrun.service._uvicorn.lifespan import GRACE, Lifespan
-from svcrun.service._uvicorn.options import (
-    UvicornApplication,
-    changed,
-    check,
-    refuse_loop,
-    settle_place,
-)
-from svcrun.service._uvicorn.server import STOPPED_EARLY, Server
-from svcrun.sockets import Endpoint
 
 if TYPE_CHECKING:
     import os
@@ -77,7 +77,7 @@ class UvicornService(Listening):
         one, or ``"package.module:name"`` of either. If the service may be started again, better
         let it be made.
     :param address: an IP address, a host name, or the path of a Unix socket. See
-        :class:`svcrun.sockets.Endpoint`.
+        :class:`svcrun._net.endpoint.Endpoint`.
     :param host: the same, by uvicorn's name; ``"127.0.0.1"`` by default.
     :param port: 0 to 65535; 8080 by default, 0 takes a free one. Once started, :attr:`address` and
         :attr:`port` tell what was bound.

@@ -12,11 +12,11 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from svcrun.checks import check_number
+from svcrun._util.tasks import CALLBACK, at_work
+from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, show
 from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service
-from svcrun.tasks import CALLBACK, at_work
 from svcrun.thread_pool.separate import run_in_new_thread
 from svcrun.thread_pool.threads import stoppable
 

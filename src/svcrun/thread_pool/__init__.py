@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from svcrun.hints import TYPE_CHECKING
-from svcrun.lazy import lazy
+from svcrun._util.hints import TYPE_CHECKING
+from svcrun._util.lazy_exports import lazy
 
 if TYPE_CHECKING:
     from svcrun.errors import ChannelClosed, ChannelTimeout, PoolClosed as ThreadPoolException

@@ -8,7 +8,7 @@ import functools
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from svcrun.per_loop import running_loop
+from svcrun._util.per_loop import running_loop
 from svcrun.thread_pool import separate
 from svcrun.thread_pool.executor import get_pool
 from svcrun.thread_pool.waiting import run_in_thread

@@ -8,9 +8,9 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from svcrun.checks import check_number
+from svcrun._util.per_loop import running_loop
+from svcrun._util.validation import check_number
 from svcrun.errors import ChannelClosed, ChannelTimeout
-from svcrun.per_loop import running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Generator

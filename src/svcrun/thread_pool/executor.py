@@ -11,10 +11,10 @@ import queue
 import threading
 import weakref
 
-from svcrun.checks import check_number
+from svcrun._util.hints import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from svcrun._util.per_loop import PerLoop
+from svcrun._util.validation import check_number
 from svcrun.errors import PoolClosed
-from svcrun.hints import TYPE_CHECKING, Any, ParamSpec, TypeVar
-from svcrun.per_loop import PerLoop
 from svcrun.thread_pool.threads import HungThread, ThreadGroup
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ __all__ = (
     "run_job",
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("svcrun.thread_pool")
 
 
 class JobFuture(concurrent.futures.Future[T]):

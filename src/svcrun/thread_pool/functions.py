@@ -9,7 +9,7 @@ import inspect
 import weakref
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
-from svcrun.per_loop import running_loop
+from svcrun._util.per_loop import running_loop
 from svcrun.thread_pool.executor import get_pool
 from svcrun.thread_pool.generators import ThreadedIterable, ThreadedIterableSeparate
 from svcrun.thread_pool.separate import run_in_new_thread

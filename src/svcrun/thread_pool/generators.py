@@ -8,7 +8,7 @@ import functools
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
-from svcrun.callables import describe
+from svcrun._util.callables import describe
 from svcrun.errors import ChannelClosed, PoolClosed
 from svcrun.thread_pool.channel import FromThreadChannel, check_size
 from svcrun.thread_pool.executor import get_pool, replace_unraisable

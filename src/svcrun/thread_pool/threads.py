@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 
-from svcrun.hints import TYPE_CHECKING, Any
+from svcrun._util.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import inspect
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from svcrun.per_loop import running_loop
+from svcrun._util.per_loop import running_loop
 from svcrun.thread_pool.executor import replace_unraisable
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
-from svcrun.callables import describe, is_coroutine_function
+from svcrun._util.callables import describe, is_coroutine_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable

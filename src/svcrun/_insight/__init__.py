@@ -1,0 +1,1 @@
+"""Memory, profiles and flame graphs of a running program."""

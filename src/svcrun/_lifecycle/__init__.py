@@ -1,0 +1,1 @@
+"""Start, restart and stop a set of services."""

@@ -1,0 +1,157 @@
+"""A TLS handshake before a protocol of somebody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from typing import Any, Protocol
+from weakref import ref
+
+from svcrun._net.addresses import format_address
+from svcrun._util.eager import start_eagerly
+
+__all__ = ("Handshake", "TLSParameters", "log_handshake_failure")
+
+log = logging.getLogger("svcrun.net")
+
+# OpenSSL's reasons for data that is not TLS.
+_NOT_TLS = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER"})
+
+
+class TLSParameters(Protocol):
+    """A server whose clients speak TLS, as far as a handshake reads it."""
+
+    @property
+    def _svcrun_ssl_context(self) -> ssl.SSLContext:
+        """The SSL context for the next handshake."""
+
+    @property
+    def ssl_handshake_timeout(self) -> float:
+        """The time limit of a handshake, in seconds."""
+
+    @property
+    def minimum_version(self) -> ssl.TLSVersion:
+        """The oldest version of TLS that is accepted."""
+
+
+class Handshake(asyncio.Protocol):
+    """What a transport talks to until TLS is established, and `protocol` takes over.
+
+    asyncio does handshakes by itself, but says nothing when one fails, and keeps to the
+    certificates that it was given first.
+
+    :param server: tells the SSL context of the moment.
+    :param protocol: what gets the transport of TLS.
+    :param under_way: the tasks of handshakes, as long as they last.
+    """
+
+    def __init__(
+        self, server: TLSParameters, protocol: asyncio.Protocol, under_way: set[asyncio.Task[Any]]
+    ) -> None:
+        self._server = server
+        self._protocol = protocol
+        self._under_way = under_way
+        # The transport below that of TLS.
+        self.plain: Any = None
+        # What came in the same turn as the end of the handshake, before the protocol took over.
+        self._early: list[bytes] = []
+        self._is_at_end = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin the handshake."""
+        self.plain = transport
+        task = start_eagerly(self._shake_hands(transport), asyncio.get_running_loop())
+        if not task.done():
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what is for the protocol."""
+        self._early.append(data)
+
+    def eof_received(self) -> None:
+        """Remember it for the protocol."""
+        self._is_at_end = True
+
+    async def _shake_hands(self, plain: Any) -> None:
+        server = self._server
+        try:
+            transport = await asyncio.get_running_loop().start_tls(
+                plain,
+                self,
+                server._svcrun_ssl_context,
+                server_side=True,
+                ssl_handshake_timeout=server.ssl_handshake_timeout,
+            )
+            if transport is None or transport.get_extra_info("ssl_object") is None:
+                # The client closed the connection meanwhile, which no loop takes for an error.
+                raise ConnectionResetError("the client closed the connection")
+        except OSError as error:
+            log_handshake_failure(server, format_address(plain.get_extra_info("peername")), error)
+            plain.abort()
+            return
+        except BaseException:
+            plain.abort()
+            raise
+        self._hand_over(transport)
+
+    def _hand_over(self, transport: Any) -> None:
+        protocol = self._protocol
+        _mend(transport, self.plain)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        for data in self._early:
+            protocol.data_received(data)
+        if self._is_at_end:
+            protocol.eof_received()
+        if transport.is_closing():
+            # Its end may have been told to this protocol, which has nothing to do with it.
+            transport.abort()
+
+
+def _mend(transport: Any, plain: Any) -> None:
+    """Mend two faults of asyncio's `transport` of TLS, which is above `plain`.
+
+    It does not know that the connection is lost until the loop turns. Servers ask whether it is
+    closing before they write, and asyncio logs a warning for each piece that is written in vain.
+
+    Closed twice, as servers do it, it forgets what it belongs to, and can't be aborted any more.
+    """
+    if not hasattr(transport, "__dict__"):
+        return  # uvloop's has neither fault, and can't be changed
+    of_tls = ref(transport)  # the transport must not keep itself alive
+    is_closing, close = type(transport).is_closing, type(transport).close
+
+    def is_closing_or_lost() -> bool:
+        return plain.is_closing() or (transport := of_tls()) is None or is_closing(transport)
+
+    def close_once() -> None:
+        transport = of_tls()
+        if transport is not None and not is_closing(transport):
+            close(transport)
+
+    transport.is_closing = is_closing_or_lost
+    transport.close = close_once
+
+
+def log_handshake_failure(server: TLSParameters, peer: str, error: OSError) -> None:
+    """Log in one line that a handshake with `peer` failed, and why."""
+    # A port scanner or a health check that only connects deserves no warning.
+    level = logging.INFO if isinstance(error, ConnectionResetError) else logging.WARNING
+    log.log(level, "%r: TLS handshake with %s failed: %s", server, peer, _explain(error, server))
+
+
+def _explain(error: OSError, server: TLSParameters) -> str:
+    """Return why a handshake failed, in the terms of the server's parameters."""
+    if not isinstance(error, ssl.SSLError):
+        return str(error) or "the client closed the connection"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the client's certificate is not accepted: {error.verify_message}"
+    if error.reason == "UNSUPPORTED_PROTOCOL":
+        return f"the client offers less than minimum_version={server.minimum_version.name}"
+    if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return "the client shows no certificate, as require_client_cert=True asks for"
+    if error.reason in _NOT_TLS:
+        return f"the client does not speak TLS ({error.reason})"
+    return error.reason or str(error)

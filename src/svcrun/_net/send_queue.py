@@ -1,0 +1,216 @@
+"""Send datagrams without waiting: what the socket does not take at once is queued."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from svcrun._net.addresses import format_address
+from svcrun.errors import ParameterError, ParameterTypeError
+
+if TYPE_CHECKING:
+    from svcrun._util.rate_limited_log import Tally
+
+    Data = bytes | bytearray | memoryview
+
+__all__ = ("Outbox",)
+
+log = logging.getLogger("svcrun.service.udp")
+
+# What may be queued in all, in bytes; an empty datagram takes space, too.
+LIMIT = 1_048_576
+OVERHEAD = 128
+
+# Seconds until the next attempt where polling can't tell when it makes sense.
+RETRY = 0.02
+
+# Hosts that are known to be IP addresses.
+KNOWN_HOSTS = 1024
+
+
+class Outbox:
+    """Send datagrams through a socket that does not block.
+
+    Datagrams to one address are sent in their order. Like a datagram transport, this does not raise
+    what the network has to say, which may come with a later datagram or not at all, but counts it.
+
+    :param owner: the server, as messages show it.
+    :param loop: the event loop that sends what was queued.
+    :param sock: the socket; it stays open after :meth:`close`.
+    :param unsent: counts datagrams that were not sent.
+    """
+
+    def __init__(
+        self,
+        owner: object,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        unsent: Tally,
+    ) -> None:
+        self._owner = owner
+        self._loop = loop
+        self._fd = sock.fileno()
+        self._family = sock.family
+        self._is_unix = sock.family not in {socket.AF_INET, socket.AF_INET6}
+        self._sendto = sock.sendto
+        self._unsent = unsent
+        # A host name would be looked up by sendto(), and hold the loop as long as that takes.
+        self._hosts: set[str] = set()
+
+        self._queues: dict[Any, deque[bytes]] = {}
+        self._size = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Future[None] | None = None
+
+    def send(self, data: Data, addr: Any) -> None:
+        """Send `data` to `addr` now, or as soon as the socket takes it.
+
+        :raises OSError: ``EMSGSIZE`` if a datagram can't be as long.
+        :raises ValueError: if `addr` is not an address of the socket's family.
+        :raises TypeError: if `addr` or `data` is of a wrong type.
+        """
+        try:
+            if self._is_unix or addr[0] in self._hosts:
+                if self._queues and addr in self._queues:
+                    self._queue(data, addr)
+                else:
+                    self._sendto(data, addr)
+                return
+        except BlockingIOError:
+            self._queue(data, addr)
+            return
+        except OSError as error:
+            self._failed(error, data, addr)
+            return
+        except (TypeError, ValueError, LookupError, OverflowError):
+            self._check(data, addr)
+            raise
+
+        self._check(data, addr)
+        if len(self._hosts) >= KNOWN_HOSTS:
+            self._hosts.clear()
+        self._hosts.add(addr[0])
+        self.send(data, addr)
+
+    async def flush(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds until everything is sent."""
+        if self._queues:
+            self._emptied = self._loop.create_future()
+            await asyncio.wait((self._emptied,), timeout=timeout)
+
+    def close(self) -> None:
+        """Give up what is still queued; idempotent."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        elif self._queues:
+            self._loop.remove_writer(self._fd)
+        for addr, queue in self._queues.items():
+            for _ in queue:
+                self._count(addr, "the server stopped before the socket took it")
+        self._queues.clear()
+        self._size = 0
+
+    # The queue
+
+    def _queue(self, data: Data, addr: Any) -> None:
+        data = bytes(data)
+        if self._size + len(data) + OVERHEAD > LIMIT:
+            self._count(addr, f"more than {LIMIT} bytes wait to be sent already")
+            return
+        if not self._queues:
+            self._loop.add_writer(self._fd, self._on_writable)
+        self._size += len(data) + OVERHEAD
+        self._queues.setdefault(addr, deque()).append(data)
+
+    def _on_writable(self) -> None:
+        before = self._size
+        for addr in tuple(self._queues):
+            if self._send_queued(addr):
+                del self._queues[addr]
+            elif not self._is_unix:
+                break  # the socket is full, whatever the address; a Unix peer may be full alone
+
+        if not self._queues:
+            self._loop.remove_writer(self._fd)
+            if self._emptied is not None and not self._emptied.done():
+                self._emptied.set_result(None)
+        elif self._size == before:
+            # Polling tells that this socket has space, not whether a Unix peer has.
+            self._loop.remove_writer(self._fd)
+            self._retry = self._loop.call_later(RETRY, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._loop.add_writer(self._fd, self._on_writable)
+
+    def _send_queued(self, addr: Any) -> bool:
+        """Send what waits for `addr`; tell whether that was all."""
+        queue = self._queues[addr]
+        while queue:
+            data = queue[0]
+            try:
+                self._sendto(data, addr)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self._count(addr, error)
+            queue.popleft()
+            self._size -= len(data) + OVERHEAD
+        return True
+
+    # What goes wrong
+
+    def _failed(self, error: OSError, data: Data, addr: Any) -> None:
+        # The rest is the network's; an address that can't be sent to may be a stranger's forgery.
+        if error.errno in {errno.EMSGSIZE, None}:
+            raise type(error)(
+                error.errno or errno.EINVAL,
+                f"{self._owner!r} can't send {len(data)} bytes to {format_address(addr)}: "
+                f"{error.strerror or error}",
+            ) from error
+        self._count(addr, error)
+
+    def _count(self, addr: Any, reason: object) -> None:
+        self._unsent.add(
+            "%r did not send a datagram to %s: %s", self._owner, format_address(addr), reason
+        )
+
+    def _check(self, data: object, addr: Any) -> None:
+        """Refuse what can't be sent with a message that says why."""
+        try:
+            memoryview(data)  # type: ignore[arg-type]
+        except TypeError:
+            raise ParameterTypeError(self._owner, "data", data, "bytes") from None
+
+        if self._is_unix:
+            accepted = "the path that a Unix socket is bound to (an unbound one has no address)"
+            if not isinstance(addr, str | bytes):
+                raise ParameterTypeError(self._owner, "addr", addr, accepted)
+            if not addr:
+                raise ParameterError(self._owner, "addr", addr, accepted)
+            return
+
+        version = "4" if self._family == socket.AF_INET else "6"
+        accepted = f"a tuple (IPv{version} address, port), as handle_datagram() gets it"
+        if not (
+            isinstance(addr, tuple)
+            and len(addr) >= 2  # noqa: PLR2004 - those of IPv6 have four parts
+            and isinstance(addr[0], str)
+            and all(isinstance(part, int) for part in addr[1:])
+        ):
+            raise ParameterTypeError(self._owner, "addr", addr, accepted)
+        host, port = addr[:2]
+        if not 0 <= port <= 65_535:  # noqa: PLR2004 - as many ports as there are
+            raise ParameterError(self._owner, "addr", addr, f"{accepted}; a port is 1 to 65535")
+        try:
+            socket.inet_pton(self._family, host.partition("%")[0])
+        except (OSError, ValueError):
+            hint = "look a host name up first, with loop.getaddrinfo()"
+            if version == "6" and ":" not in host:
+                hint += "; an IPv4 address is written ::ffff:192.0.2.1 here"
+            raise ParameterError(self._owner, "addr", addr, f"{accepted}; {hint}") from None

@@ -1,0 +1,159 @@
+"""The stream writer of a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable
+
+    from svcrun._net.connection import Connection
+
+__all__ = ("Writer", "extra_info")
+
+
+def extra_info(transport: Any, name: str, default: Any = None) -> Any:
+    """Return what a transport knows, by names like ``"peername"``."""
+    try:
+        return transport.get_extra_info(name, default)
+    except (AttributeError, OSError):
+        # uvloop asks a closed socket, if the client had gone before it was accepted.
+        return default
+
+
+class Writer(asyncio.StreamWriter):
+    """The writer of a handler, with the interface of :class:`asyncio.StreamWriter`.
+
+    Once the connection is closed or lost, data is dropped and :meth:`drain` raises
+    :class:`ConnectionResetError`. Dropped data does not reach the transport, which would log a
+    warning for each write. The base class provides the type only.
+    """
+
+    def __init__(self, connection: Connection, transport: Any) -> None:
+        # super().__init__() would create objects that are replaced here.
+        self._connection = connection
+        self._transport = transport
+        # The method of the socket's transport, also under TLS. Race: the TLS transport learns of
+        # the loss of the transport below it only later.
+        self._is_socket_closing = transport.is_closing
+        self._is_lost = False
+        # Whether data was dropped.
+        self._has_dropped = False
+
+    def use(self, transport: Any) -> None:
+        """Write to `transport`, a TLS transport above that of the socket, from now on."""
+        self._transport = transport
+
+    def lose(self) -> None:
+        """Drop all data from now on."""
+        self._is_lost = True
+
+    def _drops(self) -> bool:
+        """Return whether the next data is dropped, and record that."""
+        if self._is_lost or self._is_socket_closing():
+            self._has_dropped = True
+            return True
+        return False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} transport={self._transport!r}>"
+
+    def __del__(self) -> None:
+        """Do nothing: the connection outlives this and closes the transport."""
+
+    @property
+    def transport(self) -> Any:
+        """The transport that is written to."""
+        return self._transport
+
+    def write(self, data: Any) -> None:
+        """Write a piece of data."""
+        if self._is_lost or self._is_socket_closing():
+            self._has_dropped = True
+        else:
+            self._transport.write(data)
+
+    def writelines(self, data: Iterable[Any]) -> None:
+        """Write several pieces of data."""
+        if not self._drops():
+            self._transport.writelines(data)
+
+    def write_eof(self) -> None:
+        """Close the writing half of the connection after all data is sent.
+
+        :raises NotImplementedError: if the connection uses TLS, which has no half-close.
+        """
+        if self._drops():
+            return
+        try:
+            self._transport.write_eof()
+        except OSError:
+            # Race: the peer has reset the connection, and connection_lost() was not called yet.
+            self.lose()
+            self._has_dropped = True
+
+    def can_write_eof(self) -> bool:
+        """Tell whether the transport can close its writing half only; TLS can't."""
+        can: bool = self._transport.can_write_eof()
+        return can
+
+    def close(self) -> None:
+        """Close the connection, after what was written was sent."""
+        self._connection.close()
+
+    def is_closing(self) -> bool:
+        """Tell whether the connection is closed or being closed."""
+        closing: bool = self._is_lost or self._is_socket_closing() or self._transport.is_closing()
+        return closing
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed.
+
+        :raises OSError: if it was lost by an error.
+        """
+        await self._connection.closed()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what the transport knows, by names like ``"peername"``."""
+        return extra_info(self._transport, name, default)
+
+    async def drain(self) -> None:
+        """Wait until most of what was written is sent.
+
+        :raises ConnectionResetError: if the connection is lost, or if data was dropped because the
+            connection was closed.
+        """
+        connection = self._connection
+        if (
+            connection.paused
+            or connection.error is not None
+            or self._is_lost
+            or self._is_socket_closing()
+        ):
+            await connection.drained(dropped=self._has_dropped)
+
+    async def start_tls(
+        self,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None:
+        """Go on with TLS, as the server that the client expects (``STARTTLS``).
+
+        What the client sent before and nobody has read is dropped: it was not encrypted.
+
+        :raises OSError: if the connection is lost, as it is when the handshake fails.
+        """
+        await self.drain()
+        if self.is_closing():
+            raise self._connection.reset_error()
+        await self._connection.start_tls(
+            sslcontext,
+            server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )

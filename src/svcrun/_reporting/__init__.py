@@ -1,0 +1,1 @@
+"""Send reports of log records to Sentry."""

@@ -1,0 +1,139 @@
+"""What the client of sentry is told."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from sentry_sdk.consts import DEFAULT_OPTIONS
+from sentry_sdk.integrations import Integration
+from sentry_sdk.integrations.argv import ArgvIntegration
+from sentry_sdk.integrations.logging import LoggingIntegration
+from sentry_sdk.integrations.modules import ModulesIntegration
+from sentry_sdk.utils import Dsn
+
+from svcrun._reporting.sentry.events import ServiceTags
+from svcrun._reporting.sentry.tasks import TaskErrors
+from svcrun._reporting.sentry.transport import Transport
+from svcrun.errors import ParameterError, ParameterTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+__all__ = ("check_dsn", "check_options", "make_options", "show_dsn")
+
+_ACCEPTED = "https://PUBLIC_KEY@HOST/PROJECT, as the settings of the project in Sentry show it"
+
+# The client must not wait, write to stderr, or start threads that nobody can end.
+_DEFAULTS: dict[str, Any] = {
+    "default_integrations": False,
+    "enable_backpressure_handling": False,
+    "transport": Transport,
+}
+
+
+def check_dsn(owner: object, value: object) -> str:
+    """Return a data source name as text; the errors show neither of its keys.
+
+    :raises ValueError: telling what is accepted.
+    """
+    text = str(value).strip()
+    try:
+        Dsn(text)
+    except ValueError:  # its text may show the keys
+        scheme, _, rest = text.partition("://")
+        place = rest.rpartition("@")[2]
+        shown = f"{scheme}://...@{place}" if "@" in rest else "..."
+        raise ParameterError(owner, "sentry_dsn", shown, _ACCEPTED) from None
+    return text
+
+
+def show_dsn(dsn: str) -> str:
+    """Return a data source name without its keys."""
+    parsed = Dsn(dsn)
+    return f"{parsed.scheme}://{parsed.netloc}{parsed.path}{parsed.project_id}"
+
+
+def check_options(owner: object, options: Any) -> dict[str, Any]:
+    """Return options as a dictionary, and refuse what ``sentry_sdk.init()`` does not know.
+
+    :raises ValueError, TypeError, FileNotFoundError: naming the option.
+    """
+    try:
+        given = dict(options)
+    except (TypeError, ValueError):
+        accepted = "a dictionary of options of sentry_sdk.init()"
+        raise ParameterTypeError(owner, "client_options", options, accepted) from None
+    for name in given:
+        if name == "dsn":
+            raise ParameterError(owner, "client_options['dsn']", "...", "it as sentry_dsn=")
+        if name not in DEFAULT_OPTIONS:
+            accepted = "the name of an option of sentry_sdk.init()"
+            raise ParameterError(owner, "a key of client_options", name, accepted)
+    for name in ("ca_certs", "cert_file", "key_file"):
+        if given.get(name) is not None and not os.path.isfile(given[name]):
+            raise FileNotFoundError(f"{owner}: client_options[{name!r}]={given[name]!r} is no file")
+    for name in {"integrations", "disabled_integrations"} & given.keys():
+        given[name] = _check_integrations(owner, name, given[name])
+    return given
+
+
+def _check_integrations(owner: object, name: str, value: Any) -> list[Integration]:
+    try:
+        integrations = list(value or ())
+    except TypeError:
+        integrations = [value]
+    for one in integrations:
+        if not isinstance(one, Integration):
+            # Only what is turned off may be named by its class.
+            is_class = isinstance(one, type) and issubclass(one, Integration)
+            if not (is_class and name == "disabled_integrations"):
+                what = f"client_options[{name!r}]"
+                raise ParameterTypeError(owner, what, value, "a list of integrations of sentry_sdk")
+    return integrations
+
+
+def make_options(
+    dsn: str, given: Mapping[str, Any], report_task: Callable[[Exception], object]
+) -> dict[str, Any]:
+    """Return all options for ``sentry_sdk.init()``.
+
+    :param given: those of the user, which win.
+    :param report_task: called with errors of tasks.
+    """
+    integrations = {
+        integration.identifier: integration
+        for integration in (
+            ArgvIntegration(),
+            LoggingIntegration(),
+            ModulesIntegration(),
+            TaskErrors(report_task),
+            *given.get("integrations", ()),
+        )
+    }
+    for unwanted in given.get("disabled_integrations", ()):
+        integrations.pop(unwanted.identifier, None)
+    _leave_events_to_us(integrations.get(LoggingIntegration.identifier))
+    chosen = [*integrations.values(), ServiceTags()]
+    return {**_DEFAULTS, **given, "dsn": dsn, "integrations": chosen}
+
+
+def _leave_events_to_us(integration: Integration | None) -> None:
+    """Have the logging integration take note of what was logged before an error, and no more.
+
+    It would make events in the thread that logs. For the note it needs the text of a record, but
+    formats the traceback as well.
+    """
+    if isinstance(integration, LoggingIntegration):
+        integration._handler = None  # noqa: SLF001 - event_level=None, for one that is made already
+        notes = integration._breadcrumb_handler  # noqa: SLF001 - there is no way to give a formatter
+        if notes is not None:
+            notes.setFormatter(_Text())
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        return record.message

@@ -1,0 +1,1 @@
+"""One life of an entrypoint: its block, OS signals, the exit watchdog, the clean-up of its loop."""

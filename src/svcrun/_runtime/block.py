@@ -1,0 +1,299 @@
+"""The code in the block of an entrypoint, and how a signal or a crash ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from svcrun._lifecycle.shutdown import GRACE
+from svcrun._runtime.event_loop import SpareDescriptors
+from svcrun._runtime.os_signals import BodyInterrupted
+from svcrun._util.hints import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+MAX_RUNS = 100
+"""The maximum of runs of the loop that a block may begin during the shutdown.
+
+A block that begins more of them repeats ``run_forever()`` without end.
+"""
+
+__all__ = ("Body", "LoopBody", "TaskBody")
+
+
+class Body:
+    """The code of a block."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.spare = SpareDescriptors(loop)
+        """For the loop, while it does not run."""
+        self._closing = asyncio.Event()
+        # Tasks that wait in closing(). They see that event, so they are not cancelled.
+        self._await_closing: set[asyncio.Task[Any] | None] = set()
+        self._cancellations = 0
+        self.task: asyncio.Future[Any] | None = None
+        """The future that the block waits for; None if it is unknown."""
+        self.stop_services: Callable[[], asyncio.Future[Any]] | None = None
+        """Begins the shutdown unless it has begun, and returns a future for its end."""
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the shutdown has begun."""
+        return self._closing.is_set()
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether :meth:`interrupt` has cancelled something that the block waited for."""
+        return self._cancellations > 0
+
+    def close(self) -> None:
+        """Wake the tasks that wait in :meth:`closing`."""
+        self._closing.set()
+
+    async def closing(self) -> None:
+        """Wait until the shutdown begins."""
+        task = asyncio.current_task()
+        self._await_closing.add(task)
+        try:
+            await self._closing.wait()
+        finally:
+            # Race: another callback of this iteration may be about to cancel the task. As long as
+            # the task is in the set, interrupt() does not.
+            self._loop.call_soon(self._await_closing.discard, task)
+
+    def watch(self) -> None:
+        """Begin to watch the block."""
+        raise NotImplementedError
+
+    def unwatch(self) -> None:
+        """Stop watching the block."""
+
+    def interrupt(self) -> bool:
+        """Cancel the block's task unless it waits in :meth:`closing`.
+
+        Return whether there is a task that will end.
+        """
+        return self.task in self._await_closing or self.insist()
+
+    def insist(self) -> bool:
+        """Cancel the block's task, and return whether there was one."""
+        cancelled = self.task is not None and self.task.cancel()
+        self._cancellations += cancelled
+        return cancelled
+
+    def settle(self) -> bool:
+        """Withdraw our own cancellations, and return whether the task has another one."""
+        return False
+
+    def give_up(self) -> bool:
+        """Stop the loop under a block that ignores its cancellation; return whether that works."""
+        return False
+
+    def is_interruption(self, error: BaseException | None) -> bool:
+        """Return whether `error`, which ended the block, results from :meth:`interrupt` alone."""
+        return error is None or (self.was_cancelled and isinstance(error, asyncio.CancelledError))
+
+
+class LoopBody(Body):
+    """The body of ``with entrypoint(...) as loop``, which may run the loop any number of times.
+
+    While it is watched, ``loop.run_until_complete()`` records its future, so that an interruption
+    cancels only that one. Once the shutdown has begun, ``run_forever()`` returns at once, and all
+    calls of ``run_until_complete()`` share the grace period for their clean-up.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._gave_up = False
+        self._watched = False
+        self._runs_itself = False  # whether run_until_complete() calls run_forever()
+        self._lets_run = False  # whether the block waits in run_forever()
+        self._runs = 0  # runs that the block has begun since the shutdown began
+        self._clean_up_until: float | None = None
+        self._cut: asyncio.TimerHandle | None = None
+        self._run_task: Callable[[Awaitable[Any]], Any] = loop.run_until_complete
+        self._run_loop: Callable[[], None] = loop.run_forever
+
+    def watch(self) -> None:
+        """Begin to watch the block."""
+        self._watched = True
+        self.spare.hold()
+        self._run_task = self._loop.run_until_complete
+        self._run_loop = self._loop.run_forever
+        # A loop with slots can't be wrapped. A signal then stops it without a cancellation.
+        with suppress(AttributeError):
+            self._loop.run_until_complete = self._run  # type: ignore[assignment, method-assign]
+            self._loop.run_forever = self._run_forever  # type: ignore[method-assign]
+
+    def unwatch(self) -> None:
+        """Restore the methods of the loop."""
+        if self._cut is not None:
+            self._cut.cancel()
+        if not self._watched:
+            return
+        self._watched = False
+        for name, found in (
+            ("run_until_complete", self._run_task),
+            ("run_forever", self._run_loop),
+        ):
+            with suppress(AttributeError):
+                delattr(self._loop, name)
+                if getattr(self._loop, name) != found:  # an outer entrypoint's wrapper
+                    setattr(self._loop, name, found)
+
+    def _run(self, future: Awaitable[T]) -> T:
+        if self._loop.is_running() or self._loop.is_closed():
+            result: T = self._run_task(future)  # raises the loop's own error
+            return result
+        is_new = not asyncio.isfuture(future)
+        self.task = task = asyncio.ensure_future(future, loop=self._loop)
+        if self.is_closing:
+            self._limit_clean_up()
+        try:
+            result = self._run_itself(task)
+        except BaseException:
+            if is_new and task.done() and not task.cancelled():
+                task.exception()  # raised here; without this, asyncio would log it as not retrieved
+            raise
+        finally:
+            self.task = None
+            if self._cut is not None:
+                self._cut.cancel()
+            self._after_run()
+        return result
+
+    def _run_itself(self, future: Awaitable[T]) -> T:
+        self._runs_itself = True
+        self.spare.free()
+        try:
+            result: T = self._run_task(future)
+        finally:
+            self._runs_itself = False
+            self._hold_spare()
+        return result
+
+    def _run_forever(self) -> None:
+        if self._runs_itself or self._loop.is_running() or self._loop.is_closed():
+            self._run_loop()  # called by run_until_complete(), or raises the loop's own error
+            return
+        if self.is_closing:
+            self._runs += 1
+            if self._runs > MAX_RUNS:
+                raise BodyInterrupted
+            self._loop.stop()
+        self._lets_run = True
+        self.spare.free()
+        try:
+            self._run_loop()
+        finally:
+            self._lets_run = False
+            self._hold_spare()
+            self._after_run()
+
+    def _hold_spare(self) -> None:
+        if self._watched:  # else the entrypoint was left meanwhile, and holds nothing any more
+            self.spare.hold()
+
+    def _limit_clean_up(self) -> None:
+        now = self._loop.time()
+        if self._clean_up_until is None:
+            self._clean_up_until = now + GRACE
+        # Race: cancelling at once would cancel __aexit__() of an entrypoint that was entered by
+        # hand before it calls unwatch().
+        self._cut = self._loop.call_at(max(self._clean_up_until, now), self.insist)
+
+    def _after_run(self) -> None:
+        """Run after each wait of the block; does nothing here."""
+
+    def insist(self) -> bool:
+        """Cancel the future that the block waits for, or stop the loop that it runs."""
+        if self.task is not None:
+            return super().insist()
+        self._loop.stop()
+        return True
+
+    def give_up(self) -> bool:
+        """Stop the loop that the block runs."""
+        self._gave_up = True
+        self._loop.stop()
+        return True
+
+    def is_interruption(self, error: BaseException | None) -> bool:
+        """Return whether `error`, which ended the block, results from our interruption alone."""
+        return (
+            super().is_interruption(error)
+            or isinstance(error, BodyInterrupted)
+            # run_until_complete() raises RuntimeError when give_up() stops the loop.
+            or (self._gave_up and isinstance(error, RuntimeError))
+        )
+
+
+class TaskBody(LoopBody):
+    """The body of ``async with entrypoint(...)``, which runs in the task that entered.
+
+    If that task ends before the block, the entrypoint was entered by hand, by
+    ``loop.run_until_complete(ep.__aenter__())``. The program then runs the loop as a ``with`` block
+    does. It may never call ``__aexit__()``, so a wait that a shutdown ends returns after the
+    services have stopped.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._entering: asyncio.Task[Any] | None = None
+        self._by_hand = False
+
+    def watch(self) -> None:
+        """Watch the task."""
+        self.task = self._entering = asyncio.current_task()
+        if self._entering is not None:
+            self._entering.add_done_callback(self._on_entered)
+
+    def unwatch(self) -> None:
+        """Stop watching the task."""
+        super().unwatch()
+        if self._entering is not None:
+            self._entering.remove_done_callback(self._on_entered)
+
+    def _on_entered(self, _: asyncio.Task[Any]) -> None:
+        self._by_hand = True
+        self.task = None
+        super().watch()
+        if self.is_closing:
+            self.insist()
+
+    def interrupt(self) -> bool:
+        """Cancel the task, or end the wait of a block that was entered by hand."""
+        super().interrupt()
+        return True
+
+    def insist(self) -> bool:
+        """Cancel the task, or end the wait of a block that was entered by hand."""
+        if not self._by_hand or self.task is not None:
+            return Body.insist(self)
+        is_seen = self._lets_run or self._runs_itself
+        if self._loop.is_running() and not is_seen and self.stop_services is not None:
+            # This run of the loop began before watch() could wrap its method, so _after_run() will
+            # not be called. Stop the loop once the services have stopped.
+            self.stop_services().add_done_callback(lambda _: self._loop.stop())
+            return True
+        return super().insist()
+
+    def _after_run(self) -> None:
+        if self._watched and self.is_closing and self.stop_services is not None:
+            self._run_itself(self.stop_services())
+
+    def give_up(self) -> bool:
+        """Stop the loop of a block that was entered by hand; a task can't be interrupted so."""
+        return self._by_hand and super().give_up()
+
+    def settle(self) -> bool:
+        """Withdraw our own cancellations, and return whether the task has another one."""
+        if self._by_hand or self._entering is None:
+            return False
+        for _ in range(self._cancellations):
+            self._entering.uncancel()
+        return self._entering.cancelling() > 0

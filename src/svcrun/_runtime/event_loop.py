@@ -1,0 +1,156 @@
+"""Create the event loop of an entrypoint, and run a coroutine in it in spite of interruptions."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+
+from svcrun._util.eager import current_loop, wakeup_descriptor
+from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun.errors import ParameterError, ParameterTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from contextlib import ExitStack
+
+    from svcrun._runtime.options import Options
+
+__all__ = ("SpareDescriptors", "collect", "drive", "make_loop")
+
+
+def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
+    """Create an event loop and set it as the current one; `undo` closes it."""
+    factory = options.loop_factory
+    loop = _new_loop(options) if factory is None else factory()
+    is_loop = isinstance(loop, asyncio.AbstractEventLoop)
+    if not is_loop or loop.is_closed():
+        kind = ParameterError if is_loop else ParameterTypeError
+        accepted = f"a function that returns a new event loop, not {loop!r}"
+        raise kind("entrypoint", "loop_factory", factory, accepted)
+    undo.callback(_close_loop, loop, current_loop())
+    # Otherwise the debug mode is the factory's choice. uvloop reads only one of the interpreter's
+    # two switches.
+    if options.sets_debug:
+        loop.set_debug(options.debug)
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def _close_loop(
+    loop: asyncio.AbstractEventLoop, previous: asyncio.AbstractEventLoop | None
+) -> None:
+    asyncio.set_event_loop(previous)
+    loop.close()
+
+
+def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
+    if options.use_uvloop and _has_standard_streams() and _is_importable("uvloop"):
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+@cache
+def _is_importable(name: str) -> bool:
+    """Return whether a module can be imported.
+
+    Python remembers modules that it has found, but searches the whole path again for one that is
+    absent. That took a fifth of the processor time of a short life.
+    """
+    try:
+        import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def _has_standard_streams() -> bool:
+    """Return whether descriptors 0 to 2 are open.
+
+    A new loop would use a closed one for itself, and libuv aborts a process that closes it.
+    """
+    try:
+        for descriptor in range(3):
+            os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+class SpareDescriptors:
+    """Keep the descriptors that uvloop opens whenever it begins to run, while it does not run.
+
+    Without them it can't run, nor be closed, once the program has used up all others.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_needed = wakeup_descriptor(loop) == -1
+        self._held: tuple[int, ...] = ()
+
+    def hold(self) -> None:
+        """Open them, as far as there are any."""
+        if self._is_needed and not self._held:
+            with suppress(OSError):
+                self._held = os.pipe()
+
+    def free(self) -> None:
+        """Close them."""
+        held, self._held = self._held, ()
+        for descriptor in held:
+            os.close(descriptor)
+
+
+async def collect(coro: Coroutine[Any, Any, None], errors: list[BaseException]) -> None:
+    """Run `coro` and append the exception that it raises to `errors`.
+
+    A task that raises would change the exception: reading the result of a task a second time cuts
+    off the traceback, and each reading sets ``__context__``. SystemExit and KeyboardInterrupt would
+    end the loop. And the task would be in a reference cycle with the exception's traceback.
+    """
+    try:
+        await coro
+    except BaseException as error:  # noqa: BLE001 - the caller raises it
+        errors.append(error)
+
+
+def drive(
+    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, None], *, cancel: bool
+) -> BaseException | None:
+    """Run `coro` to its end, even if the loop is stopped or an exception leaves it meanwhile.
+
+    Return the first exception that left the loop, else the exception that `coro` raised, else None.
+
+    :param cancel: whether to cancel `coro` when an exception leaves the loop.
+    """
+    pid = os.getpid()
+    errors: list[BaseException] = []
+    task = loop.create_task(collect(coro, errors))
+    interruption: BaseException | None = None
+    while not task.done():
+        try:
+            loop.run_until_complete(task)
+        except RuntimeError as error:
+            if loop.is_closed() or loop.is_running():
+                return error
+        except (KeyboardInterrupt, SystemExit) as error:
+            if os.getpid() != pid:
+                return error  # the loop belongs to the parent of this process
+            # Race: the task may have ended in the same iteration of the loop. The interruption
+            # counts nevertheless.
+            interruption = interruption or error
+            if cancel:
+                task.cancel()
+        except asyncio.CancelledError as error:  # before its first step
+            interruption = interruption or error
+            coro.close()
+    if interruption is None and errors:
+        interruption = errors[0]
+    errors.clear()
+    try:
+        return interruption
+    finally:
+        del interruption  # its traceback refers to the callers' frames: a reference cycle

@@ -1,0 +1,375 @@
+"""End the process when a blocked event loop does not complete the shutdown.
+
+Timers of the loop do not fire while a callback blocks the loop. So a thread, the exit watchdog,
+enforces the deadline of each shutdown from outside of the loop. A shutdown may begin when no thread
+or descriptor is left, so the thread starts when the entrypoint is entered. It sleeps on a lock.
+
+To start and join a thread costs as much as the rest of a short life. So in a process that enters
+many entrypoints, as tests do, only the first one has the thread from the beginning. A later one has
+it :data:`LASTING` seconds after it was entered, when it receives a signal, or :data:`HASTE` seconds
+after its shutdown began, whichever is first. The handler of ``ITIMER_REAL`` starts it if the loop
+is blocked then; if the program uses that timer, the thread starts with the shutdown. If the system
+can't start a thread, the timer takes its place.
+
+Each watcher covers other causes:
+
+* The thread covers all code that releases the GIL: Python code, system calls, locks.
+* A C function that holds the GIL stops every thread, this one too. Some C functions check for
+  signals, such as a search with a regular expression. They use processor time, so the timer
+  ``ITIMER_VIRTUAL`` interrupts them, in the main thread. The program may take the timer over at any
+  time; the thread goes on without it.
+* A C function that holds the GIL and does not check for signals can't be interrupted from inside
+  the process.
+
+Invariants: a signal handler may interrupt any of this code and call it again, and the thread runs
+beside the main thread. So no method holds a lock while it works on the state. Each alarm is called
+once, because :meth:`list.remove` succeeds for one caller only. The process is ended once, by the
+caller that acquires ``_dying``.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from operator import itemgetter
+
+from svcrun._util.hints import TYPE_CHECKING
+from svcrun._util.signal_timer import SignalTimer
+from svcrun._util.thread_stacks import thread_stacks, write_to_stderr
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    _Alarm = tuple[float, Callable[[], object]]  # the time by the monotonic clock, and a callback
+
+__all__ = ("ANSWER_TIME", "EXIT_HUNG", "HASTE", "LASTING", "Guard")
+
+EXIT_HUNG = 70
+"""The exit code of a process that had to be ended: ``EX_SOFTWARE`` of sysexits.h."""
+
+ANSWER_TIME = 0.3
+"""Seconds without an iteration after which a loop counts as blocked."""
+
+LASTING = 0.1
+"""Seconds after which a later entrypoint of a process has its thread."""
+
+HASTE = 0.05
+"""Seconds after which the shutdown of a later entrypoint has its thread."""
+
+_TICK = 0.02
+"""The minimum of seconds of processor time between two signals of the timer."""
+
+_LINGER = 0.1
+"""The maximum of seconds that a fork waits for the kernel to remove a thread that has ended."""
+
+LAST_WORDS_TIME = 3.0
+"""Seconds within which a process has to write the stacks to stderr, which may be a full pipe."""
+
+_process = 0  # the one that has entered an entrypoint; a forked child is another one
+
+
+class Guard:
+    """Enforce the deadline of an entrypoint's shutdown.
+
+    :param loop: the loop of the entrypoint.
+    :param last_words: called before the process is ended, to write log records still buffered.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, last_words: Callable[[], object]) -> None:
+        self._loop = loop
+        self._last_words = last_words
+        self._asked: float | None = None
+        self._dying = _thread.allocate_lock()
+        self._killer = 0
+        # Plain locks, a list and a bare thread: signal handlers use them, and may have interrupted
+        # the threading module while it held a lock of its own. Its locks would deadlock here.
+        self._alarms: list[_Alarm] = []
+        self._is_watching = False
+        self._cpu_timer = SignalTimer(signal.ITIMER_VIRTUAL, signal.SIGVTALRM, self._on_cpu_timer)
+        self._stand_in = SignalTimer(signal.ITIMER_REAL, signal.SIGALRM, self._on_stand_in)
+        self._lasts_from = 0.0  # a shutdown that begins later needs the thread at once
+        self._late_start: asyncio.TimerHandle | None = None
+        self._released = False
+        self._stopped_for_fork = False
+        self._wake = _closed_lock()  # opened to wake the thread after a change of the state
+        self._has_thread = _thread.allocate_lock()
+        self._ended: _thread.LockType | None = None  # held by the thread while it lives
+        self._ident = self._native_id = 0
+
+    # The thread.
+
+    def begin(self, on_failure: Callable[[], object]) -> None:
+        """Start the exit watchdog, at once or later.
+
+        :param on_failure: called if the system could not start a thread.
+        """
+        global _process
+        pid = os.getpid()
+        is_first, _process = _process != pid, pid
+        if is_first or _thread.get_ident() != threading.main_thread().ident:
+            if not self.start():
+                on_failure()
+            return
+        self._lasts_from = time.monotonic() + LASTING
+        self._late_start = self._loop.call_later(LASTING, self._start_late, on_failure)
+
+    def start(self) -> bool:
+        """Start the exit watchdog now, and return whether the system could start a thread."""
+        # Race: a signal handler may interrupt the caller between its check and this.
+        if not self._has_thread.acquire(blocking=False):
+            return True
+        self._ended = ended = _closed_lock()
+        if _start_thread(self._run, ended):
+            return True
+        self._ended = None
+        self._has_thread.release()
+        return False
+
+    def _start_late(self, on_failure: Callable[[], object]) -> None:
+        if not self.start():
+            on_failure()
+        elif self._is_watching:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Leave the deadline to the thread, which has started after it was set."""
+        self._stand_in.give_back()
+        self._ring_at_next_alarm(self._cpu_timer)
+
+    def _ensure(self, *, at_once: bool) -> None:
+        """Start the thread for a deadline, or the timer that does so later."""
+        if self._ended is not None or self._stopped_for_fork:
+            return
+        if at_once or time.monotonic() >= self._lasts_from or not self._stand_in.set(HASTE):
+            self._stand_in.give_back()
+            if not self.start():
+                self._ring_at_next_alarm(self._stand_in)
+
+    def _run(self, ended: _thread.LockType) -> None:
+        self._ident = _thread.get_ident()
+        self._native_id = _thread.get_native_id()
+        try:
+            while not (self._released or self._stopped_for_fork):
+                times = [when for when, _ in self._alarms]
+                pause = max(min(times) - time.monotonic(), 0.0) if times else -1
+                if not self._wake.acquire(timeout=min(pause, threading.TIMEOUT_MAX)):
+                    self._call_due()
+                elif self._dying.locked():
+                    _exit_after(LAST_WORDS_TIME)
+        finally:
+            ended.release()
+
+    def stop_for_fork(self) -> None:
+        """Stop the thread before a fork, which copies only the thread that forks."""
+        self._stopped_for_fork = True
+        if self._ended is None:
+            return
+        self._join()
+        # Race: Python warns of a fork if the kernel counts a second thread, and the kernel counts a
+        # thread for a moment after its last bytecode.
+        deadline = time.monotonic() + _LINGER
+        while os.path.exists(f"/proc/self/task/{self._native_id}"):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0)
+
+    def restart_after_fork(self) -> None:
+        """Start the thread again after a fork, in the parent."""
+        if self._stopped_for_fork:
+            self._stopped_for_fork = False
+            if self._native_id and not self._released:
+                self.start()
+
+    def reset_in_child(self) -> None:
+        """Cancel the deadline in a forked child: it belongs to the parent."""
+        self._ended = None
+        self._stopped_for_fork = False
+        self._late_start = None
+        self.release()
+
+    def _join(self) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            _open(self._wake)
+            ended.acquire()
+            self._has_thread.release()
+
+    # Whether the loop is blocked.
+
+    def ask(self) -> None:
+        """Schedule a call of :meth:`answer`; safe in a signal handler and in other threads."""
+        if self._asked is None:
+            self._asked = time.monotonic()
+            try:
+                self._loop.call_soon_threadsafe(self.answer)
+            except RuntimeError:
+                self._asked = None  # the loop is closed, so the shutdown has completed
+
+    def answer(self) -> None:
+        """Record that the loop is not blocked."""
+        self._asked = None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether :meth:`answer` has not been called within :data:`ANSWER_TIME` of :meth:`ask`."""
+        asked = self._asked
+        return asked is not None and time.monotonic() - asked >= ANSWER_TIME
+
+    # Time limits.
+
+    def watch(self, limit: float, grace: float) -> None:
+        """End the process if :meth:`release` is not called in time.
+
+        Calls after the first have no effect.
+
+        :param limit: seconds after which the process is ended if the loop is blocked.
+        :param grace: further seconds after which the process is ended in any case.
+        """
+        if self._is_watching:
+            return
+        self._is_watching = True
+
+        def check() -> None:
+            self._ask_or_die()
+            self._call_later(ANSWER_TIME, check_again)
+
+        def check_again() -> None:
+            self._ask_or_die()
+            overrun = f"the shutdown has not completed {grace:g} s after its time limit"
+            self._call_later(grace, lambda: self.die(overrun))
+
+        self._call_later(limit, check)
+
+    def watch_from_handler(
+        self, limit: float, grace: float, if_blocked: Callable[[], object]
+    ) -> None:
+        """Call :meth:`watch` in a signal handler, when the loop may be blocked already.
+
+        :param if_blocked: called once, after :data:`ANSWER_TIME`, if the loop is blocked then.
+        """
+
+        def nudge() -> None:
+            if self.blocked:
+                if_blocked()
+
+        self._call_later(ANSWER_TIME, nudge, at_once=True)
+        self.watch(limit, grace)
+
+    def release(self) -> None:
+        """Cancel the deadline for good: a later signal must not set another."""
+        self._released = True
+        self._alarms.clear()
+        if self._late_start is not None:
+            self._late_start.cancel()
+        self._stand_in.give_back()
+        self._cpu_timer.give_back()
+        self._join()
+        self.answer()
+
+    def _ask_or_die(self) -> None:
+        if self.blocked:
+            self.die("the event loop is blocked and the shutdown timed out")
+        self.ask()
+
+    def _call_later(
+        self, pause: float, action: Callable[[], object], *, at_once: bool = False
+    ) -> None:
+        if self._released:
+            return
+        self._alarms.append((time.monotonic() + pause, action))
+        self._ensure(at_once=at_once)
+        if self._ended is not None:
+            self._ring_at_next_alarm(self._cpu_timer)
+            _open(self._wake)
+
+    def _call_due(self) -> None:
+        """Call the alarms that are due.
+
+        Race: the thread and the timer's handler may both run this. The one that removes an alarm
+        from the list calls it.
+        """
+        now = time.monotonic()
+        for alarm in sorted(self._alarms, key=itemgetter(0)):
+            if alarm[0] > now:
+                break
+            with suppress(ValueError):  # the other caller removed it, or release() did
+                self._alarms.remove(alarm)
+                alarm[1]()
+
+    def _ring_at_next_alarm(self, timer: SignalTimer) -> None:
+        # Race: without an alarm, the thread is between removing one and setting the next. It can go
+        # on only when the timer's handler has interrupted the function that holds the GIL.
+        times = [when for when, _ in self._alarms]
+        pause = min(times) - time.monotonic() if times else 0.0
+        timer.set(max(pause, _TICK))
+
+    def _on_cpu_timer(self, _signum: int, _frame: object) -> None:
+        self._call_due()
+        if self._killer not in (0, _thread.get_ident()):
+            _exit_after(LAST_WORDS_TIME)  # the thread is writing the stacks meanwhile
+        if not self._released:
+            self._ring_at_next_alarm(self._cpu_timer)
+
+    def _on_stand_in(self, _signum: int, _frame: object) -> None:
+        if self._killer:
+            os._exit(EXIT_HUNG)  # writing to stderr blocks
+        if self._released:
+            return
+        if self._stopped_for_fork:
+            self._stand_in.set(HASTE)  # try again after the fork
+        elif self._ended is not None or self.start():
+            self._hand_over()
+        else:
+            self._call_due()
+            self._ring_at_next_alarm(self._stand_in)
+
+    # The end of the process.
+
+    def die(self, reason: str) -> None:
+        """Write the stacks of all threads to stderr and end the process with exit code 70."""
+        if not self._dying.acquire(blocking=False):
+            return  # another thread ends the process, or the code that this handler interrupted
+        self._killer = _thread.get_ident()
+        if self._ended is not None and _thread.get_ident() != self._ident:
+            _open(self._wake)  # the thread ends the process if writing to stderr blocks
+        elif not _start_thread(_exit_after, LAST_WORDS_TIME):
+            signal.setitimer(signal.ITIMER_REAL, LAST_WORDS_TIME)  # SIGALRM ends the process
+        try:
+            with suppress(OSError):
+                write_to_stderr(f"svcrun: {reason}; exit with code {EXIT_HUNG}\n".encode())
+                write_to_stderr(thread_stacks())
+            self._last_words()
+        finally:
+            os._exit(EXIT_HUNG)
+
+
+def _closed_lock() -> _thread.LockType:
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    return lock
+
+
+def _open(lock: _thread.LockType) -> None:
+    """Release a lock that other threads and signal handlers may release at the same time."""
+    if lock.locked():
+        with suppress(RuntimeError):  # another caller has released it since the check
+            lock.release()
+
+
+def _start_thread(function: Callable[..., object], *args: object) -> bool:
+    """Start a thread, and return whether the system could start one."""
+    try:
+        _thread.start_new_thread(function, args)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _exit_after(seconds: float) -> None:
+    time.sleep(seconds)
+    os._exit(EXIT_HUNG)

@@ -1,0 +1,106 @@
+"""Entrypoints across ``os.fork()``: the child process owns no entrypoint of its parent.
+
+The child has a copy of the parent's memory, and one thread, the one that forked. Descriptors are
+shared: if the child changed the event loop's selector, or wrote to the descriptor that wakes the
+loop, it would change or wake the parent's loop.
+
+Invariants:
+
+* The exit watchdog does not run during a fork, so the child inherits no lock that it holds.
+* Signals that an entrypoint catches are blocked from before the fork until the child has restored
+  the previous handlers, so no signal of the child reaches the parent's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from threading import get_ident
+
+from svcrun._util.current_service import current_service
+from svcrun._util.eager import current_loop, propagate_exits
+from svcrun._util.hints import TYPE_CHECKING
+from svcrun._util.tasks import current_work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from svcrun._runtime.exit_watchdog import Guard
+    from svcrun._runtime.os_signals import Interrupts
+
+    _Entered = tuple[Guard, Interrupts, asyncio.AbstractEventLoop, Callable[[], object]]
+
+__all__ = ("forget", "watch")
+
+_entered: list[_Entered] = []
+# The signal masks from before the fork, by thread: several threads may fork at the same time.
+_saved_masks: dict[int, set[int]] = {}
+
+
+def watch(
+    guard: Guard,
+    interrupts: Interrupts,
+    loop: asyncio.AbstractEventLoop,
+    on_child: Callable[[], object],
+) -> None:
+    """Register an entrypoint, so that each forked child is detached from it.
+
+    :param on_child: called in the child, after the handlers of signals are restored.
+    """
+    _entered.append((guard, interrupts, loop, on_child))
+
+
+def forget(guard: Guard) -> None:
+    """Unregister the entrypoint of `guard`."""
+    _entered[:] = [entered for entered in _entered if entered[0] is not guard]
+
+
+def _before_fork() -> None:
+    if not _entered:
+        return
+    # Race: if a signal reached the child before its handlers are restored, the child would write it
+    # to the wakeup descriptor that it shares with the parent, and the parent would shut down. The
+    # signal stays pending until the child has restored the handlers.
+    caught = {signum for _, interrupts, _, _ in _entered for signum in interrupts.signals}
+    _saved_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
+    for guard, _, _, _ in tuple(_entered):
+        guard.stop_for_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for guard, _, _, _ in tuple(_entered):
+        guard.restart_after_fork()
+    _unblock()
+
+
+def _after_fork_in_child() -> None:
+    if not _entered:
+        return
+    signal.set_wakeup_fd(-1)
+    # The innermost entrypoint first: each restores the handlers that it replaced.
+    while _entered:
+        guard, interrupts, loop, on_child = _entered.pop()
+        guard.reset_in_child()
+        interrupts.reset_in_child()
+        propagate_exits(loop)
+        on_child()
+    current_service.set(None)
+    current_work.set(None)
+    if current_loop() is not None:  # Python 3.12 and later do this themselves
+        asyncio.set_event_loop(None)
+    _unblock()
+
+
+def _unblock() -> None:
+    found = _saved_masks.pop(get_ident(), None)
+    if found is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, found)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -1,0 +1,310 @@
+"""The signals that ask a process to end."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import logging
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from contextvars import copy_context
+
+from svcrun._runtime.signal_handlers import Chain, owner_of, unwatch_signals, watch_signals
+from svcrun._util.current_service import current_service, on_behalf_of
+from svcrun._util.eager import wakeup_descriptor
+from svcrun._util.hints import TYPE_CHECKING
+from svcrun._util.signal_timer import set_handler
+from svcrun.errors import ParameterError, show
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable
+    from contextvars import Context
+    from types import FrameType
+
+    from svcrun._runtime.exit_watchdog import Guard
+    from svcrun.service.base import Service
+
+log = logging.getLogger("svcrun.entrypoint")
+
+__all__ = ("BodyInterrupted", "Interrupts")
+
+SAME_SIGNAL = 1.0
+"""Seconds within which a repeated signal is a duplicate.
+
+Some process managers send a signal to the process group and to the process.
+"""
+
+
+class BodyInterrupted(KeyboardInterrupt):
+    """Raised in the code of a ``with`` block by a signal, while the loop does not run."""
+
+
+class Interrupts:
+    """Catch `signals` while installed.
+
+    :param on_caught: called in the handler itself, at the first signal.
+    :param on_first: called in the loop with the first signal.
+    :param on_insist: called in the loop when SIGINT comes again, later than a duplicate would.
+    :param in_body: returns, while the loop does not run, whether code of the ``with`` block does.
+    :param services: returns the services that may have installed a handler.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        signals: Iterable[int],
+        guard: Guard,
+        *,
+        on_caught: Callable[[], object],
+        on_first: Callable[[int], object],
+        on_insist: Callable[[], object],
+        in_body: Callable[[], bool],
+        services: Callable[[], Iterable[Service]] = tuple,
+    ) -> None:
+        self._loop = loop
+        self.signals = tuple(signals)
+        self._guard = guard
+        self._on_caught = on_caught
+        self._on_first = on_first
+        self._on_insist = on_insist
+        self._in_body = in_body
+        self._services = services
+        # Callbacks must not run in the context of the code that the handler interrupts.
+        self._context = copy_context()
+        self.first: int | None = None
+        """The first signal that was caught."""
+        self._first_time = 0.0
+        self.repeats = 0
+        """1 once :meth:`repeat` has sent the signal again, 2 once the handler has received it."""
+        self._replaced: dict[int, object] = {}
+        self.caught = self._handle  # bound once, so that the handler can be compared by identity
+        self._added: dict[int, tuple[Callable[..., object], tuple[object, ...], Context]] = {}
+        self._warned: list[Service | None] = []
+        self._descriptor: int | None = None
+        self._previous = -1  # the descriptor that was there before
+        self._pipe: tuple[int, int] | None = None
+
+    def install(self) -> None:
+        """Replace the handlers of the signals.
+
+        :raises ValueError: outside of the main thread, or if a signal can't be caught.
+        """
+        if not self.signals:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            raise ParameterError(
+                "entrypoint", "catch_signals", self.signals, "() outside of the main thread"
+            )
+        try:
+            for signum in self.signals:
+                self._replaced[signum] = set_handler(signum, self.caught)
+        except (OSError, TypeError, ValueError):
+            self.restore()
+            raise ParameterError(
+                "entrypoint", "catch_signals", self.signals, "signals that can be caught"
+            ) from None
+        self._open_wakeup()
+        watch_signals(self._loop, self)
+
+    def detach(self) -> None:
+        """Stop waking the loop; call this before the loop is closed."""
+        unwatch_signals(self._loop, self)
+        self._added.clear()
+        if self._descriptor is None:
+            return
+        current = signal.set_wakeup_fd(self._previous)
+        if current not in (-1, self._descriptor):
+            signal.set_wakeup_fd(current)  # other code has replaced the descriptor
+        self._descriptor = None
+        if self._pipe is None:
+            return
+        read, write = self._pipe
+        self._pipe = None
+        with suppress(RuntimeError):  # the program has already closed the loop
+            self._loop.remove_reader(read)
+        os.close(read)
+        os.close(write)
+
+    def restore(self) -> None:
+        """Restore the previous handlers; call this last of all, as signals may still arrive."""
+        self.detach()
+        outer = None
+        while self._replaced:
+            signum, handler = self._replaced.popitem()
+            # A handler that was not installed from Python reads as None and can't be restored.
+            if handler is not None:
+                set_handler(signum, handler)
+            if signum == self.first and _is_ours(handler):
+                outer = signum
+        if outer is not None:
+            # The signal was sent to the process, so the outer entrypoint has to end as well.
+            signal.raise_signal(outer)
+
+    def reset_in_child(self) -> None:
+        """Restore the previous handlers in a forked child, without touching the loop.
+
+        Parent and child share the descriptors, so closing or changing one of them here would
+        change the parent's loop.
+        """
+        self._descriptor = self._pipe = None
+        unwatch_signals(self._loop, self)
+        for signum, handler in self._replaced.items():
+            if handler is not None:
+                set_handler(signum, handler)
+        self._replaced.clear()
+
+    def _open_wakeup(self) -> None:
+        """Set the descriptor by which signals wake the loop.
+
+        Race: Python runs a handler between two bytecodes. A signal that arrives after the last
+        bytecode before ``select()`` would wait until another event wakes the loop. The C handler
+        writes to this descriptor at once, so ``select()`` returns.
+        """
+        descriptor = wakeup_descriptor(self._loop)
+        if descriptor == -1:
+            return  # the loop sets a descriptor of its own whenever it runs
+        if descriptor is not None:
+            self._set_descriptor(descriptor)
+            return
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        self._loop.add_reader(read, self._read, read)
+        self._pipe = (read, write)
+        self._set_descriptor(write)
+
+    def _set_descriptor(self, descriptor: int) -> None:
+        self._previous = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+        self._descriptor = descriptor
+
+    def reset_wakeup(self) -> None:
+        """Set the wakeup descriptor again after the loop has reset it."""
+        if self._descriptor is not None:
+            signal.set_wakeup_fd(self._descriptor, warn_on_full_buffer=False)
+
+    def _read(self, descriptor: int) -> None:
+        for signum in os.read(descriptor, 4096):
+            self.on_wakeup(signum)
+
+    # The handler may run between any two bytecodes of the main thread, also while that thread holds
+    # a lock. So it takes no lock, and passes the work on to the loop.
+
+    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+        is_repetition = self.repeats == 1
+        try:
+            self._react(signum)
+        finally:
+            added = self._added.get(signum)
+            if added is not None and not is_repetition:
+                callback, args, context = added
+                self._call_soon(callback, *args, context=context)
+
+    def _react(self, signum: int) -> None:
+        block_is_busy = self._in_body() and not self._loop.is_running()
+        if self.repeats == 1:
+            self.repeats = 2
+            if block_is_busy:
+                raise BodyInterrupted
+            return
+
+        now = time.monotonic()
+        if self.first is None:
+            self.first, self._first_time = signum, now
+            self._guard.ask()
+            self._call_soon(self._on_first, signum)
+            self._on_caught()
+            return
+        insists = signum == signal.SIGINT and now - self._first_time > SAME_SIGNAL
+        if block_is_busy:
+            if insists:
+                raise BodyInterrupted
+            return  # repeat() will interrupt the block with the first signal
+        if self._guard.blocked:
+            name = signal.Signals(signum).name
+            self._guard.die(f"{name} came again and the event loop has not turned since")
+        self._guard.ask()
+        if insists:
+            self._call_soon(self._on_insist)
+
+    def _call_soon(
+        self, callback: Callable[..., object], *args: object, context: Context | None = None
+    ) -> None:
+        with suppress(RuntimeError):  # the loop is closed, so the shutdown has completed
+            self._loop.call_soon_threadsafe(callback, *args, context=context or self._context)
+
+    # Handlers that services install.
+
+    def previous_handler(self, signum: int) -> object:
+        """Return the handler from before the entrypoint."""
+        return self._replaced.get(signum)
+
+    def add_handler(
+        self, signum: int, callback: Callable[..., object], args: tuple[object, ...]
+    ) -> None:
+        """Call `callback` in the loop at each such signal, in addition to the entrypoint's own."""
+        self._added[signum] = (callback, args, copy_context())
+        self._warn(signum, current_service.get())
+
+    def remove_handler(self, signum: int) -> bool:
+        """Remove the callback for a signal, and return whether there was one."""
+        return self._added.pop(signum, None) is not None
+
+    def on_wakeup(self, signum: int) -> None:
+        """React, in the loop, to a signal that woke it, unless the handler has done so."""
+        if self._take_back(signum):
+            self.caught(signum, None)
+
+    def check(self) -> None:
+        """Chain the handlers that replaced those of the entrypoint."""
+        for signum in self._replaced:
+            self._take_back(signum)
+
+    def _take_back(self, signum: int) -> bool:
+        """Install the entrypoint's handler again, and return whether it had been replaced.
+
+        The replacement is called as well from now on, unless it is the default action.
+        """
+        if signum not in self._replaced:
+            return False
+        theirs = _signal.getsignal(signum)
+        if _is_ours(theirs):
+            return False
+        if theirs is signal.default_int_handler or theirs == signal.SIG_DFL:
+            set_handler(signum, self.caught)  # the service removed the handler
+            return True
+        if not callable(theirs):
+            return False
+        set_handler(signum, Chain(self, theirs))
+        self._warn(signum, owner_of(theirs, self._services()))
+        return True
+
+    def _warn(self, signum: int, service: Service | None) -> None:
+        if service in self._warned:
+            return
+        self._warned.append(service)
+        with on_behalf_of(service):
+            log.warning(
+                "%s installed a handler for %s; the signal still stops the entrypoint",
+                "the program" if service is None else show(service),
+                signal.Signals(signum).name,
+            )
+
+    def repeat(self) -> None:
+        """Send the first signal again, once, to interrupt a block that does not run the loop.
+
+        Only the main thread can raise in the block, so the signal goes to that thread. Another
+        thread may call this. It has to end before the handlers are restored: a signal sent later
+        would meet the previous handler, which may be the default action.
+        """
+        main = threading.main_thread().ident
+        if self.first is not None and main is not None and not self.repeats:
+            self.repeats = 1
+            signal.pthread_kill(main, self.first)
+
+
+def _is_ours(handler: object) -> bool:
+    """Return whether a handler belongs to an entrypoint, this one or an outer one."""
+    return isinstance(handler, Chain) or isinstance(getattr(handler, "__self__", None), Interrupts)

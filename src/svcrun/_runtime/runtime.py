@@ -1,0 +1,444 @@
+"""One life of an entrypoint: what is set up, what brings the end, how all is taken away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+from svcrun._lifecycle.shutdown import GRACE
+from svcrun._lifecycle.supervisor import Supervisor
+from svcrun._runtime import forking
+from svcrun._runtime.event_loop import collect
+from svcrun._runtime.exit_watchdog import EXIT_HUNG, Guard
+from svcrun._runtime.hooks import Hooks
+from svcrun._runtime.loop_cleanup import Deadline, end_executor, end_tasks, end_threads
+from svcrun._runtime.os_signals import Interrupts
+from svcrun._runtime.shutdown_report import ShutdownReport, is_at_terminal, place_of, running_work
+from svcrun._util.eager import start_eagerly
+from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun._util.raising import brief, raise_together, raise_unchanged
+from svcrun._util.tasks import format_stack, heard, join
+from svcrun.context import Context
+from svcrun.errors import ShuttingDown, StopTimeout, show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from svcrun._runtime.block import Body
+    from svcrun._runtime.options import Options
+    from svcrun.log import LogSession
+    from svcrun.service.base import Service
+    from svcrun.thread_pool.executor import ThreadPoolExecutor
+
+log = logging.getLogger("svcrun.entrypoint")
+
+__all__ = ("Runtime",)
+
+# Seconds past its time limit that a roll-back has to cancel what hangs, and all of a shutdown has,
+# one kind after the other.
+ROLL_BACK_GRACE = 3 * GRACE
+GUARD_GRACE = 10 * GRACE
+
+
+class Runtime:
+    """Everything that is there while an entrypoint runs.
+
+    :param options: those of the entrypoint.
+    :param loop: the loop it runs in.
+    :param owns_loop: whether the loop ends with it.
+    :param call_hook: makes the call of the entrypoint's signal of that name, or returns None if
+        nobody listens.
+    :param on_forked: called in each forked child.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        loop: asyncio.AbstractEventLoop,
+        body: Body,
+        *,
+        owns_loop: bool,
+        call_hook: Callable[[str, tuple[Service, ...]], Coroutine[Any, Any, None] | None],
+        on_forked: Callable[[], object],
+    ) -> None:
+        self._options = options
+        self._loop = loop
+        self._owns_loop = owns_loop
+        self._on_forked = on_forked
+        self._starting: asyncio.Task[Any] | None = None
+        self._shutdown: asyncio.Task[None] | None = None
+        self._is_to_end = False  # whether something asks for the end of the start or the block
+        self._interrupted = False  # whether they have been told
+        self._entered = False  # whether the block has begun
+        self._leaving = False
+        self._deadline = Deadline(loop)
+        self.hooks = Hooks(
+            loop, self._deadline, call=call_hook, is_closing=lambda: self.body.is_closing
+        )
+        self._limit: asyncio.TimerHandle | None = None
+        self._crashes: list[BaseException] = []
+        self._errors: list[BaseException] = []
+        self._hung = False
+        self._stopped = False  # whether all services have stopped; tasks and threads may still run
+        self._pool: ThreadPoolExecutor | None = None
+        self._log: LogSession | None = None
+        self.body = body
+        body.stop_services = self._stop_by_hand
+        self.in_body = False
+        """Whether the code of the block runs."""
+        self.signal: int | None = None
+        """The signal that ends it."""
+
+        self.context = Context(loop)
+        self.supervisor = Supervisor(
+            loop,
+            start_timeout=options.start_timeout,
+            start_retry=options.start_retry,
+            stop_timeout=options.shutdown_timeout,
+            on_fatal=self._on_crash,
+        )
+        self._report = ShutdownReport(loop, log, self._awaited)
+        self._guard = Guard(loop, self._flush_log)
+        self._interrupts = Interrupts(
+            loop,
+            options.signals_to_catch(),
+            self._guard,
+            on_caught=self._on_caught,
+            on_first=self._on_signal,
+            on_insist=self._on_insist,
+            in_body=lambda: self.in_body,
+            services=lambda: self.supervisor.services,
+        )
+
+    def set_up(self) -> None:
+        """Put in place what services may rely on; :meth:`dispose` takes it away again."""
+        if self._options.log is not None:
+            from svcrun.log import basic_config
+
+            self._log = basic_config(loop=self._loop, **self._options.log)
+        if self._owns_loop or self._options.pool_size is not None:
+            self._pool = self._make_pool()
+        if not self._loop.is_running():
+            self.body.spare.hold()
+        self._guard.begin(_warn_of_no_thread)
+        forking.watch(self._guard, self._interrupts, self._loop, self._on_forked)
+        self._interrupts.install()
+
+    def dispose(self) -> None:
+        """Take it away, however far it has come, except for the handlers of signals."""
+        self.body.spare.free()
+        self._interrupts.detach()
+        self._guard.release()
+        self.context.close()
+        if self._pool is not None and not self._owns_loop:  # else closing the loop does it
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._log is not None:
+            self._log.close(timeout=max(self._deadline.left(), GRACE))
+
+    def restore_signals(self) -> None:
+        """Put back the handlers of signals, after all else: one that comes meanwhile can't hurt."""
+        try:
+            self._interrupts.restore()
+        finally:
+            forking.forget(self._guard)
+
+    def _make_pool(self) -> ThreadPoolExecutor:
+        from svcrun.thread_pool.executor import ThreadPoolExecutor  # asyncio loads it late as well
+
+        pool = ThreadPoolExecutor(self._options.pool_size)
+        if self._owns_loop:
+            self._loop.set_default_executor(pool)
+        else:
+            pool.attach(self._loop)
+        return pool
+
+    # Entering.
+
+    async def enter(self, start: Coroutine[Any, Any, None]) -> None:
+        """Run `start`; a signal cancels the task that does this."""
+        self._starting = asyncio.current_task()
+        try:
+            await start
+        finally:
+            self._starting = None
+            self._unlimit()
+        self._interrupts.check()
+        while self._interrupts.first is not None and self.signal is None:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # the loop is about to hear of it
+        if self.body.is_closing:  # which nobody has noticed
+            raise asyncio.CancelledError
+
+    async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> BaseException | None:
+        """Run :meth:`enter` in a task of its own, so that a signal does not cancel the caller.
+
+        Return the exception that ended it, or None.
+        """
+        errors: list[BaseException] = []
+        task = start_eagerly(
+            collect(self.enter(start), errors), self._loop, name="start of the entrypoint"
+        )
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                with heard(cancelled):
+                    await asyncio.wait((task,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+                task.cancel()
+        # Return the caller's own cancellation, not the task's: asyncio.timeout() and anyio compare
+        # the exception.
+        if not errors or (cancelled is not None and isinstance(errors[0], asyncio.CancelledError)):
+            return cancelled
+        return errors.pop()
+
+    def start_error(
+        self, error: BaseException, interrupted: Callable[[int | None], BaseException]
+    ) -> BaseException:
+        """Tell what to raise for a start that ended with `error`, after the roll-back.
+
+        :param interrupted: makes the exception for a start that a signal ended.
+        """
+        if self.hung:
+            return self._exit_hung(error)
+        if not self._is_to_end or not isinstance(error, asyncio.CancelledError | ShuttingDown):
+            return error
+        if len(self._crashes) > 1:
+            return BaseExceptionGroup("several services crashed", tuple(self._crashes))
+        return self._crashes[0] if self._crashes else interrupted(self.signal)
+
+    # The block, and what ends it.
+
+    def begin_body(self) -> None:
+        """Take note that the code of the block runs."""
+        self.body.watch()
+        self.in_body = self._entered = True
+
+    def end_body(self) -> None:
+        """Take note that it has ended."""
+        self.in_body = False
+        self._leaving = True
+        self.body.unwatch()
+        self._unlimit()
+        self._guard.answer()  # the loop did not run, perhaps, but will do so now
+
+    def _on_caught(self) -> None:
+        """React to the first signal, in its handler."""
+        self._guard.watch_from_handler(
+            self._options.shutdown_timeout, GUARD_GRACE, self._interrupts.repeat
+        )
+
+    def _on_signal(self, signum: int) -> None:
+        """React to the first signal, in the loop."""
+        self._report.begin(
+            logging.INFO,
+            "%s received, shutting down%s",
+            signal.Signals(signum).name,
+            "; press Ctrl-C again to cut it short" if is_at_terminal() else "",
+        )
+        self.signal = signum
+        self._close()
+        self.interrupt()
+
+    def _on_crash(self, error: BaseException) -> None:
+        self._report.begin(logging.ERROR, "shutting down because of %r", error)
+        self._crashes.append(error)
+        self._close()
+        self.interrupt()
+
+    def _on_insist(self) -> None:
+        """React to somebody who does not want to wait."""
+        log.warning("interrupted again, cutting everything short")
+        self._deadline.set(self._loop.time())
+        self.supervisor.hurry()
+        self.hooks.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
+            self._limit_to(ROLL_BACK_GRACE)
+        elif self.in_body:
+            self.body.insist()
+            self._limit_to(GRACE)
+
+    def interrupt(self) -> None:
+        """End the start or the block, once, as soon as there is something to be ended."""
+        self._is_to_end = True
+        if self._interrupted or self._leaving:
+            return
+        if self.in_body:
+            self._interrupted = self.body.interrupt()
+        elif self._starting is not None:
+            self._interrupted = self._starting.cancel()
+            self._limit_to(self._deadline.left() + ROLL_BACK_GRACE)
+        if not self._interrupted:
+            # What ran has just come to its end, and it is not known yet what comes next.
+            self._loop.call_soon(self.interrupt)
+
+    def _limit_to(self, seconds: float) -> None:
+        self._unlimit()
+        self._limit = self._loop.call_later(seconds, self._give_up)
+
+    def _unlimit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+
+    def _give_up(self) -> None:
+        """Wait no longer for a start or a block that goes on although it was asked to end."""
+        self._hung = True
+        what, task = ("block", self.body.task) if self.in_body else ("start", self._starting)
+        if isinstance(task, asyncio.Task):
+            stack = format_stack(task)
+            log.error("the %s of the entrypoint does not end; it waits at\n%s", what, stack)
+        if not self.in_body or not self.body.give_up():
+            # So it is the process that has to end, but not without the services.
+            reason = f"the {what} of the entrypoint goes on although it was cancelled"
+            self.shut_down(None).add_done_callback(lambda _: self._guard.die(reason))
+
+    # Leaving.
+
+    def cause(self, error: BaseException | None) -> BaseException | None:
+        """Tell what the services are to know of `error`, which ended the block."""
+        if not self.body.is_interruption(error):
+            return error
+        return self._crashes[0] if self._crashes else None
+
+    def note(self, error: BaseException) -> None:
+        """Take note of what interrupted the shutdown, which goes on, and comes out at its end."""
+        if not any(known is error for known in (*self._errors, *self.supervisor.errors)):
+            self._errors.append(error)
+
+    def conclude(self, error: BaseException | None) -> bool:
+        """Tell whether `error`, which ended the block, is to be swallowed.
+
+        :raises SystemExit: with code 70, if something hung.
+        :raises BaseException: what went wrong with services and hooks, unless the block failed.
+        """
+        errors = [*self._errors, *self.supervisor.errors]
+        for known in (self._crashes, self._errors, self.supervisor.errors):
+            known.clear()  # a traceback may refer to this runtime: a reference cycle
+        ours = self.body.is_interruption(error)
+        late = next((error for error in errors if ours and isinstance(error, StopTimeout)), None)
+        if self.hung or late is not None:
+            raise_unchanged(self._exit_hung(late if ours else error))
+        if ours:
+            raise_together("services failed", errors)
+        return ours and error is not None
+
+    def _exit_hung(self, cause: BaseException | None) -> SystemExit:
+        if cause is not None and not isinstance(cause, StopTimeout):
+            log.error("something hung, so that this does not come out", exc_info=cause)
+        error = SystemExit(EXIT_HUNG)
+        error.__cause__ = cause
+        return error
+
+    def _close(self) -> None:
+        """Begin the shutdown: tell everybody, and set its time limit."""
+        if self.body.is_closing:
+            return
+        timeout = self._options.shutdown_timeout
+        self.body.close()
+        self._deadline.set(self._loop.time() + timeout)
+        self._guard.watch(timeout, GUARD_GRACE)
+        if self.in_body:
+            self._limit_to(timeout)
+
+    def shut_down(self, exception: BaseException | None) -> asyncio.Task[Any]:
+        """Stop everything, once; everybody who wants it waits for the same task."""
+        if self._shutdown is None:
+            if not self.body.is_closing:
+                self._report.begin(logging.INFO, "graceful_shutdown() called, shutting down")
+            self._close()
+            self._shutdown = start_eagerly(self._stop_all(exception), self._loop, name="shutdown")
+        return self._shutdown
+
+    def _stop_by_hand(self) -> asyncio.Future[Any]:
+        """Stop all services for a program that may never leave the block."""
+        shutdown = self.shut_down(self.cause(None))
+        shutdown.add_done_callback(lambda _: self._rest())
+        return shutdown
+
+    def _rest(self) -> None:
+        """Cancel the time limits: the services have stopped, and the program may go on."""
+        self._unlimit()
+        self._guard.release()
+
+    @property
+    def hung(self) -> bool:
+        """Whether a service, hook, task or thread did not end in time."""
+        return self._hung or self.supervisor.hung or self.hooks.hung
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether anything is being stopped, or all was."""
+        return self._shutdown is not None or self.supervisor.is_stopping
+
+    def waits_for(self, task: asyncio.Task[Any] | None) -> bool:
+        """Tell whether `task`, the current one, is a ``stop()`` or a hook that we wait for."""
+        return task in self.hooks.tasks or self.supervisor.waits_for(task)
+
+    async def _stop_all(self, exception: BaseException | None) -> None:
+        services = self.supervisor.services
+        self._errors += await self.hooks.errors("pre_stop", services)
+        await self.supervisor.close(exception, self._deadline.left())
+        self._errors += await self.hooks.errors("post_stop", services)
+
+    async def finish(self, exception: BaseException | None) -> None:
+        """Stop everything, then end what is left in a loop of our own and in our threads."""
+        self._leaving = True
+        try:
+            if self._shutdown is None:
+                self._shutdown = asyncio.current_task()
+                self._report_end_of_body(exception)
+                self._close()
+                await self._stop_all(exception)
+            else:
+                await join(self._shutdown)
+        except asyncio.CancelledError:
+            log.error("the stop of the services was cancelled by somebody else")  # noqa: TRY400
+        self._stopped = True
+        ended = not self._owns_loop or await end_tasks(self._loop, self._deadline)
+        if self._pool is not None:
+            ended &= await end_threads(self._pool, self._deadline)
+        if self._owns_loop:
+            ended &= await end_executor(self._loop, self._deadline)
+        self._hung |= not ended
+        self._report.end(complete=not self.hung)
+
+    def _report_end_of_body(self, exception: BaseException | None) -> None:
+        if self.body.is_closing:
+            return
+        if not self._entered:
+            self._report.begin(logging.DEBUG, "the start has ended, shutting down")
+        elif exception is None:
+            self._report.begin(logging.DEBUG, "the block has ended, shutting down")
+        else:
+            self._report.begin(logging.INFO, "the block raised %s, shutting down", brief(exception))
+
+    def _awaited(self) -> list[str]:
+        """Describe the services, hooks, tasks and threads that the shutdown waits for."""
+        found = [f"hook {place_of(task, task.get_name())}" for task in self.hooks.tasks if task]
+        found += [
+            place_of(unit.stop_task or unit.task, show(unit.service))
+            for unit in self.supervisor.awaited()
+        ]
+        if self._stopped:
+            return found or running_work(self._loop)
+        if self._starting is not None and not found:
+            found.append(place_of(self._starting, "the start"))
+        elif self.in_body and not found:
+            found.append(place_of(self.body.task, "the block"))
+        return found
+
+    async def finish_in_task(self, exception: BaseException | None) -> None:
+        """Run :meth:`finish` in a task of its own, even if the caller is cancelled meanwhile."""
+        await join(start_eagerly(self.finish(exception), self._loop, name="end of the entrypoint"))
+
+    def _flush_log(self) -> None:
+        if self._log is not None:
+            self._log.flush(timeout=GRACE)
+
+
+def _warn_of_no_thread() -> None:
+    log.warning(
+        "no thread could be started for the exit watchdog; shutdown_timeout may have no effect"
+        " while a callback blocks the event loop"
+    )

@@ -1,0 +1,162 @@
+"""Signals whose handlers are replaced while an entrypoint catches them.
+
+A service may install a handler of its own: by ``loop.add_signal_handler()``, as hypercorn and
+aiogram do, or by ``signal.signal()``, as uvicorn does. Neither must take the signal away from the
+entrypoint. The loop's method is wrapped, so that the entrypoint calls such handlers itself. A call
+of ``signal.signal()`` can't be intercepted. But each signal writes its number to the wakeup
+descriptor of the loop, even if the handler is foreign, and the entrypoint reads the number there.
+
+Race: a signal between ``signal.signal()`` and the next iteration of the loop runs the foreign
+handler alone. The wakeup then reports it, and the entrypoint reacts one iteration later.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from contextlib import suppress
+from functools import partial
+
+from svcrun._util.eager import listen_to_signals
+from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun._util.per_loop import PerLoop
+from svcrun._util.signal_timer import set_handler
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable
+    from types import FrameType
+
+    from svcrun._runtime.os_signals import Interrupts
+    from svcrun.service.base import Service
+
+__all__ = ("Chain", "owner_of", "unwatch_signals", "watch_signals")
+
+# Entrypoints may be nested: the innermost one of a loop gets the signals.
+_listeners: PerLoop[Interrupts] = PerLoop()
+_undo: dict[asyncio.AbstractEventLoop, Callable[[], None] | None] = {}
+
+
+class Chain:
+    """Call the entrypoint's handler, then the one that a service installed.
+
+    A service that restores the handler that it found, the entrypoint's, removes this one.
+    """
+
+    def __init__(self, interrupts: Interrupts, theirs: Callable[[int, Any], object]) -> None:
+        self.interrupts = interrupts
+        self._theirs = theirs
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        """Call both handlers; the signal that :meth:`Interrupts.repeat` sends is the first's alone.
+
+        The second handler is called even if the first one raises.
+        """
+        is_repetition = self.interrupts.repeats == 1
+        try:
+            self.interrupts.caught(signum, frame)
+        finally:
+            if not is_repetition:
+                self._theirs(signum, frame)
+
+
+def watch_signals(loop: asyncio.AbstractEventLoop, interrupts: Interrupts) -> None:
+    """Report to `interrupts` the signals that wake `loop`, and the handlers added to the loop."""
+    is_first = _listeners.get(loop) is None
+    _listeners.add(loop, interrupts)
+    if not is_first:
+        return
+    add, remove = loop.add_signal_handler, loop.remove_signal_handler
+    _undo[loop] = undo = listen_to_signals(loop, partial(_on_wakeup, loop))
+    if undo is None and type(loop).__module__.partition(".")[0] == "uvloop":
+        for signum in interrupts.signals:
+            # Keep a handler that the program added to the loop before the entrypoint.
+            if getattr(interrupts.previous_handler(signum), "__self__", None) is not loop:
+                add(signum, _on_wakeup, loop, signum)
+                set_handler(signum, interrupts.caught)
+    with suppress(AttributeError):  # the loop may have slots
+        loop.add_signal_handler = partial(_add, loop, add)  # type: ignore[method-assign, assignment]
+        loop.remove_signal_handler = partial(_remove, loop, remove)  # type: ignore[method-assign]
+
+
+def unwatch_signals(loop: asyncio.AbstractEventLoop, interrupts: Interrupts) -> None:
+    """Stop reporting signals and handlers of `loop` to `interrupts`.
+
+    Handlers added to uvloop stay in it. Removing one sets the default action for a moment, and a
+    signal that arrives within that moment would kill the process.
+    """
+    _listeners.discard(loop, interrupts)
+    if _listeners.get(loop) is not None or loop not in _undo:
+        return
+    undo = _undo.pop(loop)
+    if undo is not None:
+        undo()
+    for name in ("add_signal_handler", "remove_signal_handler"):
+        with suppress(AttributeError):
+            delattr(loop, name)
+
+
+def _on_wakeup(loop: asyncio.AbstractEventLoop, signum: int) -> None:
+    interrupts = _listeners.get(loop)
+    if interrupts is not None:
+        interrupts.on_wakeup(signum)
+
+
+def _add(
+    loop: asyncio.AbstractEventLoop,
+    add: Callable[..., None],
+    sig: int,
+    callback: Any,
+    *args: Any,
+) -> None:
+    interrupts = _listeners.get(loop)
+    if (
+        interrupts is None
+        or sig not in interrupts.signals
+        or threading.current_thread() is not threading.main_thread()
+        or inspect.iscoroutine(callback)
+        or inspect.iscoroutinefunction(callback)
+        or loop.is_closed()
+    ):
+        add(sig, callback, *args)  # raises for arguments that are not accepted
+    else:
+        interrupts.add_handler(sig, callback, args)
+
+
+def _remove(loop: asyncio.AbstractEventLoop, remove: Callable[[int], bool], sig: int) -> bool:
+    interrupts = _listeners.get(loop)
+    if interrupts is None or sig not in interrupts.signals:
+        removed = remove(sig)
+        if interrupts is not None:
+            # asyncio resets the wakeup descriptor when it removes its last handler.
+            interrupts.reset_wakeup()
+        return removed
+    if interrupts.remove_handler(sig):
+        return True
+    if _undo.get(loop) is None:
+        # uvloop has our own handler. Removing it would set the default action for a moment, in
+        # which the signal would kill the process.
+        return False
+    removed = remove(sig)  # the program added it before the entrypoint
+    set_handler(sig, interrupts.caught)
+    interrupts.reset_wakeup()
+    return removed
+
+
+def owner_of(handler: Any, services: Iterable[Service]) -> Service | None:
+    """Return the service that installed `handler`, None if the handler does not show it."""
+    bound_to: object = getattr(handler, "__self__", None)
+    function: object = getattr(handler, "__func__", handler)
+    name: str = getattr(function, "__qualname__", "")
+    module: object = getattr(function, "__module__", None)
+    for service in services:
+        if bound_to is service:
+            return service
+        if bound_to is not None and any(one is bound_to for one in vars(service).values()):
+            return service
+        for cls in type(service).__mro__:
+            if cls.__module__.startswith("svcrun."):
+                break
+            if cls.__module__ == module and name.startswith(f"{cls.__qualname__}."):
+                return service
+    return None

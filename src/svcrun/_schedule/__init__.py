@@ -1,0 +1,1 @@
+"""Call functions on a schedule."""

@@ -1,0 +1,65 @@
+"""What belongs to an event loop while an entrypoint runs on it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from svcrun._util.hints import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+T = TypeVar("T")
+
+__all__ = ("PerLoop", "running_loop")
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs in this thread, None without one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class PerLoop(Generic[T]):
+    """Values by event loop, of which the newest counts.
+
+    Several entrypoints can share a loop and end in any order: when one takes its value away, the
+    newest of those that remain counts again.
+
+    >>> per_loop = PerLoop()
+    >>> per_loop.add("loop", 1)
+    >>> per_loop.add("loop", 2)
+    >>> per_loop.discard("loop", 1)
+    >>> per_loop.get("loop")
+    2
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self) -> None:
+        self._values: dict[asyncio.AbstractEventLoop, list[T]] = {}
+
+    def add(self, loop: asyncio.AbstractEventLoop, value: T) -> None:
+        """Make `value` the one that counts for `loop`."""
+        self._values.setdefault(loop, []).append(value)
+
+    def discard(self, loop: asyncio.AbstractEventLoop, value: T) -> None:
+        """Forget `value`, and the loop with its last one."""
+        values = self._values.get(loop, [])
+        if value in values:
+            values.remove(value)
+            if not values:
+                del self._values[loop]
+
+    def get(self, loop: asyncio.AbstractEventLoop) -> T | None:
+        """Return the value that counts for `loop`, None without one."""
+        values = self._values.get(loop)
+        return values[-1] if values else None
+
+    def __iter__(self) -> Iterator[T]:
+        """Go through all values; the newest of a loop comes last."""
+        # Copies: entrypoints come and go in other threads.
+        for values in list(self._values.values()):
+            yield from list(values)

@@ -1,0 +1,75 @@
+"""Timers of the process, which ring by a signal, where the program does not use them."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import _thread
+import threading
+
+from svcrun._util.hints import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+__all__ = ("DEFAULT_ACTION", "SignalTimer", "set_handler")
+
+# signal.signal() without the conversion of numbers to enum members and back, which takes ten times
+# as long.
+set_handler: Callable[[int, Any], Any] = _signal.signal
+DEFAULT_ACTION: Any = _signal.SIG_DFL
+
+_ROUNDED = 0.1
+"""Seconds that a timer may seem to have left beyond what it was set to; it counts ticks."""
+
+
+class SignalTimer:
+    """One of the timers of the process.
+
+    It is taken only in the main thread, and only if it does not run and its signal has its default
+    action. The program is free to take it over at any time.
+
+    :param which: the timer, such as ``signal.ITIMER_REAL``.
+    :param signum: the signal by which it rings.
+    :param ring: the handler of the signal.
+    """
+
+    __slots__ = ("_pause", "_ring", "_signum", "_taken", "_which")
+
+    def __init__(
+        self, which: int, signum: int, ring: Callable[[int, FrameType | None], object]
+    ) -> None:
+        self._which = which
+        self._signum = signum
+        self._ring = ring  # bound once, to be recognized
+        self._taken = False
+        self._pause = 0.0
+
+    def set(self, pause: float) -> bool:
+        """Ring after `pause` seconds, and return whether the timer could be had."""
+        if not self._taken:
+            if _thread.get_ident() != threading.main_thread().ident:
+                return False
+            if _signal.getitimer(self._which)[0]:
+                return False
+            if _signal.getsignal(self._signum) is not DEFAULT_ACTION:
+                return False
+            set_handler(self._signum, self._ring)
+            self._taken = True
+        elif _signal.getsignal(self._signum) is not self._ring:
+            return False  # the program uses it by now
+        self._pause = pause
+        _signal.setitimer(self._which, pause)
+        return True
+
+    def give_back(self) -> None:
+        """Stop the timer and restore the default action, as far as it is still ours."""
+        if not self._taken:
+            return
+        self._taken = False
+        if _signal.getsignal(self._signum) is not self._ring:
+            return
+        left, interval = _signal.setitimer(self._which, 0)
+        if interval or left > self._pause + _ROUNDED:  # the program has set it, not the handler
+            _signal.setitimer(self._which, left, interval)
+        set_handler(self._signum, DEFAULT_ACTION)

@@ -1,0 +1,1 @@
+"""Host web applications: load them, run their lifespan, stop their servers gracefully."""

@@ -1,0 +1,95 @@
+"""A wrapper for applications of uvicorn that keeps them from blocking the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.utils import ClientDisconnected
+
+from svcrun._web.disconnections import is_disconnection
+from svcrun._web.event_streams import is_event_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+__all__ = ("leave_turns",)
+
+
+def leave_turns(app: Application, is_stopping: Callable[[], bool]) -> Application:
+    """Return an application that calls `app`, and lets the loop run when the client has gone.
+
+    uvicorn drops messages to a client that has disconnected, and its ``send()`` does not suspend
+    then. An application that only sends would block the event loop for ever. uvicorn learns of the
+    lost connection in the next iteration of the loop; until then, asyncio logs a warning for each
+    write.
+
+    An event stream that the stop of the server has ended is completed. An error that results from
+    the disconnection of the client is not a failure; uvicorn would log its traceback.
+
+    :param is_stopping: returns whether the server is stopping.
+    """
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await _answer(app, scope, receive, send, is_stopping)
+        elif scope["type"] == "websocket":
+            await _talk(app, scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return call
+
+
+async def _answer(
+    app: Application, scope: Any, receive: Any, send: Any, is_stopping: Callable[[], bool]
+) -> None:
+    response = getattr(send, "__self__", None)
+    is_closing = getattr(getattr(response, "transport", None), "is_closing", _false)
+    head: Any = None
+
+    # Libraries such as asgiref check whether this is a coroutine function.
+    async def send_in_turn(message: Any) -> None:
+        nonlocal head
+        if head is None:
+            head = message
+        await send(message)
+        if getattr(response, "disconnected", False) or is_closing():
+            await asyncio.sleep(0)
+
+    try:
+        await app(scope, receive, send_in_turn)
+    except Exception as error:
+        if not (getattr(response, "disconnected", False) and is_disconnection(error)):
+            raise
+        return
+    if (
+        is_stopping()
+        and head is not None
+        and not getattr(response, "response_complete", True)
+        and is_event_stream(head.get("headers", ()))
+    ):
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _talk(app: Application, scope: Any, receive: Any, send: Any) -> None:
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    is_closing = getattr(transport, "is_closing", _false)
+
+    async def send_in_turn(message: Any) -> None:
+        await send(message)
+        if is_closing():
+            await asyncio.sleep(0)
+
+    try:
+        await app(scope, receive, send_in_turn)
+    except Exception as error:
+        if is_disconnection(error):
+            raise ClientDisconnected from error
+        raise
+
+
+def _false() -> bool:
+    return False

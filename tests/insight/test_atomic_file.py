@@ -1,0 +1,90 @@
+"""Laws of files that are replaced as a whole, again and again."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from svcrun import Service
+from svcrun._insight.atomic_file import Dump
+
+
+class Owner(Service):
+    async def start(self) -> None:
+        pass
+
+
+def test_who_reads_finds_all_of_one_writing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    contents = (b"a" * 100_000, b"b" * 200_000)
+    dump = Dump(Owner(), path)
+    dump.write(contents[0])
+    is_over = threading.Event()
+
+    def write() -> None:
+        for _ in range(100):
+            for content in contents:
+                dump.write(content)
+        is_over.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not is_over.is_set():
+        assert path.read_bytes() in contents
+    thread.join()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_can_not_be_written_is_one_warning_until_it_can_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "absent" / "file"
+    dump = Dump(Owner(name="owner"), path)
+    for _ in range(3):
+        dump.write(b"")
+    (warning,) = caplog.records
+    assert warning.levelno == logging.WARNING
+    assert "owner" in warning.getMessage()
+    assert str(path) in warning.getMessage()
+
+    path.parent.mkdir()
+    for _ in range(3):
+        dump.write(b"content")
+    assert path.read_bytes() == b"content"
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_only_a_regular_file_is_replaced(
+    make: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "file"
+    make(path)
+    Dump(Owner(), path).write(b"content")
+    assert "no regular file" in caplog.text
+    assert not path.is_file()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    path, link = tmp_path / "file", tmp_path / "link"
+    link.symlink_to(path)
+    Dump(Owner(), link).write(b"content")
+    assert link.is_symlink()
+    assert path.read_bytes() == b"content"
+
+
+def test_a_path_that_no_system_can_have_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    Dump(Owner(), "a\0b").write(b"content")
+    assert "can't write" in caplog.text
+
+
+def test_others_may_read_the_file_as_far_as_the_process_lets_them(tmp_path: Path) -> None:
+    path, other = tmp_path / "file", tmp_path / "other"
+    Dump(Owner(), path).write(b"content")
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode

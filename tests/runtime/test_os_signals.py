@@ -1,0 +1,255 @@
+"""Laws of catching signals by itself; the rest is in tests/entrypoint/test_signals.py."""
+
+# mypy: disable-error-code="unreachable"
+# What is asserted changes behind the back of the type checker.
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from svcrun._runtime.exit_watchdog import Guard
+from svcrun._runtime.os_signals import SAME_SIGNAL, BodyInterrupted, Interrupts
+from tests.support import LoopFactory, nothing_left
+
+
+class Stage:
+    """A loop with interrupts that note what they call."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.calls: list[object] = []
+        self.in_body = False
+        self.guard = Guard(loop, last_words=lambda: None)
+        self.made: list[Interrupts] = []
+
+    def make(self, *signals: int) -> Interrupts:
+        interrupts = Interrupts(
+            self.loop,
+            signals or (signal.SIGUSR1, signal.SIGINT),
+            self.guard,
+            on_caught=lambda: self.calls.append("caught"),
+            on_first=lambda signum: self.calls.append(signal.Signals(signum).name),
+            on_insist=lambda: self.calls.append("insist"),
+            in_body=lambda: self.in_body,
+        )
+        self.made.append(interrupts)
+        return interrupts
+
+    def turn(self) -> None:
+        self.loop.run_until_complete(asyncio.sleep(0))
+
+
+@pytest.fixture
+def stage(loop_factory: LoopFactory) -> Iterator[Stage]:
+    with nothing_left():
+        loop = loop_factory()
+        stage = Stage(loop)
+        try:
+            yield stage
+        finally:
+            for interrupts in reversed(stage.made):
+                interrupts.restore()
+            loop.close()
+
+
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let the clock of the handler jump."""
+    now = time.monotonic
+    passed = [0.0]
+
+    class Time:
+        @staticmethod
+        def monotonic() -> float:
+            return now() + passed[0]
+
+    def jump(seconds: float) -> None:
+        passed[0] += seconds
+
+    monkeypatch.setattr("svcrun._runtime.os_signals.time", Time)
+    return jump
+
+
+def test_the_first_signal_is_told_in_the_handler_and_then_in_the_loop(stage: Stage) -> None:
+    interrupts = stage.make()
+    interrupts.install()
+    assert interrupts.first is None
+    signal.raise_signal(signal.SIGUSR1)
+    assert stage.calls == ["caught"]
+    assert interrupts.first == signal.SIGUSR1
+    stage.turn()
+    assert stage.calls == ["caught", "SIGUSR1"]
+
+
+def test_within_a_second_any_other_signal_is_the_same_one(stage: Stage) -> None:
+    stage.make().install()
+    for signum in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGINT):
+        signal.raise_signal(signum)
+        stage.turn()
+    assert stage.calls == ["caught", "SIGUSR1"]
+
+
+def test_after_a_second_a_sigint_insists_and_nothing_else_does(
+    stage: Stage, pass_time: Callable[[float], None]
+) -> None:
+    stage.make().install()
+    signal.raise_signal(signal.SIGUSR1)
+    stage.turn()
+    pass_time(SAME_SIGNAL * 1.1)
+    signal.raise_signal(signal.SIGUSR1)
+    stage.turn()
+    assert stage.calls == ["caught", "SIGUSR1"]
+    signal.raise_signal(signal.SIGINT)
+    stage.turn()
+    assert stage.calls == ["caught", "SIGUSR1", "insist"]
+
+
+def test_a_signal_wakes_a_loop_that_sleeps(stage: Stage) -> None:
+    stage.make().install()
+
+    async def wait() -> None:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        async with asyncio.timeout(60):
+            while "SIGUSR1" not in stage.calls:  # noqa: ASYNC110 - nothing else wakes the loop
+                await asyncio.sleep(30)
+
+    begun = time.monotonic()
+    task = stage.loop.create_task(wait())
+    stage.calls = _Waking(task)
+    stage.loop.run_until_complete(asyncio.wait([task]))
+    assert time.monotonic() - begun < 25
+
+
+class _Waking(list[object]):
+    """Cancel a task when the loop hears of the signal."""
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        super().__init__()
+        self.task = task
+
+    def append(self, call: object) -> None:
+        super().append(call)
+        if call != "caught":
+            self.task.cancel()
+
+
+def test_everything_is_restored_and_restoring_again_does_nothing(stage: Stage) -> None:
+    def theirs(signum: int, frame: object) -> None: ...
+
+    found = signal.signal(signal.SIGUSR1, theirs)
+    try:
+        interrupts = stage.make()
+        interrupts.install()
+        assert signal.getsignal(signal.SIGUSR1) is not theirs
+        interrupts.restore()
+        assert signal.getsignal(signal.SIGUSR1) is theirs
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        interrupts.restore()
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, found)
+
+
+def test_a_signal_after_the_loop_is_closed_does_no_harm(stage: Stage) -> None:
+    interrupts = stage.make()
+    interrupts.install()
+    interrupts.detach()
+    stage.loop.close()
+    signal.raise_signal(signal.SIGUSR1)
+    assert stage.calls == ["caught"]
+
+
+def test_a_loop_that_somebody_has_closed_does_not_keep_handlers_from_being_restored(
+    stage: Stage,
+) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    interrupts = stage.make()
+    interrupts.install()
+    stage.loop.close()
+    interrupts.restore()
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_an_outer_one_gets_the_signal_when_the_inner_one_has_ended(stage: Stage) -> None:
+    outer, inner = stage.make(), stage.make()
+    outer.install()
+    inner.install()
+    signal.raise_signal(signal.SIGUSR1)
+    assert outer.first is None
+    inner.restore()
+    assert outer.first == signal.SIGUSR1
+
+
+def test_without_signals_nothing_is_replaced(stage: Stage) -> None:
+    interrupts = stage.make()
+    interrupts.signals = ()
+    before = signal.getsignal(signal.SIGUSR1)
+    interrupts.install()
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_a_signal_that_can_not_be_caught_is_refused_and_nothing_is_replaced(stage: Stage) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(ValueError, match="catch_signals"):
+        stage.make(signal.SIGUSR1, signal.SIGKILL).install()
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_code_outside_of_the_loop_is_interrupted_once_by_a_repetition(stage: Stage) -> None:
+    interrupts = stage.make()
+    interrupts.install()
+    stage.in_body = True
+    signal.raise_signal(signal.SIGUSR1)
+    with pytest.raises(BodyInterrupted):
+        interrupts.repeat()
+    interrupts.repeat()
+
+
+def test_a_repetition_that_comes_when_the_block_has_ended_does_nothing(stage: Stage) -> None:
+    interrupts = stage.make()
+    interrupts.repeat()  # nothing to repeat
+    interrupts.install()
+    signal.raise_signal(signal.SIGUSR1)
+    interrupts.repeat()
+    assert stage.calls == ["caught"]
+
+
+def test_who_insists_interrupts_the_clean_up_of_code_outside_of_the_loop(
+    stage: Stage, pass_time: Callable[[float], None]
+) -> None:
+    stage.make().install()
+    stage.in_body = True
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    pass_time(SAME_SIGNAL * 1.1)
+    signal.raise_signal(signal.SIGUSR1)
+    with pytest.raises(BodyInterrupted):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_loop_that_does_not_tell_what_wakes_it_is_given_a_pipe(stage: Stage) -> None:
+    found = getattr(stage.loop, "_csock", None)
+    if found is None:
+        pytest.skip("this loop takes care of it itself")
+    stage.loop._csock = None  # type: ignore[attr-defined]
+    try:
+        interrupts = stage.make()
+        interrupts.install()
+        pipe = interrupts._pipe
+    finally:
+        stage.loop._csock = found  # type: ignore[attr-defined]
+    assert pipe is not None
+    assert signal.set_wakeup_fd(pipe[1]) == pipe[1]
+    signal.raise_signal(signal.SIGUSR1)
+    stage.turn()
+    stage.turn()
+    assert "SIGUSR1" in stage.calls
+    interrupts.restore()
+    for descriptor in pipe:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)

@@ -368,10 +368,10 @@ def test_the_insight_is_where_memory_leaks_and_what_blocks_the_loop(run: Run) ->
     program, address = start_server(run, "insight.py", "--interval", "0.3")
     ask(address, b"leak 20000\n")
     program.wait_for_line(r"^ +\d+ \| +\d+ \|.*MiB \| examples/insight\.py:\d+$", stream="stderr")
-    ask(address, b"block 1\n")
-    program.wait_for_line("the event loop has not turned for 0.5", stream="stderr")
+    ask(address, b"block 2\n")
+    program.wait_for_line(r"the event loop has not turned for \d\.\d", stream="stderr")
     program.wait_for_line(r"time\.sleep\(float\(seconds\)\)", stream="stderr")
     program.wait_for_line("the event loop turns again", stream="stderr")
-    assert re.fullmatch(rb"1 incidents, \d\.\d s blocked\n", ask(address, b"lag\n"))
+    assert re.fullmatch(rb"\d+ incidents, \d\.\d s blocked\n", ask(address, b"lag\n"))
     program.terminate()
     assert program.wait().returncode == 0

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from svcrun._insight import flame_graph as _sampling
 from svcrun._insight.flame_graph import Sampler
 from svcrun._util.eager import start_eagerly
 from svcrun.service.profiler import Profiler
-from tests.support import LoopFactory, eventually
+from tests.support import PATIENCE, LoopFactory, eventually
 
 CHROMIUM = shutil.which("chromium")
 
@@ -46,27 +45,17 @@ def find_calls(tree: Any, *outer: str) -> Iterator[tuple[str, ...]]:
         yield from find_calls(inner, *calls)
 
 
-def spin(until: threading.Event) -> None:
-    """Keep the processor busy, in calls that are seen."""
-    deadline = time.monotonic() + 30
-    while not until.is_set() and time.monotonic() < deadline:
+def spin(sampler: Sampler, looks: int) -> None:
+    """Keep the processor busy until a sampler has looked a few times."""
+    end = sampler._looks + looks
+    deadline = time.monotonic() + PATIENCE
+    while sampler._looks < end and time.monotonic() < deadline:
         pass
 
 
 def look_enough(sampler: Sampler, looks: int = 5) -> None:
-    """Be at work until a sampler has looked a few times."""
-    is_enough = threading.Event()
-
-    def watch() -> None:
-        end = sampler._looks + looks
-        while sampler._looks < end:
-            time.sleep(0.001)
-        is_enough.set()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    spin(is_enough)
-    thread.join()
+    """Be at work in :func:`spin` until a sampler has looked a few times."""
+    spin(sampler, looks)
 
 
 class Busy(Service):

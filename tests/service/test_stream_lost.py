@@ -232,7 +232,7 @@ async def test_a_handler_that_ignores_errors_of_drain_does_not_block_the_loop(
     async def handler(reader: asyncio.StreamReader, writer: Writer) -> None:
         while not over.is_set():
             try:
-                writer.write(b"news")
+                writer.write(bytes(65_536))  # a few of them fill the buffers of the system
                 await writer.drain()
             except OSError:
                 asyncio.get_running_loop().call_soon(over.set)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -222,9 +223,10 @@ def _random_step(machine: SupervisorLives, chance: random.Random) -> Callable[[]
     return step
 
 
-@settings(deadline=None, max_examples=examples(2000))
+@pytest.mark.parametrize("_part", range(4))  # each has a time limit of its own
+@settings(deadline=None, max_examples=examples(500))
 @given(seed=st.integers(0, 2**64))
-def test_services_out_of_a_seed_keep_the_laws(seed: int) -> None:
+def test_services_out_of_a_seed_keep_the_laws(_part: int, seed: int) -> None:
     # The same, with nothing that shrinks, but many times as fast.
     chance = random.Random(seed)
     machine = SupervisorLives()

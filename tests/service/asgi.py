@@ -91,10 +91,10 @@ async def answer(
 
 async def read_body(receive: Receive) -> bytes:
     """Receive all of a request."""
-    body, more = b"", True
+    body, more = bytearray(), True
     while more:
         message = await receive()
         assert message["type"] == "http.request"
         body += message["body"]
         more = message["more_body"]
-    return body
+    return bytes(body)

@@ -11,7 +11,8 @@ copyright = author
 release = __version__
 version = release.rpartition(".")[0]
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton"]
+copybutton_exclude = ".linenos, .gp, .go"  # prompts and output of console blocks
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"svcrun {release}"
@@ -22,8 +23,8 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 python_use_unqualified_type_names = True
 
-# Every name of svcrun must lead somewhere. Those of other projects do not: looking them up would
-# make the build depend on other people's servers.
+# Every name of svcrun must have a target. Names of other projects have none, because looking them
+# up would make the build depend on their servers.
 nitpick_ignore_regex = [
     ("py:.*", r"(?!svcrun\.)[A-Za-z_]+\..+"),
     ("py:class", r"(svcrun\..+\.)?[PST]"),  # type variables
@@ -38,12 +39,16 @@ nitpick_ignore = [
 
 
 def find_by_last_name(app: Any, env: Any, node: Any, contents: Any) -> Any:
-    """Resolve what a docstring calls by its bare name, or by another module that exports it."""
+    """Resolve a bare name, or a name by another module that exports it."""
     if node.get("refdomain") != "py":
         return None
     python = env.domains["py"]
     name = node["reftarget"].rpartition(".")[2]
-    found = [full for full in python.objects if full.rpartition(".")[2] == name]
+    found = [
+        full
+        for full, entry in python.objects.items()
+        if full.rpartition(".")[2] == name and not entry.aliased
+    ]
     if len(found) != 1:
         return None
     role, document = node["reftype"], node["refdoc"]
@@ -51,5 +56,5 @@ def find_by_last_name(app: Any, env: Any, node: Any, contents: Any) -> Any:
 
 
 def setup(app: Any) -> None:
-    """Register what is done by hand here."""
+    """Register the resolver above."""
     app.connect("missing-reference", find_by_last_name)

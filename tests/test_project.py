@@ -88,7 +88,7 @@ def test_ci_takes_a_skipped_environment_for_an_error(tmp_path: Path) -> None:
 def test_the_example_of_the_readme_serves_its_clients_until_it_is_interrupted(
     run_program: Callable[..., Program], unused_tcp_port: int, unused_udp_port: int
 ) -> None:
-    (source,) = blocks("python")
+    (source,) = (block for block in blocks("python") if "Heartbeat" in block)
     source = source.replace("8901", str(unused_tcp_port)).replace("3000", str(unused_udp_port))
     program = run_program(source, env={"SVCRUN_LOG_FORMAT": "stream"})
     program.wait_for_line("example is alive", stream="stderr")
@@ -119,6 +119,13 @@ def test_the_package_says_that_it_is_typed() -> None:
 def test_the_extra_all_has_every_other_one() -> None:
     (requirement,) = EXTRAS["all"]
     assert requirement == f"svcrun[{','.join(name for name in EXTRAS if name != 'all')}]"
+
+
+@pytest.mark.parametrize("page", ["README.rst", "docs/installation.rst"])
+def test_every_extra_is_in_the_list_of_extras(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    listed = re.findall(r"^``(\w+)`` ", text, re.MULTILINE)
+    assert set(listed) | {"all"} == set(EXTRAS)
 
 
 def test_the_core_may_import_no_library_of_an_extra() -> None:

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from svcrun._lifecycle.service_record import ServiceRecord
 from svcrun._lifecycle.supervisor import Supervisor
-from svcrun._lifecycle.unit import Unit
 from svcrun.errors import IllegalTransition
 from svcrun.service.base import Service
 from svcrun.state import TRANSITIONS, ServiceState
@@ -48,14 +48,14 @@ def test_every_state_has_its_row_of_the_table() -> None:
 @pytest.mark.parametrize("new", ServiceState)
 def test_a_unit_makes_legal_moves_and_refuses_others(old: ServiceState, new: ServiceState) -> None:
     service = Nothing(name="it")
-    unit = Unit(service)
-    unit.record.state = old
+    record = ServiceRecord(service)
+    record.internals.state = old
     if (old, new) in LEGAL:
-        unit.move(new)
+        record.move_to(new)
         assert service.state is new
     else:
         with pytest.raises(IllegalTransition, match=f"'it' .*{old.name} to {new.name}"):
-            unit.move(new)
+            record.move_to(new)
         assert service.state is old
 
 

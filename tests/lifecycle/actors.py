@@ -7,7 +7,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from svcrun.service._record import Record
+from svcrun.service._internals import ServiceInternals
 from svcrun.service.base import Service
 from svcrun.state import ServiceState
 
@@ -84,7 +84,7 @@ class Script:
     stop: Part = Part()
 
 
-class WatchedRecord(Record):
+class WatchedRecord(ServiceInternals):
     """A record that reports each move to its actor."""
 
     actor: "Actor"
@@ -96,7 +96,7 @@ class WatchedRecord(Record):
     @state.setter
     def state(self, state: ServiceState) -> None:
         if hasattr(self, "actor"):
-            self.actor.moved(state)
+            self.actor.transition(state)
 
 
 class Actor(Service):
@@ -131,13 +131,13 @@ class Actor(Service):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._svcrun_record = WatchedRecord()
-        self._svcrun_record.actor = self
+        self._svcrun_internals = WatchedRecord()
+        self._svcrun_internals.actor = self
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.number} {self.actual.name}>"
 
-    def moved(self, state: ServiceState) -> None:
+    def transition(self, state: ServiceState) -> None:
         self.before, self.actual = self.actual, state
         self.stage.saw_move(self)
         self.since = self.stage.loop.time()

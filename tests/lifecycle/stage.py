@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from svcrun._lifecycle.shutdown import GRACE, Sweep
+from svcrun._lifecycle.service_record import ServiceRecord
+from svcrun._lifecycle.shutdown import GRACE, Shutdown
 from svcrun._lifecycle.supervisor import Supervisor
-from svcrun._lifecycle.unit import Unit
 from svcrun.service.base import dependencies
 from svcrun.state import TRANSITIONS, ServiceState
 from tests.lifecycle.actors import Actor, Ask
@@ -129,7 +129,7 @@ class Stage:
 
     async def call(self, kind: str, actors: Sequence[Actor], asker: Actor | None = None) -> None:
         call = Call(kind, actors, asker)
-        if self.calls or self.supervisor.recoveries or self.closing:
+        if self.calls or self.supervisor.restarters or self.closing:
             call.alone = False
         for other in self.calls:
             other.alone = False
@@ -162,9 +162,9 @@ class Stage:
         self.close_began = self.loop.time()
         self.closing = self.loop.create_task(self.supervisor.close(None, limit), name="close")
 
-    def hurry(self) -> None:
+    def force(self) -> None:
         self.hurried = True
-        self.loop.call_soon(self.supervisor.hurry)
+        self.loop.call_soon(self.supervisor.force)
 
     def _on_fatal(self, error: BaseException) -> None:
         self.fatal.append(error)
@@ -181,12 +181,12 @@ class Stage:
         self.made.append(error)
         return error
 
-    def unit(self, actor: Actor) -> Unit | None:
-        return self.supervisor._units.get(id(actor))
+    def record(self, actor: Actor) -> ServiceRecord | None:
+        return self.supervisor._records.get(id(actor))
 
-    def sweep(self, actor: Actor) -> Sweep | None:
-        unit = self.unit(actor)
-        return None if unit is None else unit.in_sweep
+    def shut_down(self, actor: Actor) -> Shutdown | None:
+        record = self.record(actor)
+        return None if record is None else record.shutdown
 
     def saw_move(self, actor: Actor) -> None:
         old, new = actor.before, actor.actual
@@ -224,9 +224,9 @@ class Stage:
                 isinstance(other, dependency) and other.actual is RUNNING for other in self.actors
             ):
                 self.broke(f"{actor} is started without any {dependency}")
-        unit = self.unit(actor)
-        if unit is not None:
-            required.update(other.service for other in unit.requires)
+        record = self.record(actor)
+        if record is not None:
+            required.update(other.service for other in record.requires)
         for other in required:
             if other.actual is not RUNNING:
                 self.broke(f"{actor} is started before {other}, which it depends on")
@@ -245,11 +245,11 @@ class Stage:
                 continue
             if dependant.needs_stop or dependant.actual in (STARTING, RUNNING):
                 self.broke(f"{actor} is stopped before {dependant}, which depends on it")
-            unit = self.unit(dependant)
+            record = self.record(dependant)
             if (
                 dependant.stopping is not None
-                and unit is not None
-                and unit.stop_task is dependant.stopping
+                and record is not None
+                and record.stop_task is dependant.stopping
             ):
                 self.broke(
                     f"{actor} is stopped while {dependant}, which depends on it, is being stopped"
@@ -267,22 +267,22 @@ class Stage:
         actor.start_cancelled |= task is actor.starting
         if actor.cancelled_from_outside or is_passed_on:
             return
-        sweep = self.sweep(actor)
-        if sweep is None:
-            unit = self.unit(actor)
-            if unit is not None:
+        shutdown = self.shut_down(actor)
+        if shutdown is None:
+            record = self.record(actor)
+            if record is not None:
                 self.broke(f"{actor} was cancelled, although nothing stops it")
         elif task is actor.starting and actor.actual is not STARTING:
-            for unit in sweep._units:
-                if unit.stop_task is not None or unit.needs_stop:
+            for record in shutdown._records:
+                if record.stop_task is not None or record.needs_stop:
                     self.broke(
-                        f"start() of {actor} was cancelled before stop() of {unit.service!r} ended"
+                        f"start() of {actor} was cancelled before {record.service!r} stopped"
                     )
 
     def abandons(self, actor: Actor) -> bool:
         """Whether what `actor` runs is not waited for any more."""
-        sweep = self.sweep(actor)
-        return sweep is not None and sweep._abandoning
+        shutdown = self.shut_down(actor)
+        return shutdown is not None and shutdown._abandoning
 
     # The laws that are looked after from outside.
 
@@ -362,10 +362,10 @@ class Stage:
         self.check()
 
         assert self.supervisor.services == ()
-        assert not self.supervisor._units
+        assert not self.supervisor._records
         assert not self.supervisor._startups
-        assert not self.supervisor._sweeps
-        assert not self.supervisor.recoveries
+        assert not self.supervisor._shutdowns
+        assert not self.supervisor.restarters
         for actor in self.actors:
             assert actor.actual in AT_REST, actor
             assert not actor.needs_stop, f"{actor} was never stopped"

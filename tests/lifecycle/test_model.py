@@ -172,7 +172,7 @@ class SupervisorLives(RuleBasedStateMachine):
         if self.stage.closing is None:
             self.stage.close(limit)
         else:
-            self.stage.hurry()
+            self.stage.force()
 
     @invariant()
     def laws_hold(self) -> None:

@@ -97,7 +97,7 @@ async def test_the_common_limit_holds_for_all_of_a_chain() -> None:
     assert error.service is above
 
 
-@pytest.mark.parametrize("act", [lambda sup: None, Supervisor.hurry], ids=["limit", "hurry"])
+@pytest.mark.parametrize("act", [lambda sup: None, Supervisor.force], ids=["limit", "force"])
 async def test_what_ignores_its_cancellation_is_left_alone_and_others_get_their_turn(
     act: Callable[[Supervisor], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -105,7 +105,7 @@ async def test_what_ignores_its_cancellation_is_left_alone_and_others_get_their_
     stuck = Plain(log=log, name="stuck", stops_in=math.inf, stubborn=50)
     good = Plain(log=log, name="good", stops_in=1)
     sup = await started(stuck, good)
-    closing = asyncio.create_task(sup.close(None, 0.5 if act is not Supervisor.hurry else None))
+    closing = asyncio.create_task(sup.close(None, 0.5 if act is not Supervisor.force else None))
     await asyncio.sleep(0.5)
     act(sup)
     await closing
@@ -125,8 +125,8 @@ async def test_in_a_hurry_all_waiting_is_cut_short_and_nothing_counts_as_hung() 
     sup = await started(below, above)
     closing = asyncio.create_task(sup.close(None, 60))
     await asyncio.sleep(2)
-    sup.hurry()
-    sup.hurry()
+    sup.force()
+    sup.force()
     await closing
     assert now() == 2
     assert log[2:6] == [
@@ -140,7 +140,7 @@ async def test_in_a_hurry_all_waiting_is_cut_short_and_nothing_counts_as_hung() 
 async def test_what_is_stopped_after_the_hurry_began_is_cut_short_as_well() -> None:
     log: Log = []
     sup = await started(Plain(log=log, name="it", stops_in=9))
-    sup.hurry()
+    sup.force()
     await sup.close(None, 60)
     assert now() == 0
     assert log[1:] == ["0 it stops", "0 it is cancelled", "0 it is cancelled"]
@@ -151,7 +151,7 @@ async def test_the_time_limit_is_no_matter_any_more_for_what_was_cut_short() -> 
     sup = await started(service)
     closing = asyncio.create_task(sup.close(None, 2 + GRACE / 8))
     await asyncio.sleep(2)
-    sup.hurry()
+    sup.force()
     await closing
     assert not sup.hung
     assert sup.errors == []

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from svcrun.service._record import part_of
+from svcrun.service._internals import part_of
 from svcrun.service.graceful import _GracefulTasks
 from tests.service.graceful import Noting, Plain, ignore_cancellation, messages, now
 from tests.support import PATIENCE

@@ -12,7 +12,7 @@ import pytest
 
 from svcrun import entrypoint
 from svcrun.service import GracefulService, PeriodicService, Service, TCPServer, UDPServer
-from svcrun.service._record import part_of
+from svcrun.service._internals import part_of
 from svcrun.service.graceful import _GracefulTasks
 from tests.entrypoint.forms import NAMES, Form
 from tests.service.datagrams import client

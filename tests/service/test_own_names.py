@@ -170,8 +170,8 @@ async def test_the_event_of_an_earlier_start_does_not_say_that_a_service_is_read
 
 
 def test_names_of_the_record_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"^Taken\._svcrun_record is reserved for svcrun"):
-        type("Taken", (Steps,), {"_svcrun_record": 3})
+    with pytest.raises(TypeError, match=r"^Taken\._svcrun_internals is reserved for svcrun"):
+        type("Taken", (Steps,), {"_svcrun_internals": 3})
     with pytest.raises(TypeError, match=r"^Steps\._svcrun_given is reserved for svcrun"):
         make(Steps, _svcrun_given=3)
 

@@ -18,7 +18,7 @@ pytest.importorskip("aiohttp")
 
 from svcrun._reporting.raven import courier as _courier
 from svcrun._reporting.raven.answers import LONGEST_LIMIT, read_limit, read_retry_after
-from svcrun.service._record import part_of
+from svcrun.service._internals import part_of
 from svcrun.service.raven import RavenSender, _Sending
 from tests.conftest import Certificates
 from tests.service.collectors import (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from svcrun import Service, entrypoint
-from svcrun._util.tasks import at_work
+from svcrun._util.tasks import running_task_and_service
 from svcrun.service.watchdog import LoopLag, LoopWatchdog
 from tests.support import PATIENCE, LoopFactory, Program, eventually, nothing_left
 
@@ -202,7 +202,7 @@ async def test_a_stack_that_may_be_that_of_something_else_is_not_shown(
     def look_for_long(*args: Any) -> Any:
         is_looking.set()
         assert has_turned.wait(PATIENCE)
-        return at_work(*args)
+        return running_task_and_service(*args)
 
     monkeypatch.setattr("svcrun.service.watchdog.at_work", look_for_long)
     watchdog = make()

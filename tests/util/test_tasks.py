@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svcrun._util.current_service import current_service
-from svcrun._util.tasks import at_work, cancel_and_wait, format_stack, join
+from svcrun._util.tasks import cancel_and_wait, format_stack, join, running_task_and_service
 from svcrun.service.base import Service
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def ask_other_thread(loop: asyncio.AbstractEventLoop) -> tuple[object, object]:
     answers: list[tuple[object, object]] = []
 
     def ask() -> None:
-        answers.append(at_work(loop, sys._current_frames()[this_thread]))
+        answers.append(running_task_and_service(loop, sys._current_frames()[this_thread]))
 
     thread = threading.Thread(target=ask)
     thread.start()

@@ -12,7 +12,7 @@ from pyinstrument.renderers import HTMLRenderer
 from pyinstrument.session import Session
 
 from svcrun._util.current_service import current_name, current_service
-from svcrun._util.tasks import CALLBACK, at_work
+from svcrun._util.tasks import CALLBACK, running_task_and_service
 
 if TYPE_CHECKING:
     import asyncio
@@ -100,7 +100,7 @@ class Sampler:
     def _look(self, seconds: float) -> None:
         self._looks += 1
         frame = sys._current_frames().get(self._observed)  # noqa: SLF001 - public but for its name
-        task, service = at_work(self._loop, frame)
+        task, service = running_task_and_service(self._loop, frame)
         if frame is None or (task is None and _is_waiting(frame.f_code)):
             return
         current_service.set(service)  # for whom this thread works now

@@ -7,7 +7,7 @@ from collections import deque
 
 from svcrun._util.current_service import on_behalf_of
 from svcrun._util.hints import TYPE_CHECKING
-from svcrun._util.raising import brief
+from svcrun._util.raising import one_line
 from svcrun.errors import show
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ class Backoff:
         reason = error if self.is_new(service, error) else None
         with on_behalf_of(service):
             if delay is None:
-                log.error("%s failed to start: %s", show(service), brief(error), exc_info=reason)
+                log.error("%s failed to start: %s", show(service), one_line(error), exc_info=reason)
             else:
                 log.warning(
                     "%s failed to start: %s; restarting in %.1f s",
                     show(service),
-                    brief(error),
+                    one_line(error),
                     delay,
                     exc_info=reason,
                 )

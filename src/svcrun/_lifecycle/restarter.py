@@ -11,55 +11,61 @@ from svcrun._lifecycle.dependency_graph import with_dependants
 from svcrun._util.current_service import on_behalf_of
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING
-from svcrun._util.raising import brief
+from svcrun._util.raising import one_line
 from svcrun.errors import ShuttingDown, show
 from svcrun.service.base import Service, dependencies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from svcrun._lifecycle.service_record import ServiceRecord
     from svcrun._lifecycle.supervisor import Supervisor
-    from svcrun._lifecycle.unit import Unit
     from svcrun.restart import Restart
 
 log = logging.getLogger("svcrun.lifecycle")
 
-__all__ = ("Recovery",)
+__all__ = ("Restarter",)
 
 
-class Recovery:
+class Restarter:
     """Bring a crashed service back.
 
     Stop it and those that depend on it, wait, and start them again, until that succeeds.
 
     :param supervisor: does the stopping and the starting.
-    :param unit: what crashed.
+    :param record: what crashed.
     :param policy: says how long to wait, and when to give up.
     """
 
     def __init__(
-        self, supervisor: Supervisor, unit: Unit, policy: Restart, loop: asyncio.AbstractEventLoop
+        self,
+        supervisor: Supervisor,
+        record: ServiceRecord,
+        policy: Restart,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._supervisor = supervisor
-        self._crashed = unit.service
+        self._crashed = record.service
         self._policy = policy
-        self._backoff = unit.record.backoff = unit.record.backoff or Backoff()
+        self._backoff = record.internals.backoff = record.internals.backoff or Backoff()
         self._failures: list[tuple[Service, BaseException]] = []
         self._loop = loop
-        self._services = [u.service for u in with_dependants([unit]) if u.is_up]
+        self._services = [u.service for u in with_dependants([record]) if u.is_up]
         self.task: asyncio.Task[None] | None = None
 
-    def begin(self, unit: Unit, error: BaseException) -> None:
+    def begin(self, record: ServiceRecord, error: BaseException) -> None:
         """Recover in a task of our own."""
         delay = self._next_delay()
         self._supervisor.report_crash(
-            unit.service, error, is_new=self._backoff.is_new(unit.service, error)
+            record.service, error, is_new=self._backoff.is_new(record.service, error)
         )
         if delay is None:
             self._give_up(error)
         else:
             self.task = start_eagerly(
-                self._run(unit, error, delay), self._loop, name=f"restart of {show(unit.service)}"
+                self._run(record, error, delay),
+                self._loop,
+                name=f"restart of {show(record.service)}",
             )
 
     def leave_out(self, services: Iterable[Service]) -> None:
@@ -72,8 +78,8 @@ class Recovery:
         """Record the `error` of a ``start()``, which is logged together with the next delay."""
         self._failures.append((service, error))
 
-    async def _run(self, unit: Unit, error: BaseException, delay: float | None) -> None:
-        await self._supervisor.stop_units([unit], error)
+    async def _run(self, record: ServiceRecord, error: BaseException, delay: float | None) -> None:
+        await self._supervisor.stop_records([record], error)
         with on_behalf_of(self._crashed):
             log.warning("%s: restarting in %.1f s", show(self._crashed), delay)
         while delay is not None:
@@ -84,7 +90,7 @@ class Recovery:
                 raise
             except BaseException as failure:  # noqa: BLE001 - counted, and raised at the limit
                 # A cancelled restart may raise another exception than CancelledError.
-                called_off = self not in self._supervisor.recoveries
+                called_off = self not in self._supervisor.restarters
                 delay = None if called_off else self._next_delay()
                 self._report(failure, delay)
                 if called_off:
@@ -108,7 +114,7 @@ class Recovery:
             self._backoff.report_start(service, failure, delay)
         if not failures and not isinstance(error, ShuttingDown):
             with on_behalf_of(self._crashed):
-                log.error("%s could not be restarted: %s", show(self._crashed), brief(error))
+                log.error("%s could not be restarted: %s", show(self._crashed), one_line(error))
 
     async def _start(self) -> None:
         self._hand_over()
@@ -122,7 +128,7 @@ class Recovery:
 
     def _hand_over(self) -> None:
         """Leave what depends on a service that is still down to who brings that one back."""
-        for other in self._supervisor.recoveries - {self}:
+        for other in self._supervisor.restarters - {self}:
             theirs = _needing(self._services, other._services)
             if theirs:
                 self._services = [s for s in self._services if id(s) not in theirs]

@@ -1,8 +1,8 @@
 """Start, watch, restart and stop a set of services, in their order and within their time limits.
 
 A start in progress is a :class:`svcrun._lifecycle.startup.Startup`, a stop in progress a
-:class:`svcrun._lifecycle.shutdown.Sweep`, a restart in progress a
-:class:`svcrun._lifecycle.restarter.Recovery`. A service belongs to one of them at a time.
+:class:`svcrun._lifecycle.shutdown.Shutdown`, a restart in progress a
+:class:`svcrun._lifecycle.restarter.Restarter`. A service belongs to one of them at a time.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import asyncio
 import logging
 
 from svcrun._lifecycle.dependency_graph import link, unlink, with_dependants
-from svcrun._lifecycle.restarter import Recovery
-from svcrun._lifecycle.shutdown import Sweep
+from svcrun._lifecycle.restarter import Restarter
+from svcrun._lifecycle.service_record import ServiceRecord, transitions_are_logged
+from svcrun._lifecycle.shutdown import Shutdown
 from svcrun._lifecycle.startup import Startup
-from svcrun._lifecycle.unit import Unit, traces
 from svcrun._util.current_service import on_behalf_of
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
-from svcrun._util.raising import brief, raise_together
+from svcrun._util.raising import one_line, raise_together
 from svcrun._util.tasks import current_work, heard
 from svcrun.errors import (
     DependencyDown,
@@ -69,12 +69,12 @@ class Supervisor:
         self._start_retry = start_retry
         self.stop_timeout = stop_timeout
         self._on_fatal = on_fatal
-        self._units: dict[int, Unit] = {}
+        self._records: dict[int, ServiceRecord] = {}
         self._startups: set[Startup] = set()
-        self._sweeps: set[Sweep] = set()
+        self._shutdowns: set[Shutdown] = set()
         self._closing = False
-        self._hurried = False
-        self.recoveries: set[Recovery] = set()
+        self._is_forced = False
+        self.restarters: set[Restarter] = set()
         self.errors: list[BaseException] = []
         """What ended or hindered the shutdown, in the order it came."""
         self.hung = False
@@ -84,15 +84,15 @@ class Supervisor:
     def services(self) -> tuple[Service, ...]:
         """The services that were started and not stopped since, in the order they were given."""
         return tuple(
-            unit.service
-            for unit in self._units.values()
-            if unit.needs_stop or unit.state is STOPPING
+            record.service
+            for record in self._records.values()
+            if record.needs_stop or record.state is STOPPING
         )
 
     @property
     def is_stopping(self) -> bool:
         """Whether any service is being stopped."""
-        return bool(self._sweeps)
+        return bool(self._shutdowns)
 
     # Starting.
 
@@ -112,7 +112,7 @@ class Supervisor:
                 warn_of_misspellings(service)
         if self._closing:
             raise ShuttingDown(services)
-        waited = bool(self._units)
+        waited = bool(self._records)
         while waited:  # while we wait for one, another may be on the move again
             waited = False
             for service in services:
@@ -123,41 +123,41 @@ class Supervisor:
         """Wait until `service` either runs or is at rest, and tell whether that took a while."""
         current = asyncio.current_task()
         waited = False
-        while (unit := self._units.get(id(service))) is not None:
-            if unit.in_sweep is not None:
-                if unit.in_sweep.owns(current):
+        while (record := self._records.get(id(service))) is not None:
+            if record.shutdown is not None:
+                if record.shutdown.owns(current):
                     raise StartDuringStop(service)
-                await asyncio.shield(unit.in_sweep.ended)
-            elif unit.state is RUNNING:
+                await asyncio.shield(record.shutdown.ended)
+            elif record.state is RUNNING:
                 break
-            elif unit.needs_stop:  # it crashed
-                await self.stop_units([unit], None)
-            elif unit.state is STARTING and unit.task in (None, current):
+            elif record.needs_stop:  # it crashed
+                await self.stop_records([record], None)
+            elif record.state is STARTING and record.task in (None, current):
                 break  # it asks itself, perhaps in the first step of its start()
             else:
-                await unit.next_move(self._loop)
+                await record.wait_for_transition(self._loop)
             waited = True
         return waited
 
     async def start_at_rest(
-        self, services: Iterable[Service], recovery: Recovery | None = None
+        self, services: Iterable[Service], restarter: Restarter | None = None
     ) -> None:
         """Start those of `services` that do not run (see :meth:`start`).
 
-        :param recovery: what wants that, and wants it again if it fails.
+        :param restarter: what wants that, and wants it again if it fails.
         """
         if self._closing:
             raise ShuttingDown(services)
-        units = self._admit(services)
-        if not units:
+        records = self._admit(services)
+        if not records:
             return
         startup = Startup(
             self,
-            units,
+            records,
             self._loop,
             timeout=self._start_timeout,
             retry=self._start_retry,
-            recovery=recovery,
+            restarter=restarter,
         )
         self._startups.add(startup)
         try:
@@ -165,49 +165,51 @@ class Supervisor:
         finally:
             self._startups.discard(startup)
         if startup.errors:
-            await self._roll_back(startup, recovery)
+            await self._roll_back(startup, restarter)
 
-    def _admit(self, services: Iterable[Service]) -> list[Unit]:
-        units: dict[int, Unit] = {}
+    def _admit(self, services: Iterable[Service]) -> list[ServiceRecord]:
+        records: dict[int, ServiceRecord] = {}
         for service in services:
             key = id(service)
-            if key in self._units or key in units:
+            if key in self._records or key in records:
                 continue
             if state_of(service) in (STARTING, RUNNING, STOPPING):
                 raise ServiceInUse(service)
-            units[key] = Unit(service)
-        link(units.values(), self._units.values())
-        self._units.update(units)
-        return list(units.values())
+            records[key] = ServiceRecord(service)
+        link(records.values(), self._records.values())
+        self._records.update(records)
+        return list(records.values())
 
-    async def _roll_back(self, startup: Startup, recovery: Recovery | None) -> None:
-        """Stop the units that `startup` started, and raise its errors."""
+    async def _roll_back(self, startup: Startup, restarter: Restarter | None) -> None:
+        """Stop the records that `startup` started, and raise its errors."""
         errors = startup.errors
         if not all(isinstance(error, asyncio.CancelledError) for error in errors):
             errors[:] = [e for e in errors if not isinstance(e, asyncio.CancelledError)]
-        for unit in startup.units:
-            if unit.at_rest:
-                self.forget(unit)
+        for record in startup.records:
+            if record.is_at_rest:
+                self.forget(record)
         # Once closing, everything is stopped by close(). Waiting for that here could be waiting for
         # ourselves.
         if not self._closing:
             cancelled = isinstance(errors[0], asyncio.CancelledError)
             await self._wait_for_all(
                 self._begin_stop(
-                    [unit.service for unit in startup.units],
+                    [record.service for record in startup.records],
                     None if cancelled else errors[0],
-                    recovery,
+                    restarter,
                 )
             )
         raise_together("several services failed to start", errors)
 
     @staticmethod
-    async def _wait_for_all(sweeps: list[Sweep]) -> None:
-        """Wait for the end of `sweeps`, even if the caller is cancelled meanwhile."""
+    async def _wait_for_all(shutdowns: list[Shutdown]) -> None:
+        """Wait for the end of `shutdowns`, even if the caller is cancelled meanwhile."""
         current = asyncio.current_task()
         cancelled: asyncio.CancelledError | None = None
         while going_on := [
-            sweep.ended for sweep in sweeps if not sweep.ended.done() and not sweep.owns(current)
+            shutdown.ended
+            for shutdown in shutdowns
+            if not shutdown.ended.done() and not shutdown.owns(current)
         ]:
             try:
                 with heard(cancelled):
@@ -218,17 +220,17 @@ class Supervisor:
 
     # Watching.
 
-    def crashed(self, unit: Unit, error: BaseException) -> None:
+    def crashed(self, record: ServiceRecord, error: BaseException) -> None:
         """React to a ``start()`` that raised `error` after readiness, as ``on_crash`` requires."""
-        service = unit.service
-        unit.traced = traces()
-        unit.move(FAILED)
+        service = record.service
+        record.logs_transitions = transitions_are_logged()
+        record.move_to(FAILED)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             return  # the loop has passed it on already
         if isinstance(service.on_crash, Restart):
-            recovery = Recovery(self, unit, service.on_crash, self._loop)
-            self.recoveries.add(recovery)
-            recovery.begin(unit, error)
+            restarter = Restarter(self, record, service.on_crash, self._loop)
+            self.restarters.add(restarter)
+            restarter.begin(record, error)
             return
         self.report_crash(service, error)
         if service.on_crash != "ignore":
@@ -242,15 +244,15 @@ class Supervisor:
             if is_new:
                 log.error("%s crashed", show(service), exc_info=error)
             else:
-                log.error("%s crashed again: %s", show(service), brief(error))
+                log.error("%s crashed again: %s", show(service), one_line(error))
 
-    def recovered(self, recovery: Recovery) -> None:
-        """Take note that `recovery` has done its work."""
-        self.recoveries.discard(recovery)
+    def recovered(self, restarter: Restarter) -> None:
+        """Take note that `restarter` has done its work."""
+        self.restarters.discard(restarter)
 
-    def fatal(self, recovery: Recovery, error: BaseException) -> None:
-        """Take note that `recovery` has given up because of `error`."""
-        self.recoveries.discard(recovery)
+    def fatal(self, restarter: Restarter, error: BaseException) -> None:
+        """Take note that `restarter` has given up because of `error`."""
+        self.restarters.discard(restarter)
         self.errors.append(error)
         self._on_fatal(error)
 
@@ -262,63 +264,72 @@ class Supervisor:
         :param exception: passed to their ``stop()``.
         :raises BaseException: what a ``stop()`` raised, as it is; several as a group.
         """
-        sweeps = self._begin_stop(services, exception)
-        for sweep in sweeps:
-            await asyncio.shield(sweep.ended)
-        raise_together("several services failed to stop", sweeps[0].errors)
+        shutdowns = self._begin_stop(services, exception)
+        for shutdown in shutdowns:
+            await asyncio.shield(shutdown.ended)
+        raise_together("several services failed to stop", shutdowns[0].errors)
 
-    async def stop_units(self, units: Iterable[Unit], exception: BaseException | None) -> None:
-        """Stop `units` and their dependants; what fails is logged."""
-        for sweep in self.begin_stop_of(units, exception):
-            await asyncio.shield(sweep.ended)
+    async def stop_records(
+        self, records: Iterable[ServiceRecord], exception: BaseException | None
+    ) -> None:
+        """Stop `records` and their dependants; what fails is logged."""
+        for shutdown in self.begin_stop_of(records, exception):
+            await asyncio.shield(shutdown.ended)
 
     def _begin_stop(
         self,
         services: Iterable[Service],
         exception: BaseException | None,
-        recovery: Recovery | None = None,
-    ) -> list[Sweep]:
-        """Begin to stop `services` for good, whoever but `recovery` was about to restart them."""
-        for other in self.recoveries - {recovery}:
+        restarter: Restarter | None = None,
+    ) -> list[Shutdown]:
+        """Begin to stop `services` for good, whoever but `restarter` was about to restart them."""
+        for other in self.restarters - {restarter}:
             other.leave_out(services)
-        units = [unit for service in services if (unit := self._units.get(id(service))) is not None]
-        return self.begin_stop_of(units, exception)
+        records = [
+            record for service in services if (record := self._records.get(id(service))) is not None
+        ]
+        return self.begin_stop_of(records, exception)
 
-    def begin_stop_of(self, units: Iterable[Unit], exception: BaseException | None) -> list[Sweep]:
-        """Begin to stop `units` and their dependants.
+    def begin_stop_of(
+        self, records: Iterable[ServiceRecord], exception: BaseException | None
+    ) -> list[Shutdown]:
+        """Begin to stop `records` and their dependants.
 
-        Return the sweeps to wait for: our own, then those that others began. What is being stopped
-        does not wait for its own end, nor does a piece of work that it may be waiting for.
+        Return the shutdowns to wait for: our own, then those that others began. A service that is
+        being stopped does not wait for its own end, nor does a piece of work that it may be
+        waiting for.
         """
-        units = with_dependants(units)
-        others = {unit.in_sweep for unit in units if unit.in_sweep is not None}
-        stopping = set(units)
-        for unit in units:
-            if unit.in_startup is not None and unit.in_startup.is_starting(unit):
-                down = next((required for required in unit.requires if required in stopping), None)
-                error = (
-                    StartCancelled(unit.service)
-                    if down is None
-                    else DependencyDown(unit.service, down.service)
+        records = with_dependants(records)
+        others = {record.shutdown for record in records if record.shutdown is not None}
+        stopping = set(records)
+        for record in records:
+            if record.startup is not None and record.startup.is_starting(record):
+                down = next(
+                    (required for required in record.requires if required in stopping), None
                 )
-                unit.in_startup.fail(error, at_once=True)
-        own = self.sweep(
-            [unit for unit in units if unit.in_sweep is None and not unit.at_rest],
+                error = (
+                    StartCancelled(record.service)
+                    if down is None
+                    else DependencyDown(record.service, down.service)
+                )
+                record.startup.fail(error, at_once=True)
+        own = self.shut_down(
+            [record for record in records if record.shutdown is None and not record.is_at_rest],
             exception,
             self.stop_timeout,
         )
         if current_work.get() is not None:
             return [own]
         current = asyncio.current_task()
-        return [own, *(sweep for sweep in others if not sweep.owns(current))]
+        return [own, *(shutdown for shutdown in others if not shutdown.owns(current))]
 
     def waits_for(self, task: asyncio.Task[Any] | None) -> bool:
         """Tell whether `task`, the current one, has to end before a stop that is in progress."""
-        return any(sweep.owns(task) for sweep in self._sweeps)
+        return any(shutdown.owns(task) for shutdown in self._shutdowns)
 
-    def awaited(self) -> list[Unit]:
-        """Return the units for which stops in progress wait."""
-        return [unit for sweep in self._sweeps for unit in sweep.busy()]
+    def awaited(self) -> list[ServiceRecord]:
+        """Return the records for which stops in progress wait."""
+        return [record for shutdown in self._shutdowns for record in shutdown.busy()]
 
     async def close(self, exception: BaseException | None, limit: float | None) -> None:
         """Stop everything within `limit` seconds, and start nothing more.
@@ -327,71 +338,75 @@ class Supervisor:
         """
         self._closing = True
         for startup in tuple(self._startups):
-            startup.fail(ShuttingDown([unit.service for unit in startup.units]), at_once=True)
-        recoveries = [
-            r.task for r in self.recoveries if r.task not in (None, asyncio.current_task())
+            startup.fail(ShuttingDown([record.service for record in startup.records]), at_once=True)
+        restarters = [
+            r.task for r in self.restarters if r.task not in (None, asyncio.current_task())
         ]
-        self.recoveries.clear()
-        for task in recoveries:
+        self.restarters.clear()
+        for task in restarters:
             task.cancel()
         if limit is not None:
-            for sweep in self._sweeps:
-                sweep.limit(limit)
+            for shutdown in self._shutdowns:
+                shutdown.limit(limit)
 
-        units = [
-            unit
-            for unit in self._units.values()
-            if unit.in_sweep is None and (unit.needs_stop or unit.state is STARTING)
+        records = [
+            record
+            for record in self._records.values()
+            if record.shutdown is None and (record.needs_stop or record.state is STARTING)
         ]
-        own = self.sweep(units, exception, limit)
-        for sweep in (own, *self._sweeps):
-            await asyncio.shield(sweep.ended)
+        own = self.shut_down(records, exception, limit)
+        for shutdown in (own, *self._shutdowns):
+            await asyncio.shield(shutdown.ended)
         self.errors += own.errors
-        own.errors.clear()  # a frame in a traceback may refer to the sweep
-        if recoveries:
-            await asyncio.wait(recoveries)
+        own.errors.clear()  # a frame in a traceback may refer to the shutdown
+        if restarters:
+            await asyncio.wait(restarters)
 
-    def hurry(self) -> None:
+    def force(self) -> None:
         """Cancel all that is being stopped, and wait for it no longer than a moment."""
-        self._hurried = True
-        for sweep in tuple(self._sweeps):
-            sweep.hurry()
+        self._is_forced = True
+        for shutdown in tuple(self._shutdowns):
+            shutdown.force()
 
-    def sweep(
-        self, units: list[Unit], exception: BaseException | None, limit: float | None
-    ) -> Sweep:
-        """Stop `units`, without their dependants."""
-        sweep = Sweep(self._loop, units, exception, limit)
-        self._sweeps.add(sweep)
-        if self._hurried:
-            sweep.hurry()
-        if sweep.begin():
-            self._swept(sweep, units)
+    def shut_down(
+        self, records: list[ServiceRecord], exception: BaseException | None, limit: float | None
+    ) -> Shutdown:
+        """Stop `records`, without their dependants."""
+        shutdown = Shutdown(self._loop, records, exception, limit)
+        self._shutdowns.add(shutdown)
+        if self._is_forced:
+            shutdown.force()
+        if shutdown.begin():
+            self._shutdown_ended(shutdown, records)
         else:
             # A task of its own: the caller may be one of the tasks that are cancelled in its
             # course.
-            sweep.task = start_eagerly(self._run(sweep, units), self._loop, name="stop of services")
-        return sweep
+            shutdown.task = start_eagerly(
+                self._run(shutdown, records), self._loop, name="stop of services"
+            )
+        return shutdown
 
-    async def _run(self, sweep: Sweep, units: list[Unit]) -> None:
+    async def _run(self, shutdown: Shutdown, records: list[ServiceRecord]) -> None:
         try:
-            await sweep.run()
+            await shutdown.run()
         finally:
-            self._swept(sweep, units)
+            self._shutdown_ended(shutdown, records)
 
-    def _swept(self, sweep: Sweep, units: list[Unit]) -> None:
-        self.hung = self.hung or sweep.hung
-        self._sweeps.discard(sweep)
-        for unit in units:
-            if unit.in_startup is None or not unit.in_startup.schedule_retry(unit, hung=sweep.hung):
-                self.forget(unit)
-        sweep.ended.set_result(None)
+    def _shutdown_ended(self, shutdown: Shutdown, records: list[ServiceRecord]) -> None:
+        self.hung = self.hung or shutdown.hung
+        self._shutdowns.discard(shutdown)
+        for record in records:
+            if record.startup is None or not record.startup.schedule_retry(
+                record, hung=shutdown.hung
+            ):
+                self.forget(record)
+        shutdown.ended.set_result(None)
 
-    def forget(self, unit: Unit) -> None:
-        """Forget `unit`, which is at rest."""
-        if self._units.get(id(unit.service)) is unit:
-            del self._units[id(unit.service)]
-        if unit.requires:
-            unlink(unit)
-        if unit.moved is not None:
-            unit.wake()
+    def forget(self, record: ServiceRecord) -> None:
+        """Forget `record`, which is at rest."""
+        if self._records.get(id(record.service)) is record:
+            del self._records[id(record.service)]
+        if record.requires:
+            unlink(record)
+        if record.transition is not None:
+            record.wake()

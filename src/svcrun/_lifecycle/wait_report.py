@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Collection, Iterable
 
-    from svcrun._lifecycle.dependency_graph import Walk
-    from svcrun._lifecycle.unit import Unit
+    from svcrun._lifecycle.dependency_graph import Traversal
+    from svcrun._lifecycle.service_record import ServiceRecord
 
 __all__ = ("SHOWN", "describe_starts", "listed")
 
@@ -21,35 +21,41 @@ SHOWN = 20
 
 
 def describe_starts(
-    units: Iterable[Unit], walk: Walk, retries: Collection[Unit], loop: asyncio.AbstractEventLoop
+    records: Iterable[ServiceRecord],
+    traversal: Traversal,
+    retries: Collection[ServiceRecord],
+    loop: asyncio.AbstractEventLoop,
 ) -> str:
-    """Return a line for each of `units` that has not started, and where it waits.
+    """Return a line for each of `records` that has not started, and where it waits.
 
-    :param walk: the walk that starts them.
-    :param retries: the units that wait for another attempt.
+    :param traversal: the traversal that starts them.
+    :param retries: the records that wait for another attempt.
     """
-    waiting = [unit for unit in units if unit in walk.pending]
-    # The units whose start() runs come first: the others wait for them.
-    waiting.sort(key=lambda unit: unit.task is None)
-    lines = [_describe(unit, walk, retries, loop) for unit in waiting[:SHOWN]]
+    waiting = [record for record in records if record in traversal.pending]
+    # The records whose start() runs come first: the others wait for them.
+    waiting.sort(key=lambda record: record.task is None)
+    lines = [_describe(record, traversal, retries, loop) for record in waiting[:SHOWN]]
     if len(waiting) > SHOWN:
         lines.append(f"and {len(waiting) - SHOWN} more")
     return "\n".join(lines)
 
 
 def _describe(
-    unit: Unit, walk: Walk, retries: Collection[Unit], loop: asyncio.AbstractEventLoop
+    record: ServiceRecord,
+    traversal: Traversal,
+    retries: Collection[ServiceRecord],
+    loop: asyncio.AbstractEventLoop,
 ) -> str:
-    name = show(unit.service)
-    if unit in retries:
+    name = show(record.service)
+    if record in retries:
         return f"{name} failed, and is waiting for its next attempt"
-    blocking = walk.blocking(unit)
+    blocking = traversal.blockers(record)
     if blocking:
         return f"{name} is waiting for {listed([show(other.service) for other in blocking])}"
-    if unit.task is None:
+    if record.task is None:
         return f"{name} is about to start"
-    stack = format_stack(unit.task)
-    keys = awaited_keys(loop, unit.service)
+    stack = format_stack(record.task)
+    keys = awaited_keys(loop, record.service)
     if keys:
         values = listed([f"context[{key!r}]" for key in keys])
         return f"{name} is waiting for {values}, which no service has set, at\n{stack}"

@@ -17,7 +17,7 @@ from svcrun._runtime.os_signals import Interrupts
 from svcrun._runtime.shutdown_report import ShutdownReport, is_at_terminal, place_of, running_work
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
-from svcrun._util.raising import brief, raise_together, raise_unchanged
+from svcrun._util.raising import one_line, raise_together, raise_unchanged
 from svcrun._util.tasks import format_stack, heard, join
 from svcrun.context import Context
 from svcrun.errors import ShuttingDown, StopTimeout, show
@@ -250,7 +250,7 @@ class Runtime:
         """React to somebody who does not want to wait."""
         log.warning("interrupted again, cutting everything short")
         self._deadline.set(self._loop.time())
-        self.supervisor.hurry()
+        self.supervisor.force()
         self.hooks.cancel()
         if self._starting is not None:
             self._starting.cancel()
@@ -411,7 +411,9 @@ class Runtime:
         elif exception is None:
             self._report.begin(logging.DEBUG, "the block has ended, shutting down")
         else:
-            self._report.begin(logging.INFO, "the block raised %s, shutting down", brief(exception))
+            self._report.begin(
+                logging.INFO, "the block raised %s, shutting down", one_line(exception)
+            )
 
     def _awaited(self) -> list[str]:
         """Describe the services, hooks, tasks and threads that the shutdown waits for."""

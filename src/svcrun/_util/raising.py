@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from svcrun._util.hints import NoReturn
 
-__all__ = ("brief", "raise_together", "raise_unchanged")
+__all__ = ("one_line", "raise_together", "raise_unchanged")
 
 
 def raise_unchanged(error: BaseException) -> NoReturn:
@@ -39,7 +39,7 @@ def raise_together(message: str, errors: list[BaseException]) -> None:
         del first, others
 
 
-def brief(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Return the type of `error` and the first line of its message."""
     try:
         message = str(error).partition("\n")[0]

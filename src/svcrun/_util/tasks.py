@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 __all__ = (
     "CALLBACK",
-    "at_work",
     "cancel_and_wait",
     "current_work",
     "format_stack",
     "heard",
     "join",
     "retrieve",
+    "running_task_and_service",
     "service_of",
 )
 
@@ -44,7 +44,7 @@ CALLBACK = asyncio.Handle._run.__code__  # noqa: SLF001 - there is no other mark
 """The code in which asyncio's own loop makes all its calls; uvloop leaves no trace of it."""
 
 
-def at_work(
+def running_task_and_service(
     loop: asyncio.AbstractEventLoop, frame: FrameType | None
 ) -> tuple[asyncio.Task[Any] | None, Service | None]:
     """Return the task and the service that are running in `loop`, each None if there is none.

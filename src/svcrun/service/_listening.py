@@ -7,8 +7,8 @@ import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from svcrun._net.endpoint import Endpoint, local_address
+from svcrun.service._internals import overridable, part_of
 from svcrun.service._keywords import check_present, keep
-from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Listening(Service):
         super().__init__(**kwargs)
         part_of(self, Place)
 
-    @shown
+    @overridable
     def socket(self) -> Socket | None:
         """The bound socket, as long as the service has one."""
         return self._svcrun_socket

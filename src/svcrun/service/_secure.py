@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from svcrun._net.tls_options import DEFAULT_CIPHERS, DEFAULT_VERSION, SSLOptions
 from svcrun._util.validation import check_number
 from svcrun.errors import NotRunning
+from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening, Place
-from svcrun.service._record import part_of, shown
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +43,7 @@ class Secure(Listening):
     ciphers: str | Iterable[str] = DEFAULT_CIPHERS
     ssl_handshake_timeout: float = 10.0
 
-    @shown
+    @overridable
     def ssl_context(self) -> ssl.SSLContext:
         """The SSL context for new connections."""
         return self._svcrun_ssl_context

@@ -12,7 +12,7 @@ from svcrun._reporting.report_queue import QUEUE_SIZE, ReportHandler
 from svcrun._util.validation import check_number
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.log import parse_level
-from svcrun.service._record import part_of, shown
+from svcrun.service._internals import overridable, part_of
 from svcrun.service.base import Service
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Sender(Service):
         accepted = "a number of seconds, 0 or more"
         check_number(self, "flush_timeout", self.flush_timeout, accepted, low=0)
 
-    @shown
+    @overridable
     def dropped(self) -> int:
         """How many were not reported: for lack of room or time, or because of an error."""
         handler = self._svcrun_handler

@@ -12,8 +12,8 @@ from svcrun._net.listener import listen
 from svcrun._net.resume_queue import ResumeQueue
 from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning
+from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening
-from svcrun.service._record import part_of, shown
 from svcrun.service.base import SimpleServer, parameter, tasks_of
 
 if TYPE_CHECKING:
@@ -57,17 +57,17 @@ class StreamServer(Listening, SimpleServer):
 
     if not TYPE_CHECKING:
 
-        @shown
+        @overridable
         def server(self) -> asyncio.AbstractServer | None:
             """The listener, None while the service does not listen."""
             return part_of(self, Clients).listener
 
-    @shown
+    @overridable
     def connections(self) -> Collection[Connection]:
         """The open connections."""
         return part_of(self, Clients).connections
 
-    @shown
+    @overridable
     def stopping(self) -> bool:
         """Whether new clients are refused."""
         return part_of(self, Clients).stopping

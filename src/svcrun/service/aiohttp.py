@@ -21,8 +21,8 @@ from svcrun._web.aiohttp.server import KEYWORDS, NUMBERS, Server
 from svcrun._web.aiohttp.site import Runner, Site
 from svcrun._web.application import check_application, check_import_string, load
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, show
+from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening
-from svcrun.service._record import part_of, shown
 from svcrun.service._secure import Secure
 from svcrun.service.base import Service as Service, parameter
 
@@ -134,12 +134,12 @@ class AIOHTTPService(Listening):
     def __own(self) -> _Serving:
         return part_of(self, _Serving)
 
-    @shown
+    @overridable
     def runner(self) -> web.BaseRunner | None:
         """The runner of the application, while the service runs."""
         return self.__own.runner
 
-    @shown
+    @overridable
     def site(self) -> web.BaseSite | None:
         """The site that listens, while the service runs."""
         return self.__own.site

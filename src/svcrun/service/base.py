@@ -14,9 +14,16 @@ from svcrun._util.tasks import cancel_and_wait
 from svcrun._util.validation import check_number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
 from svcrun.restart import Restart
+from svcrun.service._internals import (
+    ServiceInternals,
+    internals_of,
+    loop_of,
+    overridable,
+    overridable_event,
+    part_of,
+)
 from svcrun.service._keywords import LIFE_CYCLE, check_methods, keep, parameters_of
 from svcrun.service._meta import ServiceMeta, parameter
-from svcrun.service._record import Record, loop_of, part_of, record_of, shown, shown_event
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
@@ -100,7 +107,7 @@ class Service(metaclass=ServiceMeta):
     # The keywords of the instance.
     _svcrun_given: Mapping[str, typing.Any] = parameter(default=MappingProxyType({}), init=False)
     # Created on first use, so that creating a service is fast.
-    _svcrun_record: Record | None = parameter(default=None, init=False)
+    _svcrun_internals: ServiceInternals | None = parameter(default=None, init=False)
 
     def __init__(self, **kwargs: typing.Any) -> None:
         cls = type(self)
@@ -116,7 +123,7 @@ class Service(metaclass=ServiceMeta):
             if not LIFE_CYCLE.isdisjoint(kwargs):
                 check_lifecycle_parameters(self)
 
-    @shown
+    @overridable
     def state(self) -> ServiceState:
         """What the service is doing."""
         return state_of(self)
@@ -125,7 +132,7 @@ class Service(metaclass=ServiceMeta):
         loop: asyncio.AbstractEventLoop = parameter(default=None)
     else:
 
-        @shown
+        @overridable
         def loop(self) -> asyncio.AbstractEventLoop:
             """The event loop that the service runs in.
 
@@ -133,28 +140,28 @@ class Service(metaclass=ServiceMeta):
             """
             return loop_of(self)
 
-    @shown_event
+    @overridable_event
     def start_event(self) -> asyncio.Event:
         """Set this in a :meth:`start` that runs on, as soon as the service is ready.
 
         A thread that works for the service may do it as well.
         """
-        return record_of(self).start_event
+        return internals_of(self).start_event
 
-    @shown
+    @overridable
     def context(self) -> Context:
         """The values that services of one entrypoint share: ``await self.context["key"]``."""
-        record = record_of(self)
-        context = record.context
+        internals = internals_of(self)
+        context = internals.context
         if context is None:
             from svcrun.context import get_context  # few services need it
 
-            context = record.context = get_context(loop_of(self))
+            context = internals.context = get_context(loop_of(self))
         return context
 
     def set_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Prepare for a start in `loop`."""
-        record_of(self).prepare(loop)
+        internals_of(self).prepare(loop)
 
     def _svcrun_listens(self) -> bool:
         return False
@@ -206,9 +213,9 @@ class Service(metaclass=ServiceMeta):
 
 
 def state_of(service: Service) -> ServiceState:
-    """Return the state of `service` in its record; its attribute ``state`` may be redefined."""
-    record = service._svcrun_record
-    return ServiceState.NEW if record is None else record.state
+    """Return the state of `service` in its internals; its attribute ``state`` may be redefined."""
+    internals = service._svcrun_internals
+    return ServiceState.NEW if internals is None else internals.state
 
 
 def check_lifecycle_parameters(service: Service) -> None:
@@ -248,7 +255,7 @@ def check_lifecycle_parameters(service: Service) -> None:
             )
 
 
-def own_stop(service: Service) -> Callable[..., Coroutine[typing.Any, typing.Any, None]] | None:
+def base_stop(service: Service) -> Callable[..., Coroutine[typing.Any, typing.Any, None]] | None:
     """Return that part of ``stop()`` which belongs to the package's own bases of `service`.
 
     They open sockets and begin tasks in ``start()``. A subclass that extends it may fail after
@@ -289,7 +296,7 @@ def _no_tasks(_: Service) -> set[asyncio.Task[typing.Any]]:
 class TaskStoreBase(Service):
     """A service that keeps tasks and cancels them when it stops."""
 
-    @shown
+    @overridable
     def tasks(self) -> set[asyncio.Task[typing.Any]]:
         """The tasks in progress."""
         return tasks_of(self)

@@ -14,7 +14,7 @@ except ImportError as error:
 
 from svcrun._util.callables import is_coroutine_function
 from svcrun.errors import ParameterTypeError
-from svcrun.service._record import part_of, shown
+from svcrun.service._internals import overridable, part_of
 from svcrun.service.base import Service, parameter, state_of
 from svcrun.state import ServiceState
 
@@ -185,7 +185,7 @@ class CronService(Service):
             self.__call(job)
         return job.callback
 
-    @shown
+    @overridable
     def callbacks(self) -> tuple[CronCallback, ...]:
         """What was registered; each counts its calls."""
         return tuple(job.callback for job in _lines_of(self).jobs)

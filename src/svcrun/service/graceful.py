@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from svcrun._util.tasks import current_work, format_stack
 from svcrun._util.validation import check_number
 from svcrun.errors import show
-from svcrun.service._record import loop_of, part_of
+from svcrun.service._internals import loop_of, part_of
 from svcrun.service.base import Service
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from svcrun._util.base_classes import near_method
 from svcrun._util.current_service import name_of
 from svcrun.errors import MissingMethod, show
 from svcrun.periodic import PeriodicCallback, check_period
+from svcrun.service._internals import overridable, part_of
 from svcrun.service._keywords import check_present
-from svcrun.service._record import part_of, shown
 from svcrun.service.base import Service, parameter
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class PeriodicService(Service):
             check_call_options(self, self.overlap, self.suppress_exceptions)
         part_of(self, _Calls)
 
-    @shown
+    @overridable
     def periodic(self) -> PeriodicCallback:
         """The :class:`PeriodicCallback` that makes and counts the calls."""
         return part_of(self, _Calls).periodic

@@ -16,7 +16,7 @@ from svcrun._util.current_service import name_of
 from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
-from svcrun.service._record import part_of, shown
+from svcrun.service._internals import overridable, part_of
 from svcrun.service.base import Service
 from svcrun.thread_pool.separate import run_in_new_thread
 
@@ -81,12 +81,12 @@ class Profiler(Service):
         self.__check_parameters()
         part_of(self, _Profiling)
 
-    @shown
+    @overridable
     def profiler(self) -> Profile:
         """The profile since the last start."""
         return part_of(self, _Profiling).profile
 
-    @shown
+    @overridable
     def periodic(self) -> PeriodicCallback:
         """The :class:`PeriodicCallback` that logs and counts the tables."""
         return part_of(self, _Profiling).periodic

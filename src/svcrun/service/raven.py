@@ -25,7 +25,7 @@ from svcrun._reporting.raven.transports import (
 )
 from svcrun._reporting.report_queue import unreported
 from svcrun.errors import AlreadyRunning, ParameterError
-from svcrun.service._record import part_of, shown
+from svcrun.service._internals import overridable, part_of
 from svcrun.service._sender import Sender
 
 if TYPE_CHECKING:
@@ -80,12 +80,12 @@ class RavenSender(Sender):
     def __own(self) -> _Sending:
         return part_of(self, _Sending)
 
-    @shown
+    @overridable
     def client(self) -> Client | None:
         """The ``raven.Client``."""
         return self.__own.client
 
-    @shown
+    @overridable
     def sent(self) -> int:
         """How many events the server has taken."""
         return 0 if self.__own.courier is None else self.__own.courier.sent

@@ -19,7 +19,7 @@ from svcrun._reporting.sentry.options import check_dsn, check_options, make_opti
 from svcrun._reporting.sentry.tasks import name_of_task
 from svcrun._reporting.sentry.transport import Transport
 from svcrun.errors import AlreadyRunning
-from svcrun.service._record import part_of, shown
+from svcrun.service._internals import overridable, part_of
 from svcrun.service._sender import Sender
 
 if TYPE_CHECKING:
@@ -74,12 +74,12 @@ class SentrySender(Sender):
     def __own(self) -> _Sending:
         return part_of(self, _Sending)
 
-    @shown
+    @overridable
     def client(self) -> BaseClient | None:
         """The client of sentry_sdk."""
         return self.__own.client
 
-    @shown
+    @overridable
     def sent(self) -> int:
         """How many events the server has taken."""
         return 0 if self.__own.transport is None else self.__own.transport.sent

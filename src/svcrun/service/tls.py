@@ -15,7 +15,7 @@ from svcrun._net.tls_options import (
     PathOrStr as PathOrStr,
     SSLOptions,
 )
-from svcrun.service._record import part_of
+from svcrun.service._internals import part_of
 from svcrun.service._secure import Secure
 from svcrun.service._stream import StreamServer
 from svcrun.service.base import SimpleServer as SimpleServer

@@ -17,7 +17,7 @@ from svcrun._insight.memory import differences, forget, group, tracing
 from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
-from svcrun.service._record import part_of
+from svcrun.service._internals import part_of
 from svcrun.service.base import Service
 from svcrun.thread_pool.separate import run_in_new_thread
 

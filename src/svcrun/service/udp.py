@@ -15,8 +15,8 @@ from svcrun._util.callables import is_coroutine_function
 from svcrun._util.rate_limited_log import Tally
 from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, NotRunning
+from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening
-from svcrun.service._record import part_of, shown
 from svcrun.service.base import SimpleServer, parameter, tasks_of
 from svcrun.utils import OptionsType as OptionsType, awaitable as awaitable
 
@@ -94,12 +94,12 @@ class UDPServer(Listening, SimpleServer):
         kwargs.update((name, value) for name, value in given.items() if value is not None)
         super().__init__(**kwargs)
 
-    @shown
+    @overridable
     def dropped(self) -> int:
         """How many datagrams were read but not handled, as `max_tasks` handlers were at work."""
         return part_of(self, _Datagrams).dropped.total
 
-    @shown
+    @overridable
     def unsent(self) -> int:
         """How many datagrams :meth:`sendto` took and could not send."""
         return part_of(self, _Datagrams).unsent.total

@@ -35,8 +35,8 @@ from svcrun.errors import (
     ServerEnded,
     show,
 )
+from svcrun.service._internals import internals_of, overridable, part_of
 from svcrun.service._listening import Listening
-from svcrun.service._record import part_of, record_of, shown
 
 if TYPE_CHECKING:
     import os
@@ -194,7 +194,7 @@ class UvicornService(Listening):
     def __own(self) -> _Hosting:
         return part_of(self, _Hosting)
 
-    @shown
+    @overridable
     def server(self) -> Server | None:
         """The server of uvicorn, while the service runs."""
         return self.__own.server
@@ -212,7 +212,7 @@ class UvicornService(Listening):
         """
         if self.__own.is_starting or self._svcrun_socket is not None:
             raise AlreadyRunning(self)
-        started = record_of(self).start_event
+        started = internals_of(self).start_event
         started.clear()  # which is new for each start, but for one by hand
         self.__own.is_starting, self.__own.is_asked_to_stop = True, False
         try:

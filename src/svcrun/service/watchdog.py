@@ -12,10 +12,10 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from svcrun._util.tasks import CALLBACK, at_work
+from svcrun._util.tasks import CALLBACK, running_task_and_service
 from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, show
-from svcrun.service._record import part_of, shown
+from svcrun.service._internals import overridable, part_of
 from svcrun.service.base import Service
 from svcrun.thread_pool.separate import run_in_new_thread
 from svcrun.thread_pool.threads import stoppable
@@ -107,7 +107,7 @@ class LoopWatchdog(Service):
                 accepted = f"a number of seconds up to the threshold, {self.threshold:g}"
                 raise ParameterError(self, "interval", self.interval, accepted)
 
-    @shown
+    @overridable
     def lag(self) -> LoopLag:
         """By how much the loop was late, and is; any thread may ask, also after the stop."""
         watch = part_of(self, _Watching).watch
@@ -277,7 +277,7 @@ class _Watch:
     def _report(self, due: float, lag: float) -> None:
         """Tell what blocks the loop."""
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented
-        task, service = at_work(self._loop, frame)
+        task, service = running_task_and_service(self._loop, frame)
         calls = list(_calls(frame, self._caller))
         # Up to here nothing has given up the interpreter's lock, which who blocks the loop may wait
         # for as well.

@@ -1,9 +1,9 @@
-"""The record in which the life cycle keeps the state of a service.
+"""The private state that the package keeps of each service.
 
 Subclasses and instances of a service may use any attribute name: `state`, `loop`, `tasks`,
-`server`. So the package keeps its own state of a service in one record, in the attribute
-`_svcrun_record`, and the life cycle reads only that. An attribute such as ``service.state`` returns
-a value of the record, unless the class or the instance redefines it.
+`server`. So the package keeps its own state of a service in one object, the attribute
+`_svcrun_internals`, and the life cycle reads only that. An attribute such as ``service.state``
+returns a value of that object, unless the class or the instance redefines it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 T = typing.TypeVar("T")
 P = typing.TypeVar("P")
 
-__all__ = ("Record", "StartEvent", "loop_of", "part_of", "record_of", "shown", "shown_event")
+__all__ = (
+    "ServiceInternals",
+    "StartEvent",
+    "internals_of",
+    "loop_of",
+    "overridable",
+    "overridable_event",
+    "part_of",
+)
 
 
 class StartEvent(asyncio.Event):
@@ -46,7 +54,7 @@ class StartEvent(asyncio.Event):
             self.callback()
 
 
-class Record:
+class ServiceInternals:
     """The state of a service, and the private state of its base classes.
 
     :attr:`parts` holds one object for each base class. :func:`part_of` creates it on first use, so
@@ -63,13 +71,13 @@ class Record:
         self.parts: dict[type, typing.Any] | None = None
         self._start_event: StartEvent | None = None
 
-    def __reduce__(self) -> tuple[type[Record], tuple[()]]:
+    def __reduce__(self) -> tuple[type[ServiceInternals], tuple[()]]:
         # A subclass's `__getstate__` may return its `__dict__`. The copy was never started, so it
-        # gets a new record.
-        return Record, ()
+        # gets a new internals.
+        return ServiceInternals, ()
 
     def prepare(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Reset the record for a start in `loop`."""
+        """Reset the internals for a start in `loop`."""
         self.loop = loop
         self.context = None
         event, self._start_event = self._start_event, None
@@ -110,22 +118,22 @@ class Record:
             self._start_event.set()
 
 
-def record_of(service: Service) -> Record:
-    """Return the record of `service`; create it on first use."""
-    record = service._svcrun_record
-    if record is None:
-        record = Record()
+def internals_of(service: Service) -> ServiceInternals:
+    """Return the internals of `service`; create it on first use."""
+    internals = service._svcrun_internals
+    if internals is None:
+        internals = ServiceInternals()
         # A subclass's own `__setattr__` may accept its own names only.
-        object.__setattr__(service, "_svcrun_record", record)
-    return record
+        object.__setattr__(service, "_svcrun_internals", internals)
+    return internals
 
 
 def part_of(service: Service, kind: Callable[[typing.Any], P]) -> P:
-    """Return the part of the record that belongs to `kind`; call ``kind(service)`` on first use."""
-    record = record_of(service)
-    parts = record.parts
+    """Return the part of the internals that belongs to `kind`; create it on first use."""
+    internals = internals_of(service)
+    parts = internals.parts
     if parts is None:
-        parts = record.parts = {}
+        parts = internals.parts = {}
     part: P | None = parts.get(kind)  # type: ignore[call-overload]
     if part is None:
         part = parts[kind] = kind(service)  # type: ignore[index]
@@ -137,15 +145,15 @@ def loop_of(service: Service) -> asyncio.AbstractEventLoop:
 
     :raises RuntimeError: if the service has no loop and no loop is running.
     """
-    record = service._svcrun_record
-    if record is None or record.loop is None:
+    internals = service._svcrun_internals
+    if internals is None or internals.loop is None:
         return asyncio.get_running_loop()
-    return record.loop
+    return internals.loop
 
 
 if TYPE_CHECKING:
 
-    class shown(typing.Generic[T]):  # noqa: N801 - used as `property` is
+    class overridable(typing.Generic[T]):  # noqa: N801 - used as `property` is
         def __init__(self, get: Callable[[typing.Any], T]) -> None: ...
         @typing.overload
         def __get__(self, instance: None, owner: type) -> typing.Self: ...
@@ -154,11 +162,11 @@ if TYPE_CHECKING:
         def __get__(self, instance: object, owner: type | None = None) -> typing.Any: ...
         def __set__(self, instance: object, value: typing.Any) -> None: ...
 
-    shown_event = shown
+    overridable_event = overridable
 
 else:
 
-    class shown:  # noqa: N801 - used as `property` is
+    class overridable:  # noqa: N801 - used as `property` is
         """A property that an attribute of the instance with the same name overrides."""
 
         def __init__(self, get: Callable[[typing.Any], typing.Any]) -> None:
@@ -169,12 +177,12 @@ else:
         def __get__(self, instance: object, owner: type | None = None) -> typing.Any:
             return self if instance is None else self._get(instance)
 
-    class shown_event(shown):  # noqa: N801 - used as `property` is
+    class overridable_event(overridable):  # noqa: N801 - used as `property` is
         """The same for the start event, with fewer calls: each start of a service asks for it."""
 
         def __get__(self, instance: typing.Any, owner: type | None = None) -> typing.Any:
             if instance is None:
                 return self
-            record = instance._svcrun_record
-            event = None if record is None else record._start_event  # noqa: SLF001 - this module
+            internals = instance._svcrun_internals
+            event = None if internals is None else internals._start_event  # noqa: SLF001 - this module
             return self._get(instance) if event is None else event

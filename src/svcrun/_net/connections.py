@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from svcrun._net.resume_queue import ResumeQueue
+from svcrun._util.shared_stop import SharedStop
 from svcrun.errors import show
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ class Clients:
         self.listener: asyncio.AbstractServer | None = None
         # Whether new clients are refused.
         self.stopping = False
-        # Done when the current stop() has completed.
-        self.stopped: asyncio.Future[None] | None = None
+        self.stop = SharedStop()
         # Set during a stop when a handler or a connection has ended.
         self._progress: asyncio.Event | None = None
 

@@ -113,27 +113,24 @@ class StreamServer(Listening, SimpleServer):
         clients = part_of(self, Clients)
         current = asyncio.current_task()
         clients.excuse(current)  # a handler that stops its own server would wait for itself
-        if clients.stopped is not None:
-            await asyncio.wait((clients.stopped,))
+        if await clients.stop.in_progress():
             return
 
         self.__close_listener(clients)
-        clients.stopped = asyncio.get_running_loop().create_future()
-        try:
-            if clients.connections:
-                await clients.end(self.drain_timeout)
-            await super().stop(exception)
-        except BaseException:
-            # Nobody waits any longer, so what is left ends without being waited for.
-            clients.abort()
-            for task in tasks_of(self) - {current}:
-                task.cancel()
-            raise
-        finally:
-            clients.stopped.set_result(None)
-            clients.stopped = None
-            if not clients.connections:
-                clients.service = None
+        with clients.stop:
+            try:
+                if clients.connections:
+                    await clients.end(self.drain_timeout)
+                await super().stop(exception)
+            except BaseException:
+                # This wait was cut short: end the rest without waiting for it.
+                clients.abort()
+                for task in tasks_of(self) - {current}:
+                    task.cancel()
+                raise
+            finally:
+                if not clients.connections:
+                    clients.service = None
 
     def _svcrun_connection_factory(self, clients: Clients) -> Callable[[], Connection]:
         return lambda: PlainConnection(clients)

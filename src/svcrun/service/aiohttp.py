@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -14,6 +13,7 @@ except ImportError as error:
 
 from svcrun._net.endpoint import bind_socket as bind_socket
 from svcrun._net.tls_options import PathOrStr as PathOrStr, SSLOptions as SSLOptions
+from svcrun._util.shared_stop import SharedStop
 from svcrun._util.tasks import current_work
 from svcrun._util.validation import check_number
 from svcrun._web.aiohttp.access_log import AccessLogger
@@ -220,29 +220,27 @@ class AIOHTTPService(Listening):
 
         A start() that is not done yet fails, and undoes what it has done.
         """
-        if self.__own.stopped is not None:
+        if self.__own.stop.is_running:
             if self.__own.runner is not None and isinstance(self.__own.runner.server, Server):
                 # What calls this may be what that stop waits for.
                 self.__own.runner.server.excuse(current_work.get())
-            await asyncio.wait((self.__own.stopped,))
+            await self.__own.stop.in_progress()
             return
         if self.__own.is_starting:
             self.__own.is_interrupted = True
         if self.__own.is_starting or self._svcrun_socket is None:
             await super().stop(exception)
             return
-        self.__own.stopped = asyncio.get_running_loop().create_future()
-        try:
-            self._svcrun_endpoint.remove_file()  # before the socket is closed
+        with self.__own.stop:
             try:
-                if self.__own.runner is not None:
-                    await self.__own.runner.cleanup()
+                self._svcrun_endpoint.remove_file()  # before the socket is closed
+                try:
+                    if self.__own.runner is not None:
+                        await self.__own.runner.cleanup()
+                finally:
+                    await super().stop(exception)
             finally:
-                await super().stop(exception)
-        finally:
-            self.__forget()
-            self.__own.stopped.set_result(None)
-            self.__own.stopped = None
+                self.__forget()
 
     def __go_on(self) -> None:
         if self.__own.is_interrupted:
@@ -308,7 +306,7 @@ class _Serving:
     def __init__(self, _: AIOHTTPService) -> None:
         self.runner: web.BaseRunner | None = None
         self.site: web.BaseSite | None = None
-        self.stopped: asyncio.Future[None] | None = None
+        self.stop = SharedStop()
         self.is_starting = False
         # Race: whether stop() was called during the start.
         self.is_interrupted = False

@@ -13,6 +13,7 @@ from svcrun._net.send_queue import Outbox
 from svcrun._net.worker_pool import Crew
 from svcrun._util.callables import is_coroutine_function
 from svcrun._util.rate_limited_log import Tally
+from svcrun._util.shared_stop import SharedStop
 from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, NotRunning
 from svcrun.service._internals import overridable, part_of
@@ -177,31 +178,28 @@ class UDPServer(Listening, SimpleServer):
             await super().stop(exception)
             return
         crew.excuse(asyncio.current_task())
-        if own.stopped is not None:
-            await asyncio.wait((own.stopped,))
+        if await own.stop.in_progress():
             return
 
         loop = asyncio.get_running_loop()
-        own.stopped = loop.create_future()
         deadline = loop.time() + self.drain_timeout
-        try:
-            await crew.close(self.drain_timeout)
-            await super().stop(exception)
-            await outbox.flush(max(0, deadline - loop.time()))
-        except BaseException:
-            # Nobody waits any longer, so what is left ends without being waited for.
-            crew.cancel()
-            for task in tasks_of(self) - {asyncio.current_task()}:
-                task.cancel()
-            raise
-        finally:
-            outbox.close()
-            self._svcrun_unbind()
-            own.crew = own.outbox = None
-            for tally in (own.dropped, own.unsent, own.failures):
-                tally.close()
-            own.stopped.set_result(None)
-            own.stopped = None
+        with own.stop:
+            try:
+                await crew.close(self.drain_timeout)
+                await super().stop(exception)
+                await outbox.flush(max(0, deadline - loop.time()))
+            except BaseException:
+                # This wait was cut short: cancel the rest without waiting for it.
+                crew.cancel()
+                for task in tasks_of(self) - {asyncio.current_task()}:
+                    task.cancel()
+                raise
+            finally:
+                outbox.close()
+                self._svcrun_unbind()
+                own.crew = own.outbox = None
+                for tally in (own.dropped, own.unsent, own.failures):
+                    tally.close()
 
     def _svcrun_check_parameters(self) -> None:
         super()._svcrun_check_parameters()
@@ -218,7 +216,7 @@ class _Datagrams:
     def __init__(self, _: UDPServer) -> None:
         self.crew: Crew | None = None
         self.outbox: Outbox | None = None
-        self.stopped: asyncio.Future[None] | None = None
+        self.stop = SharedStop()
         self.dropped = Tally(log)
         self.unsent = Tally(log)
         self.failures = Tally(log)

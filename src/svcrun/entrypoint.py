@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from types import TracebackType
 
-    from svcrun._runtime.block import Body
+    from svcrun._runtime.block import Block
     from svcrun._runtime.runtime import Runtime
     from svcrun.context import Context as Context, get_context
     from svcrun.context_vars import CURRENT_ENTRYPOINT
@@ -231,7 +231,7 @@ class Entrypoint(OptionAttributes):
 
         A task that waits here is not cancelled then, and can go on to its end.
         """
-        await self._running_here().body.closing()
+        await self._running_here().block.closing()
 
     async def start_services(self, *services: Service) -> None:
         """Start more services, as entering does: in their order, all of them or none.
@@ -245,7 +245,7 @@ class Entrypoint(OptionAttributes):
         runtime = self._running_here()
         supervisor = runtime.supervisor
         _check(services)
-        if runtime.body.is_closing:
+        if runtime.block.is_closing:
             raise ShuttingDown(services)
         running = set(map(id, supervisor.services)) if self.post_start else ()
         if self.pre_start:
@@ -292,7 +292,7 @@ class Entrypoint(OptionAttributes):
         is_awaited = runtime.is_stopping and current_work.get() is not None
         shutdown = runtime.shut_down(exception)
         current = asyncio.current_task()
-        if current is not runtime.body.task:
+        if current is not runtime.block.task:
             runtime.interrupt()
         if is_awaited or runtime.waits_for(current):
             await asyncio.sleep(0)  # a start() is cancelled here
@@ -308,7 +308,7 @@ class Entrypoint(OptionAttributes):
             )
         self._begin()
         # Loaded here, so that importing the package costs little to those who do not run anything.
-        from svcrun._runtime.block import LoopBody
+        from svcrun._runtime.block import LoopBlock
         from svcrun._runtime.event_loop import drive, make_loop
 
         try:
@@ -318,7 +318,7 @@ class Entrypoint(OptionAttributes):
             loop = self._loop
             if loop.is_running():
                 raise _wrong_loop(loop)
-            runtime = self._set_up(loop, LoopBody(loop), owns_loop=owns_loop)
+            runtime = self._set_up(loop, LoopBlock(loop), owns_loop=owns_loop)
             error = drive(loop, runtime.enter(self.start_services(*self._given)), cancel=True)
             if error is not None:
                 try:
@@ -328,7 +328,7 @@ class Entrypoint(OptionAttributes):
                     raise_unchanged(error)
                 finally:
                     del error  # whose traceback refers to this frame
-            runtime.begin_body()
+            runtime.begin_block()
         except BaseException:
             self._end()
             raise
@@ -343,7 +343,7 @@ class Entrypoint(OptionAttributes):
         if self._left:
             return False
         runtime = self._running()
-        runtime.end_body()
+        runtime.end_block()
         try:
             if not self.loop.is_closed():
                 self._finish(runtime, runtime.cause(exc))
@@ -356,7 +356,7 @@ class Entrypoint(OptionAttributes):
     def _finish(self, runtime: Runtime, exception: BaseException | None) -> None:
         from svcrun._runtime.event_loop import drive
 
-        runtime.body.spare.free()
+        runtime.block.spare.free()
         error = drive(self.loop, runtime.finish(exception), cancel=False)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             runtime.note(error)
@@ -365,14 +365,14 @@ class Entrypoint(OptionAttributes):
 
     async def __aenter__(self) -> Entrypoint:
         self._begin()
-        from svcrun._runtime.block import TaskBody
+        from svcrun._runtime.block import TaskBlock
 
         try:
             loop = asyncio.get_running_loop()
             if self._loop is not None and self._loop is not loop:
                 raise _wrong_loop(self._loop)
             self._loop = loop
-            runtime = self._set_up(loop, TaskBody(loop), owns_loop=False)
+            runtime = self._set_up(loop, TaskBlock(loop), owns_loop=False)
             error = await runtime.enter_in_task(self.start_services(*self._given))
             if error is not None:
                 try:
@@ -382,7 +382,7 @@ class Entrypoint(OptionAttributes):
                     raise_unchanged(error)
                 finally:
                     del error  # whose traceback refers to this frame
-            runtime.begin_body()
+            runtime.begin_block()
         except BaseException:
             self._end()
             raise
@@ -397,7 +397,7 @@ class Entrypoint(OptionAttributes):
         if self._left:
             return False
         runtime = self._running()
-        runtime.end_body()
+        runtime.end_block()
         cancelled: asyncio.CancelledError | None = None
         try:
             await runtime.finish_in_task(runtime.cause(exc))
@@ -405,7 +405,7 @@ class Entrypoint(OptionAttributes):
             cancelled = error
         finally:
             self._end()
-        by_others = runtime.body.settle()
+        by_others = runtime.block.settle()
         swallow = self._conclude(runtime, exc)
         if cancelled is not None and by_others:
             raise cancelled
@@ -419,7 +419,7 @@ class Entrypoint(OptionAttributes):
         for hook in (self.pre_start, self.post_start, self.pre_stop, self.post_stop):
             hook.freeze()
 
-    def _set_up(self, loop: asyncio.AbstractEventLoop, body: Body, *, owns_loop: bool) -> Runtime:
+    def _set_up(self, loop: asyncio.AbstractEventLoop, block: Block, *, owns_loop: bool) -> Runtime:
         from svcrun._runtime.runtime import Runtime
         from svcrun.plugins import report_plugins
 
@@ -428,7 +428,7 @@ class Entrypoint(OptionAttributes):
         self._runtime = Runtime(
             self._options,
             loop,
-            body,
+            block,
             owns_loop=owns_loop,
             call_hook=self._hook_call,
             on_forked=self._disown,
@@ -465,7 +465,7 @@ class Entrypoint(OptionAttributes):
     def _conclude(self, runtime: Runtime, error: BaseException | None) -> bool:
         swallow = runtime.conclude(error)
         # A coroutine that handled its cancellation has returned, but not with what was asked for.
-        was_cut = error is None and runtime.signal is not None and runtime.body.was_cancelled
+        was_cut = error is None and runtime.signal is not None and runtime.block.was_cancelled
         if self._raise_signal and (swallow or was_cut):
             raise self._exit_by_signal(runtime.signal)
         return swallow

@@ -12,33 +12,33 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from svcrun._runtime.exit_watchdog import Guard
-from svcrun._runtime.os_signals import SAME_SIGNAL, BodyInterrupted, Interrupts
+from svcrun._runtime.exit_watchdog import ExitWatchdog
+from svcrun._runtime.os_signals import SAME_SIGNAL, BlockInterrupted, OSSignals
 from tests.support import LoopFactory, nothing_left
 
 
 class Stage:
-    """A loop with interrupts that note what they call."""
+    """A loop with os_signals that note what they call."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.calls: list[object] = []
-        self.in_body = False
-        self.guard = Guard(loop, last_words=lambda: None)
-        self.made: list[Interrupts] = []
+        self.in_block = False
+        self.watchdog = ExitWatchdog(loop, flush_log=lambda: None)
+        self.made: list[OSSignals] = []
 
-    def make(self, *signals: int) -> Interrupts:
-        interrupts = Interrupts(
+    def make(self, *signals: int) -> OSSignals:
+        os_signals = OSSignals(
             self.loop,
             signals or (signal.SIGUSR1, signal.SIGINT),
-            self.guard,
+            self.watchdog,
             on_caught=lambda: self.calls.append("caught"),
             on_first=lambda signum: self.calls.append(signal.Signals(signum).name),
-            on_insist=lambda: self.calls.append("insist"),
-            in_body=lambda: self.in_body,
+            on_second_sigint=lambda: self.calls.append("insist"),
+            in_block=lambda: self.in_block,
         )
-        self.made.append(interrupts)
-        return interrupts
+        self.made.append(os_signals)
+        return os_signals
 
     def turn(self) -> None:
         self.loop.run_until_complete(asyncio.sleep(0))
@@ -52,8 +52,8 @@ def stage(loop_factory: LoopFactory) -> Iterator[Stage]:
         try:
             yield stage
         finally:
-            for interrupts in reversed(stage.made):
-                interrupts.restore()
+            for os_signals in reversed(stage.made):
+                os_signals.restore()
             loop.close()
 
 
@@ -76,12 +76,12 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def test_the_first_signal_is_told_in_the_handler_and_then_in_the_loop(stage: Stage) -> None:
-    interrupts = stage.make()
-    interrupts.install()
-    assert interrupts.first is None
+    os_signals = stage.make()
+    os_signals.install()
+    assert os_signals.first is None
     signal.raise_signal(signal.SIGUSR1)
     assert stage.calls == ["caught"]
-    assert interrupts.first == signal.SIGUSR1
+    assert os_signals.first == signal.SIGUSR1
     stage.turn()
     assert stage.calls == ["caught", "SIGUSR1"]
 
@@ -143,22 +143,22 @@ def test_everything_is_restored_and_restoring_again_does_nothing(stage: Stage) -
 
     found = signal.signal(signal.SIGUSR1, theirs)
     try:
-        interrupts = stage.make()
-        interrupts.install()
+        os_signals = stage.make()
+        os_signals.install()
         assert signal.getsignal(signal.SIGUSR1) is not theirs
-        interrupts.restore()
+        os_signals.restore()
         assert signal.getsignal(signal.SIGUSR1) is theirs
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        interrupts.restore()
+        os_signals.restore()
         assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGUSR1, found)
 
 
 def test_a_signal_after_the_loop_is_closed_does_no_harm(stage: Stage) -> None:
-    interrupts = stage.make()
-    interrupts.install()
-    interrupts.detach()
+    os_signals = stage.make()
+    os_signals.install()
+    os_signals.detach()
     stage.loop.close()
     signal.raise_signal(signal.SIGUSR1)
     assert stage.calls == ["caught"]
@@ -168,10 +168,10 @@ def test_a_loop_that_somebody_has_closed_does_not_keep_handlers_from_being_resto
     stage: Stage,
 ) -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    interrupts = stage.make()
-    interrupts.install()
+    os_signals = stage.make()
+    os_signals.install()
     stage.loop.close()
-    interrupts.restore()
+    os_signals.restore()
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
@@ -186,10 +186,10 @@ def test_an_outer_one_gets_the_signal_when_the_inner_one_has_ended(stage: Stage)
 
 
 def test_without_signals_nothing_is_replaced(stage: Stage) -> None:
-    interrupts = stage.make()
-    interrupts.signals = ()
+    os_signals = stage.make()
+    os_signals.signals = ()
     before = signal.getsignal(signal.SIGUSR1)
-    interrupts.install()
+    os_signals.install()
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
@@ -201,21 +201,21 @@ def test_a_signal_that_can_not_be_caught_is_refused_and_nothing_is_replaced(stag
 
 
 def test_code_outside_of_the_loop_is_interrupted_once_by_a_repetition(stage: Stage) -> None:
-    interrupts = stage.make()
-    interrupts.install()
-    stage.in_body = True
+    os_signals = stage.make()
+    os_signals.install()
+    stage.in_block = True
     signal.raise_signal(signal.SIGUSR1)
-    with pytest.raises(BodyInterrupted):
-        interrupts.repeat()
-    interrupts.repeat()
+    with pytest.raises(BlockInterrupted):
+        os_signals.repeat()
+    os_signals.repeat()
 
 
 def test_a_repetition_that_comes_when_the_block_has_ended_does_nothing(stage: Stage) -> None:
-    interrupts = stage.make()
-    interrupts.repeat()  # nothing to repeat
-    interrupts.install()
+    os_signals = stage.make()
+    os_signals.repeat()  # nothing to repeat
+    os_signals.install()
     signal.raise_signal(signal.SIGUSR1)
-    interrupts.repeat()
+    os_signals.repeat()
     assert stage.calls == ["caught"]
 
 
@@ -223,12 +223,12 @@ def test_who_insists_interrupts_the_clean_up_of_code_outside_of_the_loop(
     stage: Stage, pass_time: Callable[[float], None]
 ) -> None:
     stage.make().install()
-    stage.in_body = True
+    stage.in_block = True
     signal.raise_signal(signal.SIGINT)
     signal.raise_signal(signal.SIGINT)
     pass_time(SAME_SIGNAL * 1.1)
     signal.raise_signal(signal.SIGUSR1)
-    with pytest.raises(BodyInterrupted):
+    with pytest.raises(BlockInterrupted):
         signal.raise_signal(signal.SIGINT)
 
 
@@ -238,9 +238,9 @@ def test_a_loop_that_does_not_tell_what_wakes_it_is_given_a_pipe(stage: Stage) -
         pytest.skip("this loop takes care of it itself")
     stage.loop._csock = None  # type: ignore[attr-defined]
     try:
-        interrupts = stage.make()
-        interrupts.install()
-        pipe = interrupts._pipe
+        os_signals = stage.make()
+        os_signals.install()
+        pipe = os_signals._pipe
     finally:
         stage.loop._csock = found  # type: ignore[attr-defined]
     assert pipe is not None
@@ -249,7 +249,7 @@ def test_a_loop_that_does_not_tell_what_wakes_it_is_given_a_pipe(stage: Stage) -
     stage.turn()
     stage.turn()
     assert "SIGUSR1" in stage.calls
-    interrupts.restore()
+    os_signals.restore()
     for descriptor in pipe:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from svcrun._lifecycle.shutdown import GRACE
 from svcrun._runtime.event_loop import SpareDescriptors
-from svcrun._runtime.os_signals import BodyInterrupted
+from svcrun._runtime.os_signals import BlockInterrupted
 from svcrun._util.hints import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ MAX_RUNS = 100
 A block that begins more of them repeats ``run_forever()`` without end.
 """
 
-__all__ = ("Body", "LoopBody", "TaskBody")
+__all__ = ("Block", "LoopBlock", "TaskBlock")
 
 
-class Body:
+class Block:
     """The code of a block."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -98,8 +98,8 @@ class Body:
         return error is None or (self.was_cancelled and isinstance(error, asyncio.CancelledError))
 
 
-class LoopBody(Body):
-    """The body of ``with entrypoint(...) as loop``, which may run the loop any number of times.
+class LoopBlock(Block):
+    """The block of ``with entrypoint(...) as loop``, which may run the loop any number of times.
 
     While it is watched, ``loop.run_until_complete()`` records its future, so that an interruption
     cancels only that one. Once the shutdown has begun, ``run_forever()`` returns at once, and all
@@ -183,7 +183,7 @@ class LoopBody(Body):
         if self.is_closing:
             self._runs += 1
             if self._runs > MAX_RUNS:
-                raise BodyInterrupted
+                raise BlockInterrupted
             self._loop.stop()
         self._lets_run = True
         self.spare.free()
@@ -226,14 +226,14 @@ class LoopBody(Body):
         """Return whether `error`, which ended the block, results from our interruption alone."""
         return (
             super().is_interruption(error)
-            or isinstance(error, BodyInterrupted)
+            or isinstance(error, BlockInterrupted)
             # run_until_complete() raises RuntimeError when give_up() stops the loop.
             or (self._gave_up and isinstance(error, RuntimeError))
         )
 
 
-class TaskBody(LoopBody):
-    """The body of ``async with entrypoint(...)``, which runs in the task that entered.
+class TaskBlock(LoopBlock):
+    """The block of ``async with entrypoint(...)``, which runs in the task that entered.
 
     If that task ends before the block, the entrypoint was entered by hand, by
     ``loop.run_until_complete(ep.__aenter__())``. The program then runs the loop as a ``with`` block
@@ -273,7 +273,7 @@ class TaskBody(LoopBody):
     def insist(self) -> bool:
         """Cancel the task, or end the wait of a block that was entered by hand."""
         if not self._by_hand or self.task is not None:
-            return Body.insist(self)
+            return Block.insist(self)
         is_seen = self._lets_run or self._runs_itself
         if self._loop.is_running() and not is_seen and self.stop_services is not None:
             # This run of the loop began before watch() could wrap its method, so _after_run() will

@@ -5,11 +5,11 @@ enforces the deadline of each shutdown from outside of the loop. A shutdown may 
 or descriptor is left, so the thread starts when the entrypoint is entered. It sleeps on a lock.
 
 To start and join a thread costs as much as the rest of a short life. So in a process that enters
-many entrypoints, as tests do, only the first one has the thread from the beginning. A later one has
-it :data:`LASTING` seconds after it was entered, when it receives a signal, or :data:`HASTE` seconds
-after its shutdown began, whichever is first. The handler of ``ITIMER_REAL`` starts it if the loop
-is blocked then; if the program uses that timer, the thread starts with the shutdown. If the system
-can't start a thread, the timer takes its place.
+many entrypoints, as tests do, only the first one has the thread from the beginning. A later one
+starts it :data:`THREAD_DELAY` seconds after it was entered, at its first signal, or
+:data:`SHUTDOWN_THREAD_DELAY` seconds after its shutdown began, whichever is first. The handler of
+``ITIMER_REAL`` starts it if the loop is blocked then; if the program uses that timer, the thread
+starts with the shutdown. If the system can't start a thread, the timer takes its place.
 
 Each watcher covers other causes:
 
@@ -24,7 +24,7 @@ Each watcher covers other causes:
 Invariants: a signal handler may interrupt any of this code and call it again, and the thread runs
 beside the main thread. So no method holds a lock while it works on the state. Each alarm is called
 once, because :meth:`list.remove` succeeds for one caller only. The process is ended once, by the
-caller that acquires ``_dying``.
+caller that acquires ``_exit_lock``.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ if TYPE_CHECKING:
 
     _Alarm = tuple[float, Callable[[], object]]  # the time by the monotonic clock, and a callback
 
-__all__ = ("ANSWER_TIME", "EXIT_HUNG", "HASTE", "LASTING", "Guard")
+__all__ = ("BLOCKED_AFTER", "EXIT_HUNG", "SHUTDOWN_THREAD_DELAY", "THREAD_DELAY", "ExitWatchdog")
 
 EXIT_HUNG = 70
 """The exit code of a process that had to be ended: ``EX_SOFTWARE`` of sysexits.h."""
 
-ANSWER_TIME = 0.3
+BLOCKED_AFTER = 0.3
 """Seconds without an iteration after which a loop counts as blocked."""
 
-LASTING = 0.1
+THREAD_DELAY = 0.1
 """Seconds after which a later entrypoint of a process has its thread."""
 
-HASTE = 0.05
+SHUTDOWN_THREAD_DELAY = 0.05
 """Seconds after which the shutdown of a later entrypoint has its thread."""
 
 _TICK = 0.02
@@ -67,33 +67,35 @@ _TICK = 0.02
 _LINGER = 0.1
 """The maximum of seconds that a fork waits for the kernel to remove a thread that has ended."""
 
-LAST_WORDS_TIME = 3.0
+EXIT_TIME_LIMIT = 3.0
 """Seconds within which a process has to write the stacks to stderr, which may be a full pipe."""
 
 _process = 0  # the one that has entered an entrypoint; a forked child is another one
 
 
-class Guard:
+class ExitWatchdog:
     """Enforce the deadline of an entrypoint's shutdown.
 
     :param loop: the loop of the entrypoint.
-    :param last_words: called before the process is ended, to write log records still buffered.
+    :param flush_log: called before the process is ended, to write log records still buffered.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, last_words: Callable[[], object]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, flush_log: Callable[[], object]) -> None:
         self._loop = loop
-        self._last_words = last_words
-        self._asked: float | None = None
-        self._dying = _thread.allocate_lock()
-        self._killer = 0
+        self._flush_log = flush_log
+        self._pinged_at: float | None = None
+        self._exit_lock = _thread.allocate_lock()
+        self._exiting_thread = 0
         # Plain locks, a list and a bare thread: signal handlers use them, and may have interrupted
         # the threading module while it held a lock of its own. Its locks would deadlock here.
         self._alarms: list[_Alarm] = []
         self._is_watching = False
         self._cpu_timer = SignalTimer(signal.ITIMER_VIRTUAL, signal.SIGVTALRM, self._on_cpu_timer)
-        self._stand_in = SignalTimer(signal.ITIMER_REAL, signal.SIGALRM, self._on_stand_in)
-        self._lasts_from = 0.0  # a shutdown that begins later needs the thread at once
-        self._late_start: asyncio.TimerHandle | None = None
+        self._fallback_timer = SignalTimer(
+            signal.ITIMER_REAL, signal.SIGALRM, self._on_fallback_timer
+        )
+        self._needs_thread_from = 0.0  # a shutdown that begins later needs the thread at once
+        self._thread_timer: asyncio.TimerHandle | None = None
         self._released = False
         self._stopped_for_fork = False
         self._wake = _closed_lock()  # opened to wake the thread after a change of the state
@@ -103,7 +105,7 @@ class Guard:
 
     # The thread.
 
-    def begin(self, on_failure: Callable[[], object]) -> None:
+    def start(self, on_failure: Callable[[], object]) -> None:
         """Start the exit watchdog, at once or later.
 
         :param on_failure: called if the system could not start a thread.
@@ -112,13 +114,15 @@ class Guard:
         pid = os.getpid()
         is_first, _process = _process != pid, pid
         if is_first or _thread.get_ident() != threading.main_thread().ident:
-            if not self.start():
+            if not self.start_thread():
                 on_failure()
             return
-        self._lasts_from = time.monotonic() + LASTING
-        self._late_start = self._loop.call_later(LASTING, self._start_late, on_failure)
+        self._needs_thread_from = time.monotonic() + THREAD_DELAY
+        self._thread_timer = self._loop.call_later(
+            THREAD_DELAY, self._start_thread_late, on_failure
+        )
 
-    def start(self) -> bool:
+    def start_thread(self) -> bool:
         """Start the exit watchdog now, and return whether the system could start a thread."""
         # Race: a signal handler may interrupt the caller between its check and this.
         if not self._has_thread.acquire(blocking=False):
@@ -130,25 +134,29 @@ class Guard:
         self._has_thread.release()
         return False
 
-    def _start_late(self, on_failure: Callable[[], object]) -> None:
-        if not self.start():
+    def _start_thread_late(self, on_failure: Callable[[], object]) -> None:
+        if not self.start_thread():
             on_failure()
         elif self._is_watching:
             self._hand_over()
 
     def _hand_over(self) -> None:
         """Leave the deadline to the thread, which has started after it was set."""
-        self._stand_in.give_back()
+        self._fallback_timer.give_back()
         self._ring_at_next_alarm(self._cpu_timer)
 
     def _ensure(self, *, at_once: bool) -> None:
         """Start the thread for a deadline, or the timer that does so later."""
         if self._ended is not None or self._stopped_for_fork:
             return
-        if at_once or time.monotonic() >= self._lasts_from or not self._stand_in.set(HASTE):
-            self._stand_in.give_back()
-            if not self.start():
-                self._ring_at_next_alarm(self._stand_in)
+        if (
+            at_once
+            or time.monotonic() >= self._needs_thread_from
+            or not self._fallback_timer.set(SHUTDOWN_THREAD_DELAY)
+        ):
+            self._fallback_timer.give_back()
+            if not self.start_thread():
+                self._ring_at_next_alarm(self._fallback_timer)
 
     def _run(self, ended: _thread.LockType) -> None:
         self._ident = _thread.get_ident()
@@ -159,8 +167,8 @@ class Guard:
                 pause = max(min(times) - time.monotonic(), 0.0) if times else -1
                 if not self._wake.acquire(timeout=min(pause, threading.TIMEOUT_MAX)):
                     self._call_due()
-                elif self._dying.locked():
-                    _exit_after(LAST_WORDS_TIME)
+                elif self._exit_lock.locked():
+                    _exit_after(EXIT_TIME_LIMIT)
         finally:
             ended.release()
 
@@ -183,14 +191,14 @@ class Guard:
         if self._stopped_for_fork:
             self._stopped_for_fork = False
             if self._native_id and not self._released:
-                self.start()
+                self.start_thread()
 
     def reset_in_child(self) -> None:
         """Cancel the deadline in a forked child: it belongs to the parent."""
         self._ended = None
         self._stopped_for_fork = False
-        self._late_start = None
-        self.release()
+        self._thread_timer = None
+        self.disarm()
 
     def _join(self) -> None:
         ended, self._ended = self._ended, None
@@ -201,29 +209,29 @@ class Guard:
 
     # Whether the loop is blocked.
 
-    def ask(self) -> None:
-        """Schedule a call of :meth:`answer`; safe in a signal handler and in other threads."""
-        if self._asked is None:
-            self._asked = time.monotonic()
+    def ping(self) -> None:
+        """Schedule a call of :meth:`pong`; safe in a signal handler and in other threads."""
+        if self._pinged_at is None:
+            self._pinged_at = time.monotonic()
             try:
-                self._loop.call_soon_threadsafe(self.answer)
+                self._loop.call_soon_threadsafe(self.pong)
             except RuntimeError:
-                self._asked = None  # the loop is closed, so the shutdown has completed
+                self._pinged_at = None  # the loop is closed, so the shutdown has completed
 
-    def answer(self) -> None:
+    def pong(self) -> None:
         """Record that the loop is not blocked."""
-        self._asked = None
+        self._pinged_at = None
 
     @property
-    def blocked(self) -> bool:
-        """Whether :meth:`answer` has not been called within :data:`ANSWER_TIME` of :meth:`ask`."""
-        asked = self._asked
-        return asked is not None and time.monotonic() - asked >= ANSWER_TIME
+    def is_blocked(self) -> bool:
+        """Whether :meth:`pong` has not been called within :data:`BLOCKED_AFTER` of :meth:`ping`."""
+        asked = self._pinged_at
+        return asked is not None and time.monotonic() - asked >= BLOCKED_AFTER
 
     # Time limits.
 
-    def watch(self, limit: float, grace: float) -> None:
-        """End the process if :meth:`release` is not called in time.
+    def arm(self, limit: float, grace: float) -> None:
+        """End the process if :meth:`disarm` is not called in time.
 
         Calls after the first have no effect.
 
@@ -235,46 +243,44 @@ class Guard:
         self._is_watching = True
 
         def check() -> None:
-            self._ask_or_die()
-            self._call_later(ANSWER_TIME, check_again)
+            self._ping_or_exit()
+            self._call_later(BLOCKED_AFTER, check_again)
 
         def check_again() -> None:
-            self._ask_or_die()
+            self._ping_or_exit()
             overrun = f"the shutdown has not completed {grace:g} s after its time limit"
-            self._call_later(grace, lambda: self.die(overrun))
+            self._call_later(grace, lambda: self.exit_process(overrun))
 
         self._call_later(limit, check)
 
-    def watch_from_handler(
-        self, limit: float, grace: float, if_blocked: Callable[[], object]
-    ) -> None:
-        """Call :meth:`watch` in a signal handler, when the loop may be blocked already.
+    def arm_in_handler(self, limit: float, grace: float, if_blocked: Callable[[], object]) -> None:
+        """Call :meth:`arm` in a signal handler, when the loop may be blocked already.
 
-        :param if_blocked: called once, after :data:`ANSWER_TIME`, if the loop is blocked then.
+        :param if_blocked: called once, after :data:`BLOCKED_AFTER`, if the loop is blocked then.
         """
 
         def nudge() -> None:
-            if self.blocked:
+            if self.is_blocked:
                 if_blocked()
 
-        self._call_later(ANSWER_TIME, nudge, at_once=True)
-        self.watch(limit, grace)
+        self._call_later(BLOCKED_AFTER, nudge, at_once=True)
+        self.arm(limit, grace)
 
-    def release(self) -> None:
+    def disarm(self) -> None:
         """Cancel the deadline for good: a later signal must not set another."""
         self._released = True
         self._alarms.clear()
-        if self._late_start is not None:
-            self._late_start.cancel()
-        self._stand_in.give_back()
+        if self._thread_timer is not None:
+            self._thread_timer.cancel()
+        self._fallback_timer.give_back()
         self._cpu_timer.give_back()
         self._join()
-        self.answer()
+        self.pong()
 
-    def _ask_or_die(self) -> None:
-        if self.blocked:
-            self.die("the event loop is blocked and the shutdown timed out")
-        self.ask()
+    def _ping_or_exit(self) -> None:
+        if self.is_blocked:
+            self.exit_process("the event loop is blocked and the shutdown timed out")
+        self.ping()
 
     def _call_later(
         self, pause: float, action: Callable[[], object], *, at_once: bool = False
@@ -310,40 +316,40 @@ class Guard:
 
     def _on_cpu_timer(self, _signum: int, _frame: object) -> None:
         self._call_due()
-        if self._killer not in (0, _thread.get_ident()):
-            _exit_after(LAST_WORDS_TIME)  # the thread is writing the stacks meanwhile
+        if self._exiting_thread not in (0, _thread.get_ident()):
+            _exit_after(EXIT_TIME_LIMIT)  # the thread is writing the stacks meanwhile
         if not self._released:
             self._ring_at_next_alarm(self._cpu_timer)
 
-    def _on_stand_in(self, _signum: int, _frame: object) -> None:
-        if self._killer:
+    def _on_fallback_timer(self, _signum: int, _frame: object) -> None:
+        if self._exiting_thread:
             os._exit(EXIT_HUNG)  # writing to stderr blocks
         if self._released:
             return
         if self._stopped_for_fork:
-            self._stand_in.set(HASTE)  # try again after the fork
-        elif self._ended is not None or self.start():
+            self._fallback_timer.set(SHUTDOWN_THREAD_DELAY)  # try again after the fork
+        elif self._ended is not None or self.start_thread():
             self._hand_over()
         else:
             self._call_due()
-            self._ring_at_next_alarm(self._stand_in)
+            self._ring_at_next_alarm(self._fallback_timer)
 
     # The end of the process.
 
-    def die(self, reason: str) -> None:
+    def exit_process(self, reason: str) -> None:
         """Write the stacks of all threads to stderr and end the process with exit code 70."""
-        if not self._dying.acquire(blocking=False):
+        if not self._exit_lock.acquire(blocking=False):
             return  # another thread ends the process, or the code that this handler interrupted
-        self._killer = _thread.get_ident()
+        self._exiting_thread = _thread.get_ident()
         if self._ended is not None and _thread.get_ident() != self._ident:
             _open(self._wake)  # the thread ends the process if writing to stderr blocks
-        elif not _start_thread(_exit_after, LAST_WORDS_TIME):
-            signal.setitimer(signal.ITIMER_REAL, LAST_WORDS_TIME)  # SIGALRM ends the process
+        elif not _start_thread(_exit_after, EXIT_TIME_LIMIT):
+            signal.setitimer(signal.ITIMER_REAL, EXIT_TIME_LIMIT)  # SIGALRM ends the process
         try:
             with suppress(OSError):
                 write_to_stderr(f"svcrun: {reason}; exit with code {EXIT_HUNG}\n".encode())
                 write_to_stderr(thread_stacks())
-            self._last_words()
+            self._flush_log()
         finally:
             os._exit(EXIT_HUNG)
 

@@ -26,21 +26,21 @@ from svcrun._util.tasks import current_work
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcrun._runtime.exit_watchdog import Guard
-    from svcrun._runtime.os_signals import Interrupts
+    from svcrun._runtime.exit_watchdog import ExitWatchdog
+    from svcrun._runtime.os_signals import OSSignals
 
-    _Entered = tuple[Guard, Interrupts, asyncio.AbstractEventLoop, Callable[[], object]]
+    _Entered = tuple[ExitWatchdog, OSSignals, asyncio.AbstractEventLoop, Callable[[], object]]
 
-__all__ = ("forget", "watch")
+__all__ = ("register", "unregister")
 
 _entered: list[_Entered] = []
 # The signal masks from before the fork, by thread: several threads may fork at the same time.
 _saved_masks: dict[int, set[int]] = {}
 
 
-def watch(
-    guard: Guard,
-    interrupts: Interrupts,
+def register(
+    watchdog: ExitWatchdog,
+    os_signals: OSSignals,
     loop: asyncio.AbstractEventLoop,
     on_child: Callable[[], object],
 ) -> None:
@@ -48,12 +48,12 @@ def watch(
 
     :param on_child: called in the child, after the handlers of signals are restored.
     """
-    _entered.append((guard, interrupts, loop, on_child))
+    _entered.append((watchdog, os_signals, loop, on_child))
 
 
-def forget(guard: Guard) -> None:
-    """Unregister the entrypoint of `guard`."""
-    _entered[:] = [entered for entered in _entered if entered[0] is not guard]
+def unregister(watchdog: ExitWatchdog) -> None:
+    """Unregister the entrypoint of `watchdog`."""
+    _entered[:] = [entered for entered in _entered if entered[0] is not watchdog]
 
 
 def _before_fork() -> None:
@@ -62,15 +62,15 @@ def _before_fork() -> None:
     # Race: if a signal reached the child before its handlers are restored, the child would write it
     # to the wakeup descriptor that it shares with the parent, and the parent would shut down. The
     # signal stays pending until the child has restored the handlers.
-    caught = {signum for _, interrupts, _, _ in _entered for signum in interrupts.signals}
+    caught = {signum for _, os_signals, _, _ in _entered for signum in os_signals.signals}
     _saved_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
-    for guard, _, _, _ in tuple(_entered):
-        guard.stop_for_fork()
+    for watchdog, _, _, _ in tuple(_entered):
+        watchdog.stop_for_fork()
 
 
 def _after_fork_in_parent() -> None:
-    for guard, _, _, _ in tuple(_entered):
-        guard.restart_after_fork()
+    for watchdog, _, _, _ in tuple(_entered):
+        watchdog.restart_after_fork()
     _unblock()
 
 
@@ -80,9 +80,9 @@ def _after_fork_in_child() -> None:
     signal.set_wakeup_fd(-1)
     # The innermost entrypoint first: each restores the handlers that it replaced.
     while _entered:
-        guard, interrupts, loop, on_child = _entered.pop()
-        guard.reset_in_child()
-        interrupts.reset_in_child()
+        watchdog, os_signals, loop, on_child = _entered.pop()
+        watchdog.reset_in_child()
+        os_signals.reset_in_child()
         propagate_exits(loop)
         on_child()
     current_service.set(None)

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from contextvars import copy_context
 
-from svcrun._runtime.signal_handlers import Chain, owner_of, unwatch_signals, watch_signals
+from svcrun._runtime.signal_handlers import ChainedHandler, owner_of, unwatch_signals, watch_signals
 from svcrun._util.current_service import current_service, on_behalf_of
 from svcrun._util.eager import wakeup_descriptor
 from svcrun._util.hints import TYPE_CHECKING
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import FrameType
 
-    from svcrun._runtime.exit_watchdog import Guard
+    from svcrun._runtime.exit_watchdog import ExitWatchdog
     from svcrun.service.base import Service
 
 log = logging.getLogger("svcrun.entrypoint")
 
-__all__ = ("BodyInterrupted", "Interrupts")
+__all__ = ("BlockInterrupted", "OSSignals")
 
 SAME_SIGNAL = 1.0
 """Seconds within which a repeated signal is a duplicate.
@@ -38,17 +38,17 @@ Some process managers send a signal to the process group and to the process.
 """
 
 
-class BodyInterrupted(KeyboardInterrupt):
+class BlockInterrupted(KeyboardInterrupt):
     """Raised in the code of a ``with`` block by a signal, while the loop does not run."""
 
 
-class Interrupts:
+class OSSignals:
     """Catch `signals` while installed.
 
     :param on_caught: called in the handler itself, at the first signal.
     :param on_first: called in the loop with the first signal.
-    :param on_insist: called in the loop when SIGINT comes again, later than a duplicate would.
-    :param in_body: returns, while the loop does not run, whether code of the ``with`` block does.
+    :param on_second_sigint: called in the loop at a further SIGINT that is no duplicate.
+    :param in_block: returns, while the loop does not run, whether code of the ``with`` block does.
     :param services: returns the services that may have installed a handler.
     """
 
@@ -56,21 +56,21 @@ class Interrupts:
         self,
         loop: asyncio.AbstractEventLoop,
         signals: Iterable[int],
-        guard: Guard,
+        watchdog: ExitWatchdog,
         *,
         on_caught: Callable[[], object],
         on_first: Callable[[int], object],
-        on_insist: Callable[[], object],
-        in_body: Callable[[], bool],
+        on_second_sigint: Callable[[], object],
+        in_block: Callable[[], bool],
         services: Callable[[], Iterable[Service]] = tuple,
     ) -> None:
         self._loop = loop
         self.signals = tuple(signals)
-        self._guard = guard
+        self._watchdog = watchdog
         self._on_caught = on_caught
         self._on_first = on_first
-        self._on_insist = on_insist
-        self._in_body = in_body
+        self._on_second_sigint = on_second_sigint
+        self._in_block = in_block
         self._services = services
         # Callbacks must not run in the context of the code that the handler interrupts.
         self._context = copy_context()
@@ -203,31 +203,33 @@ class Interrupts:
                 self._call_soon(callback, *args, context=context)
 
     def _react(self, signum: int) -> None:
-        block_is_busy = self._in_body() and not self._loop.is_running()
+        block_is_busy = self._in_block() and not self._loop.is_running()
         if self.repeats == 1:
             self.repeats = 2
             if block_is_busy:
-                raise BodyInterrupted
+                raise BlockInterrupted
             return
 
         now = time.monotonic()
         if self.first is None:
             self.first, self._first_time = signum, now
-            self._guard.ask()
+            self._watchdog.ping()
             self._call_soon(self._on_first, signum)
             self._on_caught()
             return
         insists = signum == signal.SIGINT and now - self._first_time > SAME_SIGNAL
         if block_is_busy:
             if insists:
-                raise BodyInterrupted
+                raise BlockInterrupted
             return  # repeat() will interrupt the block with the first signal
-        if self._guard.blocked:
+        if self._watchdog.is_blocked:
             name = signal.Signals(signum).name
-            self._guard.die(f"{name} came again and the event loop has not turned since")
-        self._guard.ask()
+            self._watchdog.exit_process(
+                f"{name} came again and the event loop has not turned since"
+            )
+        self._watchdog.ping()
         if insists:
-            self._call_soon(self._on_insist)
+            self._call_soon(self._on_second_sigint)
 
     def _call_soon(
         self, callback: Callable[..., object], *args: object, context: Context | None = None
@@ -277,7 +279,7 @@ class Interrupts:
             return True
         if not callable(theirs):
             return False
-        set_handler(signum, Chain(self, theirs))
+        set_handler(signum, ChainedHandler(self, theirs))
         self._warn(signum, owner_of(theirs, self._services()))
         return True
 
@@ -307,4 +309,6 @@ class Interrupts:
 
 def _is_ours(handler: object) -> bool:
     """Return whether a handler belongs to an entrypoint, this one or an outer one."""
-    return isinstance(handler, Chain) or isinstance(getattr(handler, "__self__", None), Interrupts)
+    return isinstance(handler, ChainedHandler) or isinstance(
+        getattr(handler, "__self__", None), OSSignals
+    )

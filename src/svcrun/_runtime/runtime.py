@@ -10,10 +10,10 @@ from svcrun._lifecycle.shutdown import GRACE
 from svcrun._lifecycle.supervisor import Supervisor
 from svcrun._runtime import forking
 from svcrun._runtime.event_loop import collect
-from svcrun._runtime.exit_watchdog import EXIT_HUNG, Guard
+from svcrun._runtime.exit_watchdog import EXIT_HUNG, ExitWatchdog
 from svcrun._runtime.hooks import Hooks
 from svcrun._runtime.loop_cleanup import Deadline, end_executor, end_tasks, end_threads
-from svcrun._runtime.os_signals import Interrupts
+from svcrun._runtime.os_signals import OSSignals
 from svcrun._runtime.shutdown_report import ShutdownReport, is_at_terminal, place_of, running_work
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from svcrun.errors import ShuttingDown, StopTimeout, show
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from svcrun._runtime.block import Body
+    from svcrun._runtime.block import Block
     from svcrun._runtime.options import Options
     from svcrun.log import LogSession
     from svcrun.service.base import Service
@@ -38,7 +38,7 @@ __all__ = ("Runtime",)
 # Seconds past its time limit that a roll-back has to cancel what hangs, and all of a shutdown has,
 # one kind after the other.
 ROLL_BACK_GRACE = 3 * GRACE
-GUARD_GRACE = 10 * GRACE
+EXIT_GRACE = 10 * GRACE
 
 
 class Runtime:
@@ -56,7 +56,7 @@ class Runtime:
         self,
         options: Options,
         loop: asyncio.AbstractEventLoop,
-        body: Body,
+        block: Block,
         *,
         owns_loop: bool,
         call_hook: Callable[[str, tuple[Service, ...]], Coroutine[Any, Any, None] | None],
@@ -74,7 +74,7 @@ class Runtime:
         self._leaving = False
         self._deadline = Deadline(loop)
         self.hooks = Hooks(
-            loop, self._deadline, call=call_hook, is_closing=lambda: self.body.is_closing
+            loop, self._deadline, call=call_hook, is_closing=lambda: self.block.is_closing
         )
         self._limit: asyncio.TimerHandle | None = None
         self._crashes: list[BaseException] = []
@@ -83,9 +83,9 @@ class Runtime:
         self._stopped = False  # whether all services have stopped; tasks and threads may still run
         self._pool: ThreadPoolExecutor | None = None
         self._log: LogSession | None = None
-        self.body = body
-        body.stop_services = self._stop_by_hand
-        self.in_body = False
+        self.block = block
+        block.stop_services = self._stop_by_hand
+        self.in_block = False
         """Whether the code of the block runs."""
         self.signal: int | None = None
         """The signal that ends it."""
@@ -99,15 +99,15 @@ class Runtime:
             on_fatal=self._on_crash,
         )
         self._report = ShutdownReport(loop, log, self._awaited)
-        self._guard = Guard(loop, self._flush_log)
-        self._interrupts = Interrupts(
+        self._watchdog = ExitWatchdog(loop, self._flush_log)
+        self._os_signals = OSSignals(
             loop,
             options.signals_to_catch(),
-            self._guard,
+            self._watchdog,
             on_caught=self._on_caught,
             on_first=self._on_signal,
-            on_insist=self._on_insist,
-            in_body=lambda: self.in_body,
+            on_second_sigint=self._on_second_sigint,
+            in_block=lambda: self.in_block,
             services=lambda: self.supervisor.services,
         )
 
@@ -120,16 +120,16 @@ class Runtime:
         if self._owns_loop or self._options.pool_size is not None:
             self._pool = self._make_pool()
         if not self._loop.is_running():
-            self.body.spare.hold()
-        self._guard.begin(_warn_of_no_thread)
-        forking.watch(self._guard, self._interrupts, self._loop, self._on_forked)
-        self._interrupts.install()
+            self.block.spare.hold()
+        self._watchdog.start(_warn_of_no_thread)
+        forking.register(self._watchdog, self._os_signals, self._loop, self._on_forked)
+        self._os_signals.install()
 
     def dispose(self) -> None:
         """Take it away, however far it has come, except for the handlers of signals."""
-        self.body.spare.free()
-        self._interrupts.detach()
-        self._guard.release()
+        self.block.spare.free()
+        self._os_signals.detach()
+        self._watchdog.disarm()
         self.context.close()
         if self._pool is not None and not self._owns_loop:  # else closing the loop does it
             self._pool.shutdown(wait=False, cancel_futures=True)
@@ -139,9 +139,9 @@ class Runtime:
     def restore_signals(self) -> None:
         """Put back the handlers of signals, after all else: one that comes meanwhile can't hurt."""
         try:
-            self._interrupts.restore()
+            self._os_signals.restore()
         finally:
-            forking.forget(self._guard)
+            forking.unregister(self._watchdog)
 
     def _make_pool(self) -> ThreadPoolExecutor:
         from svcrun.thread_pool.executor import ThreadPoolExecutor  # asyncio loads it late as well
@@ -163,10 +163,10 @@ class Runtime:
         finally:
             self._starting = None
             self._unlimit()
-        self._interrupts.check()
-        while self._interrupts.first is not None and self.signal is None:  # noqa: ASYNC110
+        self._os_signals.check()
+        while self._os_signals.first is not None and self.signal is None:  # noqa: ASYNC110
             await asyncio.sleep(0)  # the loop is about to hear of it
-        if self.body.is_closing:  # which nobody has noticed
+        if self.block.is_closing:  # which nobody has noticed
             raise asyncio.CancelledError
 
     async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> BaseException | None:
@@ -209,23 +209,23 @@ class Runtime:
 
     # The block, and what ends it.
 
-    def begin_body(self) -> None:
+    def begin_block(self) -> None:
         """Take note that the code of the block runs."""
-        self.body.watch()
-        self.in_body = self._entered = True
+        self.block.watch()
+        self.in_block = self._entered = True
 
-    def end_body(self) -> None:
+    def end_block(self) -> None:
         """Take note that it has ended."""
-        self.in_body = False
+        self.in_block = False
         self._leaving = True
-        self.body.unwatch()
+        self.block.unwatch()
         self._unlimit()
-        self._guard.answer()  # the loop did not run, perhaps, but will do so now
+        self._watchdog.pong()  # the loop did not run, perhaps, but will do so now
 
     def _on_caught(self) -> None:
         """React to the first signal, in its handler."""
-        self._guard.watch_from_handler(
-            self._options.shutdown_timeout, GUARD_GRACE, self._interrupts.repeat
+        self._watchdog.arm_in_handler(
+            self._options.shutdown_timeout, EXIT_GRACE, self._os_signals.repeat
         )
 
     def _on_signal(self, signum: int) -> None:
@@ -246,7 +246,7 @@ class Runtime:
         self._close()
         self.interrupt()
 
-    def _on_insist(self) -> None:
+    def _on_second_sigint(self) -> None:
         """React to somebody who does not want to wait."""
         log.warning("interrupted again, cutting everything short")
         self._deadline.set(self._loop.time())
@@ -255,8 +255,8 @@ class Runtime:
         if self._starting is not None:
             self._starting.cancel()
             self._limit_to(ROLL_BACK_GRACE)
-        elif self.in_body:
-            self.body.insist()
+        elif self.in_block:
+            self.block.insist()
             self._limit_to(GRACE)
 
     def interrupt(self) -> None:
@@ -264,8 +264,8 @@ class Runtime:
         self._is_to_end = True
         if self._interrupted or self._leaving:
             return
-        if self.in_body:
-            self._interrupted = self.body.interrupt()
+        if self.in_block:
+            self._interrupted = self.block.interrupt()
         elif self._starting is not None:
             self._interrupted = self._starting.cancel()
             self._limit_to(self._deadline.left() + ROLL_BACK_GRACE)
@@ -284,20 +284,20 @@ class Runtime:
     def _give_up(self) -> None:
         """Wait no longer for a start or a block that goes on although it was asked to end."""
         self._hung = True
-        what, task = ("block", self.body.task) if self.in_body else ("start", self._starting)
+        what, task = ("block", self.block.task) if self.in_block else ("start", self._starting)
         if isinstance(task, asyncio.Task):
             stack = format_stack(task)
             log.error("the %s of the entrypoint does not end; it waits at\n%s", what, stack)
-        if not self.in_body or not self.body.give_up():
+        if not self.in_block or not self.block.give_up():
             # So it is the process that has to end, but not without the services.
             reason = f"the {what} of the entrypoint goes on although it was cancelled"
-            self.shut_down(None).add_done_callback(lambda _: self._guard.die(reason))
+            self.shut_down(None).add_done_callback(lambda _: self._watchdog.exit_process(reason))
 
     # Leaving.
 
     def cause(self, error: BaseException | None) -> BaseException | None:
         """Tell what the services are to know of `error`, which ended the block."""
-        if not self.body.is_interruption(error):
+        if not self.block.is_interruption(error):
             return error
         return self._crashes[0] if self._crashes else None
 
@@ -315,7 +315,7 @@ class Runtime:
         errors = [*self._errors, *self.supervisor.errors]
         for known in (self._crashes, self._errors, self.supervisor.errors):
             known.clear()  # a traceback may refer to this runtime: a reference cycle
-        ours = self.body.is_interruption(error)
+        ours = self.block.is_interruption(error)
         late = next((error for error in errors if ours and isinstance(error, StopTimeout)), None)
         if self.hung or late is not None:
             raise_unchanged(self._exit_hung(late if ours else error))
@@ -332,19 +332,19 @@ class Runtime:
 
     def _close(self) -> None:
         """Begin the shutdown: tell everybody, and set its time limit."""
-        if self.body.is_closing:
+        if self.block.is_closing:
             return
         timeout = self._options.shutdown_timeout
-        self.body.close()
+        self.block.close()
         self._deadline.set(self._loop.time() + timeout)
-        self._guard.watch(timeout, GUARD_GRACE)
-        if self.in_body:
+        self._watchdog.arm(timeout, EXIT_GRACE)
+        if self.in_block:
             self._limit_to(timeout)
 
     def shut_down(self, exception: BaseException | None) -> asyncio.Task[Any]:
         """Stop everything, once; everybody who wants it waits for the same task."""
         if self._shutdown is None:
-            if not self.body.is_closing:
+            if not self.block.is_closing:
                 self._report.begin(logging.INFO, "graceful_shutdown() called, shutting down")
             self._close()
             self._shutdown = start_eagerly(self._stop_all(exception), self._loop, name="shutdown")
@@ -359,7 +359,7 @@ class Runtime:
     def _rest(self) -> None:
         """Cancel the time limits: the services have stopped, and the program may go on."""
         self._unlimit()
-        self._guard.release()
+        self._watchdog.disarm()
 
     @property
     def hung(self) -> bool:
@@ -387,7 +387,7 @@ class Runtime:
         try:
             if self._shutdown is None:
                 self._shutdown = asyncio.current_task()
-                self._report_end_of_body(exception)
+                self._report_end_of_block(exception)
                 self._close()
                 await self._stop_all(exception)
             else:
@@ -403,8 +403,8 @@ class Runtime:
         self._hung |= not ended
         self._report.end(complete=not self.hung)
 
-    def _report_end_of_body(self, exception: BaseException | None) -> None:
-        if self.body.is_closing:
+    def _report_end_of_block(self, exception: BaseException | None) -> None:
+        if self.block.is_closing:
             return
         if not self._entered:
             self._report.begin(logging.DEBUG, "the start has ended, shutting down")
@@ -426,8 +426,8 @@ class Runtime:
             return found or running_work(self._loop)
         if self._starting is not None and not found:
             found.append(place_of(self._starting, "the start"))
-        elif self.in_body and not found:
-            found.append(place_of(self.body.task, "the block"))
+        elif self.in_block and not found:
+            found.append(place_of(self.block.task, "the block"))
         return found
 
     async def finish_in_task(self, exception: BaseException | None) -> None:

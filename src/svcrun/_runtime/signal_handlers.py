@@ -27,65 +27,65 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
 
-    from svcrun._runtime.os_signals import Interrupts
+    from svcrun._runtime.os_signals import OSSignals
     from svcrun.service.base import Service
 
-__all__ = ("Chain", "owner_of", "unwatch_signals", "watch_signals")
+__all__ = ("ChainedHandler", "owner_of", "unwatch_signals", "watch_signals")
 
 # Entrypoints may be nested: the innermost one of a loop gets the signals.
-_listeners: PerLoop[Interrupts] = PerLoop()
+_listeners: PerLoop[OSSignals] = PerLoop()
 _undo: dict[asyncio.AbstractEventLoop, Callable[[], None] | None] = {}
 
 
-class Chain:
+class ChainedHandler:
     """Call the entrypoint's handler, then the one that a service installed.
 
     A service that restores the handler that it found, the entrypoint's, removes this one.
     """
 
-    def __init__(self, interrupts: Interrupts, theirs: Callable[[int, Any], object]) -> None:
-        self.interrupts = interrupts
+    def __init__(self, os_signals: OSSignals, theirs: Callable[[int, Any], object]) -> None:
+        self.os_signals = os_signals
         self._theirs = theirs
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Call both handlers; the signal that :meth:`Interrupts.repeat` sends is the first's alone.
+        """Call both handlers; the signal that :meth:`OSSignals.repeat` sends is the first's alone.
 
         The second handler is called even if the first one raises.
         """
-        is_repetition = self.interrupts.repeats == 1
+        is_repetition = self.os_signals.repeats == 1
         try:
-            self.interrupts.caught(signum, frame)
+            self.os_signals.caught(signum, frame)
         finally:
             if not is_repetition:
                 self._theirs(signum, frame)
 
 
-def watch_signals(loop: asyncio.AbstractEventLoop, interrupts: Interrupts) -> None:
-    """Report to `interrupts` the signals that wake `loop`, and the handlers added to the loop."""
+def watch_signals(loop: asyncio.AbstractEventLoop, os_signals: OSSignals) -> None:
+    """Report to `os_signals` the signals that wake `loop`, and the handlers added to the loop."""
     is_first = _listeners.get(loop) is None
-    _listeners.add(loop, interrupts)
+    _listeners.add(loop, os_signals)
     if not is_first:
         return
     add, remove = loop.add_signal_handler, loop.remove_signal_handler
     _undo[loop] = undo = listen_to_signals(loop, partial(_on_wakeup, loop))
     if undo is None and type(loop).__module__.partition(".")[0] == "uvloop":
-        for signum in interrupts.signals:
+        for signum in os_signals.signals:
             # Keep a handler that the program added to the loop before the entrypoint.
-            if getattr(interrupts.previous_handler(signum), "__self__", None) is not loop:
+            if getattr(os_signals.previous_handler(signum), "__self__", None) is not loop:
                 add(signum, _on_wakeup, loop, signum)
-                set_handler(signum, interrupts.caught)
+                set_handler(signum, os_signals.caught)
     with suppress(AttributeError):  # the loop may have slots
         loop.add_signal_handler = partial(_add, loop, add)  # type: ignore[method-assign, assignment]
         loop.remove_signal_handler = partial(_remove, loop, remove)  # type: ignore[method-assign]
 
 
-def unwatch_signals(loop: asyncio.AbstractEventLoop, interrupts: Interrupts) -> None:
-    """Stop reporting signals and handlers of `loop` to `interrupts`.
+def unwatch_signals(loop: asyncio.AbstractEventLoop, os_signals: OSSignals) -> None:
+    """Stop reporting signals and handlers of `loop` to `os_signals`.
 
     Handlers added to uvloop stay in it. Removing one sets the default action for a moment, and a
     signal that arrives within that moment would kill the process.
     """
-    _listeners.discard(loop, interrupts)
+    _listeners.discard(loop, os_signals)
     if _listeners.get(loop) is not None or loop not in _undo:
         return
     undo = _undo.pop(loop)
@@ -97,9 +97,9 @@ def unwatch_signals(loop: asyncio.AbstractEventLoop, interrupts: Interrupts) -> 
 
 
 def _on_wakeup(loop: asyncio.AbstractEventLoop, signum: int) -> None:
-    interrupts = _listeners.get(loop)
-    if interrupts is not None:
-        interrupts.on_wakeup(signum)
+    os_signals = _listeners.get(loop)
+    if os_signals is not None:
+        os_signals.on_wakeup(signum)
 
 
 def _add(
@@ -109,10 +109,10 @@ def _add(
     callback: Any,
     *args: Any,
 ) -> None:
-    interrupts = _listeners.get(loop)
+    os_signals = _listeners.get(loop)
     if (
-        interrupts is None
-        or sig not in interrupts.signals
+        os_signals is None
+        or sig not in os_signals.signals
         or threading.current_thread() is not threading.main_thread()
         or inspect.iscoroutine(callback)
         or inspect.iscoroutinefunction(callback)
@@ -120,26 +120,26 @@ def _add(
     ):
         add(sig, callback, *args)  # raises for arguments that are not accepted
     else:
-        interrupts.add_handler(sig, callback, args)
+        os_signals.add_handler(sig, callback, args)
 
 
 def _remove(loop: asyncio.AbstractEventLoop, remove: Callable[[int], bool], sig: int) -> bool:
-    interrupts = _listeners.get(loop)
-    if interrupts is None or sig not in interrupts.signals:
+    os_signals = _listeners.get(loop)
+    if os_signals is None or sig not in os_signals.signals:
         removed = remove(sig)
-        if interrupts is not None:
+        if os_signals is not None:
             # asyncio resets the wakeup descriptor when it removes its last handler.
-            interrupts.reset_wakeup()
+            os_signals.reset_wakeup()
         return removed
-    if interrupts.remove_handler(sig):
+    if os_signals.remove_handler(sig):
         return True
     if _undo.get(loop) is None:
         # uvloop has our own handler. Removing it would set the default action for a moment, in
         # which the signal would kill the process.
         return False
     removed = remove(sig)  # the program added it before the entrypoint
-    set_handler(sig, interrupts.caught)
-    interrupts.reset_wakeup()
+    set_handler(sig, os_signals.caught)
+    os_signals.reset_wakeup()
     return removed
 
 

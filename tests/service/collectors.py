@@ -45,8 +45,8 @@ OK = answer(200)
 
 
 def hang(connection: socket.socket, closing: threading.Event) -> None:
-    """Never answer."""
-    closing.wait(PATIENCE)
+    """Answer nothing for longer than a test waits for the end of a client."""
+    closing.wait(4 * PATIENCE)
 
 
 def reset(connection: socket.socket, closing: threading.Event) -> None:

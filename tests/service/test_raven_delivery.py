@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -33,12 +33,9 @@ from tests.service.collectors import (
     talk_nonsense,
 )
 from tests.service.streams import running
-from tests.support import LoopFactory, eventually
+from tests.support import PATIENCE, LoopFactory, eventually
 
 log = logging.getLogger("test")
-
-# Seconds by which a duration may be exceeded.
-MACHINE_IS_BUSY = 8
 
 
 @pytest.fixture(autouse=True)
@@ -55,17 +52,6 @@ def collector() -> Iterator[Collector]:
 
 def sending(dsn: str, **options: Any) -> AbstractAsyncContextManager[RavenSender]:
     return running(RavenSender(sentry_dsn=dsn, **options))
-
-
-class Stopwatch:
-    """Tells how long a block took."""
-
-    def __enter__(self) -> Self:
-        self.begin = time.monotonic()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.monotonic() - self.begin
 
 
 async def until_settled(sender: RavenSender, count: int = 1) -> None:
@@ -167,13 +153,12 @@ async def test_nothing_is_sent_while_the_server_wants_to_hear_nothing(
     collector: Collector, limited: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:
     collector.answers.append(limited)
-    async with sending(collector.dsn(), flush_timeout=20) as sender:
+    async with sending(collector.dsn(), flush_timeout=4 * PATIENCE) as sender:
         log.error("one")
         await eventually(lambda: "wants to hear nothing" in caplog.text)
         log.error("two")
-        with Stopwatch() as stopwatch:
+        async with asyncio.timeout(PATIENCE):
             await sender.stop()
-    assert stopwatch.seconds < 10
     assert len(collector.requests) == 1
     assert sender.sent + sender.dropped == 2
 
@@ -227,7 +212,7 @@ async def test_an_attempt_has_a_time_limit(
     collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
     collector.answers.append(hang)
-    async with sending(collector.dsn("?timeout=0.05")) as sender:
+    async with sending(collector.dsn("?timeout=0.5")) as sender:
         log.error("here")
         await until_settled(sender)
     assert sender.sent == 1
@@ -244,10 +229,14 @@ async def test_the_certificate_of_the_server_is_checked(
             (f"?ca_certs={certificates.ca}", 1),
             ("?verify_ssl=0", 1),
         ):
+            caplog.clear()
             async with sending(collector.dsn(options, host="localhost")) as sender:
                 log.error("here")
+                if sent:
+                    await until_settled(sender)
+                else:
+                    await eventually(lambda: "certificate verify failed" in caplog.text)
             assert sender.sent == sent, options
-    assert "certificate verify failed" in caplog.text
 
 
 async def test_an_ipv6_address_is_usable() -> None:
@@ -285,7 +274,7 @@ def stuck_name_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     answered = threading.Event()
 
     def look_up(*_: object) -> list[Any]:
-        answered.wait(30)
+        answered.wait(4 * PATIENCE)
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
@@ -319,11 +308,12 @@ def test_a_stop_gives_up_a_server_that_does_not_answer(
             release = stuck_name_server(monkeypatch)
         try:
             # All of the loop: the threads of its executor are waited for when it is closed.
-            with Stopwatch() as stopwatch, asyncio.Runner(loop_factory=loop_factory) as runner:
+            begin = time.monotonic()
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
                 sender = runner.run(main(collector))
+            assert time.monotonic() - begin < PATIENCE  # a quarter of the server's silence
         finally:
             release()
-    assert stopwatch.seconds < 2 + MACHINE_IS_BUSY
     assert (sender.sent, sender.dropped) == (0, 20)
     assert "20 in all" in caplog.text
 

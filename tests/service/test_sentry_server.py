@@ -29,8 +29,8 @@ from tests.support import PATIENCE, eventually, nothing_left  # noqa: E402
 log = logging.getLogger("test")
 
 # Seconds that a stop may take if the server does not answer: it is less than two, but machines are
-# busy. A server that hangs does so for 30.
-MOST = 8.0
+# busy. A server that hangs does so for four times as long.
+MOST = PATIENCE
 
 
 @pytest.fixture

@@ -34,10 +34,14 @@ class Brief(Server):
 
 
 class Failing(Server):
-    """Fails in the phase that is named, after another turn of the loop."""
+    """Fails in the phase that is named, after another turn of the loop.
+
+    In the phase "run", it waits until the block has begun, if it is given an event for that.
+    """
 
     error: BaseException
     phase: str = "start"
+    begun: asyncio.Event | None = None
 
     async def start(self) -> None:
         if self.phase == "start":
@@ -45,6 +49,8 @@ class Failing(Server):
             raise self.error
         if self.phase == "run":
             self.start_event.set()
+            if self.begun is not None:
+                await self.begun.wait()
             await asyncio.sleep(0.01)
             raise self.error
         await super().start()

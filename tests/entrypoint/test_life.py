@@ -270,15 +270,19 @@ def test_a_crash_ends_the_block_with_its_error(live: Form) -> None:
     log: Log = []
     error = ValueError("crash")
 
+    begun = asyncio.Event()
+
     async def body(_: entrypoint) -> None:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0)
             log.append("block is left")
 
+    failing = Failing(log=log, name="f", error=error, phase="run", begun=begun)
     with pytest.raises(ValueError, match="crash") as caught:
-        live(Server(log=log), Failing(log=log, name="f", error=error, phase="run"), body=body)
+        live(Server(log=log), failing, body=body)
     assert caught.value is error
     assert log == [
         *("server starts", "block is left", "server stops", "f stops", "server is cancelled")
@@ -367,14 +371,17 @@ def test_a_crash_during_the_shutdown_comes_out_and_cuts_nobody_short(
 
 def test_two_crashes_do_not_disturb_the_end_of_the_block(live: Form) -> None:
     log: Log = []
+    begun = asyncio.Event()
 
     class Late(Failing):
         async def start(self) -> None:
             self.start_event.set()
+            await begun.wait()
             await asyncio.sleep(0.05)
             raise self.error
 
     async def body(_: entrypoint) -> None:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -383,7 +390,7 @@ def test_two_crashes_do_not_disturb_the_end_of_the_block(live: Form) -> None:
 
     with pytest.raises(ExceptionGroup) as caught:
         live(
-            Failing(log=log, error=ValueError("one"), phase="run"),
+            Failing(log=log, error=ValueError("one"), phase="run", begun=begun),
             Late(log=log, error=ValueError("two")),
             body=body,
         )

@@ -1,4 +1,4 @@
-"""Calls at the times that a cron line names."""
+"""Callbacks at the times of a cron expression."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from svcrun._schedule.cron_expression import CronSpec
-from svcrun._schedule.runner import Schedule, Series, check_call_options
-from svcrun._util.current_service import on_behalf_of
+from svcrun._schedule.runner import Schedule, ScheduleRunner, check_call_options
 from svcrun.errors import ParameterError
 from svcrun.recurring import Recurring, find_clock
 
@@ -25,28 +24,28 @@ log = logging.getLogger(__name__)
 
 Misfire: TypeAlias = Literal["skip", "once"]
 
-# Seconds by which a call may be late and is still in time.
-IN_TIME = 1.0
+# Seconds by which a call may be late without being missed.
+MISFIRE_GRACE = 1.0
 
-# The maximum of seconds by which the clock may be set back without repeating calls at fixed times.
-WAITED_OUT = 3 * 3600
+# Seconds by which the wall clock may be set back without repeating calls at fixed times.
+MAX_WAIT_AFTER_SET_BACK = 3 * 3600
 
-# So many missed times are counted; more would take too long.
-COUNTED = 100
+# The maximum of missed times that are counted, since counting years of them would block the loop.
+MAX_MISSED = 100
 
 
 class CronCallback(Recurring):
-    """A function to be called at the times that a cron line names.
+    """Call a function at the times of a cron expression.
 
-    It counts the calls: see :attr:`calls`, :attr:`failures`, :attr:`skipped`, :attr:`last_start`,
-    :attr:`last_duration` and :attr:`next_due`.
+    The attributes :attr:`calls`, :attr:`failures`, :attr:`skipped`, :attr:`last_start`,
+    :attr:`last_duration` and :attr:`next_due` count and time the calls.
 
-    :param coroutine_func: what to call; what it returns is awaited if it can be.
-    :param args: are given to it,
-    :param kwargs: and so are these.
-    :param name: tells it apart in the log; the name of the function by default.
+    :param coroutine_func: the function to call; a result that can be awaited is awaited.
+    :param args: positional arguments of the function.
+    :param kwargs: keyword arguments of the function.
+    :param name: names the callback in log messages; the qualified name of the function by default.
 
-    :raises TypeError: if it can't be called.
+    :raises TypeError: if `coroutine_func` is not callable.
 
     >>> import asyncio
     >>> from svcrun.cron import CronCallback
@@ -75,28 +74,29 @@ class CronCallback(Recurring):
         overlap: Overlap = "skip",
         clock: Clock | None = None,
     ) -> None:
-        """Begin to call.
+        """Start the calls.
 
-        :param spec: the cron line; see :class:`CronSpec`, which can be given as well.
-        :param loop: the loop to do it in; the current one by default.
-        :param shield: let a call under way go on when :meth:`stop` is called.
-        :param suppress_exceptions: are not logged when the function raises them.
-        :param timezone: the zone that the line is meant in.
-        :param misfire: what to do after the loop was blocked, the machine suspended or the clock
-            set forward, and times passed without a call: ``"skip"`` them, or call ``"once"`` for
-            all of them. Either way, the log tells which.
-        :param overlap: what to do when a call is due while another is under way: ``"skip"`` it,
-            ``"queue"`` it, or ``"cancel"`` the other. The log has a warning when that begins.
-        :param clock: another clock than that of the loop.
+        :param spec: the cron expression, as a text or a :class:`CronSpec`.
+        :param loop: the event loop of the calls; the current one by default.
+        :param shield: whether a call in flight goes on when :meth:`stop` is called.
+        :param suppress_exceptions: exceptions of the function that are not logged.
+        :param timezone: the time zone of a `spec` that is a text; UTC by default.
+        :param misfire: what happens after times have passed without a call, because the loop was
+            blocked, the machine was suspended or the clock was set forward: ``"skip"`` them, or
+            call ``"once"`` for all of them. Both are logged as a warning.
+        :param overlap: what happens when a call is due while another one is in flight: ``"skip"``
+            it, ``"queue"`` it, or ``"cancel"`` the one in flight. The first overlap with a call is
+            logged as a warning.
+        :param clock: for tests; the clock of `loop` by default.
 
-        :raises asyncio.InvalidStateError: if it was started and not stopped.
-        :raises ValueError, TypeError: naming a parameter that has a wrong value.
+        :raises asyncio.InvalidStateError: if the callback was started and not stopped.
+        :raises ValueError, TypeError: naming the parameter that has a wrong value.
         """
         if not isinstance(spec, CronSpec):
             spec = CronSpec(spec, timezone)
         suppress_exceptions = check_options(self, misfire, overlap, suppress_exceptions)
         clock = clock or find_clock(loop)
-        series = Series(
+        runner = ScheduleRunner(
             self,
             CronSchedule(self, spec, misfire, clock.wall()),
             clock,
@@ -104,110 +104,112 @@ class CronCallback(Recurring):
             suppress_exceptions=suppress_exceptions,
             overlap=overlap,
         )
-        self._begin(series)
+        self._start(runner)
 
     def get_next(self, spec: CronSpec, after: float) -> float:
-        """Return how many seconds past `after` the next call is due; for subclasses.
+        """Return the seconds from `after` until the next call; a subclass may override it.
 
-        :param spec: the cron line that was given.
+        :param spec: the cron expression that was passed to :meth:`start`.
         :param after: seconds since the epoch.
         """
         return spec.next(after) - after
 
 
 class CronSchedule(Schedule):
-    """The times of a cron line.
+    """The times of a cron expression, through changes of the wall clock.
 
-    :param owner: finds the next one.
-    :param spec: the line.
-    :param misfire: what to do about missed ones.
-    :param now: the time, in seconds since the epoch.
+    :param callback: finds the next time.
+    :param spec: the cron expression.
+    :param misfire: what happens to missed times.
+    :param now: the wall-clock time, in seconds since the epoch.
     """
 
-    by_wall: ClassVar[bool] = True
+    uses_wall_clock: ClassVar[bool] = True
 
-    def __init__(self, owner: CronCallback, spec: CronSpec, misfire: Misfire, now: float) -> None:
-        self._owner = owner
+    def __init__(
+        self, callback: CronCallback, spec: CronSpec, misfire: Misfire, now: float
+    ) -> None:
+        self._callback = callback
         self._spec = spec
         self._misfire = misfire
-        self._after = now  # all until then is settled
-        self._latest = -inf  # the latest time reached; later than now after the clock was set back
+        # All times up to this one were called, skipped or counted as missed.
+        self._done_until = now
+        # The latest time that was reached. Invariant: it never goes back, so it is later than now
+        # after the clock was set back.
+        self._latest = -inf
 
-    def next(self, series: Series) -> float:  # noqa: ARG002 - for others
+    def next(self) -> float:
         """Return the next time."""
-        return self._next(self._after)
+        return self._next(self._done_until)
 
     def _next(self, after: float) -> float:
-        return after + self._owner.get_next(self._spec, after)
+        return after + self._callback.get_next(self._spec, after)
 
-    def is_due(self, series: Series, moment: float, now: float) -> bool:
-        """Tell whether to call for `moment`, or for the last one missed."""
-        self._after = moment
+    def is_due(self, runner: ScheduleRunner, due: float, now: float) -> bool:
+        """Return whether to call for `due`, or once for the times missed since."""
+        self._done_until = due
         latest = self._latest
-        if moment <= latest <= now and now - moment >= IN_TIME:
-            # If the clock is set forward again, times up to the latest one were not missed.
-            moment = self._next(latest)
-            if moment > now:
-                self._after = now
+        if due <= latest <= now and now - due >= MISFIRE_GRACE:
+            # The clock was set back and forward again. The times up to the latest one had their
+            # calls before, and were not missed.
+            due = self._next(latest)
+            if due > now:
+                self._done_until = now
                 return False
-            self._after = moment
-        if now - moment < IN_TIME:
-            self._latest = max(latest, moment)
+            self._done_until = due
+        if now - due < MISFIRE_GRACE:
+            self._latest = max(latest, due)
             return True
 
-        missed = [moment]
-        while len(missed) < COUNTED and (following := self._next(missed[-1])) <= now:
+        missed = [due]
+        while len(missed) < MAX_MISSED and (following := self._next(missed[-1])) <= now:
             missed.append(following)
-        is_complete = len(missed) < COUNTED
-        if is_complete and now - missed[-1] < IN_TIME:
-            in_time = missed.pop()
-            self._after = in_time
-        else:
-            in_time = None
-            self._after = missed[-1] if is_complete else now
+        is_complete = len(missed) < MAX_MISSED
+        on_time = is_complete and now - missed[-1] < MISFIRE_GRACE
+        self._done_until = missed[-1] if is_complete else now
+        self._latest = max(latest, self._done_until)
+        if on_time:
+            missed.pop()
+        calls_once = self._misfire == "once"
+        runner.callback.skipped += len(missed) - (calls_once and not on_time)
+        self._warn_of_missed(runner, missed, is_complete)
+        return on_time or calls_once
 
-        self._latest = max(latest, self._after)
-        calls = in_time is not None or self._misfire == "once"
-        uncalled = len(missed) - (calls and in_time is None)
-        series.callback.skipped += uncalled
+    def _warn_of_missed(
+        self, runner: ScheduleRunner, missed: list[float], is_complete: bool
+    ) -> None:
         first, last = (self._spec.local(time).isoformat() for time in (missed[0], missed[-1]))
-        consequence = (
-            "there is one call for all of them" if self._misfire == "once" else "they are skipped"
+        runner.warn(
+            "%r: missed calls: %d%s, from %s to %s; %s",
+            len(missed),
+            "" if is_complete else " or more",
+            first,
+            last,
+            "calling once for all of them" if self._misfire == "once" else "skipping them",
+            logger=log,
         )
-        with on_behalf_of(series.service):
-            log.warning(
-                "%r: %s missed, from %s to %s; %s",
-                series.callback,
-                f"{len(missed)}{'' if is_complete else ' or more'} calls were",
-                first,
-                last,
-                consequence,
-            )
-        return calls
 
-    def is_to_replan(self, series: Series, now: float) -> bool:
-        """Decide whether to repeat calls after the clock was set back."""
-        if self._after <= now:
+    def follows_set_back(self, runner: ScheduleRunner, now: float) -> bool:
+        """Decide whether to repeat calls after the wall clock was set back."""
+        if self._done_until <= now:
             return False
-        # The clock is checked once a second, so a time may have been reached since the change.
-        begin = now - IN_TIME
+        # The clock is read once a second, so a time may have been reached since the change.
+        begin = now - MISFIRE_GRACE
         if self._latest <= now:  # no call would be repeated
-            self._after = begin
+            self._done_until = begin
             return True
-        is_long = self._latest - now > WAITED_OUT
+        is_long = self._latest - now > MAX_WAIT_AFTER_SET_BACK
         if self._spec.has_wildcard or is_long:
-            self._after = begin
+            self._done_until = begin
             message = (
                 "%r: the clock was set back%s; calls follow the new time,"
                 " so those until %s may be repeated"
             )
         else:
-            self._after = self._latest
+            self._done_until = self._latest
             message = "%r: the clock was set back%s; calls until %s were made and are not repeated"
         by = " by more than three hours" if is_long else ""
-        last = self._spec.local(self._latest).isoformat()
-        with on_behalf_of(series.service):
-            log.warning(message, series.callback, by, last)
+        runner.warn(message, by, self._spec.local(self._latest).isoformat(), logger=log)
         return True
 
 

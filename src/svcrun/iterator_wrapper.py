@@ -1,4 +1,4 @@
-"""Generators that run in threads, under the names that aiomisc has for them."""
+"""Generators that run in threads, under their names in aiomisc."""
 
 from svcrun.thread_pool import (
     ChannelClosed,

@@ -1,11 +1,11 @@
-"""Calls on a fixed schedule: every so many seconds."""
+"""Callbacks at a fixed interval."""
 
 from __future__ import annotations
 
 import random
 from typing import TYPE_CHECKING
 
-from svcrun._schedule.runner import Schedule, Series
+from svcrun._schedule.runner import Schedule, ScheduleRunner
 from svcrun._util.validation import check_number
 from svcrun.errors import ParameterError
 from svcrun.recurring import Recurring, find_clock
@@ -20,17 +20,17 @@ __all__ = ("PeriodicCallback", "check_period")
 
 
 class PeriodicCallback(Recurring):
-    """A function to be called every so many seconds.
+    """Call a function every `interval` seconds.
 
-    It counts the calls: see :attr:`calls`, :attr:`failures`, :attr:`skipped`, :attr:`last_start`,
-    :attr:`last_duration` and :attr:`next_due`.
+    The attributes :attr:`calls`, :attr:`failures`, :attr:`skipped`, :attr:`last_start`,
+    :attr:`last_duration` and :attr:`next_due` count and time the calls.
 
-    :param coroutine_func: what to call; what it returns is awaited if it can be.
-    :param args: are given to it,
-    :param kwargs: and so are these.
-    :param name: tells it apart in the log; the name of the function by default.
+    :param coroutine_func: the function to call; a result that can be awaited is awaited.
+    :param args: positional arguments of the function.
+    :param kwargs: keyword arguments of the function.
+    :param name: names the callback in log messages; the qualified name of the function by default.
 
-    :raises TypeError: if it can't be called.
+    :raises TypeError: if `coroutine_func` is not callable.
 
     >>> import asyncio
     >>> from svcrun import PeriodicCallback
@@ -59,30 +59,32 @@ class PeriodicCallback(Recurring):
         overlap: Overlap = "skip",
         clock: Clock | None = None,
     ) -> None:
-        """Begin to call.
+        """Start the calls.
 
-        The moments are `interval` seconds apart, however long calls and the loop take.
+        Calls are due `interval` seconds apart, however long a call takes and however late the event
+        loop is. Calls that were due while the loop was blocked are one call.
 
         :param interval: seconds between the starts of two calls.
-        :param loop: the loop to do it in; the current one by default.
-        :param delay: seconds until the first call.
-        :param shield: let a call under way go on when :meth:`stop` is called.
-        :param suppress_exceptions: are not logged when the function raises them.
-        :param jitter: seconds by which each call is late at most, at random, so that many
-            processes don't do the same at the same time. It does not move those that follow.
-        :param overlap: what to do when a call is due while another is under way: ``"skip"`` it,
-            ``"queue"`` it, or ``"cancel"`` the other. The log has a warning when that begins.
-        :param clock: another clock than that of the loop.
+        :param loop: the event loop of the calls; the current one by default.
+        :param delay: seconds until the first call; 0 by default.
+        :param shield: whether a call in flight goes on when :meth:`stop` is called.
+        :param suppress_exceptions: exceptions of the function that are not logged.
+        :param jitter: the maximum of seconds by which a call is late, at random, so that many
+            processes do not call at the same time; 0 by default. It does not delay later calls.
+        :param overlap: what happens when a call is due while another one is in flight: ``"skip"``
+            it, ``"queue"`` it, or ``"cancel"`` the one in flight. The first overlap with a call is
+            logged as a warning.
+        :param clock: for tests; the clock of `loop` by default.
 
-        :raises asyncio.InvalidStateError: if it was started and not stopped.
-        :raises ValueError, TypeError: naming a parameter that has a wrong value.
+        :raises asyncio.InvalidStateError: if the callback was started and not stopped.
+        :raises ValueError, TypeError: naming the parameter that has a wrong value.
         """
         check_period(self, interval, delay, jitter)
         clock = clock or find_clock(loop)
         schedule = FixedSchedule(
-            clock.time() + delay, interval, jitter=jitter, keeps_late=overlap == "queue"
+            clock.time() + delay, interval, jitter=jitter, keeps_missed=overlap == "queue"
         )
-        series = Series(
+        runner = ScheduleRunner(
             self,
             schedule,
             clock,
@@ -90,48 +92,49 @@ class PeriodicCallback(Recurring):
             suppress_exceptions=suppress_exceptions,
             overlap=overlap,
         )
-        self._begin(series)
+        self._start(runner)
 
 
 class FixedSchedule(Schedule):
-    """Moments with the same distance.
+    """Times at a fixed interval.
 
-    :param first: the first of them.
-    :param interval: the distance, in seconds.
-    :param jitter: how late each may be, in seconds.
-    :param keeps_late: whether none is left out when the loop is late.
+    :param first: the first time, by the loop's clock.
+    :param interval: seconds between two times.
+    :param jitter: the maximum of seconds by which a time is late, at random.
+    :param keeps_missed: whether each time that passed while the loop was blocked has its call.
     """
 
     def __init__(
-        self, first: float, interval: float, *, jitter: float = 0, keeps_late: bool = False
+        self, first: float, interval: float, *, jitter: float = 0, keeps_missed: bool = False
     ) -> None:
         self._first = float(first)
         self._interval = interval
         self._jitter = jitter
-        self._keeps_late = keeps_late
-        self._number = -1
+        self._keeps_missed = keeps_missed
+        self._index = -1
 
-    def next(self, series: Series) -> float:  # noqa: ARG002 - for others
-        """Return the next moment, by multiplication, as sums of floats would drift."""
-        self._number += 1
-        moment = self._first + self._number * self._interval
-        return moment + random.random() * self._jitter if self._jitter else moment  # noqa: S311 - no secret
+    def next(self) -> float:
+        """Return the next time."""
+        self._index += 1
+        # A product, as a sum of many floats would drift.
+        when = self._first + self._index * self._interval
+        return when + random.random() * self._jitter if self._jitter else when  # noqa: S311 - no secret
 
-    def is_due(self, series: Series, moment: float, now: float) -> bool:
-        """Leave out the moments that passed while the loop was blocked, but for the last."""
-        late = now - moment
-        if late >= self._interval and not self._keeps_late:
-            missed = int(late // self._interval)
-            self._number += missed
-            series.callback.skipped += missed
-            series.clock.late.add(
-                "%r: the event loop is late by %.3g s, so calls are left out", series.callback, late
+    def is_due(self, runner: ScheduleRunner, due: float, now: float) -> bool:
+        """Skip the times that passed while the loop was blocked, except the last one."""
+        lag = now - due
+        if lag >= self._interval and not self._keeps_missed:
+            missed = int(lag // self._interval)
+            self._index += missed
+            runner.callback.skipped += missed
+            runner.clock.blocked.add(
+                "%r: event loop blocked for %.3g s; skipping missed calls", runner.callback, lag
             )
         return True
 
 
 def check_period(owner: object, interval: float, delay: float, jitter: float = 0) -> None:
-    """Refuse what is no schedule.
+    """Check the parameters of a fixed schedule.
 
     :raises ValueError, TypeError: naming `owner`, the parameter, the value and what is accepted.
     """

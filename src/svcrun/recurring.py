@@ -1,4 +1,4 @@
-"""Functions that are called again and again, and count their calls."""
+"""Callbacks that are called again and again, and the counters of their calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from svcrun._schedule.clock import clock_of
-from svcrun._schedule.runner import Schedule, Series
+from svcrun._schedule.runner import Schedule, ScheduleRunner
 from svcrun._util.callables import describe
 from svcrun._util.eager import current_loop, start_eagerly
 from svcrun._util.per_loop import running_loop
@@ -37,15 +37,15 @@ log = logging.getLogger(__name__)
 
 
 class StrategyException(Exception):
-    """Raised by a strategy: the series ends."""
+    """Raised by a strategy to end the calls."""
 
 
 class StrategyStop(StrategyException):
-    """Raised by a strategy to end the series."""
+    """Raised by a strategy to end the calls."""
 
 
 class StrategySkip(StrategyException):
-    """Raised by a strategy to be asked again later, without a call.
+    """Raised by a strategy that skips a call; the strategy is called again later.
 
     :param next_attempt_delay: seconds until then.
     """
@@ -56,30 +56,29 @@ class StrategySkip(StrategyException):
 
 
 def find_clock(loop: asyncio.AbstractEventLoop | None) -> Clock:
-    """Return the clock of `loop`, or of the current loop.
+    """Return the clock of `loop`; of the current loop if `loop` is None.
 
-    :raises RuntimeError: if there is none.
+    :raises RuntimeError: if there is no current loop.
     """
     found = loop or running_loop() or current_loop()
     if found is None:
-        msg = "no event loop is running; give one: start(..., loop=...)"
-        raise RuntimeError(msg)
+        raise RuntimeError("no event loop is running; give one: start(..., loop=...)")
     return clock_of(found)
 
 
 class Recurring:
-    """A function to be called again and again, and the count of its calls.
+    """The base class of callbacks that are called again and again.
 
-    :param coroutine_func: what to call; what it returns is awaited if it can be.
-    :param args: are given to it,
-    :param kwargs: and so are these.
-    :param name: tells it apart in the log; the name of the function by default.
+    :param coroutine_func: the function to call; a result that can be awaited is awaited.
+    :param args: positional arguments of the function.
+    :param kwargs: keyword arguments of the function.
+    :param name: names the callback in log messages; the qualified name of the function by default.
 
-    :raises TypeError: if it can't be called.
+    :raises TypeError: if `coroutine_func` is not callable.
     """
 
     __slots__ = (
-        "_series",
+        "_runner",
         "args",
         "calls",
         "failures",
@@ -100,55 +99,56 @@ class Recurring:
         self.kwargs = kwargs
         self.name = name or describe(coroutine_func)
         self.calls = 0
-        """How many calls were begun."""
+        """The number of calls that have begun."""
         self.failures = 0
-        """How many of them raised something, `suppress_exceptions` and cancellations included."""
+        """The number of calls that raised, including suppressed exceptions and cancellations."""
         self.skipped = 0
-        """How many times it was due and not called."""
+        """The number of calls that were due and did not begin."""
         self.last_start: float | None = None
-        """When the last call began, in seconds since the epoch; None before the first."""
+        """When the last call began, in seconds since the epoch; None before the first call."""
         self.last_duration: float | None = None
-        """How many seconds the last call that is over took; None before that."""
-        self._series: Series | None = None
+        """The seconds that the last completed call took; None before that."""
+        self._runner: ScheduleRunner | None = None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop of the calls; before the start, the running loop."""
-        return asyncio.get_running_loop() if self._series is None else self._series.clock.loop
+        """The event loop of the calls; the running loop before the start."""
+        return asyncio.get_running_loop() if self._runner is None else self._runner.clock.loop
 
     @property
     def next_due(self) -> float | None:
         """When the next call is due, in seconds since the epoch; None if that is not known."""
-        series = self._series
-        if series is None or series.is_over or series.moment == inf:
+        runner = self._runner
+        if runner is None or runner.ended or runner.next_due == inf:
             return None
-        if series.schedule.by_wall:
-            return series.moment
-        return series.clock.wall() + series.moment - series.clock.time()
+        if runner.schedule.uses_wall_clock:
+            return runner.next_due
+        return runner.clock.wall() + runner.next_due - runner.clock.time()
 
-    def _begin(self, series: Series) -> None:
-        if self._series is not None and not self._series.is_over:
-            raise asyncio.InvalidStateError(f"{self!r} was started already; stop it first")
-        self._series = series
-        series.plan()
+    def _start(self, runner: ScheduleRunner) -> None:
+        if self._runner is not None and not self._runner.ended:
+            raise asyncio.InvalidStateError(f"{self!r} is already started; stop it first")
+        self._runner = runner
+        runner.schedule_next()
 
     def stop(self, return_exceptions: bool = False) -> asyncio.Future[Any]:
-        """End the calls, and cancel the one under way unless there is a shield.
+        """Begin no more calls, and cancel the call in flight unless it is shielded.
 
-        A call that stops its own series is not cancelled.
+        A call that stops its own callback is not cancelled.
 
-        :param return_exceptions: give what is raised otherwise, in a list.
+        :param return_exceptions: whether the future returns the exception below in a list, and
+            does not raise it.
 
-        Returns a future that is done when all is over, and then raises
-        :class:`asyncio.CancelledError`; or :class:`RuntimeError`, if there was nothing to stop.
+        Returns a future that is done when the cancelled call has ended. It raises
+        :class:`asyncio.CancelledError`, or :class:`RuntimeError` if the callback was not started.
         """
-        series, self._series = self._series, None
-        loop = find_clock(None).loop if series is None else series.clock.loop
+        runner, self._runner = self._runner, None
+        loop = find_clock(None).loop if runner is None else runner.clock.loop
         stopped: asyncio.Future[Any] = loop.create_future()
 
-        def tell(error: BaseException) -> None:
+        def resolve(error: BaseException) -> None:
             if stopped.done():
-                return  # who waited for it does so no longer
+                return  # race: the task that waited for it was cancelled
             if return_exceptions:
                 stopped.set_result([error])
             elif isinstance(error, asyncio.CancelledError):
@@ -156,30 +156,30 @@ class Recurring:
             else:
                 stopped.set_exception(error)
 
-        if series is None:
-            tell(RuntimeError(f"{self!r} was not started"))
+        if runner is None:
+            resolve(RuntimeError(f"{self!r} was not started"))
         else:
-            series.cancel(lambda: tell(asyncio.CancelledError()))
+            runner.cancel(lambda: resolve(asyncio.CancelledError()))
         return stopped
 
     async def finish(self) -> None:
-        """End the calls, and wait for the one under way to end by itself; idempotent.
+        """Begin no more calls, and wait for the call in flight; idempotent.
 
-        A call may wait for this: then nobody waits for that call. If this is cancelled, so is the
-        call under way.
+        A call may await this method. It then returns without waiting for that call. If this
+        coroutine is cancelled, it cancels the call in flight.
         """
-        if self._series is not None:
-            await self._series.finish()
+        if self._runner is not None:
+            await self._runner.finish()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}({self.name})>"
 
 
 class RecurringCallback(Recurring):
-    """A function to be called again and again, at times that another function determines.
+    """Call a function again and again, at times that another function determines.
 
-    It counts the calls: see :attr:`calls`, :attr:`failures`, :attr:`last_start`,
-    :attr:`last_duration` and :attr:`next_due`.
+    The attributes :attr:`calls`, :attr:`failures`, :attr:`last_start`, :attr:`last_duration` and
+    :attr:`next_due` count and time the calls.
 
     >>> import asyncio
     >>> from svcrun import RecurringCallback, StrategyStop
@@ -206,58 +206,58 @@ class RecurringCallback(Recurring):
         suppress_exceptions: ExceptionsType = (),
         clock: Clock | None = None,
     ) -> asyncio.Task[None]:
-        """Begin to call, with pauses in between, and return the task that does so.
+        """Start the calls, and return the task that calls the strategy.
 
-        Cancel the task to end it, which also cancels a call under way.
+        Cancel the task to stop the calls; that also cancels a call in flight unless it is shielded.
 
-        :param strategy: is given this object and returns the seconds until the next call, or
-            something to be awaited for them. It is asked again when that call is over, and may
-            raise :class:`StrategyStop` or :class:`StrategySkip`. A negative number counts as 0;
-            what is no number ends the calls. The log has a warning of both.
-        :param loop: the loop to do it in; the current one by default.
-        :param shield: let a call under way go on when the task is cancelled.
-        :param suppress_exceptions: are not logged when the function raises them.
-        :param clock: another clock than that of the loop.
+        :param strategy: a function that gets this object, and returns the seconds until the next
+            call or an awaitable of them. It is called at the start and after each call. It may
+            raise :class:`StrategyStop` or :class:`StrategySkip`. A negative number counts as 0, and
+            any other result that is not a number ends the calls; both are logged as warnings.
+        :param loop: the event loop of the calls; the current one by default.
+        :param shield: whether a call in flight goes on when the task is cancelled.
+        :param suppress_exceptions: exceptions of the function that are not logged.
+        :param clock: for tests; the clock of `loop` by default.
 
-        :raises ValueError, TypeError: naming a parameter that has a wrong value.
+        :raises ValueError, TypeError: naming the parameter that has a wrong value.
         """
         _check_callable(self, "strategy", strategy)
         clock = clock or find_clock(loop)
-        series = Series(
+        runner = ScheduleRunner(
             self, Schedule(), clock, shield=shield, suppress_exceptions=suppress_exceptions
         )
-        self._series = series
+        self._runner = runner
         name = f"strategy of {self.name}"
-        task = start_eagerly(_follow(strategy, self, series), clock.loop, name=name)
-        series.follower = task
-        task.add_done_callback(retrieve)  # a failure is logged when it happens
+        task = start_eagerly(_follow(strategy, self, runner), clock.loop, name=name)
+        runner.strategy_task = task
+        task.add_done_callback(retrieve)  # _follow() has logged its error
         return task
 
 
-async def _follow(strategy: Strategy, callback: RecurringCallback, series: Series) -> None:
-    """Ask the strategy, have a call, and again."""
+async def _follow(strategy: Strategy, callback: RecurringCallback, runner: ScheduleRunner) -> None:
+    """Ask the strategy for a time, wait for the call at that time, and repeat."""
     called = asyncio.Event()
-    series.on_call_over = called.set
+    runner.on_call_end = called.set
     try:
         while (pause := await _ask(strategy, callback)) is not None:
             called.clear()
-            series.call_at(series.clock.time() + pause)
+            runner.schedule_at(runner.clock.time() + pause)
             await called.wait()
     except asyncio.CancelledError:
-        if not series.is_over:  # else who has ended it sees to the call as well
-            over = asyncio.Event()
-            series.cancel(over.set)
-            await over.wait()
+        if not runner.ended:  # else the stop, which cancelled this task, cancels the call
+            stopped = asyncio.Event()
+            runner.cancel(stopped.set)
+            await stopped.wait()
         raise
     except Exception:
-        log.exception("%r: the strategy failed, there will be no more calls", callback)
+        log.exception("%r: the strategy failed; no more calls", callback)
         raise
     finally:
-        series.end()
+        runner.end()
 
 
 async def _ask(strategy: Strategy, callback: RecurringCallback) -> float | None:
-    """Return the seconds until the next call, None if there is to be none."""
+    """Return the seconds until the next call, or None if the strategy ends the calls."""
     while True:
         pause: Any
         try:
@@ -271,7 +271,7 @@ async def _ask(strategy: Strategy, callback: RecurringCallback) -> float | None:
             return None
         if isinstance(pause, bool) or not isinstance(pause, int | float) or not isfinite(pause):
             log.warning(
-                "%r: there will be no more calls, since the strategy %s returned %r and no seconds",
+                "%r: the strategy %s must return a number of seconds, not %r; no more calls",
                 callback,
                 describe(strategy),
                 pause,
@@ -279,7 +279,7 @@ async def _ask(strategy: Strategy, callback: RecurringCallback) -> float | None:
             return None
         if pause < 0:
             log.warning(
-                "%r: the strategy %s returned %r seconds, which count as 0",
+                "%r: the strategy %s returned %r s; calling at once",
                 callback,
                 describe(strategy),
                 pause,

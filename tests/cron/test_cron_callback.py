@@ -1,4 +1,4 @@
-"""Laws of calls at the times of cron lines: clocks that are set, times that are missed (C31)."""
+"""Laws of calls at the times of cron expressions: clocks that are set, missed times (C31)."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ async def wall() -> Wall:
 
 
 class Job(CronCallback):
-    """A callback that notes when it is called, as clocks on the wall show it."""
+    """A callback that records the wall-clock times of its calls."""
 
     __slots__ = ("times", "wall")
 
@@ -48,7 +48,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [it.getMessage() for it in caplog.records if it.levelno >= logging.WARNING]
 
 
-async def test_calls_come_at_their_times(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+async def test_calls_begin_at_the_times_of_the_expression(
+    job: Job, caplog: pytest.LogCaptureFixture
+) -> None:
     job.begin("*/20 * * * *")
     await asyncio.sleep(3700)
     assert job.times == ["12:20:00", "12:40:00", "13:00:00"]
@@ -56,7 +58,7 @@ async def test_calls_come_at_their_times(job: Job, caplog: pytest.LogCaptureFixt
     assert not caplog.records
 
 
-async def test_no_call_comes_a_moment_too_early(wall: Wall) -> None:
+async def test_no_call_is_early(wall: Wall) -> None:
     times: list[float] = []
     callback = CronCallback(lambda: times.append(wall()))
     wall.set(0.123456789)
@@ -68,20 +70,20 @@ async def test_no_call_comes_a_moment_too_early(wall: Wall) -> None:
     assert max(late) < 0.01  # and not 0.9999
 
 
-async def test_a_spec_can_be_given_as_well(job: Job) -> None:
+async def test_a_spec_object_can_be_passed(job: Job) -> None:
     spec = CronSpec("30 13 * * *", "Europe/Berlin")
     job.start(spec, clock=Clock(asyncio.get_running_loop(), job.wall))
     await asyncio.sleep(3600)
     assert job.times == ["12:30:00"]
 
 
-async def test_the_zone_of_the_line_counts(job: Job) -> None:
+async def test_the_expression_is_evaluated_in_its_time_zone(job: Job) -> None:
     job.begin("30 13 * * *", timezone="Europe/Berlin")
     await asyncio.sleep(3600)
     assert job.times == ["12:30:00"]
 
 
-async def test_calls_go_on_through_changes_of_the_clocks(wall: Wall) -> None:
+async def test_calls_follow_daylight_saving_time(wall: Wall) -> None:
     wall.set(datetime(2026, 10, 24, 12, tzinfo=UTC).timestamp() - NOON.timestamp())
     job = Job(wall)
     job.begin("30 2 * * *", timezone="Europe/Berlin")
@@ -93,7 +95,7 @@ async def test_calls_go_on_through_changes_of_the_clocks(wall: Wall) -> None:
 # A wall clock that is set.
 
 
-async def test_a_clock_that_is_set_forward_is_noticed(job: Job, wall: Wall) -> None:
+async def test_a_wall_clock_set_forward_is_noticed(job: Job, wall: Wall) -> None:
     job.begin("0 18 * * *")
     await asyncio.sleep(10)
     wall.set(6 * 3600 - 15)
@@ -101,7 +103,7 @@ async def test_a_clock_that_is_set_forward_is_noticed(job: Job, wall: Wall) -> N
     assert job.times == ["18:00:00"]
 
 
-async def test_times_that_a_clock_jumps_over_are_one_call(
+async def test_times_that_the_wall_clock_jumps_over_are_one_call(
     job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
 ) -> None:
     job.begin("*/10 * * * *")
@@ -113,11 +115,13 @@ async def test_times_that_a_clock_jumps_over_are_one_call(
     assert job.times[1] == "12:40:00"
     assert job.skipped == 2
     (warning,) = warnings(caplog)
-    assert "3 calls" in warning
+    assert "missed calls: 3," in warning
     assert "2026-01-01T12:10:00+00:00 to 2026-01-01T12:30:00+00:00" in warning
 
 
-async def test_or_they_are_skipped(job: Job, wall: Wall, caplog: pytest.LogCaptureFixture) -> None:
+async def test_with_misfire_skip_missed_times_are_skipped(
+    job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
     job.begin("*/10 * * * *", misfire="skip")
     await asyncio.sleep(300)
     wall.set(1800)
@@ -127,8 +131,8 @@ async def test_or_they_are_skipped(job: Job, wall: Wall, caplog: pytest.LogCaptu
     assert "12:10:00" in warnings(caplog)[0]
 
 
-@pytest.mark.parametrize(("misfire", "told"), [("skip", "are skipped"), ("once", "is one call")])
-async def test_one_that_is_in_time_is_called_and_those_before_are_missed(
+@pytest.mark.parametrize(("misfire", "told"), [("skip", "skipping them"), ("once", "calling once")])
+async def test_after_missed_times_the_time_that_is_due_now_is_called(
     job: Job, wall: Wall, misfire: str, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     job.begin("* * * * * *", misfire=misfire)
@@ -154,7 +158,7 @@ async def test_a_jump_over_years_takes_no_time(
 
 
 @pytest.mark.parametrize("spec", ["0,10,20,30,40 * * * *", "0,10,20-40/10 11-13 * * *"])
-async def test_fixed_times_that_a_clock_set_back_brings_again_are_not_called_again(
+async def test_fixed_times_are_not_called_again_after_the_clock_was_set_back(
     job: Job, wall: Wall, caplog: pytest.LogCaptureFixture, spec: str
 ) -> None:
     job.begin(spec)
@@ -180,7 +184,7 @@ async def test_fixed_times_that_a_clock_set_back_brings_again_are_not_called_aga
         ("31-33 11,12 * * * */30", ["12:31:30", "11:32:00", "11:32:30", "11:33:00", "11:33:30"]),
     ],
 )
-async def test_a_line_with_a_wildcard_follows_a_clock_set_back_at_once(
+async def test_an_expression_with_a_wildcard_follows_a_clock_set_back_at_once(
     job: Job, wall: Wall, caplog: pytest.LogCaptureFixture, spec: str, expected: list[str]
 ) -> None:
     job.begin(spec)
@@ -195,7 +199,7 @@ async def test_a_line_with_a_wildcard_follows_a_clock_set_back_at_once(
 
 
 @pytest.mark.parametrize("spec", ["0 * * * *", "@hourly", "*/60 * * * *"])
-async def test_an_hourly_line_has_fixed_times(job: Job, wall: Wall, spec: str) -> None:
+async def test_an_hourly_expression_has_fixed_times(job: Job, wall: Wall, spec: str) -> None:
     job.begin(spec)
     await asyncio.sleep(3700)  # 13:01:40
     wall.set(-7200)
@@ -205,7 +209,7 @@ async def test_an_hourly_line_has_fixed_times(job: Job, wall: Wall, spec: str) -
     assert job.times == ["13:00:00", "14:00:00"]
 
 
-async def test_steps_back_again_and_again_lose_no_call(job: Job, wall: Wall) -> None:
+async def test_a_clock_set_back_repeatedly_loses_no_call(job: Job, wall: Wall) -> None:
     job.begin("* * * * * *")
     for _ in range(10):
         await asyncio.sleep(10)
@@ -240,7 +244,7 @@ async def test_a_clock_set_back_and_forward_again_misses_only_times_never_reache
     await asyncio.sleep(2)
     assert job.skipped == 2
     (warning,) = warnings(caplog)
-    assert "3 calls were missed, from 2026-01-01T12:33" in warning
+    assert "missed calls: 3, from 2026-01-01T12:33" in warning
 
 
 async def test_a_call_that_is_late_after_a_set_back_is_missed_like_any_other(
@@ -257,7 +261,7 @@ async def test_a_call_that_is_late_after_a_set_back_is_missed_like_any_other(
     assert "missed" in warnings(caplog)[0]
 
 
-async def test_times_missed_when_the_clock_is_set_back_are_not_forgotten(
+async def test_times_missed_before_the_clock_is_set_back_are_logged(
     job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
 ) -> None:
     job.begin("* * * * *")
@@ -268,7 +272,7 @@ async def test_times_missed_when_the_clock_is_set_back_are_not_forgotten(
     assert any("missed" in warning for warning in warnings(caplog))
 
 
-async def test_after_hours_back_times_come_again(
+async def test_fixed_times_are_called_again_after_the_clock_was_set_back_by_hours(
     job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
 ) -> None:
     job.begin("0 * * * *")
@@ -291,7 +295,7 @@ async def test_a_clock_set_back_before_the_first_call_loses_none(
     assert not caplog.records
 
 
-async def test_small_corrections_are_nothing(
+async def test_small_corrections_of_the_clock_are_not_logged(
     job: Job, wall: Wall, caplog: pytest.LogCaptureFixture
 ) -> None:
     job.begin("* * * * *")
@@ -303,7 +307,7 @@ async def test_small_corrections_are_nothing(
     assert not caplog.records
 
 
-async def test_while_the_loop_is_idle_the_clock_is_looked_at_now_and_then(job: Job) -> None:
+async def test_the_wall_clock_is_read_every_second_while_the_loop_is_idle(job: Job) -> None:
     job.begin("0 0 1 1 *")
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualClockLoop)
@@ -314,7 +318,7 @@ async def test_while_the_loop_is_idle_the_clock_is_looked_at_now_and_then(job: J
 # Overlap.
 
 
-async def test_a_time_that_comes_during_a_call_is_skipped(
+async def test_a_time_during_a_call_is_skipped(
     wall: Wall, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = CronCallback(asyncio.sleep, 150)
@@ -325,10 +329,10 @@ async def test_a_time_that_comes_during_a_call_is_skipped(
     await callback.finish()
 
 
-# What subclasses and bad input do.
+# Subclasses and bad input.
 
 
-async def test_a_subclass_may_find_the_next_time_by_a_rule_of_its_own(wall: Wall) -> None:
+async def test_a_subclass_may_override_get_next(wall: Wall) -> None:
     class Often(Job):
         __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Laws of the service that calls by cron lines (C30, C31)."""
+"""Laws of the service that calls functions at the times of cron expressions (C30, C31)."""
 
 import asyncio
 import pickle
@@ -44,7 +44,7 @@ async def test_registered_functions_are_called_while_it_runs() -> None:
     assert callback.calls == 3
 
 
-async def test_marked_methods_are_registered() -> None:
+async def test_decorated_methods_are_registered() -> None:
     service = Jobs(clock=make_clock())
     assert {callback.name for callback in service.callbacks} == {
         "Jobs.each_second at * * * * * *",
@@ -56,7 +56,7 @@ async def test_marked_methods_are_registered() -> None:
     assert sorted(callback.calls for callback in service.callbacks) == [2, 3, 30]
 
 
-async def test_an_overridden_method_is_called_if_it_is_marked() -> None:
+async def test_an_overriding_method_is_called_if_it_is_decorated() -> None:
     class Others(Jobs):
         async def now_and_then(self) -> None:
             pass
@@ -89,7 +89,7 @@ async def test_a_subclass_may_register_in_its_start() -> None:
 
 
 @pytest.mark.parametrize("by", ["entrypoint", "hand"])
-async def test_what_is_registered_before_the_start_lasts(by: str) -> None:
+async def test_a_function_registered_before_the_start_is_called_in_every_run(by: str) -> None:
     service = CronService(clock=make_clock())
     callback = service.register(job, "* * * * * *")
     for life in range(1, 4):
@@ -105,7 +105,7 @@ async def test_what_is_registered_before_the_start_lasts(by: str) -> None:
     assert service.callbacks == (callback,)
 
 
-async def test_while_it_runs_functions_can_be_registered_until_the_stop() -> None:
+async def test_a_function_registered_while_the_service_runs_is_called_until_the_stop() -> None:
     service = CronService(clock=make_clock())
     async with entrypoint(service):
         await asyncio.sleep(0.5)
@@ -128,7 +128,7 @@ async def test_a_call_may_register_another() -> None:
         assert (first.calls, second.calls) == (3, 2)
 
 
-async def test_the_same_function_with_the_same_line_is_registered_once() -> None:
+async def test_the_same_function_with_the_same_expression_is_registered_once() -> None:
     service = CronService()
     first = service.register(job, "0 0 * * *")
     assert service.register(job, "0 0 * * *") is first
@@ -137,7 +137,7 @@ async def test_the_same_function_with_the_same_line_is_registered_once() -> None
     assert len(service.callbacks) == 3
 
 
-async def test_the_stop_waits_for_calls_under_way() -> None:
+async def test_the_stop_waits_for_calls_in_flight() -> None:
     ended: list[int] = []
 
     class Slow(CronService):
@@ -157,7 +157,7 @@ async def test_the_stop_waits_for_calls_under_way() -> None:
     assert ended == [1, 2]
 
 
-async def test_the_stop_does_not_wait_past_its_time_limit() -> None:
+async def test_stop_timeout_bounds_the_wait_for_a_call() -> None:
     cancelled: list[object] = []
 
     class Hanging(CronService):
@@ -199,7 +199,7 @@ async def test_a_call_may_stop_the_service(how: str) -> None:
     assert said == ["begin", "end"]
 
 
-async def test_a_failing_call_is_logged_and_the_service_lives_on(
+async def test_a_failing_call_is_logged_and_the_calls_go_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Failing(CronService):
@@ -215,7 +215,7 @@ async def test_a_failing_call_is_logged_and_the_service_lives_on(
     assert messages[0].endswith(".Failing.fail at * * * * * *)> failed")
 
 
-def test_upcoming_calls_are_told_in_order() -> None:
+def test_upcoming_calls_are_in_order_of_time() -> None:
     class Two(CronService):
         timezone = "Europe/Berlin"
 
@@ -277,7 +277,7 @@ def test_wrong_values_are_refused_at_once(options: dict[str, Any], message: str)
         cron(**options)
 
 
-def test_it_can_be_pickled_before_it_runs() -> None:
+def test_a_service_can_be_pickled_before_it_runs() -> None:
     service = Jobs(name="jobs")
     copy = pickle.loads(pickle.dumps(service))  # noqa: S301 - our own
     assert [callback.name for callback in copy.callbacks] == [
@@ -294,3 +294,9 @@ async def test_a_job_may_end_the_program() -> None:
 
     async with entrypoint(Ending(clock=make_clock())):
         assert await svcrun.get_context()["over"] is True
+
+
+@pytest.mark.parametrize("zone", [3, "Mars/Olympus"])
+def test_a_wrong_time_zone_of_the_service_is_refused_when_it_is_created(zone: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"CronService.*timezone.*Europe/Berlin"):
+        CronService(timezone=zone)

@@ -1,4 +1,4 @@
-"""Laws of all that recurs: periodic, by cron lines, by a strategy (C29-C31)."""
+"""Laws of all recurring callbacks: periodic, by cron expressions, by a strategy (C29-C31)."""
 
 import asyncio
 import contextvars
@@ -23,7 +23,7 @@ Function = Callable[..., Any]
 
 class Start(Protocol):
     def __call__(self, function: Function, **options: Any) -> Recurring:
-        """Have `function` called each second, for the first time in a second."""
+        """Call `function` every second, for the first time in a second."""
 
 
 def make_clock() -> Clock:
@@ -73,7 +73,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [it.getMessage() for it in caplog.records if it.levelno >= logging.WARNING]
 
 
-# What is called.
+# The function.
 
 
 async def test_a_function_is_called_again_and_again(start: Start) -> None:
@@ -100,7 +100,7 @@ async def test_a_coroutine_function_is_awaited(start: Start) -> None:
     assert said == ["begin", "end"] * 2
 
 
-async def test_anything_that_can_be_awaited_is(start: Start) -> None:
+async def test_a_result_that_can_be_awaited_is_awaited(start: Start) -> None:
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[None]] = []
 
@@ -117,7 +117,7 @@ async def test_anything_that_can_be_awaited_is(start: Start) -> None:
     await end(callback)
 
 
-async def test_arguments_are_passed() -> None:
+async def test_arguments_are_passed_to_the_function() -> None:
     given: list[object] = []
 
     def take(*args: object, **kwargs: object) -> None:
@@ -132,7 +132,7 @@ async def test_arguments_are_passed() -> None:
 
 
 @pytest.mark.parametrize("function", [None, 5, "print"])
-def test_what_is_no_function_is_refused(function: Any) -> None:
+def test_an_object_that_is_not_callable_is_refused(function: Any) -> None:
     for kind in PeriodicCallback, RecurringCallback:
         with pytest.raises(TypeError, match="coroutine_func="):
             kind(function)
@@ -161,7 +161,7 @@ async def test_calls_are_counted(start: Start) -> None:
     assert callback.next_due is None
 
 
-# What a call does.
+# Errors of a call.
 
 
 async def test_a_failing_call_is_logged_and_the_next_one_comes(
@@ -195,7 +195,7 @@ async def test_suppressed_exceptions_are_counted_and_not_logged(
 
 
 @pytest.mark.parametrize("wrong", ["ValueError", (ValueError, 5), None, ValueError()])
-async def test_what_is_no_exception_class_can_not_be_suppressed(start: Start, wrong: Any) -> None:
+async def test_only_exception_classes_can_be_suppressed(start: Start, wrong: Any) -> None:
     with pytest.raises(TypeError, match="suppress_exceptions="):
         start(print, suppress_exceptions=wrong)
 
@@ -210,10 +210,10 @@ async def test_a_call_that_cancels_itself_is_a_failure_and_the_next_one_comes(
     await asyncio.sleep(2.5)
     assert callback.calls == callback.failures == 2
     await end(callback)
-    assert "cancelled by somebody else" in warnings(caplog)[0]
+    assert "cancelled from outside" in warnings(caplog)[0]
 
 
-async def test_a_call_that_somebody_cancels_is_a_failure_and_the_next_one_comes(
+async def test_a_call_cancelled_from_outside_is_a_failure_and_the_next_one_comes(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     tasks: list[asyncio.Task[Any]] = []
@@ -237,7 +237,9 @@ async def test_a_call_that_somebody_cancels_is_a_failure_and_the_next_one_comes(
     assert len(warnings(caplog)) == 1
 
 
-async def test_who_waits_for_the_task_of_a_call_sees_it_end(start: Start) -> None:
+async def test_a_task_that_waits_for_the_task_of_a_call_continues_after_that_call(
+    start: Start,
+) -> None:
     tasks: list[asyncio.Task[Any]] = []
 
     async def work() -> None:
@@ -289,7 +291,9 @@ async def test_a_call_can_use_time_limits(start: Start) -> None:
     assert callback.failures == 0
 
 
-async def test_a_call_that_swallows_a_cancellation_does_not_hurt_the_next(start: Start) -> None:
+async def test_a_call_that_suppresses_a_cancellation_does_not_affect_the_next_call(
+    start: Start,
+) -> None:
     async def swallow() -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -358,13 +362,13 @@ async def test_stop_cancels_the_call_and_waits_for_it(start: Start, slow: Slow) 
     assert callback.failures == 0
 
 
-async def test_stop_gives_exceptions_if_asked_to(start: Start) -> None:
+async def test_stop_returns_the_exception_with_return_exceptions(start: Start) -> None:
     callback = start(print)
     (error,) = await callback.stop(return_exceptions=True)
     assert isinstance(error, asyncio.CancelledError)
 
 
-async def test_a_shield_keeps_a_call_from_being_cancelled(start: Start, slow: Slow) -> None:
+async def test_stop_does_not_cancel_a_shielded_call(start: Start, slow: Slow) -> None:
     callback = start(slow, shield=True)
     await asyncio.sleep(1.2)
     with pytest.raises(asyncio.CancelledError):
@@ -383,9 +387,7 @@ async def test_finish_waits_for_the_call(start: Start, slow: Slow) -> None:
     assert slow.said == ["begin", "end"]
 
 
-async def test_finish_cancels_the_call_when_it_is_cancelled_itself(
-    start: Start, slow: Slow
-) -> None:
+async def test_a_cancelled_finish_cancels_the_call(start: Start, slow: Slow) -> None:
     callback = start(slow)
     await asyncio.sleep(1.2)
     with pytest.raises(TimeoutError):
@@ -395,7 +397,7 @@ async def test_finish_cancels_the_call_when_it_is_cancelled_itself(
     assert slow.said == ["begin", "cancelled"]
 
 
-async def test_several_can_wait_for_the_end(start: Start, slow: Slow) -> None:
+async def test_several_tasks_can_wait_for_the_end(start: Start, slow: Slow) -> None:
     callback = start(slow)
     await asyncio.sleep(1.2)
     await asyncio.gather(callback.finish(), callback.finish(), callback.finish())
@@ -403,11 +405,11 @@ async def test_several_can_wait_for_the_end(start: Start, slow: Slow) -> None:
     assert slow.said == ["begin", "end"]
 
 
-async def test_to_finish_what_was_not_started_is_nothing() -> None:
+async def test_finish_of_a_callback_that_was_not_started_does_nothing() -> None:
     await PeriodicCallback(print).finish()
 
 
-async def test_to_stop_what_was_not_started_is_an_error() -> None:
+async def test_stop_of_a_callback_that_was_not_started_is_an_error() -> None:
     callback = PeriodicCallback(print)
     with pytest.raises(RuntimeError, match="was not started"):
         await callback.stop()
@@ -442,7 +444,7 @@ async def stop_in_a_task(callback: Recurring) -> None:
 
 @pytest.mark.parametrize("stop", [stop_directly, stop_within_a_time_limit, stop_in_a_task])
 @pytest.mark.parametrize("wait", [0, 0.1])
-async def test_a_call_may_finish_its_own_series(start: Start, stop: Stop, wait: float) -> None:
+async def test_a_call_may_finish_its_own_callback(start: Start, stop: Stop, wait: float) -> None:
     said: list[str] = []
 
     async def finish() -> None:
@@ -459,7 +461,7 @@ async def test_a_call_may_finish_its_own_series(start: Start, stop: Stop, wait: 
     assert callback.failures == 0
 
 
-async def test_others_that_wait_wait_for_a_call_that_finishes_its_own_series(start: Start) -> None:
+async def test_other_tasks_wait_for_a_call_that_finishes_its_own_callback(start: Start) -> None:
     said: list[str] = []
 
     async def finish() -> None:
@@ -474,7 +476,7 @@ async def test_others_that_wait_wait_for_a_call_that_finishes_its_own_series(sta
     assert said == ["over"]
 
 
-async def test_a_call_may_stop_its_own_series(start: Start) -> None:
+async def test_a_call_may_stop_its_own_callback(start: Start) -> None:
     said: list[str] = []
 
     async def stop() -> None:
@@ -488,7 +490,7 @@ async def test_a_call_may_stop_its_own_series(start: Start) -> None:
     assert said == ["begin", "end"]
 
 
-async def test_a_task_that_an_earlier_call_began_waits_for_the_one_under_way(
+async def test_a_task_started_by_an_earlier_call_waits_for_the_call_in_flight(
     start: Start, slow: Slow
 ) -> None:
     finishing: list[asyncio.Task[None]] = []
@@ -523,7 +525,7 @@ async def test_a_program_that_ends_all_tasks_ends_the_calls(start: Start) -> Non
     assert callback.calls == 1
 
 
-def test_a_loop_that_is_closed_leaves_nothing(start: Start) -> None:
+def test_a_closed_loop_leaves_no_reference_to_the_function(start: Start) -> None:
     class Function:
         def __call__(self) -> None:
             pass
@@ -545,7 +547,7 @@ def test_a_loop_that_is_closed_leaves_nothing(start: Start) -> None:
     assert reference() is None
 
 
-async def test_after_the_stop_nothing_holds_the_function(start: Start) -> None:
+async def test_after_the_stop_nothing_refers_to_the_function(start: Start) -> None:
     class Function:
         def __call__(self) -> None:
             pass
@@ -560,7 +562,7 @@ async def test_after_the_stop_nothing_holds_the_function(start: Start) -> None:
     assert reference() is None
 
 
-def test_it_can_be_started_before_the_loop_runs() -> None:
+def test_a_callback_can_be_started_before_the_loop_runs() -> None:
     calls: list[int] = []
 
     loop = VirtualClockLoop()
@@ -572,6 +574,6 @@ def test_it_can_be_started_before_the_loop_runs() -> None:
     assert calls == [1, 1, 1]
 
 
-def test_without_a_loop_it_says_what_to_give() -> None:
+def test_a_start_without_a_loop_is_an_error_that_names_the_remedy() -> None:
     with ThreadPoolExecutor(1) as thread, pytest.raises(RuntimeError, match="give one"):
         thread.submit(PeriodicCallback(print).start, 1).result()

@@ -1,4 +1,4 @@
-"""Laws of what recurs that depend on the kind of the event loop."""
+"""Laws of recurring callbacks that depend on the kind of the event loop."""
 
 import asyncio
 import gc
@@ -17,7 +17,7 @@ def run(loop_factory: LoopFactory, main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-def test_calls_come_in_time_and_do_not_drift(loop_factory: LoopFactory) -> None:
+def test_calls_are_never_early_and_do_not_drift(loop_factory: LoopFactory) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         moments: list[float] = []
@@ -26,17 +26,17 @@ def test_calls_come_in_time_and_do_not_drift(loop_factory: LoopFactory) -> None:
         callback.start(0.02, delay=0.1)
         await eventually(lambda: callback.calls + callback.skipped >= 50)
         await callback.finish()
-        # How late they are is up to the machine. None is early, and they keep to the grid.
-        assert callback._series is not None
+        # The machine decides how late calls are. None is early, and they stay on the grid.
+        assert callback._runner is not None
         number = callback.calls + callback.skipped
-        assert callback._series.moment == pytest.approx(begin + 0.1 + number * 0.02, abs=0.015)
+        assert callback._runner.next_due == pytest.approx(begin + 0.1 + number * 0.02, abs=0.015)
         for count, moment in enumerate(moments):
             assert moment >= begin + 0.1 + count * 0.02 - 0.002
 
     run(loop_factory, main())
 
 
-def test_a_call_that_waits_goes_on(loop_factory: LoopFactory) -> None:
+def test_a_call_that_waits_resumes_in_the_same_task(loop_factory: LoopFactory) -> None:
     async def main() -> None:
         said: list[str] = []
 
@@ -57,7 +57,9 @@ def test_a_call_that_waits_goes_on(loop_factory: LoopFactory) -> None:
     run(loop_factory, main())
 
 
-def test_a_task_factory_is_used(loop_factory: LoopFactory) -> None:
+def test_the_task_factory_of_the_loop_makes_the_task_of_the_calls(
+    loop_factory: LoopFactory,
+) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         made: list[str] = []
@@ -100,7 +102,7 @@ def test_sys_exit_in_a_call_ends_the_loop(loop_factory: LoopFactory) -> None:
     assert not errors
 
 
-def test_a_loop_that_ends_with_calls_under_way_leaves_nothing(loop_factory: LoopFactory) -> None:
+def test_a_loop_that_ends_with_calls_in_flight_leaves_nothing(loop_factory: LoopFactory) -> None:
     errors: list[object] = []
 
     async def main() -> None:
@@ -116,7 +118,7 @@ def test_a_loop_that_ends_with_calls_under_way_leaves_nothing(loop_factory: Loop
     assert not errors
 
 
-def test_a_strategy_without_pauses_leaves_turns_to_others(loop_factory: LoopFactory) -> None:
+def test_a_strategy_without_pauses_lets_other_tasks_run(loop_factory: LoopFactory) -> None:
     async def main() -> None:
         def strategy(callback: RecurringCallback) -> float:
             if callback.calls == 100:
@@ -134,7 +136,7 @@ def test_a_strategy_without_pauses_leaves_turns_to_others(loop_factory: LoopFact
     run(loop_factory, main())
 
 
-def test_thousands_end_while_the_loop_has_too_much_to_do(loop_factory: LoopFactory) -> None:
+def test_thousands_of_callbacks_end_while_the_loop_is_overloaded(loop_factory: LoopFactory) -> None:
     async def main() -> None:
         callbacks = [PeriodicCallback(lambda: None) for _ in range(2000)]
         for callback in callbacks:

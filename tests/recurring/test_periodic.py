@@ -17,7 +17,7 @@ Moments = list[float]
 
 @pytest.fixture
 def moments() -> Moments:
-    """When calls began, from the beginning of the test."""
+    """The times at which calls began, from the beginning of the test."""
     return []
 
 
@@ -33,7 +33,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [it.getMessage() for it in caplog.records if it.levelno >= logging.WARNING]
 
 
-# The moments.
+# The times.
 
 
 async def test_the_first_call_comes_at_once(moments: Moments, note: Any) -> None:
@@ -61,11 +61,13 @@ async def test_ten_thousand_calls_end_where_arithmetic_says() -> None:
     await asyncio.sleep(1000.05)
     await callback.finish()
     assert callback.calls == 10_001
-    assert callback._series is not None
-    assert callback._series.moment == begin + 10_001 * 0.1
+    assert callback._runner is not None
+    assert callback._runner.next_due == begin + 10_001 * 0.1
 
 
-async def test_how_long_calls_take_does_not_move_the_next(moments: Moments, note: Any) -> None:
+async def test_the_duration_of_a_call_does_not_delay_the_next_call(
+    moments: Moments, note: Any
+) -> None:
     async def work() -> None:
         note()
         await asyncio.sleep(random.random() * 0.9)
@@ -77,7 +79,7 @@ async def test_how_long_calls_take_does_not_move_the_next(moments: Moments, note
     assert moments == pytest.approx(range(51), abs=0.001)
 
 
-async def test_jitter_makes_calls_late_but_does_not_add_up(moments: Moments, note: Any) -> None:
+async def test_jitter_delays_calls_and_does_not_add_up(moments: Moments, note: Any) -> None:
     callback = PeriodicCallback(note)
     callback.start(1, jitter=0.5)
     await asyncio.sleep(99.9)
@@ -91,7 +93,7 @@ async def test_jitter_makes_calls_late_but_does_not_add_up(moments: Moments, not
 # Calls that take longer than the interval.
 
 
-async def test_those_that_are_due_meanwhile_are_skipped_with_one_warning(
+async def test_calls_due_during_a_long_call_are_skipped_with_one_warning(
     moments: Moments, note: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     durations = [3.5, 0, 0, 2.5, 0]
@@ -112,7 +114,9 @@ async def test_those_that_are_due_meanwhile_are_skipped_with_one_warning(
     assert "skipped" in second
 
 
-async def test_the_warning_comes_while_the_call_hangs(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_overlap_is_logged_while_the_call_is_in_flight(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     callback = PeriodicCallback(asyncio.sleep, 1000)
     callback.start(1)
     await asyncio.sleep(1.5)
@@ -139,7 +143,7 @@ async def test_queued_calls_come_one_after_the_other(
     assert len(warnings(caplog)) == 1
 
 
-async def test_after_the_end_queued_calls_do_not_come() -> None:
+async def test_queued_calls_do_not_begin_after_the_end() -> None:
     callback = PeriodicCallback(asyncio.sleep, 3.5)
     callback.start(1, overlap="queue")
     await asyncio.sleep(2.5)
@@ -147,7 +151,7 @@ async def test_after_the_end_queued_calls_do_not_come() -> None:
     assert callback.calls == 1
 
 
-async def test_a_call_is_cancelled_for_the_next_one(
+async def test_with_overlap_cancel_a_call_is_cancelled_when_the_next_one_is_due(
     moments: Moments, note: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:
@@ -181,10 +185,10 @@ async def test_a_call_that_ignores_its_cancellation_is_waited_for(
     await callback.stop(return_exceptions=True)
 
 
-# A loop that is late.
+# A blocked event loop.
 
 
-async def test_what_a_blocked_loop_missed_is_one_call(
+async def test_calls_missed_while_the_loop_was_blocked_are_one_call(
     moments: Moments, note: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = PeriodicCallback(note)
@@ -196,7 +200,7 @@ async def test_what_a_blocked_loop_missed_is_one_call(
     assert moments == pytest.approx([0, 5.7, 6, 7], abs=0.001)
     assert callback.skipped == 4
     (warning,) = warnings(caplog)
-    assert "late" in warning
+    assert "blocked" in warning
 
 
 async def test_queued_calls_are_not_lost_when_the_loop_is_blocked(
@@ -212,7 +216,7 @@ async def test_queued_calls_are_not_lost_when_the_loop_is_blocked(
     assert callback.skipped == 0
 
 
-async def test_a_late_loop_warns_once_in_a_while_however_many_callbacks_there_are(
+async def test_missed_calls_of_many_callbacks_are_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     callbacks = [PeriodicCallback(lambda: None) for _ in range(100)]
@@ -227,7 +231,7 @@ async def test_a_late_loop_warns_once_in_a_while_however_many_callbacks_there_ar
         await callback.finish()
 
 
-async def test_others_have_their_turns_between_many_calls() -> None:
+async def test_other_tasks_run_between_many_calls() -> None:
     def work() -> None:
         time.sleep(0.003)
 
@@ -288,7 +292,7 @@ async def test_a_wrong_policy_is_refused() -> None:
         PeriodicCallback(print).start(1, overlap=wrong)
 
 
-async def test_what_was_refused_is_not_started() -> None:
+async def test_a_callback_with_a_wrong_parameter_is_not_started() -> None:
     callback = PeriodicCallback(print)
     with pytest.raises(ValueError, match="interval="):
         callback.start(0)

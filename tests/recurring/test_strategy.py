@@ -9,7 +9,7 @@ import pytest
 from svcrun import RecurringCallback, StrategyException, StrategySkip, StrategyStop
 
 
-async def test_the_strategy_is_asked_after_each_call() -> None:
+async def test_the_strategy_is_called_after_each_call() -> None:
     said: list[object] = []
 
     async def work() -> None:
@@ -39,7 +39,7 @@ async def test_a_strategy_may_be_awaited() -> None:
     assert callback.calls == 3
 
 
-async def test_nothing_is_due_before_the_strategy_has_said_so() -> None:
+async def test_no_call_is_due_before_the_strategy_returns() -> None:
     due: list[float | None] = []
 
     def strategy(callback: RecurringCallback) -> float:
@@ -72,7 +72,7 @@ async def test_a_call_can_be_skipped() -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, "1", True, float("nan"), float("inf"), b""])
-async def test_what_is_no_number_of_seconds_ends_the_calls(
+async def test_a_strategy_that_returns_no_number_ends_the_calls(
     wrong: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = RecurringCallback(lambda: None)
@@ -83,7 +83,9 @@ async def test_what_is_no_number_of_seconds_ends_the_calls(
     assert repr(wrong) in record.getMessage()
 
 
-async def test_a_negative_number_counts_as_zero(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_negative_number_of_a_strategy_counts_as_zero(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def strategy(callback: RecurringCallback) -> float:
         if callback.calls:
             raise StrategyStop
@@ -110,12 +112,12 @@ async def test_a_strategy_that_fails_ends_the_calls_and_is_logged(
 
 
 @pytest.mark.parametrize("strategy", [None, 1])
-async def test_a_strategy_has_to_be_a_function(strategy: Any) -> None:
+async def test_a_strategy_that_is_not_callable_is_refused(strategy: Any) -> None:
     with pytest.raises(TypeError, match="strategy="):
         await RecurringCallback(print).start(strategy)
 
 
-async def test_to_cancel_the_task_is_to_cancel_the_call() -> None:
+async def test_cancelling_the_task_of_the_strategy_cancels_the_call() -> None:
     said: list[str] = []
 
     async def work() -> None:
@@ -134,7 +136,7 @@ async def test_to_cancel_the_task_is_to_cancel_the_call() -> None:
     assert said == ["cancelled"]
 
 
-async def test_with_a_shield_the_call_goes_on_without_the_task() -> None:
+async def test_cancelling_the_task_of_the_strategy_does_not_cancel_a_shielded_call() -> None:
     said: list[str] = []
 
     async def work() -> None:

@@ -196,10 +196,10 @@ async def test_a_service_whose_callback_is_misspelt_does_nothing_and_says_so_onc
         records = [it for it in caplog.records if it.name == "svcrun.service.periodic"]
         assert [(r.levelname, r.getMessage()) for r in records if r.levelno > 20] == [
             ("WARNING", f"{name}.callabck() is never called; did you mean callback()?"),
-            ("ERROR", f"{name} has no callback(), so <{name} name='it' STARTING> makes no calls"),
+            ("ERROR", f"{name} has no callback(); <{name} name='it' STARTING> makes no calls"),
             (
                 "ERROR",
-                f"{name} has no callback(), so <{name} name='again' STARTING> makes no calls",
+                f"{name} has no callback(); <{name} name='again' STARTING> makes no calls",
             ),
         ]
         assert service.periodic.calls == 0

@@ -1,8 +1,8 @@
-"""Between instants and what clocks on the wall show in a time zone.
+"""Convert between instants and the times that a clock shows in a time zone.
 
-Both are counted in whole seconds: instants since the epoch, and what a clock shows as if that were
-the time in UTC. Where clocks are set forward some of what they could show does not exist (a gap),
-and where they are set back some of it comes twice (a fold).
+Both are counted in whole seconds: an instant since the epoch, and the time that a clock shows as if
+it were a time in UTC. Where clocks are set forward, some times do not exist (a gap). Where they are
+set back, some times occur twice (a fold).
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from svcrun.errors import ParameterError, ParameterTypeError
 
 __all__ = ("LocalTime", "get_zone")
 
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - what a clock on the wall shows has no zone
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the time that a clock shows has no zone
 
 
 def get_zone(owner: object, zone: str | tzinfo) -> tzinfo:
-    """Return the time zone of that name.
+    """Return `zone`, or the time zone of that name.
 
-    :param owner: whose parameter `timezone` it is, for the message.
+    :param owner: the object whose parameter `timezone` it is, for the error.
 
-    :raises ValueError, TypeError: if there is no such zone.
+    :raises ValueError: if there is no time zone of that name.
+    :raises TypeError: if `zone` is neither a name nor a ``tzinfo``.
     """
     accepted = "the name of a time zone, like 'Europe/Berlin'"
     if isinstance(zone, tzinfo):
@@ -34,13 +35,13 @@ def get_zone(owner: object, zone: str | tzinfo) -> tzinfo:
     try:
         return ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        # An OSError is what a directory of the database gives: "Europe".
+        # OSError: "Europe" is a directory of the database.
         hint = f"{accepted} (pip install tzdata where the system has no time zones)"
         raise ParameterError(owner, "timezone", zone, hint) from None
 
 
 class LocalTime:
-    """What clocks show in `zone`."""
+    """The clocks of a time zone."""
 
     __slots__ = ("zone",)
 
@@ -48,15 +49,15 @@ class LocalTime:
         self.zone = zone
 
     def at(self, instant: int) -> tuple[int, int]:
-        """Return what clocks show at `instant`, and 1 if they have shown that before, else 0."""
+        """Return what a clock shows at `instant`, and 1 for the second time in a fold, else 0."""
         aware = datetime.fromtimestamp(instant, self.zone)
         return instant + _seconds(aware.utcoffset()), aware.fold
 
     def offsets(self, shown: int) -> tuple[int, int]:
-        """Return what clocks that show `shown` may be ahead of UTC, in seconds.
+        """Return the offsets from UTC, in seconds, of a clock that shows `shown`.
 
-        The two are equal for what clocks show once. The first is the greater one in a fold, where
-        it belongs to the first coming, and the smaller one in a gap, where it is from before.
+        The two are equal, except in a fold and in a gap. In a fold the first offset is the greater
+        one, that of the first time. In a gap it is the smaller one, that before the gap.
         """
         naive = _EPOCH + timedelta(seconds=shown)
         first = self.zone.utcoffset(naive.replace(tzinfo=self.zone))
@@ -64,7 +65,7 @@ class LocalTime:
         return _seconds(first), _seconds(second)
 
     def change(self, shown: int) -> int:
-        """Return the instant at which clocks are set, for a `shown` in the gap or fold of that."""
+        """Return the instant at which clocks are set, for a `shown` in the gap or the fold."""
         before, after = sorted(shown - offset for offset in self.offsets(shown))
         old = self._offset(before)
         while after - before > 1:

@@ -1,4 +1,9 @@
-"""The one loop of all that recurs: ask the schedule, wait for the moment, call, keep count."""
+"""Run the calls of one callback on one schedule.
+
+:class:`ScheduleRunner` calls the functions of all periodic, cron and recurring callbacks::
+
+    Schedule.next() -> timer -> ScheduleRunner.fire() -> the task of the runner -> function
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from collections.abc import Iterable
 from contextvars import copy_context
 from math import inf
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, cast
 
 from svcrun._util.current_service import current_service, on_behalf_of
 from svcrun._util.eager import Waiter, start_eagerly
@@ -22,82 +27,108 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from svcrun._schedule.clock import Clock
-    from svcrun.recurring import Recurring
-    from svcrun.service.base import Service
 
     ExceptionsType: TypeAlias = Iterable[type[BaseException]] | type[BaseException]
 
-__all__ = ("Overlap", "Schedule", "Series", "check_call_options")
+__all__ = ("Callback", "Overlap", "Schedule", "ScheduleRunner", "check_call_options")
 
 log = logging.getLogger("svcrun.recurring")
 
 Overlap: TypeAlias = Literal["skip", "queue", "cancel"]
 
 
+class Callback(Protocol):
+    """The function that a runner calls, and the counters that the runner updates."""
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    name: str
+    calls: int
+    failures: int
+    skipped: int
+    last_start: float | None
+    last_duration: float | None
+
+
 class Schedule:
-    """Knows the moments of a series; this one leaves them to somebody else."""
+    """The times at which a runner calls its callback.
 
-    by_wall: ClassVar[bool] = False
-    """Whether they are moments of the wall clock, and not of the loop's."""
+    This base class has no times of its own: a strategy passes each time to
+    :meth:`ScheduleRunner.schedule_at`.
+    """
 
-    def next(self, series: Series) -> float | None:  # noqa: ARG002 - for others
-        """Return the next moment, None if it is not known yet."""
+    uses_wall_clock: ClassVar[bool] = False
+    """Whether the times are those of the wall clock, and not of the loop's clock."""
+
+    def next(self) -> float | None:
+        """Return the next time, or None if it is not known yet.
+
+        The runner calls this once at the start, and once each time that a time has come.
+        """
         return None
 
-    def is_due(self, series: Series, moment: float, now: float) -> bool:  # noqa: ARG002 - for others
-        """Tell whether to call at `now` for `moment`, and see to what was missed since."""
+    def is_due(self, runner: ScheduleRunner, due: float, now: float) -> bool:  # noqa: ARG002 - for subclasses
+        """Return whether to call the callback at `now` for the time `due`, which has come.
+
+        The runner calls this before it asks for the next time. The method counts and logs the times
+        that passed between `due` and `now` without a call.
+        """
         return True
 
-    def is_to_replan(self, series: Series, now: float) -> bool:  # noqa: ARG002 - for others
-        """Tell whether to ask for the next moment anew: the wall clock was set back to `now`."""
+    def follows_set_back(self, runner: ScheduleRunner, now: float) -> bool:  # noqa: ARG002 - for subclasses
+        """Return whether :meth:`next` has another answer, because the wall clock went back."""
         return False
 
 
-class Series:
-    """The calls of one callback on one schedule, from the start to the end.
+class ScheduleRunner:
+    """Call a callback on a schedule, from the start to the end.
 
-    :param callback: what to call; it keeps count.
-    :param schedule: knows when.
-    :param clock: shows the time.
-    :param shield: whether a call under way goes on when the series is cancelled.
-    :param suppress_exceptions: are not logged.
-    :param overlap: what to do when a call is due while another is under way: ``"skip"`` it,
-        ``"queue"`` it, or ``"cancel"`` the other.
+    :param callback: the function to call, and its counters.
+    :param schedule: the times.
+    :param clock: the clocks, and the timers on them.
+    :param shield: whether a call in flight goes on when the runner is cancelled.
+    :param suppress_exceptions: exceptions of the function that are not logged.
+    :param overlap: what happens when a call is due while another one is in flight: ``"skip"`` it,
+        ``"queue"`` it, or ``"cancel"`` the one in flight.
 
-    Calls never overlap. One task makes them all, since a task for each costs more than a small
-    call. To the callback it makes no difference: it has the task and its context for itself as long
-    as it runs, and a task that it leaves changed makes no further calls.
+    Calls never overlap. One task makes them all, because a task per call takes up to three times
+    the processor time of a small call. The function does not notice: it has the task and the
+    context to itself while it runs, and a task that it leaves changed makes no further calls.
+
+    A runner goes through these states once: it waits for its timer, or has a call in flight, until
+    :meth:`end`; then no call begins, and :meth:`wait` waits for the call in flight.
 
     :raises TypeError, ValueError: naming the parameter that has a wrong value.
     """
 
     __slots__ = (
-        "_alarm",
-        "_began",
         "_call",
+        "_call_start",
         "_cancelled",
         "_context",
-        "_due",
+        "_due_calls",
         "_excused",
-        "_is_late",
+        "_has_warned",
         "_overlap",
         "_shield",
         "_suppress",
         "_task",
+        "_timers",
         "_waiter",
         "callback",
         "clock",
+        "ended",
         "entry",
-        "follower",
-        "is_over",
-        "moment",
-        "on_call_over",
+        "next_due",
+        "on_call_end",
         "schedule",
+        "strategy_task",
     )
 
     def __init__(
         self,
-        callback: Recurring,
+        callback: Callback,
         schedule: Schedule,
         clock: Clock,
         *,
@@ -105,138 +136,137 @@ class Series:
         suppress_exceptions: ExceptionsType = (),
         overlap: Overlap = "skip",
     ) -> None:
-        suppressed = check_call_options(callback, overlap, suppress_exceptions)
+        self._suppress = check_call_options(callback, overlap, suppress_exceptions)
         self.callback = callback
         self.schedule = schedule
         self.clock = clock
-        self.is_over = False
+        self.ended = False
         """Whether no more calls will begin."""
         self._shield = shield
-        self._suppress = suppressed
         self._overlap = overlap
         self._context = copy_context()
 
-        self._alarm = clock.by_wall if schedule.by_wall else clock.by_loop
-        self.entry: list[Any] | None = None  # of the alarm
-        self.moment = inf
-        """When the next call is due, by the clock of the alarm."""
-        self.on_call_over: Callable[[], object] | None = None
-        """Called when a call is over."""
-        self.follower: asyncio.Task[None] | None = None
-        """Who determines the moments, if the schedule does not."""
+        self._timers = clock.wall_timers if schedule.uses_wall_clock else clock.loop_timers
+        self.entry: list[Any] | None = None  # in the queue of timers
+        self.next_due = inf
+        """When the next call is due, by the clock of the schedule; infinity if it is not known."""
+        self.on_call_end: Callable[[], object] | None = None
+        """Called after each call."""
+        self.strategy_task: asyncio.Task[None] | None = None
+        """The task that finds the times, if the schedule does not."""
 
-        self._task: asyncio.Task[None] | None = None  # makes the calls
-        self._waiter = Waiter(clock.loop)  # where it waits in between
-        self._due = 0  # how many calls are due
-        self._call: object = None  # stands for the call under way
-        self._began = 0.0
-        self._cancelled: object = None  # the call that we have cancelled
-        self._excused: object = None  # the call that waits for our end, so that we don't for its
-        self._is_late = False  # whether the last call that was due had to wait, or was skipped
+        self._task: asyncio.Task[None] | None = None  # makes the calls; None before the first
+        self._waiter = Waiter(clock.loop)  # where that task waits between calls
+        self._due_calls = 0
+        # Each call is an object. These three are a call, or None: the call in flight, the call
+        # that the runner has cancelled, and the call that itself waits for the end of the runner.
+        self._call: object = None
+        self._cancelled: object = None
+        self._excused: object = None
+        self._call_start = 0.0
+        self._has_warned = False  # whether the overlap with the call in flight was logged
 
-    @property
-    def service(self) -> Service | None:
-        """The service that has begun the series."""
-        return self._context.get(current_service)
+    def warn(self, message: str, *args: object, logger: logging.Logger = log) -> None:
+        """Log a warning of the service that started the runner.
 
-    # When to call.
+        :param message: a format, whose first argument is the callback, followed by `args`.
+        """
+        with on_behalf_of(self._context.get(current_service)):
+            logger.warning(message, self.callback, *args)
 
-    def plan(self) -> None:
-        """Have the alarm ring at the next moment, if the schedule knows it."""
-        moment = self.schedule.next(self)
-        if moment is not None:
-            self.call_at(moment)
+    # The schedule.
 
-    def call_at(self, moment: float) -> None:
-        """Have the next call at `moment`."""
-        self.moment = moment
-        self._alarm.add(self, moment)
+    def schedule_next(self) -> None:
+        """Set the timer to the next time of the schedule, if that is known."""
+        when = self.schedule.next()
+        if when is not None:
+            self.schedule_at(when)
 
-    def ring(self, now: float) -> None:
-        """Take note, at `now`, that the moment has come."""
-        moment, self.moment = self.moment, inf  # until the next one is known
-        is_due = self.schedule.is_due(self, moment, now)
-        self.plan()
+    def schedule_at(self, when: float) -> None:
+        """Set the timer to `when`."""
+        self.next_due = when
+        self._timers.add(self, when)
+
+    def fire(self, now: float) -> None:
+        """Begin a call, or handle the overlap with the call in flight; called by the timer."""
+        due, self.next_due = self.next_due, inf
+        is_due = self.schedule.is_due(self, due, now)
+        self.schedule_next()
         if not is_due:
             return
         if self._call is not None:
-            self._meanwhile()
+            self._handle_overlap()
             return
-        self._is_late = False
-        self._due += 1
+        self._has_warned = False
+        self._due_calls += 1
         if self._task is None:
-            self._hire()
+            self._start_task()
         else:
             self._waiter.wake()
 
-    def on_set_back(self, now: float) -> None:
-        """React to a wall clock that was set back to `now`."""
-        if self.schedule.is_to_replan(self, now):
-            self.plan()
+    def on_clock_set_back(self, now: float) -> None:
+        """Set the timer again if the schedule follows a wall clock that was set back to `now`."""
+        if self.schedule.follows_set_back(self, now):
+            self.schedule_next()
 
-    def _meanwhile(self) -> None:
-        """Do what is to be done when a call is due while another is under way."""
-        if not self._is_late:
-            self._is_late = True
-            seconds = time.monotonic() - self._began
-            with on_behalf_of(self.service):
-                log.warning(_MEANWHILE[self._overlap], self.callback, seconds)
+    def _handle_overlap(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            self.warn(_OVERLAP_MESSAGES[self._overlap], time.monotonic() - self._call_start)
         if self._overlap == "queue":
-            self._due += 1
-            return
-        if self._overlap == "skip" or self._due:
+            self._due_calls += 1
+        elif self._overlap == "skip" or self._due_calls:
             self.callback.skipped += 1
-            return
-        self._due = 1
-        self._cancel_call()
+        else:
+            self._due_calls = 1
+            self._cancel_call()
 
     # The calls.
 
-    def _hire(self) -> None:
-        """Have a task make the calls that are due."""
-        if self.is_over or self._task is not None:
+    def _start_task(self) -> None:
+        if self.ended or self._task is not None:
             return
         context = self._context.copy()
         name = self.callback.name
-        task = start_eagerly(self._work(context), self.clock.loop, name=name, context=context)
+        task = start_eagerly(self._run_calls(context), self.clock.loop, name=name, context=context)
         if not task.done():
-            self._task = task  # it may not have begun
+            self._task = task  # a task of a task factory may not have begun
 
-    async def _work(self, context: Context) -> None:
-        """Make the calls that are due, until the end or until one leaves the task changed."""
+    async def _run_calls(self, context: Context) -> None:
+        """Make the calls that are due, until the end or until a call leaves the task changed."""
         task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]  # never None here
         self._task = task
         untouched = self._context
-        calling = False
+        in_call = False
         try:
-            while not self.is_over:
-                if not self._due:
+            while not self.ended:
+                if not self._due_calls:
                     await self._waiter
                     continue
-                self._due -= 1
-                calling = True
-                await self._perform(task)
-                calling = False
+                self._due_calls -= 1
+                in_call = True
+                await self._make_call(task)
+                in_call = False
                 if (
-                    context != untouched or task.cancelling() or task._callbacks  # noqa: SLF001 - the only way to know that someone waits for it
+                    context != untouched or task.cancelling() or task._callbacks  # noqa: SLF001 - no public name tells that another task waits for this one
                 ):
                     break
-                if self._due:
-                    await asyncio.sleep(0)  # a long queue is no reason to keep others waiting
+                if self._due_calls:
+                    await asyncio.sleep(0)  # other callbacks run between the calls of a long queue
         except asyncio.CancelledError:
-            if not calling:  # a program that ends all tasks wants no more calls
+            if not in_call:  # a program cancels all of its tasks, and wants no more calls
                 self.end()
             raise
         finally:
             self._task = None
-            if self._due and not self.is_over and not self.clock.loop.is_closed():
-                self.clock.loop.call_soon(self._hire)
+            if self._due_calls and not self.ended and not self.clock.loop.is_closed():
+                self.clock.loop.call_soon(self._start_task)
 
-    async def _perform(self, task: asyncio.Task[None]) -> None:
+    async def _make_call(self, task: asyncio.Task[None]) -> None:
         callback = self.callback
         callback.calls += 1
         callback.last_start = self.clock.wall()
-        self._began = began = time.monotonic()
+        self._call_start = start = time.monotonic()
         self._call = call = object()
         token = current_work.set(call)
         try:
@@ -248,20 +278,22 @@ class Series:
         except asyncio.CancelledError:
             if self._cancelled is not call:
                 callback.failures += 1
-                log.warning("%r: a call was cancelled by somebody else", callback)
+                log.warning("%r: a call was cancelled from outside", callback)
             raise
         except Exception:
             callback.failures += 1
             log.exception("%r failed", callback)
         except (SystemExit, KeyboardInterrupt):
-            task.add_done_callback(retrieve)  # the loop raises it, which is enough
+            # It propagates out of the loop. asyncio would report it a second time as an exception
+            # of the task that was never retrieved.
+            task.add_done_callback(retrieve)
             raise
         finally:
-            callback.last_duration = time.monotonic() - began
+            callback.last_duration = time.monotonic() - start
             self._call = None
-            if self.on_call_over is not None:
-                self.on_call_over()
-        current_work.reset(token)  # a task that was cancelled makes no further calls
+            if self.on_call_end is not None:
+                self.on_call_end()
+        current_work.reset(token)  # not after an error: that ends the task, and its context
 
     def _cancel_call(self) -> None:
         call, task = self._call, self._task
@@ -274,21 +306,21 @@ class Series:
 
     def end(self) -> None:
         """Begin no more calls; idempotent."""
-        self.is_over = True
-        self._alarm.discard(self)
+        self.ended = True
+        self._timers.discard(self)
         self._waiter.wake()
-        follower = self.follower
-        if follower is not None and follower is not asyncio.current_task(self.clock.loop):
-            follower.cancel()
+        task = self.strategy_task
+        if task is not None and task is not asyncio.current_task(self.clock.loop):
+            task.cancel()
 
-    def cancel(self, tell: Callable[[], object]) -> None:
-        """End the series, and the call under way unless there is a shield.
+    def cancel(self, on_end: Callable[[], object]) -> None:
+        """Begin no more calls, and cancel the call in flight unless it is shielded.
 
-        :param tell: called when there is nothing to wait for.
+        :param on_end: called when the cancelled tasks have ended, at once if there are none.
         """
         self._excuse_caller()
         self.end()
-        pending = self._pending()
+        pending = self._other_tasks()
         if self._shield and self._call is not None:
             pending = [task for task in pending if task is not self._task]
         else:
@@ -296,16 +328,16 @@ class Series:
 
         def check(_: object = None) -> None:
             if all(task.done() for task in pending):
-                tell()
+                on_end()
 
         for task in pending:
             task.add_done_callback(check)
         check()
 
     async def finish(self) -> None:
-        """End the series, and wait for the call under way to end by itself.
+        """Begin no more calls, and wait for the call in flight.
 
-        That call is cancelled when this is cancelled meanwhile.
+        If this coroutine is cancelled, it cancels the call in flight.
         """
         self._excuse_caller()
         self.end()
@@ -314,50 +346,51 @@ class Series:
         except asyncio.CancelledError:
             if self._task is not None and self._call is not None:
                 stack = format_stack(self._task)
-                log.warning(
-                    "%r: the last call is not waited for; it is at\n%s", self.callback, stack
-                )
+                log.warning("%r: cancelling the call in flight at\n%s", self.callback, stack)
             self._cancel_call()
             raise
 
     async def wait(self) -> None:
-        """Wait for the end of a series that was ended."""
-        if self._pending():
-            await asyncio.sleep(0)  # enough for a task that has no call under way
-        if pending := self._pending():
+        """Wait until an ended runner has no task left."""
+        if self._other_tasks():
+            await asyncio.sleep(0)  # enough for a task without a call in flight
+        if pending := self._other_tasks():
             await asyncio.wait(pending)
 
-    def _pending(self) -> list[asyncio.Task[None]]:
-        """Return the tasks that have not ended and do not wait for the end themselves."""
-        pending = []
+    def _other_tasks(self) -> list[asyncio.Task[None]]:
+        """Return the tasks in progress, without those that wait for the end of the runner.
+
+        A task that waits for its own end would be a deadlock.
+        """
+        tasks = []
         if self._task is not None and (self._call is None or self._call is not self._excused):
-            pending.append(self._task)
-        follower = self.follower
-        if follower is not None and follower is not asyncio.current_task(self.clock.loop):
-            pending.append(follower)
-        return pending
+            tasks.append(self._task)
+        strategy_task = self.strategy_task
+        if strategy_task is not None and strategy_task is not asyncio.current_task(self.clock.loop):
+            tasks.append(strategy_task)
+        return tasks
 
     def _excuse_caller(self) -> None:
-        """Do not wait for a call that waits for the end of its own series."""
+        """Leave out the call in flight if it is the caller, be it from another task."""
         if self._call is not None and self._call is current_work.get():
             self._excused = self._call
 
 
-_MEANWHILE = {
-    "skip": "%r: a call takes %.3g s so far; until it is over, all that are due are skipped",
-    "queue": "%r: a call takes %.3g s so far; those that are due begin after it",
-    "cancel": "%r: a call takes %.3g s so far; it is cancelled since the next is due",
+_OVERLAP_MESSAGES = {
+    "skip": "%r: a call has been in flight for %.3g s; skipping calls until it ends",
+    "queue": "%r: a call has been in flight for %.3g s; queueing calls until it ends",
+    "cancel": "%r: a call has been in flight for %.3g s; cancelling it, the next one is due",
 }
 
 
 def check_call_options(
     owner: object, overlap: object, suppress_exceptions: object
 ) -> tuple[type[BaseException], ...]:
-    """Return the exceptions to suppress as a tuple, and check the other options of a series.
+    """Return the exceptions to suppress as a tuple, and check `overlap`.
 
     :raises ValueError, TypeError: naming `owner`, the parameter, the value and what is accepted.
     """
-    if overlap not in _MEANWHILE:
+    if overlap not in _OVERLAP_MESSAGES:
         raise ParameterError(owner, "overlap", overlap, "'skip', 'queue' or 'cancel'")
     classes: tuple[object, ...] = (suppress_exceptions,)
     if isinstance(suppress_exceptions, Iterable) and not isinstance(suppress_exceptions, type):

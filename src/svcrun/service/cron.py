@@ -1,4 +1,4 @@
-"""A service that does things at the times that cron lines name."""
+"""A service that calls functions at the times of cron expressions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ except ImportError as error:
     msg = "svcrun.service.cron needs croniter: pip install 'svcrun[cron]'"
     raise ImportError(msg) from error
 
+from svcrun._schedule.local_time import get_zone
 from svcrun._util.callables import is_coroutine_function
 from svcrun.errors import ParameterTypeError
 from svcrun.service._internals import overridable, part_of
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ("CronService", "Upcoming", "cron")
 
-_LINES = "_svcrun_cron_lines"
+_EXPRESSIONS = "_svcrun_cron_expressions"
 
 
 def cron(
@@ -42,10 +43,10 @@ def cron(
     misfire: Misfire = "once",
     overlap: Overlap = "skip",
 ) -> Callable[[F], F]:
-    """Have a method of a :class:`CronService` called at the times that `spec` names.
+    """Call a method of a :class:`CronService` at the times of a cron expression.
 
-    A method may have several. The parameters are those of :meth:`CronService.register`, and what
-    is wrong with them is told when the class is made.
+    A method may have several of these decorators. The parameters are those of
+    :meth:`CronService.register`, and are checked when the class is created.
 
     >>> from svcrun.service.cron import CronService, cron
     >>> class Reports(CronService):
@@ -68,20 +69,20 @@ def cron(
     def mark(function: F) -> F:
         if not is_coroutine_function(function):
             raise ParameterTypeError("cron", "function", function, "a coroutine function")
-        lines = getattr(function, _LINES, ())
-        setattr(function, _LINES, ((spec, options), *lines))
+        expressions = getattr(function, _EXPRESSIONS, ())
+        setattr(function, _EXPRESSIONS, ((spec, options), *expressions))
         return function
 
     return mark
 
 
 class Upcoming(NamedTuple):
-    """A call that will come."""
+    """A future call."""
 
     when: datetime
-    """In the zone of its cron line."""
+    """The time of the call, in the time zone of its cron expression."""
     callback: CronCallback
-    """Makes it."""
+    """The callback that makes the call."""
 
     def __str__(self) -> str:
         return f"{self.when.isoformat()} {self.callback.name}"
@@ -94,10 +95,10 @@ class Job(NamedTuple):
     spec: CronSpec
     callback: CronCallback
     options: dict[str, Any]
-    is_lasting: bool
+    is_permanent: bool
 
-    def is_like(self, other: Job) -> bool:
-        """Tell whether the other one does the same at the same times."""
+    def equals(self, other: Job) -> bool:
+        """Return whether the other job calls the same function at the same times."""
         return (
             self.function == other.function
             and self.spec.text == other.spec.text
@@ -106,13 +107,16 @@ class Job(NamedTuple):
 
 
 class CronService(Service):
-    """Call functions at the times that cron lines name.
+    """Call functions at the times of cron expressions.
 
-    Give them to :meth:`register`, or mark methods of a subclass with :func:`cron`. Calls of one
-    function never overlap. One that fails is logged, and the next one comes all the same. The stop
-    of the service waits for the calls under way.
+    Pass functions to :meth:`register`, or decorate methods of a subclass with :func:`cron`. Calls
+    of one function never overlap. A call that fails is logged, and the calls go on. The stop of the
+    service waits for the calls in flight.
 
-    :param timezone: the zone that lines are meant in which do not name another; UTC by default.
+    :param timezone: the time zone of expressions without one of their own, a name or a ``tzinfo``;
+        UTC by default.
+
+    :raises ValueError, TypeError: if there is no such time zone.
 
     >>> from svcrun.service.cron import CronService
     >>> async def backup():
@@ -128,7 +132,9 @@ class CronService(Service):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        _lines_of(self)
+        if "timezone" in kwargs:
+            get_zone(self, self.timezone)
+        _jobs_of(self)
 
     def register(
         self,
@@ -142,32 +148,32 @@ class CronService(Service):
         overlap: Overlap = "skip",
         name: str | None = None,
     ) -> CronCallback:
-        """Have `function` called at the times that `spec` names, and return what counts the calls.
+        """Call `function` at the times of a cron expression, and return its counters.
 
-        What is registered before the start counts for every run of the service; what is registered
-        by :meth:`start` or later ends with the run. The same function with the same line is
-        registered once.
+        A function that is registered before the start is called in every run of the service. One
+        that is registered in :meth:`start` or later is called until the stop. The same function
+        with the same expression is registered once.
 
         :param function: a coroutine function without parameters.
-        :param spec: the cron line, see :class:`svcrun.cron.CronSpec`.
-        :param shield: let a call under way go on when it would be cancelled.
-        :param suppress_exceptions: are not logged when the function raises them.
-        :param timezone: the zone that the line is meant in; that of the service by default.
+        :param spec: the cron expression, see :class:`svcrun.cron.CronSpec`.
+        :param shield: whether a call in flight goes on when the callback is cancelled.
+        :param suppress_exceptions: exceptions of the function that are not logged.
+        :param timezone: the time zone of the expression; that of the service by default.
         :param misfire: ``"once"`` or ``"skip"``, see :meth:`svcrun.cron.CronCallback.start`.
         :param overlap: ``"skip"``, ``"queue"`` or ``"cancel"``, see there as well.
-        :param name: tells it apart in the log; that of the function by default.
+        :param name: names the callback in log messages; by default the function and the expression.
 
-        :raises ValueError, TypeError: naming a parameter that has a wrong value.
+        :raises ValueError, TypeError: naming the parameter that has a wrong value.
         """
         if not is_coroutine_function(function):
             raise ParameterTypeError(self, "function", function, "a coroutine function")
-        lines = _lines_of(self)
+        jobs = _jobs_of(self)
         suppress_exceptions = check_options(self, misfire, overlap, suppress_exceptions)
-        read = CronSpec(spec, self.timezone if timezone is None else timezone)
+        parsed = CronSpec(spec, self.timezone if timezone is None else timezone)
         shown = name or f"{getattr(function, '__qualname__', function)} at {spec}"
         job = Job(
             function,
-            read,
+            parsed,
             CronCallback(function, name=shown),
             {
                 "shield": shield,
@@ -175,92 +181,96 @@ class CronService(Service):
                 "misfire": misfire,
                 "overlap": overlap,
             },
-            is_lasting=not lines.is_calling and state_of(self) in _AT_REST,
+            is_permanent=not jobs.are_running and state_of(self) in _NOT_RUNNING,
         )
-        for known in lines.jobs:
-            if known.is_like(job):
+        for known in jobs.jobs:
+            if known.equals(job):
                 return known.callback
-        lines.jobs.append(job)
-        if lines.is_calling:
-            self.__call(job)
+        jobs.jobs.append(job)
+        if jobs.are_running:
+            self.__start(job)
         return job.callback
 
     @overridable
     def callbacks(self) -> tuple[CronCallback, ...]:
-        """What was registered; each counts its calls."""
-        return tuple(job.callback for job in _lines_of(self).jobs)
+        """The registered callbacks, each with the counters of its calls."""
+        return tuple(job.callback for job in _jobs_of(self).jobs)
 
     def upcoming(self, n: int, after: datetime | None = None) -> list[Upcoming]:
-        """Return the next `n` calls past `after`, now by default, as far as cron lines tell."""
+        """Return the next `n` calls past `after`, in order of time; `after` is now by default."""
         after = after or datetime.now(UTC)
         calls = (
             Upcoming(when, job.callback)
-            for job in _lines_of(self).jobs
+            for job in _jobs_of(self).jobs
             for when in job.spec.upcoming(n, after)
         )
         return sorted(calls, key=lambda call: call.when)[:n]
 
     def __getstate__(self) -> dict[str, Any]:
-        lines = []
-        for job in _lines_of(self).jobs:
-            if job.is_lasting:
+        expressions = []
+        for job in _jobs_of(self).jobs:
+            if job.is_permanent:
                 # Store the name of a method, so that a copy calls its own method.
                 is_method = getattr(job.function, "__self__", None) is self
                 function = job.function.__name__ if is_method else job.function
-                line = {"spec": job.spec.text, "timezone": job.spec.zone, "name": job.callback.name}
-                lines.append((function, line | job.options))
-        return {**super().__getstate__(), _LINES: lines}
+                options = {
+                    "spec": job.spec.text,
+                    "timezone": job.spec.zone,
+                    "name": job.callback.name,
+                }
+                expressions.append((function, options | job.options))
+        return {**super().__getstate__(), _EXPRESSIONS: expressions}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({name: value for name, value in state.items() if name != _LINES})
-        for function, line in state.get(_LINES, ()):
+        super().__setstate__({name: value for name, value in state.items() if name != _EXPRESSIONS})
+        for function, options in state.get(_EXPRESSIONS, ()):
             CronService.register(
-                self, getattr(self, function) if isinstance(function, str) else function, **line
+                self, getattr(self, function) if isinstance(function, str) else function, **options
             )
 
-    def __call(self, job: Job) -> None:
+    def __start(self, job: Job) -> None:
         loop = asyncio.get_running_loop()
         job.callback.start(job.spec, loop, clock=self.clock, **job.options)
 
     async def start(self) -> None:
-        """Begin to call."""
-        lines = _lines_of(self)
-        lines.is_calling = True
-        for job in lines.jobs:
-            self.__call(job)
+        """Start the calls."""
+        jobs = _jobs_of(self)
+        jobs.are_running = True
+        for job in jobs.jobs:
+            self.__start(job)
 
     async def stop(self, exception: Any = None) -> None:
-        """End the calls, and wait for those under way.
+        """Begin no more calls, and wait for the calls in flight.
 
-        A call may stop the service itself, and is not waited for then.
+        A call may stop its own service. The stop does not wait for that call.
         """
-        lines = _lines_of(self)
-        lines.is_calling = False
+        jobs = _jobs_of(self)
+        jobs.are_running = False
         try:
-            await asyncio.gather(*(job.callback.finish() for job in lines.jobs))
+            await asyncio.gather(*(job.callback.finish() for job in jobs.jobs))
         finally:
-            lines.jobs = [job for job in lines.jobs if job.is_lasting]
+            jobs.jobs = [job for job in jobs.jobs if job.is_permanent]
         await super().stop(exception)
 
 
-class _Lines:
-    """The jobs and methods that are registered with a service."""
+class _Jobs:
+    """The jobs of a service."""
 
     def __init__(self, _: CronService) -> None:
         self.jobs: list[Job] = []
-        self.is_calling = False  # whether the service was started and not stopped since
-        self.has_methods = False  # whether the methods that `cron` marks are registered
+        self.are_running = False  # whether the service was started and not stopped since
+        self.has_methods = False  # whether the methods decorated with `cron` are registered
 
 
-def _lines_of(service: CronService) -> _Lines:
-    lines = part_of(service, _Lines)
-    if not lines.has_methods:
-        lines.has_methods = True
+def _jobs_of(service: CronService) -> _Jobs:
+    jobs = part_of(service, _Jobs)
+    if not jobs.has_methods:
+        jobs.has_methods = True
         for name in dir(type(service)):
-            for spec, options in getattr(getattr(type(service), name, None), _LINES, ()):
+            for spec, options in getattr(getattr(type(service), name, None), _EXPRESSIONS, ()):
                 # A subclass may use the name `register` for something else.
                 CronService.register(service, getattr(service, name), spec, **options)
-    return lines
+    return jobs
 
 
-_AT_REST = frozenset({ServiceState.NEW, ServiceState.STOPPED, ServiceState.FAILED})
+_NOT_RUNNING = frozenset({ServiceState.NEW, ServiceState.STOPPED, ServiceState.FAILED})

@@ -1,4 +1,4 @@
-"""A service that does something every so many seconds."""
+"""A service that calls a method at a fixed interval."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ log = logging.getLogger(__name__)
 
 
 class PeriodicService(Service):
-    """Call :meth:`callback` every `interval` seconds; override it.
+    """Call the method :meth:`callback`, which a subclass overrides, every `interval` seconds.
 
-    The moments are `interval` seconds apart, however long calls and the loop take. Calls never
-    overlap. One that fails is logged, and the next one comes all the same. The stop of the service
-    waits for a call under way.
+    Calls are due `interval` seconds apart, however long a call takes and however late the event
+    loop is. Calls never overlap. A call that fails is logged, and the calls go on. The stop of the
+    service waits for the call in flight.
 
     :param interval: seconds between the starts of two calls.
     :param delay: seconds until the first call; 0 by default.
-    :param jitter: seconds by which each call is late at most, at random; 0 by default.
-    :param overlap: what to do when a call is due while another is under way: ``"skip"`` it (the
-        default), ``"queue"`` it, or ``"cancel"`` the other.
-    :param suppress_exceptions: are not logged when :meth:`callback` raises them.
+    :param jitter: the maximum of seconds by which a call is late, at random; 0 by default.
+    :param overlap: what happens when a call is due while another one is in flight: ``"skip"`` it
+        (the default), ``"queue"`` it, or ``"cancel"`` the one in flight.
+    :param suppress_exceptions: exceptions of :meth:`callback` that are not logged.
 
     :attr:`periodic` counts the calls: ``service.periodic.calls``, ``.failures``, ``.skipped``,
     ``.last_start``, ``.last_duration``, ``.next_due`` (see :class:`svcrun.PeriodicCallback`).
 
-    :raises ValueError, TypeError: naming a parameter that has a wrong value.
-    :raises TypeError: if there is no :meth:`callback`. If a method is probably a misspelling of it,
-        the service can be created and started. It makes no calls, and logs a warning.
+    :raises ValueError, TypeError: naming the parameter that has a wrong value.
+    :raises TypeError: if the class has no method :meth:`callback`. If it has one of a similar name,
+        the service can be created and started; it logs an error and makes no calls.
 
     >>> from svcrun.service.periodic import PeriodicService
     >>> class Cleaner(PeriodicService):
@@ -76,11 +76,11 @@ class PeriodicService(Service):
 
     @overridable
     def periodic(self) -> PeriodicCallback:
-        """The :class:`PeriodicCallback` that makes and counts the calls."""
+        """The :class:`svcrun.PeriodicCallback` that makes and counts the calls."""
         return part_of(self, _Calls).periodic
 
     async def start(self) -> None:
-        """Begin to call."""
+        """Start the calls."""
         calls = part_of(self, _Calls)
         if calls.misspelt is not None:
             _log_misspelt(self, calls.misspelt)
@@ -96,15 +96,15 @@ class PeriodicService(Service):
         )
 
     async def stop(self, exception: Any = None) -> None:
-        """End the calls, and wait for the one under way.
+        """Begin no more calls, and wait for the call in flight.
 
-        A call may stop the service itself, and is not waited for then.
+        A call may stop its own service. The stop does not wait for that call.
         """
         await part_of(self, _Calls).periodic.finish()
         await super().stop(exception)
 
     def callback(self) -> Any:
-        """Do what is to be done each time."""
+        """Do the work of one call; a coroutine function or a plain function."""
         raise MissingMethod(type(self).__qualname__, "callback")
 
     def __str__(self) -> str:
@@ -112,12 +112,10 @@ class PeriodicService(Service):
 
 
 class _Calls:
-    """The calls of a service.
-
-    :attr:`misspelt` is the method that was probably meant to be ``callback()``, if there is none.
-    """
+    """The calls of a service."""
 
     misspelt: str | None = None
+    """The method that is probably a misspelling of ``callback()``, if the class lacks that."""
 
     def __init__(self, service: PeriodicService) -> None:
         check_present(service)
@@ -128,7 +126,7 @@ class _Calls:
         self.periodic = PeriodicCallback(service.callback, name=name_of(service))
 
 
-# The classes for which the warning of a misspelt method was logged.
+# The classes whose misspelt method was logged.
 _warned: WeakSet[type] = WeakSet()
 
 
@@ -137,7 +135,7 @@ def _log_misspelt(service: PeriodicService, misspelt: str) -> None:
     if type(service) not in _warned:
         _warned.add(type(service))
         log.warning("%s.%s() is never called; did you mean callback()?", name, misspelt)
-    log.error("%s has no callback(), so %s makes no calls", name, show(service))
+    log.error("%s has no callback(); %s makes no calls", name, show(service))
 
 
 _CHECKED = frozenset({"interval", "delay", "jitter", "overlap", "suppress_exceptions"})

@@ -79,10 +79,10 @@ def test_after_graceful_wait_timeout_nobody_waits(
 
     run_virtual(main())
     [message] = messages(caplog)
-    assert "<Noting name='shop' NEW>: 1 tasks were not done" in message
+    assert "<Noting name='shop' NEW>: 1 task is still running after" in message
     assert "graceful_wait_timeout=10 s" in message
-    assert ("are cancelled" if cancel_on_timeout else "are left to run") in message
-    assert "Noting.sleep waits at" in message
+    assert ("; cancelling;" if cancel_on_timeout else "; left running;") in message
+    assert "Noting.sleep is waiting at" in message
     assert "await asyncio.sleep(seconds)" in message
 
 

@@ -116,8 +116,8 @@ def test_a_task_without_end_is_bounded_and_named(
         f"shutdown still in progress after {seconds} s, " for seconds in (1, 2, 4)
     ]
     assert "<Plain name='shop' STOPPING> hangs and is cancelled" in late
-    assert "<Plain name='shop' STOPPING>: 1 tasks were not done when the stop was cut short" in cut
-    assert ("sleep" if kind == "hangs" else "ignore_cancellation") + " waits at" in cut
+    assert "<Plain name='shop' STOPPING>: 1 task is still running when the stop was cut" in cut
+    assert ("sleep" if kind == "hangs" else "ignore_cancellation") + " is waiting at" in cut
 
 
 # Together with other services.

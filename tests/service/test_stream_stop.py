@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from svcrun._net import connections as _clients
+from svcrun._util import drain
 from svcrun.service._stream import StreamServer
 from tests.service.streams import Handler, Transport, careless_echo, echo, raw_client, running
 from tests.support import PATIENCE, eventually, nothing_left
@@ -162,7 +162,7 @@ async def test_a_drain_timeout_of_0_is_none(tcp: Transport) -> None:
 async def test_a_handler_that_ignores_its_cancellation_is_named_and_left_behind(
     transport: Transport, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_clients, "GRACE", 0.1)
+    monkeypatch.setattr(drain, "GRACE_PERIOD", 0.1)
     release = asyncio.Event()
     tasks: list[asyncio.Task[Any] | None] = []
 

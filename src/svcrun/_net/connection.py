@@ -12,7 +12,6 @@ from svcrun._net.addresses import format_address
 from svcrun._net.stream_reader import Reader
 from svcrun._net.stream_writer import Writer, extra_info
 from svcrun._util.eager import start_eagerly
-from svcrun._util.tasks import format_stack
 
 if TYPE_CHECKING:
     from svcrun._net.connections import Clients
@@ -41,8 +40,8 @@ class Connection(asyncio.BaseProtocol):
     task: asyncio.Task[None] | None = None
     # Whether no handler is running: not yet, or no more.
     finished = True
-    # Whether stop() is not to wait for the handler.
-    excused = False
+    # Done when both the handler and the transport have ended.
+    _released: asyncio.Future[None] | None = None
     # Whether the transport is closed.
     lost = False
     # Whether more is unsent than the transport likes.
@@ -252,27 +251,27 @@ class Connection(asyncio.BaseProtocol):
             self.transport.abort()
 
     def release(self) -> None:
-        """Take leave: handler and transport both have ended."""
-        self.server.forget(self)
+        """Leave the server: the handler and the transport have both ended."""
+        self.server.connections.discard(self)
+        if self._released is not None and not self._released.done():
+            self._released.set_result(None)
         # Break the circles of references, so that no garbage collector is needed.
         self.__dict__.pop("reader", None)
         self.__dict__.pop("writer", None)
         self.__dict__.pop("data_received", None)
 
-    def abandon(self) -> None:
-        """Give up a handler that ignores its cancellation."""
-        stack = "" if self.task is None else format_stack(self.task)
-        log.error(
-            "%r: handler for %s ignores that it was cancelled; it is waiting at\n%s",
-            self.server,
-            self.peer,
-            stack,
-        )
-        self.abort()
+    def on_release(self) -> asyncio.Future[None]:
+        """Return a future that is done when the handler and the transport have both ended."""
+        if self._released is None:
+            self._released = self.server.loop.create_future()
+        return self._released
 
     # The life of a handler.
 
     async def _serve(self) -> None:
+        # Race: in its first step, before connection_made() has the task, a handler may stop the
+        # server, which must not wait for it.
+        self.task = asyncio.current_task()
         try:
             handled = self.server.service.handle_client(self.reader, self.writer)
             if isinstance(handled, CoroutineType) or inspect.isawaitable(handled):
@@ -300,8 +299,6 @@ class Connection(asyncio.BaseProtocol):
             self.release()
         else:
             self.close()
-        if self.server.stopping:
-            self.server.progress()
 
 
 class PlainConnection(Connection, asyncio.Protocol):

@@ -7,20 +7,19 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from svcrun._net.resume_queue import ResumeQueue
+from svcrun._util.drain import Drain
 from svcrun._util.shared_stop import SharedStop
 from svcrun.errors import show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from svcrun._net.connection import Connection
 
 __all__ = ("Clients",)
 
 log = logging.getLogger("svcrun.net")
 
-GRACE: Final = 1.0  # seconds that stop() gives a cancelled handler to clean up
-LINGER: Final = 0.5  # seconds that stop() gives a client to receive its output
+# Seconds that stop() gives a peer to receive its output, or to confirm the end of TLS.
+LINGER: Final = 0.5
 
 
 class Clients:
@@ -50,44 +49,29 @@ class Clients:
         self.listener: asyncio.AbstractServer | None = None
         # Whether new clients are refused.
         self.stopping = False
-        self.stop = SharedStop()
-        # Set during a stop when a handler or a connection has ended.
-        self._progress: asyncio.Event | None = None
+        self._drain = Drain(log, self, self._handlers, self._name_of)
+        self.stop = SharedStop(on_call=self._drain.recheck)
+        # Calls _abort_flushed() during a stop.
+        self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return show(self.service)
 
-    # Callbacks of the connections.
-
-    def forget(self, connection: Connection) -> None:
-        """React to the end of both the handler and the transport of `connection`."""
-        self.connections.discard(connection)
-        self.progress()
-
-    def progress(self) -> None:
-        """React to the end of a handler."""
-        if self._progress is not None:
-            self._progress.set()
-
-    # Methods for the server.
-
-    def excuse(self, task: asyncio.Task[Any] | None) -> None:
-        """Exclude the handler that runs in `task` from the stop, for which it waits: a deadlock."""
-        for connection in self.connections:
-            if connection.task is task:
-                connection.excused = True
-                self.progress()
-
     async def end(self, drain_timeout: float) -> None:
         """End the handlers, then close the connections."""
-        ending = {connection for connection in self.connections if not connection.excused}
-        self._progress = asyncio.Event()
+        ending = self._to_end()
         deadline = self.loop.time() + drain_timeout
+        self._timer = self.loop.call_later(LINGER, self._abort_flushed)
         try:
-            await self._end_handlers(ending, deadline, drain_timeout)
-            await self._close_transports(ending, deadline)
+            for connection in ending:
+                connection.end(at_once=drain_timeout == 0)
+            abandoned = await self._drain.run(drain_timeout, "drain_timeout")
+            for connection in ending:
+                if connection.task in abandoned:
+                    connection.abort()
+            await self._close_transports(deadline)
         finally:
-            self._progress = None
+            self._timer.cancel()
 
     def abort(self) -> None:
         """End all handlers and connections without waiting for them."""
@@ -95,70 +79,41 @@ class Clients:
             connection.end(at_once=True)
             connection.abort()
 
-    async def _end_handlers(
-        self, ending: set[Connection], deadline: float, drain_timeout: float
-    ) -> None:
-        for connection in ending:
-            connection.end(at_once=drain_timeout == 0)
-        late = await self._still_working(ending, deadline)
-        if not late:
-            return
-        log.warning(
-            "%r: cancelling %d handlers that did not end within %g s, including that for %s",
-            self,
-            len(late),
-            drain_timeout,
-            late[0].peer,
-        )
-        for connection in late:
-            connection.end(at_once=True)
-        for connection in await self._still_working(ending, self.loop.time() + GRACE):
-            connection.abandon()
+    def _handlers(self) -> list[asyncio.Task[None]]:
+        return [one.task for one in self._to_end() if one.task is not None]
 
-    async def _still_working(self, ending: set[Connection], deadline: float) -> list[Connection]:
-        def working() -> list[Connection]:
-            return [c for c in ending if not (c.finished or c.excused)]
+    def _name_of(self, task: asyncio.Task[Any]) -> str:
+        return next(f"handler for {one.peer}" for one in self.connections if one.task is task)
 
-        await self._dismiss(working, deadline)
-        return working()
+    def _to_end(self) -> list[Connection]:
+        """Return the connections except those whose handlers wait for the stop themselves."""
+        callers = self.stop.callers
+        return [one for one in self.connections if one.task is None or one.task not in callers]
 
-    async def _close_transports(self, ending: set[Connection], deadline: float) -> None:
-        def remaining() -> list[Connection]:
-            return [c for c in ending & self.connections if not c.excused]
+    async def _close_transports(self, deadline: float) -> None:
+        """Wait until the peers have received their output, then abort the connections.
 
-        # Each handler that ended has closed its transport, which still sends its output.
-        await self._dismiss(remaining, max(deadline, self.loop.time() + LINGER))
-        rest = remaining()
-        for connection in rest:
-            connection.abort()
+        Each handler that ended has closed its transport, which still sends its output.
+        """
+        remaining = self._to_end()
+        if remaining:
+            timeout = max(deadline - self.loop.time(), LINGER)
+            await asyncio.wait([one.on_release() for one in remaining], timeout=timeout)
+            remaining = [one for one in remaining if one in self.connections]
+            for connection in remaining:
+                connection.abort()
         # An aborted transport closes in the next iteration of the loop, TLS above it in the one
         # after that.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        self.connections.difference_update(rest)
+        self.connections.difference_update(remaining)
 
-    async def _dismiss(self, remaining: Callable[[], list[Connection]], deadline: float) -> None:
-        """Wait until no connections are `remaining`, or until the deadline.
+    def _abort_flushed(self) -> None:
+        """Abort connections whose output is sent, and which only wait for the peer to confirm that.
 
-        Abort connections whose output is sent, and which only wait for the peer's confirmation.
+        The handler of such a connection may be waiting for that, too, in ``wait_closed()``.
         """
-        loop = self.loop
-        while remaining() and loop.time() < deadline:
-            await self._until(lambda: not remaining(), min(loop.time() + LINGER, deadline))
-            for connection in remaining():
-                if connection.is_sent():
-                    connection.abort()
-
-    async def _until(self, reached: Callable[[], bool], deadline: float) -> bool:
-        """Wait until `reached` is true or the deadline has passed; return whether it is true."""
-        progress = self._progress
-        if progress is None:
-            return True
-        while not reached():
-            progress.clear()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await progress.wait()
-            except TimeoutError:
-                return reached()
-        return True
+        for connection in self._to_end():
+            if connection.is_sent():
+                connection.abort()
+        self._timer = self.loop.call_later(LINGER, self._abort_flushed)

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from svcrun._net.addresses import format_address
 from svcrun._net.endpoint import is_connected
+from svcrun._util.drain import Drain
 from svcrun._util.eager import Waiter, start_eagerly
-from svcrun._util.tasks import format_stack, retrieve
+from svcrun._util.shared_stop import SharedStop
+from svcrun._util.tasks import retrieve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -52,9 +54,6 @@ UNIX_SIZE = 262_144
 
 # Seconds without reading after an error that may well be there again at the next attempt.
 PAUSE = 0.5
-
-# Seconds that a cancelled handler has to clean up.
-GRACE = 1.0
 
 
 class Worker:
@@ -111,9 +110,8 @@ class Crew:
         self._reader: Worker | None = None
         self._turn_ends = 0.0
         self._pause: asyncio.TimerHandle | None = None
-        # Tasks that wait for the end of the crew, for which the crew can't wait.
-        self._excused: set[asyncio.Task[Any] | None] = set()
-        self._all_ended: asyncio.Future[None] | None = None
+        self._drain = Drain(log, owner, self._in_flight)
+        self.stop = SharedStop(on_call=self._drain.recheck)
 
         loop.add_reader(self._fd, self._on_readable)
 
@@ -161,7 +159,6 @@ class Crew:
             del self._workers[task]
             if worker in self._idle:
                 self._idle.remove(worker)
-            self._tell_end()
 
     def _is_over(self) -> bool:
         return self._closed or len(self._idle) >= SPARE
@@ -256,11 +253,6 @@ class Crew:
 
     # Ending
 
-    def excuse(self, task: asyncio.Task[Any] | None) -> None:
-        """Do not wait for `task`, because it waits for the end of the crew."""
-        self._excused.add(task)
-        self._tell_end()
-
     def stop_reading(self) -> None:
         """Read no more; idempotent. Handlers under way go on."""
         if self._closed:
@@ -277,47 +269,18 @@ class Crew:
     async def close(self, drain_timeout: float) -> None:
         """Stop reading, give handlers `drain_timeout` seconds to end, then cancel them."""
         self.stop_reading()
-        if drain_timeout > 0 and await self._ended(drain_timeout):
-            return
+        await asyncio.sleep(0)  # the idle workers, which were woken, end now
+        await self._drain.run(drain_timeout, "drain_timeout")
 
-        late = self.cancel()
-        if late:
-            log.warning(
-                "%r cancelled %d handlers that were not done within drain_timeout=%g s",
-                self._owner,
-                late,
-                drain_timeout,
-            )
-        if await self._ended(GRACE):
-            return
-
-        for task in self._workers.keys() - self._excused:
-            log.error(
-                "%r leaves a handler behind that ignores its cancellation, at\n%s",
-                self._owner,
-                format_stack(task),
-            )
-
-    def cancel(self) -> int:
-        """Stop reading, cancel the handlers under way, and tell how many that are."""
+    def cancel(self) -> None:
+        """Stop reading, and cancel the handlers in flight without waiting for them."""
         self.stop_reading()
-        idle = {worker.task for worker in self._idle}
-        under_way = self._workers.keys() - self._excused - idle
-        for task in under_way:
+        for task in self._in_flight():
             task.cancel()
-        return len(under_way)
 
-    async def _ended(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the end of all workers."""
-        if self._workers.keys() - self._excused:
-            self._all_ended = self._loop.create_future()
-            await asyncio.wait((self._all_ended,), timeout=timeout)
-        return not self._workers.keys() - self._excused
-
-    def _tell_end(self) -> None:
-        ended = self._all_ended
-        if ended is not None and not ended.done() and not self._workers.keys() - self._excused:
-            ended.set_result(None)
+    def _in_flight(self) -> set[asyncio.Task[Any]]:
+        """Return the tasks of the workers, except those that wait for the stop themselves."""
+        return self._workers.keys() - self.stop.callers
 
 
 def _receiver(sock: socket.socket) -> Receive:

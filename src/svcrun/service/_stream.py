@@ -111,8 +111,6 @@ class StreamServer(Listening, SimpleServer):
         the client takes it within that time.
         """
         clients = part_of(self, Clients)
-        current = asyncio.current_task()
-        clients.excuse(current)  # a handler that stops its own server would wait for itself
         if await clients.stop.in_progress():
             return
 
@@ -125,7 +123,7 @@ class StreamServer(Listening, SimpleServer):
             except BaseException:
                 # This wait was cut short: end the rest without waiting for it.
                 clients.abort()
-                for task in tasks_of(self) - {current}:
+                for task in tasks_of(self) - {asyncio.current_task()}:
                     task.cancel()
                 raise
             finally:

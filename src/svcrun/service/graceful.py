@@ -8,7 +8,8 @@ from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from svcrun._util.tasks import current_work, format_stack
+from svcrun._util.drain import log_late
+from svcrun._util.tasks import current_work
 from svcrun._util.validation import check_number
 from svcrun.errors import show
 from svcrun.service._internals import loop_of, part_of
@@ -166,31 +167,21 @@ class _GracefulTasks:
         ]
         if not tasks:
             return
-        self._log_late(tasks, "when the stop was cut short", is_cancelled=True)
+        owner = self.entries[tasks[0]].owner
+        log_late(log, owner, tasks, "when the stop was cut short")
         for task in tasks:
             self.entries[task].is_cancelled = False  # a task that ignores this is cancelled again
             task.cancel()
 
     def _leave(self, tasks: list[asyncio.Task[Any]]) -> None:
-        """Do what is to be done about `tasks` that take too long."""
+        """Log `tasks`, which take too long, and cancel them unless the service lets them run."""
         service = self.entries[tasks[0]].owner
-        limit = f"within graceful_wait_timeout={service.graceful_wait_timeout:g} s"
-        self._log_late(tasks, limit, is_cancelled=service.cancel_on_timeout)
+        when = f"after graceful_wait_timeout={service.graceful_wait_timeout:g} s"
+        log_late(log, service, tasks, when, is_cancelled=service.cancel_on_timeout)
         for task in tasks:
             self.entries[task].is_left = True
             if service.cancel_on_timeout:
                 task.cancel()
-
-    def _log_late(self, tasks: list[asyncio.Task[Any]], limit: str, *, is_cancelled: bool) -> None:
-        log.warning(
-            "%s: %d tasks were not done %s, so they are %s; %s waits at\n%s",
-            show(self.entries[tasks[0]].owner),
-            len(tasks),
-            limit,
-            "cancelled" if is_cancelled else "left to run",
-            tasks[0].get_name(),
-            format_stack(tasks[0]),
-        )
 
 
 class _Entry:

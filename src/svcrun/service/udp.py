@@ -13,7 +13,6 @@ from svcrun._net.send_queue import Outbox
 from svcrun._net.worker_pool import Crew
 from svcrun._util.callables import is_coroutine_function
 from svcrun._util.rate_limited_log import Tally
-from svcrun._util.shared_stop import SharedStop
 from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, NotRunning
 from svcrun.service._internals import overridable, part_of
@@ -177,13 +176,12 @@ class UDPServer(Listening, SimpleServer):
         if crew is None or outbox is None:
             await super().stop(exception)
             return
-        crew.excuse(asyncio.current_task())
-        if await own.stop.in_progress():
+        if await crew.stop.in_progress():
             return
 
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.drain_timeout
-        with own.stop:
+        with crew.stop:
             try:
                 await crew.close(self.drain_timeout)
                 await super().stop(exception)
@@ -216,7 +214,6 @@ class _Datagrams:
     def __init__(self, _: UDPServer) -> None:
         self.crew: Crew | None = None
         self.outbox: Outbox | None = None
-        self.stop = SharedStop()
         self.dropped = Tally(log)
         self.unsent = Tally(log)
         self.failures = Tally(log)

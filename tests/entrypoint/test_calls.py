@@ -287,14 +287,16 @@ def test_graceful_shutdown_called_by_a_service_ends_the_block(live: Form) -> Non
     if live.name == "run":
         pytest.skip("there is no result then; see the next law")
     log: Log = []
+    begun = asyncio.Event()
 
     class Ending(Server):
         async def start(self) -> None:
             self.start_event.set()
-            await asyncio.sleep(0.01)
+            await begun.wait()
             await svcrun.entrypoint.get_current().graceful_shutdown()
 
     async def body(_: entrypoint) -> None:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:

@@ -50,15 +50,15 @@ NAMES = {
     "run": "svcrun.entrypoint",
     "select": "svcrun.utils",
     "shield": "svcrun.utils",
-    "sync_await": "svcrun.thread_pool.waiting",
-    "sync_wait_coroutine": "svcrun.thread_pool.waiting",
+    "sync_await": "svcrun.thread_pool.from_thread",
+    "sync_wait_coroutine": "svcrun.thread_pool.from_thread",
     "threaded": "svcrun.thread_pool.functions",
     "threaded_iterable": "svcrun.thread_pool.generators",
     "threaded_iterable_separate": "svcrun.thread_pool.generators",
     "threaded_separate": "svcrun.thread_pool.functions",
     "timeout": "svcrun.timeout",
     "version_info": "svcrun.version",
-    "wait_coroutine": "svcrun.thread_pool.waiting",
+    "wait_coroutine": "svcrun.thread_pool.from_thread",
 }
 
 # Of the modules, those whose name is that of what they hold, too.

@@ -10,7 +10,7 @@ from contextvars import ContextVar, Token
 
 from svcrun._runtime.options import OptionAttributes, Options
 from svcrun._util.hints import TYPE_CHECKING, Any, ClassVar, TypeVar, final
-from svcrun._util.lazy_exports import lazy
+from svcrun._util.lazy_exports import lazy_exports
 from svcrun._util.per_loop import PerLoop, running_loop
 from svcrun._util.raising import raise_together, raise_unchanged
 from svcrun._util.tasks import current_work
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from svcrun.thread_pool import ThreadPoolExecutor as ThreadPoolExecutor
     from svcrun.utils import cancel_tasks as cancel_tasks
 else:
-    __getattr__ = lazy(
+    __getattr__ = lazy_exports(
         __name__,
         {
             "CURRENT_ENTRYPOINT": "svcrun.context_vars",

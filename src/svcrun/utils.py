@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, overload
 
 from svcrun._util.callables import describe, is_coroutine_function
-from svcrun._util.lazy_exports import lazy
+from svcrun._util.lazy_exports import lazy_exports
 from svcrun._util.tasks import cancel_and_wait
 from svcrun._util.validation import check_number
 from svcrun.errors import NotACoroutineFunction
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from svcrun._net.endpoint import bind_socket
 else:
-    __getattr__ = lazy(__name__, {"bind_socket": "svcrun._net.endpoint"})
+    __getattr__ = lazy_exports(__name__, {"bind_socket": "svcrun._net.endpoint"})
 
 P = ParamSpec("P")
 T = TypeVar("T")

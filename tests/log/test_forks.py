@@ -33,7 +33,7 @@ def configure():
 def stick():
     for number in range(2000):
         logging.info("parent %d %s", number, "x" * 100)
-    session._hurry()
+    session._flush_all_soon()
     poll = __import__("select").poll()
     poll.register(writer, 4)  # POLLOUT
     while poll.poll(0):

@@ -120,7 +120,7 @@ class Visit(LazyRecord):
 
     counter: ClassVar[dict[str, int]] = {}
 
-    def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    def compute(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         (visitor,) = self.counter
         self.counter[visitor] += 1
         return "%s came", (visitor,), {"visitor": visitor}
@@ -178,7 +178,7 @@ def test_a_lazy_record_takes_what_a_filter_sets(visit: Visit) -> None:
 
 
 def test_a_lazy_record_that_is_filled_is_an_ordinary_one(visit: Visit) -> None:
-    record = visit.filled()
+    record = visit.to_record()
     assert record.getMessage() == "somebody came"
     assert vars(record)["visitor"] == "somebody"
     assert logging.Formatter("%(levelname)s %(visitor)s").format(record) == "INFO somebody"

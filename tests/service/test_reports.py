@@ -139,7 +139,7 @@ async def test_a_record_that_is_filled_in_late_is_reported(reports: Reports) -> 
     class Late(LazyRecord):
         levelno = logging.WARNING
 
-        def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+        def compute(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
             return "late %d", (1,), {"more": 2}
 
     like = logging.LogRecord("test", logging.WARNING, "", 0, "", (), None)

@@ -19,7 +19,7 @@ from svcrun.thread_pool import (
     threaded_separate,
     wait_separate_threads,
 )
-from svcrun.thread_pool.separate import get_separate_threads
+from svcrun.thread_pool.separate_threads import get_separate_threads
 from tests.support import PATIENCE, LoopFactory, Program, eventually
 
 Decorator = Callable[..., Any]

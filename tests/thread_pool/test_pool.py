@@ -90,7 +90,7 @@ def test_a_pool_grows_to_its_size_and_not_beyond(pool: ThreadPoolExecutor) -> No
 async def test_an_idle_thread_is_used_again(pool: ThreadPoolExecutor) -> None:
     for _ in range(20):
         pool.submit(int).result(PATIENCE)
-        await eventually(lambda: pool._crew.spare == 1)  # the thread waits again
+        await eventually(lambda: pool._workers.spare == 1)  # the thread waits again
     assert thread_names() == {"svcrun-pool-1"}
 
 
@@ -355,9 +355,9 @@ async def test_without_threads_to_be_had_the_submitter_is_told(
         with pytest.raises(RuntimeError, match="can't start new thread"):
             await pool.submit(abs, -1)
     # Nothing of it is left, and later the pool works.
-    assert pool._crew.jobs.empty()
+    assert pool._workers.jobs.empty()
     assert await pool.submit(abs, -1) == 1
-    await eventually(lambda: pool._crew.spare == 1)
+    await eventually(lambda: pool._workers.spare == 1)
     assert thread_names() == {"svcrun-pool-1"}
 
 
@@ -423,14 +423,14 @@ warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
 pool = ThreadPoolExecutor(2)
 release = threading.Event()
 pool.submit(release.wait)
-pool._crew.lock.acquire()  # as another thread of the parent might have
+pool._workers.lock.acquire()  # as another thread of the parent might have
 pid = os.fork()
 if pid == 0:
     assert threading.active_count() == 1
     print(pool.submit(divmod, 7, 4).result(20), flush=True)
     pool.shutdown()
     os._exit(0)
-pool._crew.lock.release()
+pool._workers.lock.release()
 release.set()
 assert os.waitpid(pid, 0)[1] == 0
 print(pool.submit(abs, -1).result(20))
@@ -487,7 +487,7 @@ def test_a_program_that_only_needs_the_pool_does_not_load_the_rest() -> None:
     output = subprocess.run(
         [sys.executable, *STRICT, "-c", code], capture_output=True, check=True, text=True
     ).stdout
-    assert set(output.split()) == {"svcrun.thread_pool.executor", "svcrun.thread_pool.threads"}
+    assert set(output.split()) == {"svcrun.thread_pool.executor", "svcrun.thread_pool.thread_group"}
 
 
 def test_many_jobs_from_many_sides_all_run(pool: ThreadPoolExecutor) -> None:

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from svcrun._util import rate_limited_log as _tally
-from svcrun._util.rate_limited_log import INTERVAL, Tally
+from svcrun._util.rate_limited_log import INTERVAL, RateLimitedLog
 
 
 class Clock:
@@ -23,12 +23,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def tally() -> Tally:
-    return Tally(logging.getLogger("test"))
+def tally() -> RateLimitedLog:
+    return RateLimitedLog(logging.getLogger("test"))
 
 
 def test_the_first_event_is_logged_at_once_and_others_after_some_seconds(
-    clock: Clock, tally: Tally, caplog: pytest.LogCaptureFixture
+    clock: Clock, tally: RateLimitedLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(1000):
         tally.add("%s was too slow", f"peer {number}")
@@ -41,7 +41,7 @@ def test_the_first_event_is_logged_at_once_and_others_after_some_seconds(
 
 
 def test_the_end_tells_what_was_not_told(
-    clock: Clock, tally: Tally, caplog: pytest.LogCaptureFixture
+    clock: Clock, tally: RateLimitedLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     tally.close()
     assert not caplog.messages
@@ -53,7 +53,7 @@ def test_the_end_tells_what_was_not_told(
 
 
 def test_after_the_end_it_starts_afresh(
-    clock: Clock, tally: Tally, caplog: pytest.LogCaptureFixture
+    clock: Clock, tally: RateLimitedLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     tally.add("late")
     tally.close()
@@ -61,7 +61,9 @@ def test_after_the_end_it_starts_afresh(
     assert caplog.messages == ["late (1 times, 1 in all)", "late (1 times, 2 in all)"]
 
 
-def test_many_events_may_be_counted_at_once(tally: Tally, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_events_may_be_counted_at_once(
+    tally: RateLimitedLog, caplog: pytest.LogCaptureFixture
+) -> None:
     tally.add("lost", count=30)
     tally.add("lost", count=12)
     tally.close()

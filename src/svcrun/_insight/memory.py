@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     Filter = tracemalloc.Filter | tracemalloc.DomainFilter
-    Frames = tuple[tuple[str, int], ...]  # the innermost first
-    Place = tuple[int, Frames, int]  # domain, frames, how many there were
+    LineTemplates = tuple[tuple[str, int], ...]  # the innermost first
+    Place = tuple[int, LineTemplates, int]  # domain, frames, how many there were
     Grouped = dict[tracemalloc.Traceback, tracemalloc.Statistic]
 
 __all__ = ("differences", "forget", "group", "tracing")
@@ -116,7 +116,7 @@ def forget(snapshot: tracemalloc.Snapshot) -> None:
         time.sleep(REST)
 
 
-def _traces(snapshot: tracemalloc.Snapshot) -> list[tuple[int, int, Frames, int]]:
+def _traces(snapshot: tracemalloc.Snapshot) -> list[tuple[int, int, LineTemplates, int]]:
     """Return the traces as they are kept: domain, size, frames, how many frames there were."""
     # `snapshot.traces` makes an object of each, which takes ten times as long as all the rest.
     traces: Any = snapshot.traces

@@ -13,7 +13,7 @@ from svcrun._net.addresses import format_address
 from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
-    from svcrun._util.rate_limited_log import Tally
+    from svcrun._util.rate_limited_log import RateLimitedLog
 
     Data = bytes | bytearray | memoryview
 
@@ -49,7 +49,7 @@ class Outbox:
         owner: object,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        unsent: Tally,
+        unsent: RateLimitedLog,
     ) -> None:
         self._owner = owner
         self._loop = loop

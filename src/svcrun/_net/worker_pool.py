@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextvars import Context
 
-    from svcrun._util.rate_limited_log import Tally
+    from svcrun._util.rate_limited_log import RateLimitedLog
 
     Handler = Callable[[bytes, Any], Awaitable[object]]
     Receive = Callable[[int], tuple[bytes, Any]]
@@ -88,8 +88,8 @@ class Crew:
         handle: Handler,
         *,
         max_tasks: int,
-        dropped: Tally,
-        failures: Tally,
+        dropped: RateLimitedLog,
+        failures: RateLimitedLog,
     ) -> None:
         self._owner = owner
         self._loop = loop

@@ -18,10 +18,10 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from svcrun._util.rate_limited_log import Tally
+from svcrun._util.rate_limited_log import RateLimitedLog
 from svcrun.errors import show
-from svcrun.log.captured import render_text, settle_extra
-from svcrun.log.records import ATOMS
+from svcrun.log.capture import copy_extra, render_text
+from svcrun.log.records import IMMUTABLE_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -138,8 +138,8 @@ class ReportHandler(logging.Handler):
         self._in_hand = False  # whether the thread is making a report of one of these
         self._abandoned = False
         self._ended = asyncio.Event()
-        self._drops = Tally(log)
-        self._failures = Tally(log)
+        self._drops = RateLimitedLog(log)
+        self._failures = RateLimitedLog(log)
         self._key = object()  # marks exceptions
         self.dropped = 0
         """How many records were not made a report of: there was no room, or no time."""
@@ -326,12 +326,12 @@ def _settle(record: logging.LogRecord) -> logging.LogRecord:
         settled.args = {key: _settle_argument(value) for key, value in args.items()}
     elif args:
         settled.args = tuple(map(_settle_argument, args))
-    settle_extra(settled)
+    copy_extra(settled)
     return settled
 
 
 def _settle_argument(value: object) -> object:
-    return value if type(value) in ATOMS else show(value)
+    return value if type(value) in IMMUTABLE_TYPES else show(value)
 
 
 def _take_stack(record: logging.LogRecord) -> Stack:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
 
     from svcrun.thread_pool import ThreadPoolExecutor
-    from svcrun.thread_pool.threads import HungThread
+    from svcrun.thread_pool.thread_group import HungThread
 
 log = logging.getLogger("svcrun.entrypoint")
 
@@ -119,7 +119,7 @@ async def end_threads(pool: ThreadPoolExecutor, deadline: Deadline) -> bool:
     Returns whether all of them ended in time.
     """
     closers: list[Callable[..., Coroutine[Any, Any, list[HungThread]]]] = [pool.close]
-    separate = sys.modules.get("svcrun.thread_pool.separate")
+    separate = sys.modules.get("svcrun.thread_pool.separate_threads")
     if separate is not None:  # else there can't be any
         closers.append(separate.wait_separate_threads)
     loop = asyncio.get_running_loop()
@@ -155,7 +155,7 @@ async def end_executor(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> b
             )
             abandon()
         return True
-    from svcrun.thread_pool.threads import HungThread
+    from svcrun.thread_pool.thread_group import HungThread
 
     abandon(closing)
     main = threading.main_thread()

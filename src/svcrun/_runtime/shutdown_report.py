@@ -107,14 +107,14 @@ def running_work(loop: asyncio.AbstractEventLoop) -> list[str]:
             service = service_of(task)
             owner = "" if service is None else f" of {show(service)}"
             found.append(place_of(task, f"task {task.get_name()}{owner}"))
-    if "svcrun.thread_pool.threads" in sys.modules:  # else no thread works for the loop
+    if "svcrun.thread_pool.thread_group" in sys.modules:  # else no thread works for the loop
         found += _threads()
     return found
 
 
 def _threads() -> list[str]:
     """Describe the threads that run code of the program in a pool."""
-    from svcrun.thread_pool.threads import HungThread
+    from svcrun.thread_pool.thread_group import HungThread
 
     found = []
     for thread in threading.enumerate():

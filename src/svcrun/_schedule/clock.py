@@ -15,7 +15,7 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
-from svcrun._util.rate_limited_log import Tally
+from svcrun._util.rate_limited_log import RateLimitedLog
 
 if TYPE_CHECKING:
     import asyncio
@@ -64,7 +64,7 @@ class Clock:
         self.wall = _wall_time if wall is None else wall
         self.loop_timers = TimerQueue(self)
         self.wall_timers = WallTimerQueue(self)
-        self.blocked = Tally(log)
+        self.blocked = RateLimitedLog(log)
         """Counts calls that were due while the loop was blocked."""
 
 

@@ -10,13 +10,13 @@ from svcrun._util.hints import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ("lazy",)
+__all__ = ("lazy_exports",)
 
 
-def lazy(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+def lazy_exports(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a ``__getattr__`` for `module` that imports each name of `homes` from its module.
 
-    >>> find = lazy("svcrun._util.lazy_exports", {"inf": "math"})
+    >>> find = lazy_exports("svcrun._util.lazy_exports", {"inf": "math"})
     >>> find("inf")
     inf
     """

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import logging
 
-__all__ = ("Tally",)
+__all__ = ("RateLimitedLog",)
 
 #: Seconds between two log lines of one tally.
 INTERVAL = 10.0
 
 
-class Tally:
+class RateLimitedLog:
     """A counter that logs its first event at once, then one line in some seconds at most.
 
     :param logger: where the lines go, as warnings.
 
     >>> import logging
-    >>> tally = Tally(logging.getLogger("example"))
+    >>> tally = RateLimitedLog(logging.getLogger("example"))
     >>> for _ in range(1000):
     ...     tally.add("%s was too slow", "somebody")
     >>> tally.total

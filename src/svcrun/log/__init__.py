@@ -5,6 +5,7 @@ thread formats and writes it. See :class:`LogFormat` for the formats.
 """
 
 from svcrun.log.config import basic_config
+from svcrun.log.exception_hooks import UnhandledLoopHook
 from svcrun.log.formats import (
     LOG_FORMAT,
     LOG_LEVEL,
@@ -16,7 +17,6 @@ from svcrun.log.formats import (
     parse_level,
 )
 from svcrun.log.handler import ThreadedHandler
-from svcrun.log.hooks import UnhandledLoopHook
 from svcrun.log.session import LogSession
 
 __all__ = (

@@ -8,9 +8,9 @@ from threading import TIMEOUT_MAX, get_ident
 
 from svcrun._util.hints import Final
 from svcrun.errors import ParameterError, ParameterTypeError
-from svcrun.log.captured import capture, copy_record, use_text_of_error
-from svcrun.log.kept import KeptHandler
-from svcrun.log.records import ATOMS, NAMED_COUNT, LazyRecord, Unrenderable, name_service
+from svcrun.log.capture import capture, copy_record, render_exception
+from svcrun.log.records import IMMUTABLE_TYPES, NAMED_COUNT, LazyRecord, Unrenderable, name_service
+from svcrun.log.session_handler import SessionHandler
 from svcrun.log.sinks import make_sink
 from svcrun.log.writer import Writer, writing_threads
 
@@ -35,7 +35,7 @@ class NamingHandler(logging.NullHandler):
         return True
 
 
-class ThreadedHandler(KeptHandler):
+class ThreadedHandler(SessionHandler):
     """Pass records to another handler, in a thread of its own.
 
     A log call takes note of the record and returns: it never waits and never raises. The thread
@@ -166,7 +166,7 @@ class ThreadedHandler(KeptHandler):
             settled = type(record.msg) is str and (not args or type(args) is tuple)
             if settled and args:
                 for value in args:
-                    if type(value) not in ATOMS:
+                    if type(value) not in IMMUTABLE_TYPES:
                         settled = False
                         break
             has_extra = self._extra and len(record.__dict__) > NAMED_COUNT
@@ -182,28 +182,28 @@ class ThreadedHandler(KeptHandler):
                 context = None if self._passive else copy_context()
                 record = capture(record, settled=settled, extra=has_extra, context=context)
                 if record.exc_info and self._is_text and len(self._buffer) >= EXCEPTIONS:
-                    use_text_of_error(record, self.target.formatter)
+                    render_exception(record, self.target.formatter)
         else:
             record = self._take_lazy(record)
         buffer = self._buffer
         buffer.append(record)
         writer = self._writer
         if record.levelno >= _ERROR:
-            writer.hurry()
+            writer.flush_soon()
         elif len(buffer) > writer.threshold:
-            writer.nudge()
+            writer.wake()
 
     def _take_lazy(self, record: LazyRecord) -> logging.LogRecord:
         """Return the record itself, or a copy if another handler or filter may have changed it."""
-        if record.is_touched():
+        if record.was_read():
             return logging.makeLogRecord(vars(record))
         if not self._passive:
             record.context_of_call = copy_context()
         return record
 
-    def hurry(self) -> None:
+    def flush_soon(self) -> None:
         """Have what is buffered written now; do not wait for it."""
-        self._writer.hurry()
+        self._writer.flush_soon()
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until every record logged before this call is written.
@@ -224,7 +224,7 @@ class ThreadedHandler(KeptHandler):
 
         :param timeout: how long to wait, in seconds; by default as long as something is written.
         """
-        if self.kept:
+        if self.in_use:
             return
         self._writer.close(timeout)
         super().close()

@@ -6,7 +6,7 @@ import errno
 import logging
 
 from svcrun._util.hints import TYPE_CHECKING, Any
-from svcrun.log.daemons import DaemonHandler, connect, is_socket
+from svcrun.log.daemon_handler import DaemonHandler, connect, is_socket
 
 try:
     from logging_journald import JournaldLogHandler, JournaldTransport
@@ -87,7 +87,7 @@ class _Handler(DaemonHandler, JournaldLogHandler):  # type: ignore[misc]  # the 
 
     def close(self) -> None:
         """Close the connection, which the library leaves open."""
-        if self.kept:
+        if self.in_use:
             return
         self.transport.socket.close()
         super().close()

@@ -22,8 +22,8 @@ from svcrun._util.current_service import current_name
 from svcrun._util.hints import Any
 
 __all__ = (
-    "ATOMS",
     "ATTRIBUTE_COUNT",
+    "IMMUTABLE_TYPES",
     "NAMED_COUNT",
     "LazyRecord",
     "Unrenderable",
@@ -34,7 +34,7 @@ __all__ = (
 
 #: Types whose values can't change between the log call and the writing. The exact types: a
 #: subclass may do anything in its ``__str__``.
-ATOMS = frozenset({str, int, float, complex, bool, bytes, NoneType})
+IMMUTABLE_TYPES = frozenset({str, int, float, complex, bool, bytes, NoneType})
 
 _HAS_TASK_NAME = sys.version_info >= (3, 12)
 
@@ -105,7 +105,7 @@ def make_record(
     if args and len(args) == 1:
         only = args[0]
         # the type test spares the slow look into an abstract class
-        if only and type(only) not in ATOMS and isinstance(only, Mapping):
+        if only and type(only) not in IMMUTABLE_TYPES and isinstance(only, Mapping):
             args = only
     record.args = args
     record.levelname = logging.getLevelName(level)
@@ -171,35 +171,35 @@ class LazyRecord(logging.LogRecord):
     """
 
     # In slots, so that its dictionary has what is an attribute of a record, and nothing else.
-    __slots__ = ("_at", "_like", "context_of_call")
+    __slots__ = ("_at", "_shared", "context_of_call")
 
     levelno = logging.INFO
 
     def __init__(self, like: logging.LogRecord) -> None:
         # Not super().__init__(): all it does is to set what is to be set later.
         self._at = time()
-        self._like = like
+        self._shared = like
 
     # These are no properties, so that they are in the way of no attribute that somebody sets.
 
-    def likeness(self) -> logging.LogRecord:
+    def shared_record(self) -> logging.LogRecord:
         """Return what it has in common with others."""
-        return self._like
+        return self._shared
 
-    def is_touched(self) -> bool:
+    def was_read(self) -> bool:
         """Return whether a handler or filter has read the record, and so may have changed it."""
         return bool(_attributes_of(self))
 
-    def fill_text(self) -> str:
+    def compute_text(self) -> str:
         """Return the message with its arguments."""
-        message, args, _ = self.fill()
+        message, args, _ = self.compute()
         return message % args
 
-    def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    def compute(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         """Return the message, its arguments, and what else is to be an attribute."""
         raise NotImplementedError
 
-    def filled(self) -> logging.LogRecord:
+    def to_record(self) -> logging.LogRecord:
         """Return a record with all attributes, as they are before anything else changes them."""
         record = _new_record(logging.LogRecord)
         record.__dict__.update(self._complete())
@@ -209,11 +209,11 @@ class LazyRecord(logging.LogRecord):
         message: object
         args: tuple[Any, ...] | None
         try:
-            message, args, extra = self.fill()
+            message, args, extra = self.compute()
         except Exception as error:  # noqa: BLE001 - to look at a record must not raise
-            message, args, extra = Unrenderable(self._like, error), None, {}
+            message, args, extra = Unrenderable(self._shared, error), None, {}
         created = self._at
-        attributes = self._like.__dict__ | extra
+        attributes = self._shared.__dict__ | extra
         attributes["msg"] = message
         attributes["args"] = args
         attributes["created"] = created

@@ -8,10 +8,10 @@ import threading
 from time import monotonic
 
 from svcrun._util.hints import TYPE_CHECKING, Any, Self
+from svcrun.log.exception_hooks import ExceptionHooks, log_loop_exception
 from svcrun.log.handler import NamingHandler, ThreadedHandler
-from svcrun.log.hooks import Hooks, log_loop_exception
-from svcrun.log.kept import KeptHandler
 from svcrun.log.records import can_make_records, make_record
+from svcrun.log.session_handler import SessionHandler
 from svcrun.log.sinks import close_handler, flush_handler
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class LogSession:
             if loop is not None:
                 self._take_loop(loop)
             _sessions.append(self)
-            self._keep(True)
+            self._set_in_use(True)
             _root.place(self.level, self.handlers)
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -97,7 +97,7 @@ class LogSession:
         :param timeout: how long to wait, in seconds; by default as long as something is written.
         """
         left = _countdown(timeout)
-        self._hurry()
+        self._flush_all_soon()
         complete = True
         for handler in self.handlers:
             if isinstance(handler, ThreadedHandler):
@@ -119,8 +119,8 @@ class LogSession:
             if self not in _sessions:
                 return self._complete
             self._give_back()
-            self._keep(False)
-        self._hurry()
+            self._set_in_use(False)
+        self._flush_all_soon()
         for handler in self.handlers:
             if not isinstance(handler, ThreadedHandler):
                 flush_handler(handler)
@@ -136,23 +136,23 @@ class LogSession:
 
     def end_threads(self) -> None:
         """Write every buffered record and end the threads; from then on, a log call writes."""
-        self._keep(False)
-        self._hurry()
+        self._set_in_use(False)
+        self._flush_all_soon()
         for handler in self.handlers:
             if isinstance(handler, ThreadedHandler) and handler not in self._yours:
                 handler.close()
 
-    def _keep(self, kept: bool) -> None:
+    def _set_in_use(self, in_use: bool) -> None:
         """Let nobody else close the handlers of the session, or let them be closed."""
         for handler in (*self.handlers, *self._targets):
-            if isinstance(handler, KeptHandler) and handler not in self._yours:
-                handler.kept = kept
+            if isinstance(handler, SessionHandler) and handler not in self._yours:
+                handler.in_use = in_use
 
-    def _hurry(self) -> None:
+    def _flush_all_soon(self) -> None:
         """Set all threads to work, so that one time limit does for all."""
         for handler in self.handlers:
             if isinstance(handler, ThreadedHandler):
-                handler.hurry()
+                handler.flush_soon()
 
     def _give_back(self) -> None:
         was_in_force = _sessions[-1] is self
@@ -182,20 +182,20 @@ class LogSession:
             loop.set_exception_handler(self._found_loop_handler)
 
 
-class _Root:
+class _RootLogger:
     """The root logger and the hooks: what was found there, and what is put in its place."""
 
     def __init__(self) -> None:
         self._level = _root_logger.level
         self._found: list[logging.Handler] = []
         self._placed: list[logging.Handler] = []
-        self._hooks: Hooks | None = None
+        self._hooks: ExceptionHooks | None = None
 
     def take(self) -> None:
         """Remember what is found, before the first session."""
         self._level = _root_logger.level
         self._found = self._placed = list(_root_logger.handlers)
-        self._hooks = Hooks(_has_output, _flush_newest)
+        self._hooks = ExceptionHooks(_has_output, _flush_newest)
         if can_make_records():
             logging.setLogRecordFactory(make_record)
 
@@ -253,4 +253,4 @@ def _countdown(timeout: float | None) -> Callable[[], float | None]:
     return lambda: max(0.0, deadline - monotonic())
 
 
-_root = _Root()
+_root = _RootLogger()

@@ -13,17 +13,17 @@ import time
 import traceback
 
 from svcrun._util.hints import TYPE_CHECKING, Any, TextIO, TypeVar
-from svcrun.log.captured import context_of
-from svcrun.log.frames import Frames
+from svcrun.log.capture import captured_context
+from svcrun.log.line_templates import LineTemplates
 from svcrun.log.records import LazyRecord, Unrenderable, make_record
 from svcrun.log.streams import (
-    complain,
+    describe_error,
     is_raw,
     is_writable,
-    name_error,
     raw_encoding,
     renew,
     write_descriptor,
+    write_to_stderr,
 )
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Sink:
 
         :param given: the record that was captured in the log call; `record` may be made from it.
         """
-        context = context_of(given)
+        context = captured_context(given)
         # Race: another handler's thread may write the same record, and a context can't be entered
         # twice at the same time. So enter a copy.
         return function(record) if context is None else context.copy().run(function, record)
@@ -140,7 +140,7 @@ class HandlerSink(Sink):
             if self.abandoned:
                 break
             self._moved = time.monotonic()
-            record = given.filled() if isinstance(given, LazyRecord) else given
+            record = given.to_record() if isinstance(given, LazyRecord) else given
             if type(record.msg) is Unrenderable:
                 report(record, record.msg.error)
             else:
@@ -182,7 +182,7 @@ class StreamSink(Sink):
         self._lost = 0  # records since the stream failed
         self._limit = 0  # bytes of a piece
         self._limit_until = 0.0
-        self._frames = Frames(handler)
+        self._frames = LineTemplates(handler)
 
     def write(self, records: Sequence[logging.LogRecord]) -> int:
         """Write the records that have at least the level of the handler."""
@@ -264,10 +264,10 @@ class StreamSink(Sink):
             try:
                 frame = self._frames.find(given)
                 if frame is not None:
-                    return frame[0] + given.fill_text() + frame[1]
+                    return frame[0] + given.compute_text() + frame[1]
             except Exception:  # noqa: BLE001, S110 - the long way will tell
                 pass
-            record = given.filled()
+            record = given.to_record()
         if type(record.msg) is Unrenderable:
             report(record, record.msg.error)
             return ""
@@ -294,10 +294,10 @@ class StreamSink(Sink):
         except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
             if not self._lost:
                 name = getattr(stream, "name", stream)
-                complain(
-                    f"svcrun.log: can't write to {name}: {name_error(error)};"
+                write_to_stderr(
+                    f"svcrun.log: can't write to {name}: {describe_error(error)};"
                     " log records are lost until it works again\n",
-                    but_not_to=stream,
+                    unless=stream,
                 )
             self._lost += count
         else:
@@ -343,7 +343,7 @@ def flush_handler(handler: logging.Handler) -> None:
     try:
         handler.flush()
     except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
-        complain(f"svcrun.log: {handler!r} can't be flushed: {name_error(error)}\n")
+        write_to_stderr(f"svcrun.log: {handler!r} can't be flushed: {describe_error(error)}\n")
 
 
 def close_handler(handler: logging.Handler) -> None:
@@ -351,7 +351,7 @@ def close_handler(handler: logging.Handler) -> None:
     try:
         handler.close()
     except Exception as error:  # noqa: BLE001 - code of a library
-        complain(f"svcrun.log: {handler!r} can't be closed: {name_error(error)}\n")
+        write_to_stderr(f"svcrun.log: {handler!r} can't be closed: {describe_error(error)}\n")
 
 
 def warn(message: str, *args: Any) -> logging.LogRecord:
@@ -366,7 +366,7 @@ def report(record: logging.LogRecord, error: BaseException) -> None:
     if not logging.raiseExceptions:
         return
     failed = record.msg if type(record.msg) is Unrenderable else Unrenderable(record, error)
-    complain(
+    write_to_stderr(
         "--- Logging error ---\n"
         + "".join(traceback.format_exception(error))
         + f"Message: {failed.message}\nArguments: {failed.arguments}\n"

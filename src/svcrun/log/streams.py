@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from svcrun.log.sinks import Sink
 
 __all__ = (
-    "complain",
+    "describe_error",
     "is_raw",
     "is_writable",
-    "name_error",
     "raw_encoding",
     "renew",
     "write_descriptor",
+    "write_to_stderr",
 )
 
 _TICK = 100  # milliseconds between two checks whether the sink of a full pipe was abandoned
 
 
-def complain(text: str, *, wait: bool = False, but_not_to: object = None) -> None:
+def write_to_stderr(text: str, *, wait: bool = False, unless: object = None) -> None:
     """Write to stderr if possible, and raise nothing.
 
     :param wait: whether to wait while stderr is a full pipe; otherwise the text is dropped then.
-    :param but_not_to: a stream that is blocked or broken, to which nothing is written.
+    :param unless: a stream that is blocked or broken, to which nothing is written.
     """
     stream = sys.stderr
     try:
@@ -38,7 +38,7 @@ def complain(text: str, *, wait: bool = False, but_not_to: object = None) -> Non
         if encoding is not None:
             if wait or is_writable(stream.fileno()):
                 write_descriptor(stream.fileno(), text.encode(encoding, "backslashreplace"))
-        elif stream is not but_not_to:
+        elif stream is not unless:
             stream.write(text)
             stream.flush()
     except Exception:  # noqa: BLE001, S110 - stderr was the last place to report an error
@@ -108,6 +108,6 @@ def is_writable(descriptor: int, timeout: int = 0) -> bool:
     return bool(poll.poll(timeout))
 
 
-def name_error(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the class of an error and its message."""
     return "".join(traceback.format_exception_only(error)).strip()

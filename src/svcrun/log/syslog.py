@@ -8,8 +8,8 @@ import sys
 from logging.handlers import SYSLOG_UDP_PORT, SysLogHandler
 
 from svcrun._util.hints import TYPE_CHECKING, Any
-from svcrun.log.daemons import DaemonHandler, connect, is_socket
-from svcrun.log.streams import complain
+from svcrun.log.daemon_handler import DaemonHandler, connect, is_socket
+from svcrun.log.streams import write_to_stderr
 
 if TYPE_CHECKING:
     import logging
@@ -41,7 +41,7 @@ class _Handler(DaemonHandler, SysLogHandler):
 
     def close(self) -> None:
         """Close the socket, unless a session uses the handler."""
-        if not self.kept:
+        if not self.in_use:
             super().close()
 
 
@@ -75,7 +75,7 @@ def _find_address() -> str | tuple[str, int]:
     if paths:
         return paths[0]
     if _refuses(SYSLOG_UDP_PORT):
-        complain(
+        write_to_stderr(
             f"svcrun.log: no syslog daemon has a socket at {' or '.join(_SOCKETS)}, or listens at"
             f" UDP port {SYSLOG_UDP_PORT}; log records are lost until one does\n"
         )

@@ -18,7 +18,7 @@ from time import monotonic
 from svcrun._util.hints import TYPE_CHECKING, Final
 from svcrun.log import forking
 from svcrun.log.sinks import warn
-from svcrun.log.streams import complain
+from svcrun.log.streams import write_to_stderr
 
 if TYPE_CHECKING:
     from logging import LogRecord
@@ -40,27 +40,27 @@ _BATCH: Final = 1024  # records that are formatted between two looks at anything
 writing_threads: set[int] = set()
 
 
-def _closed_lock() -> threading.Lock:
+def _acquired_lock() -> threading.Lock:
     lock = threading.Lock()
     lock.acquire()
     return lock
 
 
-def _open(lock: threading.Lock) -> None:
+def _release(lock: threading.Lock) -> None:
     """Release a lock that anybody may release at any time."""
     if lock.locked():
         with suppress(RuntimeError):  # somebody was faster
             lock.release()
 
 
-class _Mark:
+class _FlushMarker:
     """An entry among the records; it is reached when all records before it are written."""
 
     __slots__ = ("last", "reached")
 
     def __init__(self, *, last: bool = False) -> None:
         self.last = last  # the writer ends here
-        self.reached = _closed_lock()
+        self.reached = _acquired_lock()
 
 
 class Writer:
@@ -74,7 +74,7 @@ class Writer:
     :param buffer_size: how many records end the wait for others.
     :param flush_interval: how long to wait for others, in seconds.
     :param buffer_limit: how many records may wait before new ones are dropped.
-    :ivar buffer: where to append records; then, past the threshold, call :meth:`nudge`.
+    :ivar buffer: where to append records; then, past the threshold, call :meth:`wake`.
     :ivar threshold: up to so many waiting records are no reason to wake the thread, which sets it.
         It does so before it looks at the buffer a last time and sleeps.
     """
@@ -86,7 +86,7 @@ class Writer:
         self._size = buffer_size
         self._interval = flush_interval
         self._limit = buffer_limit
-        self.buffer: deque[LogRecord | _Mark] = deque()
+        self.buffer: deque[LogRecord | _FlushMarker] = deque()
         self._closing = threading.Lock()  # taken by the one who closes
         self._closed = False
         self.reset()
@@ -99,12 +99,14 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._launcher = 0  # the native identifier of the thread that started it
         self.threshold = 0
-        self._hurried = False
-        self._wake = _closed_lock()  # opened to make the thread look at the buffer
-        self._taken = threading.Lock()  # held as long as there is a thread, or may be none
+        self._flush_requested = False
+        self._wake_lock = _acquired_lock()  # opened to make the thread look at the buffer
+        self._thread_slot = threading.Lock()  # held as long as there is a thread, or may be none
         self._in_sink = threading.Lock()
-        self._stop = _closed_lock()  # opened to ask the thread to end, even with records buffered
-        self._stopped = _closed_lock()  # opened by the thread when it accepts that request
+        self._stop_lock = (
+            _acquired_lock()
+        )  # opened to ask the thread to end, even with records buffered
+        self._stopped_lock = _acquired_lock()  # opened by the thread when it accepts that request
         self._batch = 0  # records in the sink
         self._written = 0
         self._drops = count()  # unlike `+= 1`, next() can't be interrupted
@@ -115,22 +117,22 @@ class Writer:
         """Whether the writer was closed before all was written."""
         return self._sink.abandoned
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Make the thread look at the buffer, or start it; to be called past the threshold."""
         if len(self.buffer) > self._limit:
             self._drop()
         if self._closed:
             self._write_here()
-        elif self._taken.acquire(blocking=False):
+        elif self._thread_slot.acquire(blocking=False):
             self._start()
         else:
-            _open(self._wake)
+            _release(self._wake_lock)
 
-    def hurry(self) -> None:
+    def flush_soon(self) -> None:
         """Have what is buffered written now; do not wait for it."""
         if self.buffer:
-            self._hurried = True
-            self.nudge()
+            self._flush_requested = True
+            self.wake()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all that was put before is written, and tell whether it is.
@@ -139,9 +141,9 @@ class Writer:
         """
         if self.abandoned or get_ident() in writing_threads:  # it would wait for itself
             return False
-        if not self.buffer and not self._taken.locked():
+        if not self.buffer and not self._thread_slot.locked():
             return True
-        return self._reach(_Mark(), timeout)
+        return self._wait_for_marker(_FlushMarker(), timeout)
 
     def close(self, timeout: float | None = None) -> None:
         """Write all and end the thread; past the time limit, give up the rest and say so.
@@ -152,12 +154,16 @@ class Writer:
         """
         if not self._closing.acquire(blocking=False):
             return
-        if self._taken.acquire(blocking=False):  # no thread, and from now on there will be none
+        if self._thread_slot.acquire(
+            blocking=False
+        ):  # no thread, and from now on there will be none
             self._closed = True
             self.threshold = -1
             self._write_here()
             forking.forget(self)
-        elif get_ident() not in writing_threads and self._reach(_Mark(last=True), timeout):
+        elif get_ident() not in writing_threads and self._wait_for_marker(
+            _FlushMarker(last=True), timeout
+        ):
             self._join()
         else:
             self._abandon()
@@ -167,7 +173,7 @@ class Writer:
             newest = self.buffer.pop()
         except IndexError:  # all has been written meanwhile
             return
-        if isinstance(newest, _Mark):
+        if isinstance(newest, _FlushMarker):
             self.buffer.append(newest)
         else:
             next(self._drops)
@@ -184,7 +190,7 @@ class Writer:
         except RuntimeError:  # no thread to be had, such as at the interpreter's end
             self._write_without_thread()
         except BaseException:  # KeyboardInterrupt
-            self._taken.release()
+            self._thread_slot.release()
             raise
 
     def _launch(self) -> None:
@@ -198,9 +204,9 @@ class Writer:
         """Do once what the thread would do, in its place: who closes waits for it."""
         while True:
             self._write_here()
-            self._taken.release()
+            self._thread_slot.release()
             # Who put a record there in the meantime took this for the thread.
-            if not self.buffer or not self._taken.acquire(blocking=False):
+            if not self.buffer or not self._thread_slot.acquire(blocking=False):
                 return
 
     def _write_here(self) -> None:
@@ -216,10 +222,10 @@ class Writer:
             else:
                 return
 
-    def _reach(self, mark: _Mark, timeout: float | None) -> bool:
+    def _wait_for_marker(self, mark: _FlushMarker, timeout: float | None) -> bool:
         """Wait until a mark is reached, and tell whether it was."""
         self.buffer.append(mark)
-        self.hurry()
+        self.flush_soon()
         if timeout is not None:
             reached = mark.reached.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
             return reached and not self.abandoned
@@ -247,9 +253,9 @@ class Writer:
         forking.forget(self)
         lost = max(0, lost) + self._discard()
         if lost:
-            complain(
+            write_to_stderr(
                 f"svcrun.log: {lost} log records were not written in time and are lost\n",
-                but_not_to=getattr(self._sink.handler, "stream", None),
+                unless=getattr(self._sink.handler, "stream", None),
             )
 
     def _discard(self) -> int:
@@ -259,7 +265,7 @@ class Writer:
             records, mark = self._take()
             discarded += len(records)
             if mark is not None:
-                _open(mark.reached)
+                _release(mark.reached)
         return discarded
 
     # The thread
@@ -267,21 +273,21 @@ class Writer:
     def _serve(self) -> None:
         """Write records until the last mark is reached or a fork stops the thread."""
         self._thread = threading.current_thread()
-        buffer, wake, stop = self.buffer, self._wake, self._stop
+        buffer, wake, stop = self.buffer, self._wake_lock, self._stop_lock
         while not self.abandoned:
             self.threshold = 0
             if not buffer and stop.locked():
                 wake.acquire()
             if stop.acquire(blocking=False):
-                self._stopped.release()
+                self._stopped_lock.release()
                 return
             self.threshold = self._size - 1
             wake.acquire(blocking=False)  # the next line checks each reason to open it
-            if buffer and len(buffer) < self._size and not self._hurried and stop.locked():
+            if buffer and len(buffer) < self._size and not self._flush_requested and stop.locked():
                 wake.acquire(timeout=self._interval)
             # Race: a caller that hurries appends its record, then sets the flag. So reset the flag
             # first and read the buffer then; in the other order the record could be missed.
-            self._hurried = False
+            self._flush_requested = False
             self.threshold = self._limit
             # Leave records that arrive meanwhile to the next round: with a caller that logs without
             # a pause, this one would write them one by one.
@@ -314,26 +320,26 @@ class Writer:
                 if mark.last:  # what comes now is written by those who log it
                     self._closed = True
                     self.threshold = -1
-                _open(mark.reached)
+                _release(mark.reached)
         finally:
             writing_threads.discard(ident)
         return len(records) + (mark is not None)
 
-    def _take(self) -> tuple[list[LogRecord], _Mark | None]:
+    def _take(self) -> tuple[list[LogRecord], _FlushMarker | None]:
         """Take records out of the buffer, up to a mark."""
         records: list[LogRecord] = []
         popleft = self.buffer.popleft
         try:
             while len(records) < _BATCH:
                 entry = popleft()
-                if isinstance(entry, _Mark):
+                if isinstance(entry, _FlushMarker):
                     return records, entry
                 records.append(entry)
         except IndexError:
             pass
         return records, None
 
-    def _put_back(self, records: list[LogRecord], mark: _Mark | None) -> None:
+    def _put_back(self, records: list[LogRecord], mark: _FlushMarker | None) -> None:
         """Put records that a fork left unwritten back in front of those buffered since."""
         if mark is not None:
             self.buffer.appendleft(mark)
@@ -352,26 +358,26 @@ class Writer:
     def request_stop_for_fork(self) -> None:
         """Ask the thread to end after its current record."""
         self._sink.paused = True
-        _open(self._stop)
-        _open(self._wake)
+        _release(self._stop_lock)
+        _release(self._wake_lock)
 
     def wait_for_stop(self, deadline: float) -> bool:
         """Wait for the thread to end, and return whether it did; then no thread starts any more.
 
         Return at once while the sink is slow.
         """
-        if self._taken.acquire(blocking=False):
-            self._stop.acquire(blocking=False)  # no thread runs, so none has seen the request
+        if self._thread_slot.acquire(blocking=False):
+            self._stop_lock.acquire(blocking=False)  # no thread runs, so none has seen the request
             self._sink.paused = False
             return True
-        while not self._stopped.acquire(timeout=0 if self._is_stuck() else _LOOK):
+        while not self._stopped_lock.acquire(timeout=0 if self._is_stuck() else _LOOK):
             if self._is_stuck() or monotonic() >= deadline:
                 # Race: the request belongs to the one that acquires the lock, the thread to accept
                 # it or this fork to withdraw it.
-                if self._stop.acquire(blocking=False):
+                if self._stop_lock.acquire(blocking=False):
                     self._sink.paused = False
                     return False
-                self._stopped.acquire()  # the thread has just accepted the request
+                self._stopped_lock.acquire()  # the thread has just accepted the request
                 break
         self._sink.paused = False
         self._join()
@@ -390,6 +396,6 @@ class Writer:
 
     def restart_after_fork(self) -> None:
         """Allow a thread again, and start one if records are buffered."""
-        self._taken.release()
+        self._thread_slot.release()
         if self.buffer:
-            self.nudge()
+            self.wake()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from svcrun._util.hints import TYPE_CHECKING
-from svcrun._util.lazy_exports import lazy
+from svcrun._util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from svcrun.service.base import Service, ServiceMeta, SimpleClient, SimpleServer, TaskStoreBase
@@ -50,7 +50,7 @@ _HOMES = {
 
 
 if not TYPE_CHECKING:
-    __getattr__ = lazy(__name__, _HOMES)
+    __getattr__ = lazy_exports(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import svcrun._util.hints as typing
 from svcrun._util.base_classes import is_own
 from svcrun._util.hints import TYPE_CHECKING
-from svcrun._util.lazy_exports import lazy
+from svcrun._util.lazy_exports import lazy_exports
 from svcrun._util.tasks import cancel_and_wait
 from svcrun._util.validation import check_number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from svcrun.utils import cancel_tasks as cancel_tasks
 else:
     # Names of aiomisc's module, imported late because few programs use them.
-    __getattr__ = lazy(
+    __getattr__ = lazy_exports(
         __name__,
         {
             "Context": "svcrun.context",

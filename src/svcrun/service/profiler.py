@@ -18,7 +18,7 @@ from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
 from svcrun.service._internals import overridable, part_of
 from svcrun.service.base import Service
-from svcrun.thread_pool.separate import run_in_new_thread
+from svcrun.thread_pool.separate_threads import run_in_new_thread
 
 if TYPE_CHECKING:
     from cProfile import Profile

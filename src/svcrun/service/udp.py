@@ -12,7 +12,7 @@ from svcrun._net.endpoint import bind_socket as bind_socket
 from svcrun._net.send_queue import Outbox
 from svcrun._net.worker_pool import Crew
 from svcrun._util.callables import is_coroutine_function
-from svcrun._util.rate_limited_log import Tally
+from svcrun._util.rate_limited_log import RateLimitedLog
 from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, NotRunning
 from svcrun.service._internals import overridable, part_of
@@ -214,6 +214,6 @@ class _Datagrams:
     def __init__(self, _: UDPServer) -> None:
         self.crew: Crew | None = None
         self.outbox: Outbox | None = None
-        self.dropped = Tally(log)
-        self.unsent = Tally(log)
-        self.failures = Tally(log)
+        self.dropped = RateLimitedLog(log)
+        self.unsent = RateLimitedLog(log)
+        self.failures = RateLimitedLog(log)

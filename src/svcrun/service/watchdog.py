@@ -17,8 +17,8 @@ from svcrun._util.validation import check_number
 from svcrun.errors import AlreadyRunning, ParameterError, show
 from svcrun.service._internals import overridable, part_of
 from svcrun.service.base import Service
-from svcrun.thread_pool.separate import run_in_new_thread
-from svcrun.thread_pool.threads import stoppable
+from svcrun.thread_pool.separate_threads import run_in_new_thread
+from svcrun.thread_pool.thread_group import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

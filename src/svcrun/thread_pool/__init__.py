@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from svcrun._util.hints import TYPE_CHECKING
-from svcrun._util.lazy_exports import lazy
+from svcrun._util.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from svcrun.errors import ChannelClosed, ChannelTimeout, PoolClosed as ThreadPoolException
-    from svcrun.thread_pool.calls import run_in_executor, run_in_new_thread
     from svcrun.thread_pool.channel import FromThreadChannel
     from svcrun.thread_pool.executor import ThreadPoolExecutor
+    from svcrun.thread_pool.from_thread import sync_await, sync_wait_coroutine, wait_coroutine
     from svcrun.thread_pool.functions import threaded, threaded_separate
     from svcrun.thread_pool.generators import (
         IteratorWrapper,
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
         threaded_iterable,
         threaded_iterable_separate,
     )
-    from svcrun.thread_pool.separate import wait_separate_threads
-    from svcrun.thread_pool.threads import HungThread
-    from svcrun.thread_pool.waiting import sync_await, sync_wait_coroutine, wait_coroutine
+    from svcrun.thread_pool.separate_threads import wait_separate_threads
+    from svcrun.thread_pool.thread_group import HungThread
+    from svcrun.thread_pool.to_thread import run_in_executor, run_in_new_thread
 
 __all__ = (
     "ChannelClosed",
@@ -47,26 +47,26 @@ _HOMES = {
     "ChannelClosed": "svcrun.errors",
     "ChannelTimeout": "svcrun.errors",
     "FromThreadChannel": "svcrun.thread_pool.channel",
-    "HungThread": "svcrun.thread_pool.threads",
+    "HungThread": "svcrun.thread_pool.thread_group",
     "IteratorWrapper": "svcrun.thread_pool.generators",
     "IteratorWrapperSeparate": "svcrun.thread_pool.generators",
     "ThreadPoolException": "svcrun.errors",
     "ThreadPoolExecutor": "svcrun.thread_pool.executor",
-    "run_in_executor": "svcrun.thread_pool.calls",
-    "run_in_new_thread": "svcrun.thread_pool.calls",
-    "sync_await": "svcrun.thread_pool.waiting",
-    "sync_wait_coroutine": "svcrun.thread_pool.waiting",
+    "run_in_executor": "svcrun.thread_pool.to_thread",
+    "run_in_new_thread": "svcrun.thread_pool.to_thread",
+    "sync_await": "svcrun.thread_pool.from_thread",
+    "sync_wait_coroutine": "svcrun.thread_pool.from_thread",
     "threaded": "svcrun.thread_pool.functions",
     "threaded_iterable": "svcrun.thread_pool.generators",
     "threaded_iterable_separate": "svcrun.thread_pool.generators",
     "threaded_separate": "svcrun.thread_pool.functions",
-    "wait_coroutine": "svcrun.thread_pool.waiting",
-    "wait_separate_threads": "svcrun.thread_pool.separate",
+    "wait_coroutine": "svcrun.thread_pool.from_thread",
+    "wait_separate_threads": "svcrun.thread_pool.separate_threads",
 }
 
 
 if not TYPE_CHECKING:
-    __getattr__ = lazy(__name__, _HOMES)
+    __getattr__ = lazy_exports(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ from svcrun._util.hints import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from svcrun._util.per_loop import PerLoop
 from svcrun._util.validation import check_number
 from svcrun.errors import PoolClosed
-from svcrun.thread_pool.threads import HungThread, ThreadGroup
+from svcrun.thread_pool.thread_group import HungThread, ThreadGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -109,7 +109,7 @@ def run_job(
         del future
 
 
-class _Crew:
+class _WorkerThreads:
     """The threads of a pool and the jobs they take.
 
     They know nothing of the pool itself, so a pool that nobody holds can be collected.
@@ -149,7 +149,7 @@ class _Crew:
     def start_thread(self) -> None:
         number = len(self.threads) + 1
         if number == 1:
-            _crews.add(self)
+            _started.add(self)
         # Daemon threads: the interpreter does not wait for them at exit, so a job that hangs can't
         # hold the process.
         self.threads.start(self.work, (), name=f"{self.name}-{number}", daemon=True)
@@ -182,17 +182,17 @@ class _Crew:
 
 
 # Those with threads. A child process has none of its parent's threads, and locks as they were.
-_crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
+_started: weakref.WeakSet[_WorkerThreads] = weakref.WeakSet()
 
 
-def _reset_crews() -> None:
-    for crew in tuple(_crews):
-        crew.reset()
-    _crews.clear()
+def _reset_in_child() -> None:
+    for workers in tuple(_started):
+        workers.reset()
+    _started.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_crews)
+    os.register_at_fork(after_in_child=_reset_in_child)
 
 _pools: PerLoop[ThreadPoolExecutor] = PerLoop()
 
@@ -246,7 +246,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         self._max_workers = max_workers
         self._shutdown = False
         self._loops: list[asyncio.AbstractEventLoop] = []
-        self._crew = _Crew(max_workers, statistic_name or thread_name_prefix)
+        self._workers = _WorkerThreads(max_workers, statistic_name or thread_name_prefix)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
         """Have ``fn(*args, **kwargs)`` called in a thread, and return the future of its result.
@@ -257,11 +257,11 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         :raises RuntimeError: if there is no thread and none can be started.
         """
         future: JobFuture[T] = JobFuture()
-        crew = self._crew
-        with crew.lock:
+        workers = self._workers
+        with workers.lock:
             if self._shutdown:
-                raise PoolClosed(f"{crew.name} is shut down and takes no more work; got {fn!r}")
-            crew.put((future, fn, args, kwargs))
+                raise PoolClosed(f"{workers.name} is shut down and takes no more work; got {fn!r}")
+            workers.put((future, fn, args, kwargs))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -270,11 +270,11 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         :param wait: block until the threads have ended.
         :param cancel_futures: cancel the jobs that no thread has begun.
         """
-        crew = self._crew
-        with crew.lock:
+        workers = self._workers
+        with workers.lock:
             self._shutdown = True
-            dropped = crew.drain() if cancel_futures else []
-            crew.dismiss()
+            dropped = workers.drain() if cancel_futures else []
+            workers.dismiss()
         while self._loops:
             _pools.discard(self._loops.pop(), self)
         # Not under the lock: this runs callbacks.
@@ -282,7 +282,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
             if future.cancel():
                 future.set_running_or_notify_cancel()
         if wait:
-            crew.threads.join()
+            workers.threads.join()
 
     async def close(self, timeout: float | None = None) -> list[HungThread]:
         """End the pool without blocking the event loop.
@@ -295,7 +295,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         any more.
         """
         self.shutdown(wait=False, cancel_futures=True)
-        return await self._crew.threads.wait(timeout)
+        return await self._workers.threads.wait(timeout)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have `threaded` functions that are called on `loop` use this pool until its end.
@@ -307,4 +307,4 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # its construction failed
-            self._crew.dismiss()
+            self._workers.dismiss()

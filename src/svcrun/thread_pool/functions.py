@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, ov
 
 from svcrun._util.per_loop import running_loop
 from svcrun.thread_pool.executor import get_pool
+from svcrun.thread_pool.from_thread import run_in_thread
 from svcrun.thread_pool.generators import ThreadedIterable, ThreadedIterableSeparate
-from svcrun.thread_pool.separate import run_in_new_thread
-from svcrun.thread_pool.waiting import run_in_thread
-from svcrun.thread_pool.wrapper import ThreadedBase, plain_function
+from svcrun.thread_pool.separate_threads import run_in_new_thread
+from svcrun.thread_pool.threaded_base import ThreadedBase, plain_function
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator

@@ -12,10 +12,10 @@ from svcrun._util.callables import describe
 from svcrun.errors import ChannelClosed, PoolClosed
 from svcrun.thread_pool.channel import FromThreadChannel, check_size
 from svcrun.thread_pool.executor import get_pool, replace_unraisable
-from svcrun.thread_pool.separate import run_in_new_thread
-from svcrun.thread_pool.threads import stoppable
-from svcrun.thread_pool.waiting import run_in_thread
-from svcrun.thread_pool.wrapper import ThreadedBase
+from svcrun.thread_pool.from_thread import run_in_thread
+from svcrun.thread_pool.separate_threads import run_in_new_thread
+from svcrun.thread_pool.thread_group import stoppable
+from svcrun.thread_pool.threaded_base import ThreadedBase
 
 if TYPE_CHECKING:
     import concurrent.futures

@@ -16,7 +16,7 @@ from svcrun._net.tls_options import SSLOptions
 from svcrun._reporting.raven.answers import TOO_MANY_REQUESTS, read_limit, read_retry_after
 from svcrun._reporting.raven.resolver import Resolver
 from svcrun._reporting.report_queue import hand_over, unreported
-from svcrun._util.rate_limited_log import Tally
+from svcrun._util.rate_limited_log import RateLimitedLog
 from svcrun._util.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Courier:
         self._failing_until = 0.0  # the server can't be reached, or has an error
         self._failures = 0  # in a row
         self._refusals: set[str] = set()  # that were logged
-        self._drops = Tally(log)
+        self._drops = RateLimitedLog(log)
         self.sent = 0
         """How many events the server has taken."""
 

@@ -13,7 +13,7 @@ from sentry_sdk.integrations.asyncio import AsyncioIntegration
 from svcrun._reporting.sentry.events import ServiceTags
 from svcrun._reporting.sentry.transport import GRACE, LOOK, Transport
 from svcrun.errors import ParameterError, SentryInUse
-from svcrun.thread_pool.separate import run_in_new_thread
+from svcrun.thread_pool.separate_threads import run_in_new_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping

@@ -15,7 +15,7 @@ from sentry_sdk._queue import EmptyError
 from sentry_sdk.transport import HttpTransport
 
 from svcrun._reporting.report_queue import hand_over, unreported
-from svcrun._util.rate_limited_log import Tally
+from svcrun._util.rate_limited_log import RateLimitedLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ class Transport(HttpTransport):
     def __init__(self, options: dict[str, Any]) -> None:
         self._connections: WeakSet[HTTPConnection] = WeakSet()
         self._given_up = threading.Event()
-        self._losses = Tally(log)
+        self._losses = RateLimitedLog(log)
         self._under_way = 0  # events in the envelope that is being sent
         self.on_answer: Callable[[], object] | None = None
         """Called in sentry's thread when the server has answered."""

@@ -47,7 +47,7 @@ class AccessLogger(AbstractAccessLogger):
         self._format = _parse(log_format)
         # Not what logger.info() makes: to look for the caller costs more than all the rest.
         factory = logging.getLogRecordFactory()
-        self._like = _like(logger.name, factory, current_name(), os.getpid(), get_ident())
+        self._shared = _shared(logger.name, factory, current_name(), os.getpid(), get_ident())
 
     @property
     def enabled(self) -> bool:
@@ -61,7 +61,7 @@ class AccessLogger(AbstractAccessLogger):
         :param time: how long it took, in seconds.
         """
         logger = self.logger
-        record = AccessRecord(self._like, self._format, request, response, time)
+        record = AccessRecord(self._shared, self._format, request, response, time)
         # What handle() does, but for the call that looks at no filters.
         (logger.handle if logger.filters or logger.disabled else logger.callHandlers)(record)
 
@@ -94,7 +94,7 @@ class AccessRecord(LazyRecord):
         duration: float,
     ) -> None:
         # Not super().__init__(): a call less for each request.
-        self._like = like
+        self._shared = like
         self._at = now()
         self._form = form
         self._duration = duration
@@ -109,12 +109,12 @@ class AccessRecord(LazyRecord):
         if form.answered:
             self._answered = tuple(map(response.headers.get, form.answered))
 
-    def fill_text(self) -> str:
+    def compute_text(self) -> str:
         """Return the line."""
         form = self._form
         return form.text % form.values_of(self)
 
-    def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    def compute(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         """Return what is logged."""
         form = self._form
         values = form.values_of(self)
@@ -185,7 +185,7 @@ _parse = lru_cache(maxsize=64)(_Format)
 
 
 @lru_cache(maxsize=64)
-def _like(
+def _shared(
     name: str,
     factory: Callable[..., logging.LogRecord],
     _service: str | None,

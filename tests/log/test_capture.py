@@ -457,7 +457,7 @@ class Visit(LazyRecord):
     def __init__(self) -> None:
         super().__init__(make_record("captured", logging.INFO, "", 0, "", (), None))
 
-    def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    def compute(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         return "la%s", ("zy",), {"visitor": "somebody"}
 
 

@@ -7,9 +7,9 @@ import socket
 import stat
 
 from svcrun._util.hints import TYPE_CHECKING
-from svcrun.log.kept import KeptHandler
+from svcrun.log.session_handler import SessionHandler
 from svcrun.log.sinks import warn
-from svcrun.log.streams import complain
+from svcrun.log.streams import write_to_stderr
 
 if TYPE_CHECKING:
     import logging
@@ -46,7 +46,7 @@ def connect(path: str, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.so
     return sock
 
 
-class DaemonHandler(KeptHandler):
+class DaemonHandler(SessionHandler):
     """A handler whose daemon may be restarted at any time.
 
     Records are lost while the daemon does not run. One line on stderr reports that, and a log
@@ -66,7 +66,7 @@ class DaemonHandler(KeptHandler):
         :param place: where the daemon takes records.
         """
         if not self._lost:
-            complain(
+            write_to_stderr(
                 f"svcrun.log: can't write to {place}: {error};"
                 " log records are lost until the daemon is back\n"
             )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 
-__all__ = ("KeptHandler",)
+__all__ = ("SessionHandler",)
 
 
-class KeptHandler(logging.Handler):
+class SessionHandler(logging.Handler):
     """A handler whose ``close()`` is to do nothing as long as it is in use.
 
     ``logging.config`` closes every handler of the process before it makes new ones, those too
     that stay with their loggers.
 
-    :ivar kept: whether a session uses the handler.
+    :ivar in_use: whether a session uses the handler.
     """
 
-    kept = False
+    in_use = False

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from svcrun.service.base import Service
 
-__all__ = ("Hooks", "UnhandledLoopHook", "log_loop_exception")
+__all__ = ("ExceptionHooks", "UnhandledLoopHook", "log_loop_exception")
 
 # These end a program, or a thread, on purpose.
 _NOT_LOGGED: Final = (KeyboardInterrupt, SystemExit)
 
 
-class Hooks:
+class ExceptionHooks:
     """``sys.excepthook`` and ``threading.excepthook`` that log, in place from now on.
 
     :param has_output: tells whether what is logged gets anywhere. If not, the hooks that were

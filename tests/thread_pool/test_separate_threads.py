@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from svcrun.thread_pool.threads import ThreadGroup, stoppable
+from svcrun.thread_pool.thread_group import ThreadGroup, stoppable
 from tests.support import PATIENCE, eventually
 
 

@@ -10,13 +10,13 @@ import pytest
 
 from svcrun.thread_pool import (
     ThreadPoolExecutor,
+    from_thread,
     sync_await,
     sync_wait_coroutine,
     threaded,
     threaded_separate,
     wait_coroutine,
     wait_separate_threads,
-    waiting as waiting_module,
 )
 from tests.support import PATIENCE, LoopFactory
 
@@ -124,7 +124,7 @@ async def test_a_cancelled_coroutine_is_a_cancellation_in_the_thread() -> None:
 async def test_waiting_longer_than_one_look_at_the_loop_is_no_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waiting_module, "_POLL_INTERVAL", 0.001)
+    monkeypatch.setattr(from_thread, "_POLL_INTERVAL", 0.001)
 
     async def rest() -> str:
         await asyncio.sleep(0.05)
@@ -178,7 +178,7 @@ def test_a_closed_loop_is_an_error(loop_factory: LoopFactory) -> None:
 def test_a_loop_that_is_closed_meanwhile_is_an_error(
     loop_factory: LoopFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting_module, "_POLL_INTERVAL", 0.001)
+    monkeypatch.setattr(from_thread, "_POLL_INTERVAL", 0.001)
     loop = loop_factory()
     begun = loop.create_future()
     tasks: list[Any] = []

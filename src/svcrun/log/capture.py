@@ -15,7 +15,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from itertools import islice
 
 from svcrun._util.hints import TYPE_CHECKING, Any
-from svcrun.log.records import ATOMS, ATTRIBUTE_COUNT, LazyRecord, Unrenderable
+from svcrun.log.records import ATTRIBUTE_COUNT, IMMUTABLE_TYPES, LazyRecord, Unrenderable
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = (
     "CapturedRecord",
     "capture",
-    "context_of",
+    "captured_context",
+    "copy_extra",
     "copy_record",
+    "render_exception",
     "render_text",
-    "settle_extra",
-    "use_text_of_error",
 )
 
 
@@ -111,7 +111,7 @@ def copy_record(record: logging.LogRecord) -> logging.LogRecord:
 _new: Any = object.__new__
 
 
-def context_of(record: logging.LogRecord) -> Context | None:
+def captured_context(record: logging.LogRecord) -> Context | None:
     """Return the context of the log call, if it was captured."""
     context: Context | None = getattr(record, "context_of_call", None)
     return context
@@ -153,7 +153,7 @@ def capture(
                     break
             copy.captured_text = msg, args, text
     if extra:
-        settle_extra(copy)
+        copy_extra(copy)
     return copy  # type: ignore[no-any-return]
 
 
@@ -167,7 +167,7 @@ def render_text(record: logging.LogRecord) -> str | Unrenderable:
         return Unrenderable(record, error)
 
 
-def use_text_of_error(record: logging.LogRecord, formatter: logging.Formatter | None) -> None:
+def render_exception(record: logging.LogRecord, formatter: logging.Formatter | None) -> None:
     """Replace the exception of a record by its text."""
     if not record.exc_text:
         try:
@@ -180,14 +180,14 @@ def use_text_of_error(record: logging.LogRecord, formatter: logging.Formatter | 
 _FORMATTER = logging.Formatter()
 
 
-def settle_extra(record: logging.LogRecord) -> None:
+def copy_extra(record: logging.LogRecord) -> None:
     """Copy the containers given as ``extra=``, which may change before the write.
 
     Other objects are left as they are: handlers look for attributes of theirs on them.
     """
     attributes = vars(record)
     for name, value in list(islice(attributes.items(), ATTRIBUTE_COUNT, None)):
-        if type(value) not in ATOMS:
+        if type(value) not in IMMUTABLE_TYPES:
             attributes[name] = _settle(value)
 
 
@@ -201,7 +201,7 @@ _DEPTH = 64
 
 def _settle(value: Any) -> Any:
     """Return a deep copy of a container, and any other object unchanged."""
-    if type(value) in ATOMS:
+    if type(value) in IMMUTABLE_TYPES:
         return value
     try:
         return _copy(value, _DEPTH, {})
@@ -216,7 +216,7 @@ def _copy(value: Any, depth: int, known: dict[int, Any]) -> Any:
         that contains itself.
     """
     kind = type(value)
-    if kind in ATOMS or not depth:
+    if kind in IMMUTABLE_TYPES or not depth:
         return value
     if id(value) in known:
         return known[id(value)]
@@ -227,13 +227,13 @@ def _copy(value: Any, depth: int, known: dict[int, Any]) -> Any:
         # Race: another thread may change the mapping. copy() is atomic, and hashes no key.
         mapping = known[id(value)] = value.copy()
         for key, item in mapping.items():
-            if type(item) not in ATOMS:
+            if type(item) not in IMMUTABLE_TYPES:
                 mapping[key] = _copy(item, depth - 1, known)
         return mapping
     if kind in _SEQUENCES:
         sequence = known[id(value)] = value.copy()
         for index, item in enumerate(sequence):
-            if type(item) not in ATOMS:
+            if type(item) not in IMMUTABLE_TYPES:
                 sequence[index] = _copy(item, depth - 1, known)
         return sequence
     return value.copy() if kind in _SETS else value

@@ -9,13 +9,13 @@ from svcrun._util.hints import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from svcrun.log.records import LazyRecord
 
-__all__ = ("Frames",)
+__all__ = ("LineTemplates",)
 
 # How many kinds of records are kept in mind.
 _MANY = 64
 
 
-class Frames:
+class LineTemplates:
     """What a handler writes before and after the messages of records that are much alike.
 
     Most formats show of a record its level, its logger and its message. A text that differs in
@@ -37,11 +37,11 @@ class Frames:
 
     def find(self, record: LazyRecord) -> tuple[str, str] | None:
         """Return what is before and after the message of `record`; None if there is more to it."""
-        likeness = record.likeness()
+        shared_record = record.shared_record()
         try:
-            return self._found[likeness]
+            return self._found[shared_record]
         except KeyError:
-            found = self._found[likeness] = _try_out(self._handler, record)
+            found = self._found[shared_record] = _try_out(self._handler, record)
             return found
 
 
@@ -61,8 +61,8 @@ def _try_out(handler: logging.StreamHandler[Any], record: LazyRecord) -> tuple[s
 def _frame(
     handler: logging.StreamHandler[Any], record: LazyRecord, number: int
 ) -> tuple[str, str] | None:
-    example = record.filled()
-    for name in list(vars(example))[len(vars(record.likeness())) :]:
+    example = record.to_record()
+    for name in list(vars(example))[len(vars(record.shared_record())) :]:
         setattr(example, name, number)
     example.created = example.msecs = example.relativeCreated = number
     example.msg, example.args = "%s" * number, ("\0",) * number

@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from svcrun._util.per_loop import running_loop
-from svcrun.thread_pool import separate
+from svcrun.thread_pool import separate_threads
 from svcrun.thread_pool.executor import get_pool
-from svcrun.thread_pool.waiting import run_in_thread
+from svcrun.thread_pool.from_thread import run_in_thread
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -87,7 +87,7 @@ def run_in_new_thread(
     if no_return:
         call = functools.partial(_discard_result, call)
     name = statistic_name or getattr(func, "__name__", type(func).__name__)
-    return separate.run_in_new_thread(
+    return separate_threads.run_in_new_thread(
         asyncio.get_running_loop(), call, name=f"svcrun-{name}", detach=detach
     )
 

@@ -43,12 +43,12 @@ class Visit(LazyRecord):
         super().__init__(LIKE)
         self._who = who
 
-    def fill(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    def compute(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         return "%s of %s", (self._who, 100 // len(str(self._who))), {"path": f"/{self._who}"}
 
 
 def ordinary(record: Visit) -> logging.LogRecord:
-    return logging.makeLogRecord(vars(record.filled()))
+    return logging.makeLogRecord(vars(record.to_record()))
 
 
 @pytest.fixture(params=["a stream", "stderr", "another handler"])

@@ -9,8 +9,8 @@ import weakref
 from typing import TYPE_CHECKING, TypeVar
 
 from svcrun.thread_pool.executor import JobFuture, run_job
-from svcrun.thread_pool.threads import HungThread, ThreadGroup
-from svcrun.thread_pool.waiting import run_in_thread
+from svcrun.thread_pool.from_thread import run_in_thread
+from svcrun.thread_pool.thread_group import HungThread, ThreadGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -253,7 +253,7 @@ def test_what_nobody_caught_is_logged_for_the_service_whose_work_it_was(
         assert len([line for line in lines if line.startswith(f"{name}: Task exception")]) == 1
 
 
-def test_what_is_logged_of_calls_is_for_the_service_that_makes_them(
+def test_a_skipped_call_is_logged_for_the_service_that_makes_it(
     loop_factory: LoopFactory,
 ) -> None:
     """All of them have one timer, which one of the services sets."""
@@ -263,7 +263,7 @@ def test_what_is_logged_of_calls_is_for_the_service_that_makes_them(
             await asyncio.sleep(0.01)
 
     def skipping() -> list[str]:
-        return sorted(line for line in target.lines if "all that are due are skipped" in line)
+        return sorted(line for line in target.lines if "skipping calls until it ends" in line)
 
     target = Target()
     services = [Slow(name=name, interval=0.001) for name in ("first", "second")]
@@ -273,7 +273,7 @@ def test_what_is_logged_of_calls_is_for_the_service_that_makes_them(
     assert [line.split(":")[0] for line in skipping()] == ["first", "second"]
 
 
-def test_that_the_loop_is_late_is_of_no_service(loop_factory: LoopFactory) -> None:
+def test_a_blocked_event_loop_is_logged_without_a_service(loop_factory: LoopFactory) -> None:
     class Ticking(PeriodicService):
         async def callback(self) -> None:
             pass
@@ -284,7 +284,7 @@ def test_that_the_loop_is_late_is_of_no_service(loop_factory: LoopFactory) -> No
         time.sleep(0.01)
         loop.run_until_complete(eventually(lambda: target.lines))
     assert target.lines[0].startswith("None: ")
-    assert "the event loop is late" in target.lines[0]
+    assert "event loop blocked for" in target.lines[0]
 
 
 def test_a_signal_is_not_of_the_service_that_it_interrupts(loop_factory: LoopFactory) -> None:

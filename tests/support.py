@@ -59,6 +59,18 @@ def loop_factories() -> dict[str, LoopFactory]:
     return {chosen: factories[chosen]} if chosen else factories
 
 
+def refuses(error: BaseException, parameter: str) -> bool:
+    """Return whether the message of `error` has the text, or refuses "name=value".
+
+    >>> from svcrun.errors import ParameterError
+    >>> refuses(ParameterError("Echo", "port", 70000, "between 0 and 65535"), "port=70000")
+    True
+    """
+    name, _, value = parameter.partition("=")
+    message = str(error)
+    return parameter in message or (f": {name} must be " in message and f", not {value}" in message)
+
+
 async def eventually(check: Callable[[], object], *, within: float = PATIENCE) -> None:
     """Return once ``check()`` is true; for what has no event of its own to wait for.
 

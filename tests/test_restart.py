@@ -72,7 +72,7 @@ def test_no_wait_is_outside_of_what_jitter_allows(
 def test_a_wrong_parameter_is_refused_by_name_and_value(
     name: str, value: Any, error: type[Exception]
 ) -> None:
-    with pytest.raises(error, match=f"Restart: {name}=") as caught:
+    with pytest.raises(error, match=f"Restart: {name} must be") as caught:
         Restart(**{name: value})
     assert repr(value) in str(caught.value)
 

@@ -94,13 +94,13 @@ def test_the_limited_function_still_looks_like_itself() -> None:
 
 @pytest.mark.parametrize("seconds", [-1, -0.1, math.nan, -math.inf])
 def test_a_limit_that_is_no_time_is_refused_by_name_and_value(seconds: float) -> None:
-    with pytest.raises(ValueError, match=rf"value={seconds!r}.*0 or more"):
+    with pytest.raises(ValueError, match=rf"value must be .*, not {seconds!r}"):
         timeout(seconds)
 
 
 @pytest.mark.parametrize("seconds", [None, "1", True, decimal.Decimal(1), forever])
 def test_a_limit_of_another_type_is_refused(seconds: Any) -> None:
-    with pytest.raises(TypeError, match=r"timeout\(\): value=.*a number of seconds"):
+    with pytest.raises(TypeError, match=r"timeout\(\): value must be a number of seconds"):
         timeout(seconds)
 
 

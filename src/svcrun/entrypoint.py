@@ -515,7 +515,7 @@ def run(coro: Awaitable[T], *services: Service, **kwargs: Any) -> T:
     """
     try:
         if not inspect.isawaitable(coro):
-            raise ParameterTypeError("run", "coro", coro, "a coroutine: run(main()), not run(main)")
+            raise ParameterTypeError("run", "coro", coro, "a coroutine, as in run(main())")
         ep = Entrypoint(*services, **kwargs)
         ep._raise_signal = True  # noqa: SLF001 - the same module
         with ep as loop:
@@ -534,14 +534,14 @@ def _check(services: tuple[Service, ...]) -> None:
 
 def _check_loop(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
     if not isinstance(loop, asyncio.AbstractEventLoop):
-        raise ParameterTypeError("entrypoint", "loop", loop, "an event loop, or nothing")
+        raise ParameterTypeError("entrypoint", "loop", loop, "an event loop")
     if loop.is_closed():
         raise _wrong_loop(loop)
     return loop
 
 
 def _wrong_loop(loop: asyncio.AbstractEventLoop) -> ParameterError:
-    accepted = "a loop that is not closed: in `with`, one that does not run; in `async with`, none"
+    accepted = "an open loop that does not run (in `async with`: None)"
     return ParameterError("entrypoint", "loop", loop, accepted)
 
 

@@ -26,30 +26,40 @@ def show(service: object) -> str:
         return f"<{type(service).__qualname__}, without a representation: {type(error).__name__}>"
 
 
-class ParameterError(ValueError):
-    """A parameter has a value that can't be used.
+def _title(owner: object) -> str:
+    """Return a name for `owner`: its class, and the name that tells it apart from others."""
+    if isinstance(owner, str):
+        return owner
+    name = getattr(owner, "name", None)
+    kind = type(owner).__qualname__
+    return f"{kind} {name!r}" if isinstance(name, str) else kind
 
-    :param owner: the object, or its name, that was given the parameter.
+
+class _WrongParameter(Exception):
+    def __init__(self, owner: object, name: str, value: object, accepted: str) -> None:
+        super().__init__(f"{_title(owner)}: {name} must be {accepted}, not {value!r}")
+        self.owner = owner
+        self.name = name
+        self.value = value
+        self.accepted = accepted
+
+
+class ParameterError(_WrongParameter, ValueError):
+    """A parameter has a value that is not accepted.
+
+    :param owner: the object that has the parameter, or its name.
     :param name: the parameter.
-    :param value: what was found.
-    :param accepted: what would have been right.
+    :param value: the value found.
+    :param accepted: the values accepted, as the complement of "must be".
+
+    >>> raise ParameterError("Echo", "port", 70000, "between 0 and 65535")
+    Traceback (most recent call last):
+    svcrun.errors.ParameterError: Echo: port must be between 0 and 65535, not 70000
     """
 
-    def __init__(self, owner: object, name: str, value: object, accepted: str) -> None:
-        super().__init__(f"{owner}: {name}={value!r} is not usable; give {accepted}")
-        self.owner = owner
-        self.name = name
-        self.value = value
 
-
-class ParameterTypeError(TypeError):
-    """A parameter is of a type that can't be used (parameters as of :class:`ParameterError`)."""
-
-    def __init__(self, owner: object, name: str, value: object, accepted: str) -> None:
-        super().__init__(f"{owner}: {name}={value!r} is not usable; give {accepted}")
-        self.owner = owner
-        self.name = name
-        self.value = value
+class ParameterTypeError(_WrongParameter, TypeError):
+    """A parameter has a value of a wrong type (parameters as of :class:`ParameterError`)."""
 
 
 class MissingParameters(AttributeError):
@@ -59,7 +69,8 @@ class MissingParameters(AttributeError):
         self.owner = owner
         self.names = tuple(sorted(names))
         listed = ", ".join(f"{name}=" for name in self.names)
-        super().__init__(f"{owner} needs {listed} among its keyword arguments")
+        plural = "s" if len(self.names) > 1 else ""
+        super().__init__(f"{owner} needs {listed} as keyword argument{plural}")
 
 
 class MissingMethod(TypeError):
@@ -243,13 +254,11 @@ class NoEndpoint(ValueError, RuntimeError):
         self.owner = owner
 
 
-class NotASocket(TypeError, ValueError):
-    """Something that is no plain socket was given as ``sock=`` (see :class:`ParameterError`)."""
+class NotASocket(ParameterTypeError, ParameterError):
+    """The parameter ``sock`` is not a plain socket (see :class:`ParameterError`)."""
 
     def __init__(self, owner: object, value: object) -> None:
-        super().__init__(f"{owner}: sock={value!r} is not usable; give a socket.socket instance")
-        self.owner = owner
-        self.value = value
+        super().__init__(owner, "sock", value, "a socket.socket instance")
 
 
 class AlreadyRunning(RuntimeError):

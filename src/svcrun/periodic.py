@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 from svcrun._schedule.runner import Schedule, ScheduleRunner
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import ParameterError
 from svcrun.recurring import Recurring, find_clock
 
@@ -133,14 +133,17 @@ class FixedSchedule(Schedule):
         return True
 
 
+_above_zero = number(above=0, unit="seconds")
+_seconds = number(low=0, unit="seconds")
+
+
 def check_period(owner: object, interval: float, delay: float, jitter: float = 0) -> None:
     """Check the parameters of a fixed schedule.
 
     :raises ValueError, TypeError: naming `owner`, the parameter, the value and what is accepted.
     """
-    check_number(owner, "interval", interval, "a number of seconds above 0", above=0)
-    check_number(owner, "delay", delay, "a number of seconds, 0 for none", low=0)
-    accepted = "a number of seconds below the interval, 0 for none"
-    check_number(owner, "jitter", jitter, accepted, low=0)
+    _above_zero(owner, "interval", interval)
+    _seconds(owner, "delay", delay)
+    _seconds(owner, "jitter", jitter)
     if jitter >= interval:
-        raise ParameterError(owner, "jitter", jitter, accepted)
+        raise ParameterError(owner, "jitter", jitter, f"less than interval ({interval:g})")

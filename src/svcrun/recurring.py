@@ -14,7 +14,7 @@ from svcrun._util.callables import describe
 from svcrun._util.eager import current_loop, start_eagerly
 from svcrun._util.per_loop import running_loop
 from svcrun._util.tasks import retrieve
-from svcrun.errors import ParameterTypeError
+from svcrun._util.validation import function
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -93,7 +93,7 @@ class Recurring:
     def __init__(
         self, coroutine_func: CallbackType, *args: Any, name: str | None = None, **kwargs: Any
     ) -> None:
-        _check_callable(type(self).__name__, "coroutine_func", coroutine_func)
+        function(self, "coroutine_func", coroutine_func)
         self.func = coroutine_func
         self.args = args
         self.kwargs = kwargs
@@ -221,7 +221,7 @@ class RecurringCallback(Recurring):
 
         :raises ValueError, TypeError: naming the parameter that has a wrong value.
         """
-        _check_callable(self, "strategy", strategy)
+        function(self, "strategy", strategy)
         clock = clock or find_clock(loop)
         runner = ScheduleRunner(
             self, Schedule(), clock, shield=shield, suppress_exceptions=suppress_exceptions
@@ -286,8 +286,3 @@ async def _ask(strategy: Strategy, callback: RecurringCallback) -> float | None:
             )
             return 0
         return pause
-
-
-def _check_callable(owner: object, name: str, value: object) -> None:
-    if not callable(value):
-        raise ParameterTypeError(owner, name, value, "a function")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from svcrun._util.hints import TYPE_CHECKING
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 
 if TYPE_CHECKING:
     from collections import deque
 
 __all__ = ("Restart",)
+
+
+_at_least_one = number(low=1, high=inf)
+_seconds = number(low=0, high=inf, unit="seconds")
 
 
 class Restart:
@@ -44,20 +50,15 @@ class Restart:
         max_delay: float = 30.0,
         jitter: float = 0.1,
     ) -> None:
-        for name, value, low, high in (
-            ("limit", limit, 1, float("inf")),
-            ("window", window, 0, float("inf")),
-            ("delay", delay, 0, float("inf")),
-            ("factor", factor, 1, float("inf")),
-            ("max_delay", max_delay, 0, float("inf")),
-            ("jitter", jitter, 0, 1),
+        for name, value, check in (
+            ("limit", limit, _at_least_one),
+            ("window", window, _seconds),
+            ("delay", delay, _seconds),
+            ("factor", factor, _at_least_one),
+            ("max_delay", max_delay, _seconds),
+            ("jitter", jitter, number(low=0, high=1)),
         ):
-            accepted = (
-                f"a number of at least {low}"
-                if high == float("inf")
-                else f"a number from {low} to {high}"
-            )
-            check_number("Restart", name, value, accepted, low=low, high=high)
+            check("Restart", name, value)
         self.limit = limit
         self.window = window
         self.delay = delay

@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from svcrun._util.callables import describe, is_coroutine_function
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import NotACoroutineFunction
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def timeout(
     Traceback (most recent call last):
     TimeoutError: svcrun.timeout.answer took longer than its limit of 0.01 s
     """
-    accepted = "a number of seconds, 0 or more"
-    check_number("timeout()", "value", value, accepted, low=0, high=inf)
+    number(low=0, high=inf, unit="seconds")("timeout()", "value", value)
 
     def decorate(
         function: Callable[P, Coroutine[Any, Any, T]],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, overload
 from svcrun._util.callables import describe, is_coroutine_function
 from svcrun._util.lazy_exports import lazy_exports
 from svcrun._util.tasks import cancel_and_wait
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import NotACoroutineFunction
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def chunk_list(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
     >>> list(chunk_list("abcde", 2))
     [['a', 'b'], ['c', 'd'], ['e']]
     """
-    check_number("chunk_list()", "size", size, "a whole number of items above 0", low=1, whole=True)
+    number(low=1, whole=True, unit="items")("chunk_list()", "size", size)
     items = iter(iterable)
     return iter(lambda: list(itertools.islice(items, size)), [])
 

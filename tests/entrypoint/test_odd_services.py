@@ -280,7 +280,9 @@ def test_a_start_that_makes_no_coroutine_fails_the_start(live: Form, start: Any)
 
 
 def test_a_start_that_is_a_generator_is_refused_at_construction() -> None:
-    with pytest.raises(TypeError, match=r"Brief: start=<function generate at .*no generator"):
+    with pytest.raises(
+        TypeError, match=r"Brief: start must be .* not a generator, not <function generate at"
+    ):
         make(Brief, log=[], name="odd", start=generate)
 
 

@@ -134,7 +134,7 @@ async def test_arguments_are_passed_to_the_function() -> None:
 @pytest.mark.parametrize("function", [None, 5, "print"])
 def test_an_object_that_is_not_callable_is_refused(function: Any) -> None:
     for kind in PeriodicCallback, RecurringCallback:
-        with pytest.raises(TypeError, match="coroutine_func="):
+        with pytest.raises(TypeError, match="coroutine_func must be a function"):
             kind(function)
 
 
@@ -196,7 +196,7 @@ async def test_suppressed_exceptions_are_counted_and_not_logged(
 
 @pytest.mark.parametrize("wrong", ["ValueError", (ValueError, 5), None, ValueError()])
 async def test_only_exception_classes_can_be_suppressed(start: Start, wrong: Any) -> None:
-    with pytest.raises(TypeError, match="suppress_exceptions="):
+    with pytest.raises(TypeError, match="suppress_exceptions must be"):
         start(print, suppress_exceptions=wrong)
 
 

@@ -113,7 +113,7 @@ async def test_a_strategy_that_fails_ends_the_calls_and_is_logged(
 
 @pytest.mark.parametrize("strategy", [None, 1])
 async def test_a_strategy_that_is_not_callable_is_refused(strategy: Any) -> None:
-    with pytest.raises(TypeError, match="strategy="):
+    with pytest.raises(TypeError, match="strategy must be a function"):
         await RecurringCallback(print).start(strategy)
 
 

@@ -122,7 +122,7 @@ def test_so_is_what_stands_in_the_target(caplog: pytest.LogCaptureFixture) -> No
 
 @pytest.mark.parametrize("log_format", ["%Q", "%{User-Agent}x", "100%", "%{}i", "%"])
 def test_a_format_that_is_not_known_is_named(log_format: str) -> None:
-    with pytest.raises(ValueError, match="access_log_format="):
+    with pytest.raises(ValueError, match="access_log_format must be"):
         AccessLogger(logging.getLogger("ours"), log_format)
 
 

@@ -25,7 +25,7 @@ from svcrun.errors import AlreadyRunning
 from svcrun.service.aiohttp import AIOHTTPService, Runner
 from tests.service.streams import running
 from tests.service.webs import Web, application, client, get, request, warm_up
-from tests.support import Program, nothing_left
+from tests.support import Program, nothing_left, refuses
 
 needs_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 
@@ -180,7 +180,7 @@ class TestParameters:
             (
                 lambda: UNCHECKED("::1", 0, runner_kwargs={"keepalive": 5}),
                 ValueError,
-                "runner_kwargs['keepalive']=5 is not one of access_log,",
+                "runner_kwargs['keepalive'] must be one of access_log,",
             ),
             (
                 lambda: UNCHECKED("::1", 0, runner_kwargs={"handle_signals": True}),
@@ -190,7 +190,7 @@ class TestParameters:
             (
                 lambda: UNCHECKED("::1", 0, runner_kwargs={"shutdown_timeout": 5}),
                 ValueError,
-                "shutdown_timeout=",
+                "use the parameter shutdown_timeout",
             ),
             (
                 lambda: UNCHECKED("::1", 0, runner_kwargs={"keepalive_timeout": "long"}),
@@ -210,10 +210,8 @@ class TestParameters:
     ) -> None:
         with pytest.raises(error) as caught:
             make()
-        message = str(caught.value)
-        assert "Hello" in message
-        assert named.split(" is not ", maxsplit=1)[0] in message
-        assert named.rpartition(" is not ")[2] in message
+        assert "Hello" in str(caught.value)
+        assert refuses(caught.value, named)
 
     @pytest.mark.parametrize(
         "wrong",
@@ -324,18 +322,18 @@ class TestApplications:
         service = http.service(app=name.format(module))
         with pytest.raises(error) as caught:
             await service.start()
-        assert text in str(caught.value)
+        assert refuses(caught.value, text)
         assert service.socket is None
 
     @pytest.mark.parametrize("app", [5, object(), b"module:app"])
     async def test_what_can_not_be_one_is_refused_at_once(self, http: Web, app: Any) -> None:
-        with pytest.raises(TypeError, match="AIOHTTPService: app="):
+        with pytest.raises(TypeError, match="AIOHTTPService: app must be"):
             http.service(app=app)
 
     @pytest.mark.parametrize("app", [lambda: 5, lambda: None])
     async def test_what_makes_none_is_refused_at_the_start(self, http: Web, app: Any) -> None:
         service = http.service(app=app)
-        with pytest.raises(TypeError, match="AIOHTTPService: app="):
+        with pytest.raises(TypeError, match="AIOHTTPService: app must be"):
             await service.start()
         assert service.socket is None
 

@@ -11,7 +11,7 @@ import pytest
 
 from svcrun import Restart, Service, entrypoint
 from svcrun.service.periodic import PeriodicService
-from tests.support import Program, eventually
+from tests.support import Program, eventually, refuses
 
 
 class Ticks(PeriodicService):
@@ -225,15 +225,15 @@ async def test_overlap_and_jitter_are_parameters() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"interval": 0}, ValueError, "interval=0 "),
-        ({"interval": -1}, ValueError, "interval=-1 "),
-        ({"interval": float("nan")}, ValueError, "interval=nan "),
-        ({"interval": "60"}, TypeError, "interval='60' "),
-        ({"interval": None}, TypeError, "interval=None "),
-        ({"interval": 1, "delay": -1}, ValueError, "delay=-1 "),
-        ({"interval": 1, "jitter": 1}, ValueError, "jitter=1 "),
-        ({"interval": 1, "overlap": "wait"}, ValueError, "overlap='wait' "),
-        ({"interval": 1, "suppress_exceptions": 5}, TypeError, "suppress_exceptions=5 "),
+        ({"interval": 0}, ValueError, "interval=0"),
+        ({"interval": -1}, ValueError, "interval=-1"),
+        ({"interval": float("nan")}, ValueError, "interval=nan"),
+        ({"interval": "60"}, TypeError, "interval='60'"),
+        ({"interval": None}, TypeError, "interval=None"),
+        ({"interval": 1, "delay": -1}, ValueError, "delay=-1"),
+        ({"interval": 1, "jitter": 1}, ValueError, "jitter=1"),
+        ({"interval": 1, "overlap": "wait"}, ValueError, "overlap='wait'"),
+        ({"interval": 1, "suppress_exceptions": 5}, TypeError, "suppress_exceptions=5"),
         ({}, AttributeError, "interval="),
     ],
 )
@@ -246,13 +246,13 @@ def test_wrong_parameters_are_refused_at_once(
 
     with pytest.raises(error, match="Job") as raised:
         Job(**options)
-    assert message in str(raised.value)
+    assert refuses(raised.value, message)
 
 
 async def test_a_parameter_that_went_wrong_later_is_refused_at_the_start() -> None:
     service = Ticks()
     service.interval = 0
-    with pytest.raises(ValueError, match="interval=0 "):
+    with pytest.raises(ValueError, match="interval must be greater than 0, not 0"):
         async with entrypoint(service, log_config=False):
             pass
 

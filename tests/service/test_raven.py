@@ -23,7 +23,7 @@ from svcrun.service.raven import RavenSender
 from tests.conftest import Certificates
 from tests.service.collectors import Collector
 from tests.service.streams import running
-from tests.support import LoopFactory
+from tests.support import LoopFactory, refuses
 
 log = logging.getLogger("test")
 
@@ -262,16 +262,16 @@ async def test_names_come_from_the_environment(
         ({"sentry_dsn": "ftp://public:secret@host/1"}, "sentry_dsn='ftp://...@host/1'"),
         ({"sentry_dsn": "https://public:secret@host:port/1"}, "sentry_dsn='...'"),
         ({"sentry_dsn": "public:secret"}, "sentry_dsn='...'"),
-        ({"sentry_dsn": f"{KEYED}?timeout=0"}, r"\?timeout='0' is not usable"),
-        ({"sentry_dsn": f"{KEYED}?timeout=soon"}, r"\?timeout='soon' is not usable"),
-        ({"sentry_dsn": f"{KEYED}?verify_ssl=maybe"}, r"\?verify_ssl='maybe'"),
-        ({"sentry_dsn": f"{KEYED}?workers=2"}, r"\?workers='2' .*give none but timeout"),
-        ({"sentry_dsn": f"{KEYED}?ca_certs=/nowhere"}, r"\?ca_certs='/nowhere' is no file"),
+        ({"sentry_dsn": f"{KEYED}?timeout=0"}, "sentry_dsn with ?timeout='0'"),
+        ({"sentry_dsn": f"{KEYED}?timeout=soon"}, "sentry_dsn with ?timeout='soon'"),
+        ({"sentry_dsn": f"{KEYED}?verify_ssl=maybe"}, "sentry_dsn with ?verify_ssl='maybe'"),
+        ({"sentry_dsn": f"{KEYED}?workers=2"}, "an option of sentry_dsn='workers'"),
+        ({"sentry_dsn": f"{KEYED}?ca_certs=/nowhere"}, "sentry_dsn with ?ca_certs='/nowhere'"),
         ({"min_level": "loud"}, "min_level='loud'"),
         ({"filters": [1]}, "filters=1"),
         ({"filters": 1}, "filters=1"),
         ({"client_options": 1}, "client_options=1"),
-        ({"client_options": {"relase": 1}}, r"client_options=\['relase'\].*release"),
+        ({"client_options": {"relase": 1}}, "client_options=['relase']"),
         ({"queue_size": 0}, "queue_size=0"),
         ({"queue_size": 1.5}, "queue_size=1.5"),
         ({"flush_timeout": -1}, "flush_timeout=-1"),
@@ -281,8 +281,9 @@ async def test_names_come_from_the_environment(
 def test_a_wrong_value_is_refused_and_no_key_is_shown(
     options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises((ValueError, TypeError, OSError), match=message) as caught:
+    with pytest.raises((ValueError, TypeError, OSError)) as caught:
         RavenSender(**({"sentry_dsn": KEYED} | options))
+    assert refuses(caught.value, message)
     assert "secret" not in str(caught.value)
     assert "public" not in str(caught.value)
 

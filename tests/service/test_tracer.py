@@ -16,7 +16,7 @@ import pytest
 
 from svcrun import entrypoint
 from svcrun.service.tracer import GroupBy, MemoryTracer
-from tests.support import PATIENCE, eventually, nothing_left
+from tests.support import PATIENCE, eventually, nothing_left, refuses
 
 HEAD = " Objects | Obj.Diff |   Memory | Mem.Diff | Traceback"
 SIZE = r"-?\d+\.\d(?:B|KiB|MiB|GiB)"
@@ -391,17 +391,17 @@ def test_sizes_are_shown_as_in_the_document(size: int, text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"interval": 0}, ValueError, "interval=0 "),
-        ({"interval": "5"}, TypeError, "interval='5' "),
-        ({"top_results": 0}, ValueError, "top_results=0 "),
-        ({"top_results": 2.5}, TypeError, "top_results=2.5 "),
-        ({"group_by": "lineno"}, TypeError, "group_by='lineno' "),
-        ({"logger": "print"}, TypeError, "logger='print' "),
-        ({"compare_to": "end"}, ValueError, "compare_to='end' "),
-        ({"filters": [5]}, TypeError, "filters=5 "),
-        ({"filters": 5}, TypeError, "filters=5 "),
-        ({"frames": 0}, ValueError, "frames=0 "),
-        ({"frames": 65_536}, ValueError, "frames=65536 "),
+        ({"interval": 0}, ValueError, "interval=0"),
+        ({"interval": "5"}, TypeError, "interval='5'"),
+        ({"top_results": 0}, ValueError, "top_results=0"),
+        ({"top_results": 2.5}, TypeError, "top_results=2.5"),
+        ({"group_by": "lineno"}, TypeError, "group_by='lineno'"),
+        ({"logger": "print"}, TypeError, "logger='print'"),
+        ({"compare_to": "end"}, ValueError, "compare_to='end'"),
+        ({"filters": [5]}, TypeError, "filters=5"),
+        ({"filters": 5}, TypeError, "filters=5"),
+        ({"frames": 0}, ValueError, "frames=0"),
+        ({"frames": 65_536}, ValueError, "frames=65536"),
     ],
 )
 def test_wrong_parameters_are_refused_at_once(
@@ -409,13 +409,13 @@ def test_wrong_parameters_are_refused_at_once(
 ) -> None:
     with pytest.raises(error, match="memory-tracer") as raised:
         MemoryTracer(**options)
-    assert message in str(raised.value)
+    assert refuses(raised.value, message)
 
 
 async def test_a_parameter_that_went_wrong_later_is_refused_at_the_start(tables: Tables) -> None:
     tracer = tables.tracer()
     tracer.top_results = -1
-    with pytest.raises(ValueError, match="top_results=-1 "):
+    with pytest.raises(ValueError, match="top_results must be at least 1, not -1"):
         await tracer.start()
     assert not tracemalloc.is_tracing()
 

@@ -16,7 +16,7 @@ import pytest
 from svcrun import Service, entrypoint
 from svcrun._util.tasks import running_task_and_service
 from svcrun.service.watchdog import LoopLag, LoopWatchdog
-from tests.support import PATIENCE, LoopFactory, Program, eventually, nothing_left
+from tests.support import PATIENCE, LoopFactory, Program, eventually, nothing_left, refuses
 
 LOGGER = "svcrun.service.watchdog"
 
@@ -439,13 +439,13 @@ def test_without_a_stop_the_end_of_the_entrypoint_ends_it() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"threshold": 0}, ValueError, "threshold=0 "),
-        ({"threshold": float("inf")}, ValueError, "threshold=inf "),
-        ({"threshold": "1"}, TypeError, "threshold='1' "),
-        ({"threshold": None}, TypeError, "threshold=None "),
-        ({"interval": 0}, ValueError, "interval=0 "),
-        ({"interval": True}, TypeError, "interval=True "),
-        ({"interval": 0.6}, ValueError, "interval=0.6 "),
+        ({"threshold": 0}, ValueError, "threshold=0"),
+        ({"threshold": float("inf")}, ValueError, "threshold=inf"),
+        ({"threshold": "1"}, TypeError, "threshold='1'"),
+        ({"threshold": None}, TypeError, "threshold=None"),
+        ({"interval": 0}, ValueError, "interval=0"),
+        ({"interval": True}, TypeError, "interval=True"),
+        ({"interval": 0.6}, ValueError, "interval=0.6"),
     ],
 )
 def test_wrong_parameters_are_refused_at_once(
@@ -453,13 +453,16 @@ def test_wrong_parameters_are_refused_at_once(
 ) -> None:
     with pytest.raises(error, match="loop-watchdog") as raised:
         LoopWatchdog(**options)
-    assert message in str(raised.value)
+    assert refuses(raised.value, message)
 
 
 async def test_a_parameter_that_went_wrong_later_is_refused_at_the_start() -> None:
     watchdog = make()
     watchdog.threshold = -1
-    with nothing_left(), pytest.raises(ValueError, match="threshold=-1 "):
+    with (
+        nothing_left(),
+        pytest.raises(ValueError, match="threshold must be greater than 0, not -1"),
+    ):
         await watchdog.start()
 
 

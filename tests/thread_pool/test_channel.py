@@ -165,5 +165,5 @@ async def test_a_finalizer_may_close_the_channel_in_the_middle_of_a_put() -> Non
 
 @pytest.mark.parametrize("size", [-1, "1", None, True])
 def test_a_size_that_is_none_is_refused_by_name_and_value(size: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=rf"maxsize={size!r} .*0 for no limit"):
+    with pytest.raises((TypeError, ValueError), match=rf"maxsize must be .*, not {size!r}"):
         FromThreadChannel[int](size).close()

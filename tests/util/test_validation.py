@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from svcrun._util.validation import check_number
+from svcrun._util.validation import function, instance_of, number, one_of, optional, switch
 from svcrun.errors import ParameterError, ParameterTypeError
 
 
 def passes(value: Any, **bounds: Any) -> bool:
     try:
-        check_number("Kettle", "volume", value, "another", **bounds)
+        number(**bounds)("Kettle", "volume", value)
     except ParameterError:
         return False
     return True
@@ -58,19 +58,74 @@ def test_an_integer_beyond_all_floats_passes_as_a_count_but_not_as_a_measure() -
 @pytest.mark.parametrize("value", [True, False, None, "5", 1j, Fraction(1), [1]])
 def test_what_is_no_number_is_of_a_wrong_type(value: object, whole: bool) -> None:
     with pytest.raises(ParameterTypeError):
-        check_number("Kettle", "volume", value, "another", whole=whole)
+        number(whole=whole)("Kettle", "volume", value)
 
 
 @pytest.mark.parametrize("value", [1.0, 0.5, inf, nan])
 def test_a_float_is_of_a_wrong_type_where_an_integer_is_asked_for(value: float) -> None:
     with pytest.raises(ParameterTypeError):
-        check_number("Kettle", "volume", value, "another", whole=True)
+        number(whole=True)("Kettle", "volume", value)
 
 
-@pytest.mark.parametrize(("value", "kind"), [(-1, ParameterError), ("5", ParameterTypeError)])
-def test_the_error_tells_owner_name_value_and_what_is_accepted(
-    value: object, kind: type[Exception]
+@pytest.mark.parametrize(
+    ("bounds", "value", "accepted"),
+    [
+        ({"low": 0}, -1, "at least 0"),
+        ({"above": 0}, 0, "greater than 0"),
+        ({"above": 0, "high": 9}, 10, "at most 9"),
+        ({"low": 0, "high": 65_535, "whole": True}, 70_000, "between 0 and 65535"),
+        ({"low": 0}, inf, "finite"),
+        ({"low": 0, "high": inf}, nan, "finite"),
+        ({"low": 0}, "5", "a number"),
+        ({"low": 0, "unit": "litres"}, "5", "a number of litres"),
+        ({"whole": True, "unit": "cups"}, 0.5, "a whole number of cups"),
+    ],
+)
+def test_the_error_for_a_number_names_owner_parameter_value_and_the_accepted_values(
+    bounds: dict[str, Any], value: object, accepted: str
 ) -> None:
-    with pytest.raises(kind) as caught:
-        check_number("Kettle", "volume", value, "litres, 0 or more", low=0)
-    assert str(caught.value) == f"Kettle: volume={value!r} is not usable; give litres, 0 or more"
+    with pytest.raises((ParameterError, ParameterTypeError)) as caught:
+        number(**bounds)("Kettle", "volume", value)
+    assert str(caught.value) == f"Kettle: volume must be {accepted}, not {value!r}"
+
+
+def test_an_optional_value_may_be_none_and_the_error_says_what_none_stands_for() -> None:
+    check = optional(number(low=0), "no limit")
+    assert check("Kettle", "volume", None) is None
+    assert check("Kettle", "volume", 1) == 1
+    with pytest.raises(ParameterError, match=r"at least 0, or None for no limit, not -1"):
+        check("Kettle", "volume", -1)
+    with pytest.raises(ParameterTypeError, match=r"a number, or None, not 'much'"):
+        optional(number())("Kettle", "volume", "much")
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "text"),
+    [
+        (one_of("on", "off"), "auto", "Kettle: mode must be 'on' or 'off', not 'auto'"),
+        (one_of("on", "off"), ["on"], "Kettle: mode must be 'on' or 'off', not ['on']"),
+        (instance_of(str, "a name"), 3, "Kettle: mode must be a name, not 3"),
+        (switch, 1, "Kettle: mode must be True or False, not 1"),
+        (function, 1, "Kettle: mode must be a function, not 1"),
+    ],
+)
+def test_a_check_refuses_other_values_and_says_what_it_accepts(
+    check: Any, value: object, text: str
+) -> None:
+    with pytest.raises((ParameterError, ParameterTypeError)) as caught:
+        check("Kettle", "mode", value)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("check", "value"), [(one_of("on", "off"), "on"), (switch, False), (function, print)]
+)
+def test_a_check_returns_the_value_that_it_accepts(check: Any, value: object) -> None:
+    assert check("Kettle", "mode", value) is value
+
+
+def test_the_error_calls_an_object_by_its_class() -> None:
+    class Kettle: ...
+
+    with pytest.raises(ParameterError, match=r"Kettle: volume must be at least 1, not 0$"):
+        number(low=1)(Kettle(), "volume", 0)

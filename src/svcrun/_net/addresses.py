@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import NotASocket, ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
@@ -43,16 +43,16 @@ def check_port(owner: str, port: int) -> int:
     :param owner: what an error message calls the server.
     :raises ValueError, TypeError: naming owner, parameter and value; so do the other checks here.
     """
-    accepted = f"a number from 0 (any free port) to {_MAX_PORT}"
-    check_number(owner, "port", port, accepted, low=0, high=_MAX_PORT, whole=True)
+    _check_port(owner, "port", port)
     return port
+
+
+_check_port = number(low=0, high=_MAX_PORT, whole=True)
 
 
 def check_address(owner: str, address: object) -> tuple[str, int | None]:
     """Return a network address and its family, which is None for a host name."""
-    accepted = (
-        "an IP address without brackets and port, a host name or a path ('::' for all addresses)"
-    )
+    accepted = "an IP address without brackets or port, a host name or a path"
     if not isinstance(address, str):
         raise ParameterTypeError(owner, "address", address, accepted)
     try:
@@ -88,10 +88,9 @@ def check_path(owner: str, path: object) -> str:
         raise ParameterTypeError(owner, "path", path, accepted)
     path = os.fspath(path)
     if AF_UNIX is None:
-        accepted = "address and port: this system has no Unix sockets"
-        raise ParameterError(owner, "path", path, accepted)
+        raise ParameterError(owner, "path", path, "None on a system without Unix sockets")
     if not isinstance(path, str):
-        raise ParameterTypeError(owner, "path", path, "a path as str")
+        raise ParameterTypeError(owner, "path", path, "a path of type str")
     if path in {"", "\0"} or "\0" in path[1:] or len(os.fsencode(path)) > _MAX_PATH:
         raise ParameterError(owner, "path", path, accepted)
     return path
@@ -114,7 +113,7 @@ def check_socket(owner: str, sock: object, kind: int) -> None:
 
 def check_options(owner: str, options: Iterable[Option]) -> tuple[Option, ...]:
     """Return the arguments of several calls of :meth:`socket.socket.setsockopt`."""
-    accepted = "triples (level, option, value) as of socket.setsockopt()"
+    accepted = "triples (level, option, value) for socket.setsockopt()"
     try:
         checked = tuple((level, option, value) for level, option, value in options)
     except TypeError:

@@ -112,7 +112,7 @@ class Endpoint:
             check_socket(owner, sock, kind)
         elif self.path is not None:
             if port:
-                raise ParameterError(owner, "port", port, f"no port: {self.path!r} is a path")
+                raise ParameterError(owner, "port", port, f"None beside the path {self.path!r}")
         elif self.address is None:
             raise NoEndpoint(owner, "a place to listen at")
         elif self.port is None:
@@ -224,9 +224,9 @@ class Endpoint:
             raise ParameterError(owner, "sock", sock, "a socket that no other server uses")
         bound = sock.getsockname()
         if not bound or (sock.family != AF_UNIX and bound[1] == 0):
-            raise ParameterError(owner, "sock", sock, "a socket that is bound to an address")
+            raise ParameterError(owner, "sock", sock, "a bound socket")
         if self.kind == socket.SOCK_STREAM and is_connected(sock):
-            raise ParameterError(owner, "sock", sock, "a socket to listen on, not a connection")
+            raise ParameterError(owner, "sock", sock, "a socket without a connection")
         sock.setblocking(False)
         for option in self.options:
             sock.setsockopt(*option)
@@ -357,7 +357,7 @@ def _check_place(
     """Return address or path, and the family, which a host name leaves open."""
     if address is not None:
         if path is not None:
-            raise ParameterError(owner, "path", path, "either path or address, not both")
+            raise ParameterError(owner, "path", path, f"None beside address={address!r}")
         path = path_of(address)
         if path is None:
             checked, found = check_address(owner, address)

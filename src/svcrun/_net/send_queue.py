@@ -188,7 +188,7 @@ class Outbox:
             raise ParameterTypeError(self._owner, "data", data, "bytes") from None
 
         if self._is_unix:
-            accepted = "the path that a Unix socket is bound to (an unbound one has no address)"
+            accepted = "the path of a bound Unix socket"
             if not isinstance(addr, str | bytes):
                 raise ParameterTypeError(self._owner, "addr", addr, accepted)
             if not addr:
@@ -196,7 +196,7 @@ class Outbox:
             return
 
         version = "4" if self._family == socket.AF_INET else "6"
-        accepted = f"a tuple (IPv{version} address, port), as handle_datagram() gets it"
+        accepted = f"a tuple (IPv{version} address, port)"
         if not (
             isinstance(addr, tuple)
             and len(addr) >= 2  # noqa: PLR2004 - those of IPv6 have four parts
@@ -206,11 +206,13 @@ class Outbox:
             raise ParameterTypeError(self._owner, "addr", addr, accepted)
         host, port = addr[:2]
         if not 0 <= port <= 65_535:  # noqa: PLR2004 - as many ports as there are
-            raise ParameterError(self._owner, "addr", addr, f"{accepted}; a port is 1 to 65535")
+            raise ParameterError(
+                self._owner, "addr", addr, f"{accepted} with a port between 1 and 65535"
+            )
         try:
             socket.inet_pton(self._family, host.partition("%")[0])
         except (OSError, ValueError):
-            hint = "look a host name up first, with loop.getaddrinfo()"
+            hint = "resolve a host name with loop.getaddrinfo()"
             if version == "6" and ":" not in host:
-                hint += "; an IPv4 address is written ::ffff:192.0.2.1 here"
-            raise ParameterError(self._owner, "addr", addr, f"{accepted}; {hint}") from None
+                hint += "; write an IPv4 address as ::ffff:192.0.2.1"
+            raise ParameterError(self._owner, "addr", addr, f"{accepted} ({hint})") from None

@@ -102,15 +102,15 @@ class SSLOptions:
             if not isinstance(value, bool):
                 raise ParameterTypeError(owner, name, value, "True or False")
         if self.key is not None and self.cert is None:
-            raise ParameterError(owner, "cert", cert, f"the certificate to key={self.key!r}")
+            raise ParameterError(owner, "cert", cert, f"the certificate of key={self.key!r}")
         if purpose is ssl.Purpose.CLIENT_AUTH:
             if self.cert is None:
-                raise ParameterError(owner, "cert", cert, "a file: a server needs a certificate")
+                raise ParameterError(owner, "cert", cert, "the path of a PEM file for a server")
             if require_client_cert and self.ca is None:
-                accepted = "the authorities of the certificates that require_client_cert asks for"
+                accepted = "a PEM file of authorities beside require_client_cert=True"
                 raise ParameterError(owner, "ca", ca, accepted)
         if self.minimum_version > self.maximum_version > ssl.TLSVersion.MAXIMUM_SUPPORTED:
-            accepted = f"a version from minimum_version={self.minimum_version.name} on"
+            accepted = f"at least minimum_version ({self.minimum_version.name})"
             raise ParameterError(owner, "maximum_version", maximum_version, accepted)
 
     def create_context(self) -> ssl.SSLContext:
@@ -126,13 +126,14 @@ class SSLOptions:
             context.minimum_version = self.minimum_version
             context.maximum_version = self.maximum_version
         except ValueError as error:
+            accepted = f"a version that OpenSSL supports ({error})"
             raise ParameterError(
-                self.owner, "minimum_version", self.minimum_version, f"a version: {error}"
+                self.owner, "minimum_version", self.minimum_version, accepted
             ) from error
         try:
             context.set_ciphers(":".join(self.ciphers))
         except ssl.SSLError as error:
-            accepted = "names of ciphers that OpenSSL has (openssl ciphers -v lists them)"
+            accepted = "known to OpenSSL (see openssl ciphers -v)"
             raise ParameterError(self.owner, "ciphers", self.ciphers, accepted) from error
         self._set_checks(context, is_server=is_server)
         if self.cert is not None:
@@ -205,7 +206,7 @@ class SSLOptions:
         given: object = (ciphers,) if isinstance(ciphers, str) else ciphers
         names = tuple(given) if isinstance(given, Iterable) else (given,)
         if not all(isinstance(name, str) for name in names):
-            raise ParameterTypeError(self.owner, "ciphers", ciphers, "names of ciphers as str")
+            raise ParameterTypeError(self.owner, "ciphers", ciphers, "a str or several")
         return names
 
     def _check_file(self, name: str, path: Any) -> str | None:
@@ -218,7 +219,7 @@ class SSLOptions:
         if not found:
             raise ParameterError(self.owner, name, path, accepted)
         if not os.path.isfile(found):
-            text = f"{self.owner}: {name} needs {accepted}, there is none"
+            text = f"{self.owner}: {name} must be {accepted} that exists"
             raise FileNotFoundError(errno.ENOENT, text, found)
         return found
 

@@ -28,7 +28,7 @@ def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
     is_loop = isinstance(loop, asyncio.AbstractEventLoop)
     if not is_loop or loop.is_closed():
         kind = ParameterError if is_loop else ParameterTypeError
-        accepted = f"a function that returns a new event loop, not {loop!r}"
+        accepted = f"a function that returns a new event loop (it returned {loop!r})"
         raise kind("entrypoint", "loop_factory", factory, accepted)
     undo.callback(_close_loop, loop, current_loop())
     # Otherwise the debug mode is the factory's choice. uvloop reads only one of the interpreter's

@@ -11,7 +11,7 @@ import threading
 
 from svcrun._util.environment import Environment
 from svcrun._util.hints import TYPE_CHECKING, Any, Generic, TypeVar
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.restart import Restart
 
@@ -62,7 +62,7 @@ class Options:
         self.pool_size = _count(*_choose("pool_size", pool_size, env.whole_number), "threads")
         self.start_timeout = _seconds("start_timeout", start_timeout)
         if not isinstance(start_retry, Restart | None):
-            raise ParameterTypeError(OWNER, "start_retry", start_retry, "a svcrun.Restart, or None")
+            raise ParameterTypeError(OWNER, "start_retry", start_retry, "a svcrun.Restart or None")
         self.start_retry = start_retry
         self.shutdown_timeout = (
             _seconds(*_choose("shutdown_timeout", shutdown_timeout, env.number))
@@ -266,17 +266,20 @@ def _interpreter_debug() -> bool:
 def _count(name: str, value: int | None, what: str) -> int | None:
     if value is None:
         return None
-    check_number(OWNER, name, value, f"a number of {what}, at least 1", low=1, whole=True)
+    number(low=1, whole=True, unit=what)(OWNER, name, value)
     return value
+
+
+# Timers overflow beyond some centuries.
+_seconds_above_zero = number(above=0, high=threading.TIMEOUT_MAX, unit="seconds")
+_seconds_or_none = number(low=0, high=threading.TIMEOUT_MAX, unit="seconds")
 
 
 def _seconds(name: str, value: float | None, *, or_none: bool = False) -> float | None:
     if value is None:
         return None
-    accepted = "a number of seconds, 0 or more" if or_none else "a number of seconds above 0"
-    above = -1 if or_none else 0
-    # Beyond some centuries, timers overflow.
-    check_number(OWNER, name, value, accepted, low=0, above=above, high=threading.TIMEOUT_MAX)
+    check = _seconds_or_none if or_none else _seconds_above_zero
+    check(OWNER, name, value)
     return float(value)
 
 
@@ -351,7 +354,6 @@ def _handlers(value: Iterable[logging.Handler]) -> tuple[logging.Handler, ...]:
     except TypeError:
         handlers = None
     if handlers is None or not all(isinstance(handler, logging.Handler) for handler in handlers):
-        raise ParameterTypeError(
-            OWNER, "log_handlers", value, "logging.Handler instances, in a list"
-        )
+        accepted = "a list of logging.Handler instances"
+        raise ParameterTypeError(OWNER, "log_handlers", value, accepted)
     return handlers

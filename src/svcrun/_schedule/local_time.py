@@ -25,7 +25,7 @@ def get_zone(owner: object, zone: str | tzinfo) -> tzinfo:
     :raises ValueError: if there is no time zone of that name.
     :raises TypeError: if `zone` is neither a name nor a ``tzinfo``.
     """
-    accepted = "the name of a time zone, like 'Europe/Berlin'"
+    accepted = "the name of a time zone such as 'Europe/Berlin'"
     if isinstance(zone, tzinfo):
         return zone
     if not isinstance(zone, str):

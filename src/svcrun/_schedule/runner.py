@@ -396,6 +396,6 @@ def check_call_options(
     if isinstance(suppress_exceptions, Iterable) and not isinstance(suppress_exceptions, type):
         classes = tuple(suppress_exceptions)
     if not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
-        accepted = "an exception class, or several"
+        accepted = "an exception class or several"
         raise ParameterTypeError(owner, "suppress_exceptions", suppress_exceptions, accepted)
     return cast("tuple[type[BaseException], ...]", classes)

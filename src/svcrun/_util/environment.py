@@ -43,9 +43,8 @@ class Environment:
             return True
         if word in _FALSE:
             return False
-        raise ParameterError(
-            "environment", _PREFIX + name, text, "1, on, yes, true or 0, off, no, false"
-        )
+        accepted = "1, on, yes, true, 0, off, no or false"
+        raise ParameterError("environment", _PREFIX + name, text, accepted)
 
     def whole_number(self, name: str) -> int | None:
         """Return a variable as a whole number, None if it is not set.

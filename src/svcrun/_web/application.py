@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ("check_application", "check_import_string", "is_factory", "load")
 
-_ACCEPTED = "'package.module:name' of an application, or of what makes one"
+_ACCEPTED = "'package.module:name' of an application or a factory"
 _FORM = re.compile(r"[\w.]+:[\w.]+")
 
 
@@ -32,7 +32,7 @@ def check_import_string(owner: Service) -> None:
         if _FORM.fullmatch(app) is None:
             raise ParameterError(type(owner).__qualname__, "app", app, _ACCEPTED)
     elif not (app is None or callable(app)):
-        accepted = f"an application, what makes one, or {_ACCEPTED}"
+        accepted = f"an application, a factory, or {_ACCEPTED}"
         raise ParameterTypeError(type(owner).__qualname__, "app", app, accepted)
 
 

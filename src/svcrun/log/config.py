@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ("basic_config",)
 
-_ACCEPTED = "logging.Handler instances in a list"
+_ACCEPTED = "a list of logging.Handler instances"
 _WRAPPER = "a function that takes a logging.Handler and returns one"
 
 # Formats that show what is given as `extra`.

@@ -130,7 +130,7 @@ def parse_date_format(
     found: object = value.value if isinstance(value, DateFormat) else value
     if found is None or isinstance(found, str):
         return found
-    raise ParameterTypeError(owner, name, found, "a format such as '%H:%M:%S'")
+    raise ParameterTypeError(owner, name, found, "a str such as '%H:%M:%S'")
 
 
 def parse_level(value: int | str, name: str = "level") -> int:
@@ -163,7 +163,7 @@ def parse_level(value: int | str, name: str = "level") -> int:
 
 
 def _describe_levels() -> str:
-    return f"one of {', '.join(LogLevel.choices())}, or a number from 0 on"
+    return f"one of {', '.join(LogLevel.choices())} or a number of at least 0"
 
 
 def parse_format(value: LogFormat | str | int | None, name: str = "log_format") -> LogFormat:

@@ -7,7 +7,8 @@ from contextvars import copy_context
 from threading import TIMEOUT_MAX, get_ident
 
 from svcrun._util.hints import Final
-from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun._util.validation import number
+from svcrun.errors import ParameterTypeError
 from svcrun.log.capture import capture, copy_record, render_exception
 from svcrun.log.records import IMMUTABLE_TYPES, NAMED_COUNT, LazyRecord, Unrenderable, name_service
 from svcrun.log.session_handler import SessionHandler
@@ -238,19 +239,16 @@ class ThreadedHandler(SessionHandler):
 _handle: Final = logging.Handler.handle
 
 
+_check_seconds: Final = number(low=0, high=TIMEOUT_MAX, unit="seconds")
+
+
 def check_buffer(buffer_size: object, flush_interval: object, buffer_limit: object) -> None:
     """Refuse values that no buffer can have."""
     check_number_of_records("buffer_size", buffer_size)
     check_number_of_records("buffer_limit", buffer_limit)
-    if type(flush_interval) is not int and type(flush_interval) is not float:
-        raise ParameterTypeError("log", "flush_interval", flush_interval, "seconds, such as 0.2")
-    if not 0 <= flush_interval <= TIMEOUT_MAX:
-        raise ParameterError("log", "flush_interval", flush_interval, "seconds, 0 or more")
+    _check_seconds("log", "flush_interval", flush_interval)
 
 
 def check_number_of_records(name: str, value: object) -> None:
     """Check whether `value` is a positive number of records."""
-    if type(value) is not int:
-        raise ParameterTypeError("log", name, value, "a number of records, such as 1024")
-    if value < 1:
-        raise ParameterError("log", name, value, "a number of records, 1 or more")
+    number(low=1, whole=True, unit="records")("log", name, value)

@@ -75,7 +75,7 @@ def check_methods(service: Service, given: Mapping[str, Any]) -> None:
     for name in given.keys() - keywords.known:
         if name in cls.__async_required__ or name in cls._svcrun_handlers:
             if not callable(given[name]) or is_generator_function(given[name]):
-                accepted = "a function in place of the method, and no generator"
+                accepted = "a function that is not a generator"
                 raise ParameterTypeError(cls.__qualname__, name, given[name], accepted)
         elif name in cls._svcrun_several:
             keep(service, name)

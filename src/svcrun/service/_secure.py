@@ -9,7 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from svcrun._net.tls_options import DEFAULT_CIPHERS, DEFAULT_VERSION, SSLOptions
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import NotRunning
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening, Place
@@ -91,9 +91,8 @@ class Secure(Listening):
 
     def _svcrun_check_parameters(self) -> None:
         super()._svcrun_check_parameters()
-        owner, accepted = type(self).__qualname__, "a number of seconds above 0"
-        limit = self.ssl_handshake_timeout
-        check_number(owner, "ssl_handshake_timeout", limit, accepted, above=0, high=inf)
+        check = number(above=0, high=inf, unit="seconds")
+        check(self, "ssl_handshake_timeout", self.ssl_handshake_timeout)
         self._svcrun_make_options()  # for its checks
 
 

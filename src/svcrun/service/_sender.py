@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from svcrun._reporting.report_queue import QUEUE_SIZE, ReportHandler
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.log import parse_level
 from svcrun.service._internals import overridable, part_of
@@ -43,10 +43,8 @@ class Sender(Service):
         parse_level(self.min_level, "min_level")
         self.client_options = self._svcrun_check_options(self.client_options)
         self.filters = self.__check_filters(self.filters)
-        accepted = "a number of records, 1 or more"
-        check_number(self, "queue_size", self.queue_size, accepted, low=1, whole=True)
-        accepted = "a number of seconds, 0 or more"
-        check_number(self, "flush_timeout", self.flush_timeout, accepted, low=0)
+        number(low=1, whole=True, unit="records")(self, "queue_size", self.queue_size)
+        number(low=0, unit="seconds")(self, "flush_timeout", self.flush_timeout)
 
     @overridable
     def dropped(self) -> int:
@@ -80,7 +78,7 @@ class Sender(Service):
     def _svcrun_find_dsn(self) -> Any:
         value = self.sentry_dsn or os.environ.get("SENTRY_DSN")
         if not value:
-            accepted = "the address of the project, here or as SENTRY_DSN in the environment"
+            accepted = "the address of the project (or set SENTRY_DSN)"
             raise ParameterError(self, "sentry_dsn", self.sentry_dsn, accepted)
         return self._svcrun_parse_dsn(value)
 
@@ -97,7 +95,7 @@ class Sender(Service):
         )
 
     def __check_filters(self, value: Any) -> tuple[Filter, ...]:
-        accepted = "logging.Filter instances, or functions of a record, in a list"
+        accepted = "logging.Filter instances or functions of a record"
         try:
             filters = tuple(value)
         except TypeError:

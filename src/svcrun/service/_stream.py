@@ -10,7 +10,7 @@ from svcrun._net.connection import PlainConnection
 from svcrun._net.connections import Clients
 from svcrun._net.listener import listen
 from svcrun._net.resume_queue import ResumeQueue
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import AlreadyRunning
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening
@@ -135,13 +135,9 @@ class StreamServer(Listening, SimpleServer):
 
     def _svcrun_check_parameters(self) -> None:
         super()._svcrun_check_parameters()
-        owner = type(self).__qualname__
-        accepted = "a number of connections from 1 on"
-        check_number(owner, "backlog", self.backlog, accepted, low=1, whole=True)
-        accepted = "a number of bytes from 1 on"
-        check_number(owner, "limit", self.limit, accepted, low=1, whole=True)
-        accepted = "a number of seconds, 0 for none"
-        check_number(owner, "drain_timeout", self.drain_timeout, accepted, low=0)
+        number(low=1, whole=True, unit="connections")(self, "backlog", self.backlog)
+        number(low=1, whole=True, unit="bytes")(self, "limit", self.limit)
+        number(low=0, unit="seconds")(self, "drain_timeout", self.drain_timeout)
 
     def __close_listener(self, clients: Clients) -> None:
         clients.stopping = True

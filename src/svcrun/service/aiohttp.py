@@ -15,7 +15,7 @@ from svcrun._net.endpoint import bind_socket as bind_socket
 from svcrun._net.tls_options import PathOrStr as PathOrStr, SSLOptions as SSLOptions
 from svcrun._util.shared_stop import SharedStop
 from svcrun._util.tasks import current_work
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun._web.aiohttp.access_log import AccessLogger
 from svcrun._web.aiohttp.server import KEYWORDS, NUMBERS, Server
 from svcrun._web.aiohttp.site import Runner, Site
@@ -40,9 +40,9 @@ RunnerKwargsType: TypeAlias = "Mapping[str, Any] | Iterable[tuple[str, Any]]"
 
 # What the entrypoint, or a parameter of the service, sees to.
 _NOT_OF_THE_RUNNER = {
-    "handle_signals": "nothing: signals are the entrypoint's",
-    "shutdown_timeout": "it to the service itself: shutdown_timeout=",
-    "loop": "nothing: it is the loop that the service runs in",
+    "handle_signals": "left out (the entrypoint handles signals)",
+    "shutdown_timeout": "left out (use the parameter shutdown_timeout)",
+    "loop": "left out (it is the loop that the service runs in)",
 }
 
 
@@ -153,7 +153,7 @@ class AIOHTTPService(Listening):
             return web.Application()
         made = await load(self, self.app, _is_factory)
         if not isinstance(made, web.Application):
-            accepted = "an aiohttp.web.Application, or what makes one"
+            accepted = "an aiohttp.web.Application or a factory"
             raise ParameterTypeError(type(self).__qualname__, "app", made, accepted)
         return made
 
@@ -281,7 +281,7 @@ class AIOHTTPService(Listening):
             if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise ParameterTypeError(owner, where, value, "a number")
             if name == "access_log" and not isinstance(value, logging.Logger | None):
-                raise ParameterTypeError(owner, where, value, "a logging.Logger, or None for none")
+                raise ParameterTypeError(owner, where, value, "a logging.Logger or None")
             if name not in KEYWORDS:
                 # aiohttp would leave out all of them, with a warning at each connection.
                 accepted = f"one of {', '.join(sorted(KEYWORDS))}"
@@ -290,11 +290,8 @@ class AIOHTTPService(Listening):
 
     def _svcrun_check_parameters(self) -> None:
         super()._svcrun_check_parameters()
-        owner = type(self).__qualname__
-        accepted = "a number of connections from 1 on"
-        check_number(owner, "backlog", self.backlog, accepted, low=1, whole=True)
-        accepted = "a number of seconds, 0 for none"
-        check_number(owner, "shutdown_timeout", self.shutdown_timeout, accepted, low=0)
+        number(low=1, whole=True, unit="connections")(self, "backlog", self.backlog)
+        number(low=0, unit="seconds")(self, "shutdown_timeout", self.shutdown_timeout)
         check_import_string(self)
         check_application(self, AIOHTTPService, "create_application")
         self._svcrun_runner_kwargs()  # for its checks

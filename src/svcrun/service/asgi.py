@@ -16,7 +16,7 @@ except ImportError as error:
     msg = "svcrun.service.asgi needs aiohttp-asgi: pip install 'svcrun[asgi]'"
     raise ImportError(msg) from error
 
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun._web.application import check_application, is_factory, load
 from svcrun._web.asgi.lifespan import Lifespan, Mode
 from svcrun._web.asgi.resource import ASGIRunner, Resource
@@ -96,7 +96,7 @@ class ASGIHTTPService(AIOHTTPService):
         """
         made: object = await load(self, self.app, lambda app: is_factory(app, _ARGUMENTS))
         if not callable(made):
-            accepted = "an ASGI application, or what makes one"
+            accepted = "an ASGI application or a factory"
             raise ParameterTypeError(type(self).__qualname__, "app", made, accepted)
         return made
 
@@ -129,11 +129,9 @@ class ASGIHTTPService(AIOHTTPService):
         if self.lifespan not in ("auto", "on", "off"):
             accepted = "'auto', 'on' or 'off'"
             raise ParameterError(owner, "lifespan", self.lifespan, accepted)
-        accepted = "a number of bytes from 1 on"
-        check_number(owner, "ws_max_size", self.ws_max_size, accepted, low=1, whole=True)
+        number(low=1, whole=True, unit="bytes")(self, "ws_max_size", self.ws_max_size)
         if self.ws_ping_interval is not None:
-            accepted = "a number of seconds, or None"
-            check_number(owner, "ws_ping_interval", self.ws_ping_interval, accepted, low=0.001)
+            number(low=0.001, unit="seconds")(self, "ws_ping_interval", self.ws_ping_interval)
 
 
 class ASGIHTTPSSLService(AIOHTTPSSLService, ASGIHTTPService):

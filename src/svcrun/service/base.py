@@ -11,7 +11,7 @@ from svcrun._util.base_classes import is_own
 from svcrun._util.hints import TYPE_CHECKING
 from svcrun._util.lazy_exports import lazy_exports
 from svcrun._util.tasks import cancel_and_wait
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
 from svcrun.restart import Restart
 from svcrun.service._internals import (
@@ -235,12 +235,11 @@ def check_lifecycle_parameters(service: Service) -> None:
     for name in ("start_timeout", "stop_timeout"):
         value = getattr(service, name)
         if value is not None:
-            accepted = "a number of seconds above 0, or None for no limit"
-            check_number(service, name, value, accepted, above=0, high=inf)
+            number(above=0, high=inf, unit="seconds")(service, name, value)
 
     if service.on_crash not in ("shutdown", "ignore") and not isinstance(service.on_crash, Restart):
         raise ParameterError(
-            service, "on_crash", service.on_crash, "'shutdown', 'ignore' or a svcrun.Restart(...)"
+            service, "on_crash", service.on_crash, "'shutdown', 'ignore' or a svcrun.Restart"
         )
 
     for dependency in dependencies(service):
@@ -251,7 +250,7 @@ def check_lifecycle_parameters(service: Service) -> None:
         )
         if not is_service:
             raise ParameterTypeError(
-                service, "depends_on", dependency, "services, as instances or classes"
+                service, "depends_on", dependency, "services or service classes"
             )
 
 
@@ -280,7 +279,7 @@ def dependencies(service: Service) -> tuple[Dependency, ...]:
         return tuple(value)
     except TypeError:
         raise ParameterTypeError(
-            service, "depends_on", value, "services, as instances or classes"
+            service, "depends_on", value, "services or service classes"
         ) from None
 
 

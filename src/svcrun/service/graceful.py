@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from svcrun._util.drain import log_late
 from svcrun._util.tasks import current_work
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import show
 from svcrun.service._internals import loop_of, part_of
 from svcrun.service.base import Service
@@ -67,8 +67,7 @@ class GracefulService(Service):
         super().__init__(*args, **kwargs)
         limit = self.graceful_wait_timeout
         if limit is not None:
-            accepted = "a number of seconds, 0 to not wait, or None for no limit"
-            check_number(self, "graceful_wait_timeout", limit, accepted, low=0, high=inf)
+            number(low=0, high=inf, unit="seconds")(self, "graceful_wait_timeout", limit)
 
     def create_graceful_task(
         self, coro: Coroutine[Any, Any, T], *, cancel: bool = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from svcrun._insight.atomic_file import Dump
 from svcrun._insight.profiling import Recording, summarize
 from svcrun._util.current_service import name_of
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
 from svcrun.service._internals import overridable, part_of
@@ -29,10 +29,8 @@ __all__ = ("Profiler",)
 
 log = logging.getLogger(__name__)
 
-_COUNT = "a whole number above 0"
-_SECONDS = "a number of seconds above 0"
-_ORDER = "a pstats.SortKey, such as 'cumulative', 'tottime' or 'ncalls'"
-_PATH = "the path of a file, or None for none"
+_ORDER = "a pstats.SortKey such as 'cumulative', 'tottime' or 'ncalls'"
+_PATH = "the path of a file or None"
 
 
 class Profiler(Service):
@@ -126,7 +124,7 @@ class Profiler(Service):
 
     def __check_parameters(self) -> None:
         check_period(self, self.interval, 0)
-        check_number(self, "top_results", self.top_results, _COUNT, low=1, whole=True)
+        number(low=1, whole=True)(self, "top_results", self.top_results)
         self.__check_order()
         for name in ("path", "flamegraph"):
             self.__check_path(name)
@@ -158,9 +156,9 @@ class Profiler(Service):
                 "pip install 'svcrun[flamegraph]'"
             ) from error
         seconds, longest = self.sample_interval, threading.TIMEOUT_MAX
-        check_number(self, "sample_interval", seconds, _SECONDS, above=0, high=longest)
+        number(above=0, high=longest, unit="seconds")(self, "sample_interval", seconds)
         if self.path is not None and os.path.abspath(self.path) == os.path.abspath(path):
-            raise ParameterError(self, "flamegraph", path, "another file than path=")
+            raise ParameterError(self, "flamegraph", path, "a file other than path")
 
 
 class _Profiling:

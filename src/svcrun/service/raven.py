@@ -124,7 +124,7 @@ class RavenSender(Sender):
         try:
             return Client(dsn, courier, **self.client_options)
         except Exception as error:
-            accepted = f"options that raven.Client takes: {error!r}"
+            accepted = f"options that raven.Client accepts ({error!r})"
             names = sorted(self.client_options)
             raise ParameterError(self, "client_options", names, accepted) from error
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from svcrun._insight import memory as _memory
 from svcrun._insight.memory import differences, forget, group, tracing
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
 from svcrun.periodic import PeriodicCallback, check_period
 from svcrun.service._internals import part_of
@@ -103,11 +103,9 @@ class MemoryTracer(Service):
 
     def __check(self) -> None:
         check_period(self, self.interval, 0)
-        accepted = "a whole number above 0"
-        check_number(self, "top_results", self.top_results, accepted, low=1, whole=True)
+        number(low=1, whole=True)(self, "top_results", self.top_results)
         if self.frames is not None:
-            accepted = f"a whole number from 1 to {MOST_FRAMES}"
-            check_number(self, "frames", self.frames, accepted, low=1, high=MOST_FRAMES, whole=True)
+            number(low=1, high=MOST_FRAMES, whole=True)(self, "frames", self.frames)
         if not isinstance(self.group_by, GroupBy):
             raise ParameterTypeError(self, "group_by", self.group_by, "a member of GroupBy")
         if not callable(self.logger):
@@ -127,7 +125,7 @@ class MemoryTracer(Service):
             elif isinstance(one, tracemalloc.Filter | tracemalloc.DomainFilter):
                 filters.append(one)
             else:
-                accepted = "patterns of file names, or filters of tracemalloc"
+                accepted = "patterns of file names or filters of tracemalloc"
                 raise ParameterTypeError(self, "filters", one, accepted)
         return filters
 

@@ -13,7 +13,7 @@ from svcrun._net.send_queue import Outbox
 from svcrun._net.worker_pool import Crew
 from svcrun._util.callables import is_coroutine_function
 from svcrun._util.rate_limited_log import RateLimitedLog
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import AlreadyRunning, NotRunning
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening
@@ -201,11 +201,8 @@ class UDPServer(Listening, SimpleServer):
 
     def _svcrun_check_parameters(self) -> None:
         super()._svcrun_check_parameters()
-        owner = type(self).__qualname__
-        accepted = "a number of handlers, 1 or more"
-        check_number(owner, "max_tasks", self.max_tasks, accepted, low=1, whole=True)
-        accepted = "a number of seconds, 0 or more"
-        check_number(owner, "drain_timeout", self.drain_timeout, accepted, low=0)
+        number(low=1, whole=True, unit="handlers")(self, "max_tasks", self.max_tasks)
+        number(low=0, unit="seconds")(self, "drain_timeout", self.drain_timeout)
 
 
 class _Datagrams:

@@ -22,7 +22,7 @@ from svcrun._web.uvicorn.lifespan import GRACE, Lifespan
 from svcrun._web.uvicorn.options import (
     UvicornApplication,
     changed,
-    check,
+    check_values,
     refuse_loop,
     settle_place,
 )
@@ -299,7 +299,7 @@ class UvicornService(Listening):
 
     def __make_config(self, application: Any) -> uvicorn.Config:
         if not callable(application):
-            accepted = "an ASGI application, or what makes one"
+            accepted = "an ASGI application or a factory"
             raise ParameterTypeError(type(self).__qualname__, "app", application, accepted)
         options = changed(self, _DEFAULTS)
         if self.ssl_certfile is not None:
@@ -386,7 +386,7 @@ class UvicornService(Listening):
     def _svcrun_check_parameters(self) -> None:
         super()._svcrun_check_parameters()
         check_import_string(self)
-        check(self)
+        check_values(self)
         changed(self, _DEFAULTS)  # for its checks
 
 

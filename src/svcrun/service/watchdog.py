@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from svcrun._util.tasks import CALLBACK, running_task_and_service
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import AlreadyRunning, ParameterError, show
 from svcrun.service._internals import overridable, part_of
 from svcrun.service.base import Service
@@ -99,12 +99,12 @@ class LoopWatchdog(Service):
         self.__check()
 
     def __check(self) -> None:
-        accepted = "a number of seconds above 0"
-        check_number(self, "threshold", self.threshold, accepted, above=0)
+        check = number(above=0, unit="seconds")
+        check(self, "threshold", self.threshold)
         if self.interval is not None:
-            check_number(self, "interval", self.interval, accepted, above=0)
+            check(self, "interval", self.interval)
             if self.interval > self.threshold:
-                accepted = f"a number of seconds up to the threshold, {self.threshold:g}"
+                accepted = f"at most threshold ({self.threshold:g})"
                 raise ParameterError(self, "interval", self.interval, accepted)
 
     @overridable

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from svcrun._util.per_loop import running_loop
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import ChannelClosed, ChannelTimeout
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ("FromThreadChannel", "check_size")
 
 def check_size(owner: str, name: str, value: object) -> None:
     """Refuse what is no limit for a number of items."""
-    check_number(owner, name, value, "a number of items, or 0 for no limit", low=0, whole=True)
+    number(low=0, whole=True, unit="items")(owner, name, value)
 
 
 class FromThreadChannel(Generic[T]):

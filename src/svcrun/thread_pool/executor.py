@@ -13,7 +13,7 @@ import weakref
 
 from svcrun._util.hints import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from svcrun._util.per_loop import PerLoop
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number
 from svcrun.errors import PoolClosed
 from svcrun.thread_pool.thread_group import HungThread, ThreadGroup
 
@@ -241,8 +241,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         # The base class is there for asyncio, which accepts no other; nothing of it is used.
         if max_workers is None:
             max_workers = self.DEFAULT_POOL_SIZE
-        owner, accepted = type(self).__name__, "a number of threads, 1 or more"
-        check_number(owner, "max_workers", max_workers, accepted, low=1, whole=True)
+        number(low=1, whole=True, unit="threads")(self, "max_workers", max_workers)
         self._max_workers = max_workers
         self._shutdown = False
         self._loops: list[asyncio.AbstractEventLoop] = []

@@ -72,7 +72,7 @@ def check_options(owner: object, options: Any) -> dict[str, Any]:
         raise ParameterTypeError(owner, "client_options", options, accepted) from None
     unknown = sorted(set(given) - _OPTIONS)
     if unknown:
-        accepted = f"options of raven.Client among {', '.join(sorted(_OPTIONS))}"
+        accepted = f"options among {', '.join(sorted(_OPTIONS))}"
         raise ParameterError(owner, "client_options", unknown, accepted)
     return given
 

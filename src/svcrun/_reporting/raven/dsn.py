@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ("DSN", "parse_dsn")
 
-_ACCEPTED = "https://PUBLIC_KEY@HOST/PROJECT, as the settings of the project in Sentry show it"
+_ACCEPTED = "https://PUBLIC_KEY@HOST/PROJECT as shown in the settings of the Sentry project"
 
 _SWITCHES = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
@@ -103,10 +103,13 @@ def _read_options(owner: object, query: str) -> dict[str, Any]:
             options["verify"] = _SWITCHES[text.lower()]
         elif name == "ca_certs":
             if not os.path.isfile(text):
-                raise FileNotFoundError(f"{owner}: {what}={text!r} is no file")
+                raise FileNotFoundError(
+                    f"{type(owner).__qualname__}: {what} must be a file that exists, not {text!r}"
+                )
             options["ca"] = text
         else:
-            raise ParameterError(owner, what, text, "none but timeout, verify_ssl and ca_certs")
+            accepted = "timeout, verify_ssl or ca_certs"
+            raise ParameterError(owner, "an option of sentry_dsn", name, accepted)
     return options
 
 
@@ -116,7 +119,7 @@ def _read_seconds(owner: object, what: str, text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise ParameterError(owner, what, text, "a number of seconds above 0")
+        raise ParameterError(owner, what, text, "a number of seconds greater than 0")
     return seconds
 
 

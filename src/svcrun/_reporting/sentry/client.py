@@ -62,7 +62,7 @@ def _init(owner: object, options: Mapping[str, Any]) -> BaseClient:
     try:
         sentry_sdk.init(**options)
     except Exception as error:
-        accepted = f"options that sentry_sdk.init() takes: {error!r}"
+        accepted = f"options that sentry_sdk.init() accepts ({error!r})"
         raise ParameterError(owner, "client_options", "...", accepted) from error
     return sentry_sdk.get_global_scope().client
 

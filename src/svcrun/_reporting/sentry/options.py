@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ("check_dsn", "check_options", "make_options", "show_dsn")
 
-_ACCEPTED = "https://PUBLIC_KEY@HOST/PROJECT, as the settings of the project in Sentry show it"
+_ACCEPTED = "https://PUBLIC_KEY@HOST/PROJECT as shown in the settings of the Sentry project"
 
 # The client must not wait, write to stderr, or start threads that nobody can end.
 _DEFAULTS: dict[str, Any] = {
@@ -68,13 +68,16 @@ def check_options(owner: object, options: Any) -> dict[str, Any]:
         raise ParameterTypeError(owner, "client_options", options, accepted) from None
     for name in given:
         if name == "dsn":
-            raise ParameterError(owner, "client_options['dsn']", "...", "it as sentry_dsn=")
+            raise ParameterError(
+                owner, "client_options['dsn']", "...", "None (use the parameter sentry_dsn)"
+            )
         if name not in DEFAULT_OPTIONS:
             accepted = "the name of an option of sentry_sdk.init()"
             raise ParameterError(owner, "a key of client_options", name, accepted)
     for name in ("ca_certs", "cert_file", "key_file"):
         if given.get(name) is not None and not os.path.isfile(given[name]):
-            raise FileNotFoundError(f"{owner}: client_options[{name!r}]={given[name]!r} is no file")
+            what = f"{type(owner).__qualname__}: client_options[{name!r}]"
+            raise FileNotFoundError(f"{what} must be a file that exists, not {given[name]!r}")
     for name in {"integrations", "disabled_integrations"} & given.keys():
         given[name] = _check_integrations(owner, name, given[name])
     return given

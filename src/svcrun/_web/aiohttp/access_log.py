@@ -164,7 +164,7 @@ class _Format:
             values.append(value)
         text.append(log_format[end:])
         if "%" in "".join(text).replace("%%", "").replace("%s", ""):
-            accepted = f"fields like those of {AiohttpAccessLogger.LOG_FORMAT!r}"
+            accepted = f"a format such as {AiohttpAccessLogger.LOG_FORMAT!r}"
             raise ParameterError("AccessLogger", "access_log_format", log_format, accepted)
         #: The message, with a place for each value.
         self.text = "".join(text)

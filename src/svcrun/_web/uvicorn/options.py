@@ -13,7 +13,7 @@ from uvicorn import Config, __version__ as uvicorn_version
 from uvicorn.config import HTTP_PROTOCOLS, INTERFACES, LIFESPAN, LOG_LEVELS, WS_PROTOCOLS
 
 from svcrun._net.addresses import path_of
-from svcrun._util.validation import check_number
+from svcrun._util.validation import number, optional
 from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from svcrun.service.base import Service
 
-__all__ = ("UvicornApplication", "changed", "check", "refuse_loop", "settle_place")
+__all__ = ("UvicornApplication", "changed", "check_values", "refuse_loop", "settle_place")
 
 UvicornApplication: TypeAlias = Callable[..., Any]
 """An application for uvicorn: ASGI 3, ASGI 2 or WSGI."""
@@ -29,13 +29,13 @@ UvicornApplication: TypeAlias = Callable[..., Any]
 # Those which would do what the service, the entrypoint or a process manager does, with the values
 # that ask for nothing, and what to do instead.
 _FOREIGN: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
-    "env_file": ((None,), "nothing, and load the file before the service is made"),
-    "reload": ((False,), "False, and run the program under a tool that restarts it, as watchfiles"),
-    "reload_delay": ((0.25,), "nothing: a service does not reload its code"),
-    "reload_dirs": ((None,), "nothing: a service does not reload its code"),
-    "reload_excludes": ((None,), "nothing: a service does not reload its code"),
-    "reload_includes": ((None,), "nothing: a service does not reload its code"),
-    "workers": ((None, 1), "1, and start several processes that share a port by reuse_port=True"),
+    "env_file": ((None,), "None (load the file before the service is created)"),
+    "reload": ((False,), "False (restart the program with a tool such as watchfiles)"),
+    "reload_delay": ((0.25,), "left out (a service does not reload its code)"),
+    "reload_dirs": ((None,), "None (a service does not reload its code)"),
+    "reload_excludes": ((None,), "None (a service does not reload its code)"),
+    "reload_includes": ((None,), "None (a service does not reload its code)"),
+    "workers": ((None, 1), "1 (several processes can share a port by reuse_port=True)"),
 }
 
 # What uvicorn takes for them as it is.
@@ -87,22 +87,24 @@ _FLAGS: Final = (
     "ws_per_message_deflate",
 )
 
-# The least value, whether it is a whole number, what is accepted, and whether None is.
+_SECONDS: Final = number(low=0, unit="seconds")
+_AT_LEAST_ONE: Final = number(low=1, whole=True)
+
 _NUMBERS: Final = {
-    "backlog": (1, True, "a number of connections from 1 on", False),
-    "h11_max_incomplete_event_size": (1, True, "a number of bytes from 1 on, or None", True),
-    "limit_concurrency": (1, True, "a number from 1 on, or None for no limit", True),
-    "limit_max_requests": (1, True, "a number from 1 on, or None for no limit", True),
-    "limit_max_requests_jitter": (0, True, "a number of requests from 0 on", False),
-    "shutdown_timeout": (0, False, "a number of seconds, 0 for none", False),
-    "timeout_graceful_shutdown": (0, False, "a number of seconds, or None", True),
-    "timeout_keep_alive": (0, False, "a number of seconds", False),
-    "timeout_notify": (0, False, "a number of seconds", False),
-    "timeout_worker_healthcheck": (0, False, "a number of seconds", False),
-    "ws_max_queue": (0, True, "a number of messages from 0 on", False),
-    "ws_max_size": (1, True, "a number of bytes from 1 on", False),
-    "ws_ping_interval": (0, False, "a number of seconds, or None for no pings", True),
-    "ws_ping_timeout": (0, False, "a number of seconds, or None for no limit", True),
+    "backlog": number(low=1, whole=True, unit="connections"),
+    "h11_max_incomplete_event_size": optional(number(low=1, whole=True, unit="bytes")),
+    "limit_concurrency": optional(_AT_LEAST_ONE, "no limit"),
+    "limit_max_requests": optional(_AT_LEAST_ONE, "no limit"),
+    "limit_max_requests_jitter": number(low=0, whole=True, unit="requests"),
+    "shutdown_timeout": _SECONDS,
+    "timeout_graceful_shutdown": optional(_SECONDS),
+    "timeout_keep_alive": _SECONDS,
+    "timeout_notify": _SECONDS,
+    "timeout_worker_healthcheck": _SECONDS,
+    "ws_max_queue": number(low=0, whole=True, unit="messages"),
+    "ws_max_size": number(low=1, whole=True, unit="bytes"),
+    "ws_ping_interval": optional(_SECONDS, "no pings"),
+    "ws_ping_timeout": optional(_SECONDS, "no limit"),
 }
 
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -126,13 +128,13 @@ def changed(owner: Service, defaults: Mapping[str, Any]) -> dict[str, Any]:
         if value == defaults[name]:
             continue
         if name not in _KNOWN:
-            accepted = f"nothing, or install a newer uvicorn than {uvicorn_version}"
+            accepted = f"left out (uvicorn {uvicorn_version} does not support it)"
             raise ParameterError(type(owner).__qualname__, name, value, accepted)
         found[name] = list(value) if isinstance(value, tuple | set | frozenset) else value
     return found
 
 
-def check(owner: Any) -> None:
+def check_values(owner: Any) -> None:
     """Refuse values that can't be used.
 
     :raises ValueError, TypeError: naming the class, the parameter, the value, and what is accepted.
@@ -142,24 +144,22 @@ def check(owner: Any) -> None:
         _refuse_foreign(owner, name, getattr(owner, name))
     for name in _FLAGS:
         _check_type(owner, name, bool, "True or False")
-    for name, (low, whole, accepted, optional) in _NUMBERS.items():
-        value = getattr(owner, name)
-        if not (optional and value is None):
-            check_number(type(owner).__qualname__, name, value, accepted, low=low, whole=whole)
+    for name, check in _NUMBERS.items():
+        check(owner, name, getattr(owner, name))
     _check_choice(owner, "lifespan", LIFESPAN)
     _check_choice(owner, "interface", INTERFACES)
     _check_protocol(owner, "http", HTTP_PROTOCOLS)
     _check_protocol(owner, "ws", WS_PROTOCOLS)
     _check_log_level(owner)
     _check_headers(owner)
-    _check_type(owner, "root_path", str, "a path as str, '' for none")
-    _check_type(owner, "forwarded_allow_ips", _ADDRESSES, "addresses as str or list")
-    _check_type(owner, "ssl_ciphers", str | None, "names of ciphers as OpenSSL writes them")
-    _check_type(owner, "ssl_version", int, "a protocol of the ssl module, as PROTOCOL_TLS_SERVER")
+    _check_type(owner, "root_path", str, "a str")
+    _check_type(owner, "forwarded_allow_ips", _ADDRESSES, "a str or a list of addresses")
+    _check_type(owner, "ssl_ciphers", str | None, "a str of ciphers in OpenSSL's form, or None")
+    _check_type(owner, "ssl_version", int, "a protocol such as ssl.PROTOCOL_TLS_SERVER")
     for name in ("callback_notify", "ssl_context_factory"):
         value = getattr(owner, name)
         if value is not None and not callable(value):
-            raise ParameterTypeError(type(owner).__qualname__, name, value, "a callable")
+            raise ParameterTypeError(type(owner).__qualname__, name, value, "a function")
     _check_tls(owner)
     _check_descriptor(owner)
 
@@ -171,7 +171,7 @@ def refuse_loop(owner: Service, value: object) -> None:
         that name, as for any service.
     :raises ValueError: naming the class, the value, and what to do instead.
     """
-    accepted = "nothing here, and entrypoint(loop_factory=...) for another loop"
+    accepted = "left out (choose the loop by entrypoint(loop_factory=...))"
     if isinstance(value, str) and value not in ("auto", "none"):
         raise ParameterError(type(owner).__qualname__, "loop", value, accepted)
 
@@ -182,14 +182,14 @@ def settle_place(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
     for name, alias in (("address", "host"), ("path", "uds")):
         one, other = given.get(name), given.get(alias)
         if one is not None and other is not None and one != other:
-            accepted = f"the same as {name}={one!r}, or one of the two"
+            accepted = f"left out beside {name}={one!r}, or equal to it"
             raise ParameterError(type(owner).__qualname__, alias, other, accepted)
     if places["path"] is not None:
         places.pop("uds")
     special = [name for name, value in places.items() if value is not None]
     if len(special) > 1:
         name = special[1]
-        accepted = f"either {name} or {special[0]}, not both"
+        accepted = f"None beside {special[0]}={places[special[0]]!r}"
         raise ParameterError(type(owner).__qualname__, name, places[name], accepted)
     address = given.get("address")
     if address is None:
@@ -233,7 +233,7 @@ def _check_log_level(owner: Any) -> None:
     if level is None or (isinstance(level, int) and not isinstance(level, bool) and level >= 0):
         return
     if not isinstance(level, str) or level.lower() not in LOG_LEVELS:
-        accepted = f"a number, or one of {', '.join(map(repr, LOG_LEVELS))}"
+        accepted = f"a number or one of {', '.join(map(repr, LOG_LEVELS))}"
         raise ParameterError(type(owner).__qualname__, "log_level", level, accepted)
 
 
@@ -257,10 +257,10 @@ def _check_tls(owner: Any) -> None:
         if not isinstance(path, str | os.PathLike):
             raise ParameterTypeError(name, option, path, accepted)
         if not os.path.isfile(path):
-            text = f"{name}: {option} needs {accepted}, there is none"
+            text = f"{name}: {option} must be {accepted} that exists"
             raise FileNotFoundError(errno.ENOENT, text, os.fspath(path))
     if owner.ssl_keyfile is not None and owner.ssl_certfile is None:
-        accepted = f"the certificate to ssl_keyfile={owner.ssl_keyfile!r}"
+        accepted = f"the certificate of ssl_keyfile={owner.ssl_keyfile!r}"
         raise ParameterError(name, "ssl_certfile", None, accepted)
 
 
@@ -268,8 +268,8 @@ def _check_descriptor(owner: Any) -> None:
     fd = owner.fd
     if fd is None:
         return
-    accepted = "the number of an open descriptor of a listening stream socket"
-    check_number(type(owner).__qualname__, "fd", fd, accepted, low=0, whole=True)
+    accepted = "the descriptor of a stream socket"
+    number(low=0, whole=True)(owner, "fd", fd)
     try:
         # Whatever it is, it stays as it is.
         probe = socket.socket(fileno=fd)

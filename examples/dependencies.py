@@ -1,4 +1,4 @@
-"""Let services depend on each other: start in one order, stop in the opposite one.
+"""Order services by their dependencies: start in one order, stop in the opposite one.
 
     python examples/dependencies.py
 
@@ -12,7 +12,7 @@ from svcrun import Service, entrypoint
 
 
 class Part(Service):
-    """A service that tells when it starts and stops."""
+    """A service that logs its start and stop."""
 
     async def start(self) -> None:
         print(self.name, "starts")
@@ -26,11 +26,11 @@ class Part(Service):
 
 
 class Database(Part):
-    """What the others need."""
+    """A service that others depend on."""
 
 
 class Web(Part):
-    """What needs the others."""
+    """A service that depends on the others."""
 
 
 def main() -> None:

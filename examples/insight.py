@@ -1,4 +1,4 @@
-r"""See what a program does wrong: where it leaks memory, and what blocks its event loop.
+r"""Find memory leaks and code that blocks the event loop.
 
     python examples/insight.py
     printf 'leak 20000\nblock 2\n' | nc -w1 127.0.0.1 8901
@@ -19,7 +19,7 @@ from svcrun.service import LoopWatchdog, MemoryTracer, TCPServer
 
 
 class Faulty(TCPServer):
-    """Does wrong what it is told to."""
+    """A server with the faults that its clients ask for."""
 
     __required__ = ("watchdog",)
     watchdog: LoopWatchdog
@@ -32,7 +32,7 @@ class Faulty(TCPServer):
                 case [b"leak", count]:
                     self.leak(int(count))
                 case [b"block", seconds]:
-                    time.sleep(float(seconds))  # noqa: ASYNC251 - what not to do
+                    time.sleep(float(seconds))  # noqa: ASYNC251 - the fault
                 case [b"lag"]:
                     lag = self.watchdog.lag
                     answer = f"{lag.incidents} incidents, {lag.blocked:.1f} s blocked\n"
@@ -47,7 +47,7 @@ leaked: list[bytes] = []
 
 def main() -> None:
     """Run the server until a signal ends it."""
-    parser = argparse.ArgumentParser(description="Leak memory and block the loop when told to.")
+    parser = argparse.ArgumentParser(description="Leak memory and block the event loop on request.")
     parser.add_argument("--address", default="127.0.0.1", help="where to listen (%(default)s)")
     parser.add_argument("--port", type=int, default=8901, help="0 for a free one (%(default)s)")
     parser.add_argument(

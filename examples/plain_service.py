@@ -1,4 +1,4 @@
-"""Write services on plain ``Service``: one that is there until it is stopped, one that runs.
+"""Write services on plain ``Service``: one that returns from its start, and one that runs on.
 
     python examples/plain_service.py --interval 2
 
@@ -15,12 +15,12 @@ from svcrun import Service, entrypoint
 
 
 class Journal(Service):
-    """A database: opened when the program starts, closed when it ends."""
+    """A database that is open while the program runs."""
 
     path: str = ":memory:"
 
     async def start(self) -> None:
-        # When start() returns the service has started, and there is no task to look after.
+        # The service has started when start() returns.
         self.database = sqlite3.connect(self.path)
         self.database.execute("CREATE TABLE IF NOT EXISTS journal (time REAL, line TEXT)")
 
@@ -36,14 +36,14 @@ class Journal(Service):
 
 
 class Clock(Service):
-    """A task that runs as long as the program does."""
+    """A service that runs as long as the program."""
 
-    __required__ = ("journal",)  # must be given
+    __required__ = ("journal",)  # required
     journal: Journal
-    interval: float = 1  # may be given
+    interval: float = 1  # optional
 
     async def start(self) -> None:
-        self.start_event.set()  # the service has started, although start() goes on
+        self.start_event.set()  # the service is ready; start() runs on
         while True:
             print(f"tick of {self.name}", flush=True)
             self.journal.write(f"tick of {self.name}")

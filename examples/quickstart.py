@@ -1,4 +1,4 @@
-"""Count events: they are reported by UDP, and asked for by TCP or with a browser.
+"""Count events: clients report them by UDP, and read the counts by TCP or with a browser.
 
 Three services make up the program: a UDP server, a TCP server, and a heartbeat that is written on
 plain ``Service``. Run it; it prints what to type to talk to it. Ctrl-C stops it.
@@ -62,7 +62,7 @@ class Heartbeat(Service):
     interval: float = 10
 
     async def start(self) -> None:
-        self.start_event.set()  # started, though start() goes on
+        self.start_event.set()  # the service is ready; start() runs on
         while True:
             self.report()
             await asyncio.sleep(self.interval)

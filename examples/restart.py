@@ -1,4 +1,4 @@
-"""Restart a service that crashes, later each time, until it crashes too often.
+"""Restart a crashed service with back-off, until it crashes too often.
 
     python examples/restart.py
 
@@ -12,7 +12,7 @@ from svcrun import Restart, Service, entrypoint
 
 
 class Feed(Service):
-    """Produces items, until something goes wrong."""
+    """A service that produces items until it crashes."""
 
     on_crash = Restart(limit=2, window=60, delay=0.2)
 
@@ -26,7 +26,7 @@ class Feed(Service):
 
 
 class Display(Service):
-    """Prints the items of the feed."""
+    """A service that prints the items of the feed."""
 
     __required__ = ("feed",)
     feed: Feed

@@ -1,4 +1,4 @@
-"""Do things on a schedule: every so many seconds, and at the times that a cron line names.
+"""Call functions on a schedule: at an interval, and at the times of a cron expression.
 
     python examples/scheduled.py --line "*/5 * * * * *"
 
@@ -17,7 +17,7 @@ from svcrun.service.cron import CronService, cron
 
 
 class Sensor(PeriodicService):
-    """Something that is measured every `interval` seconds."""
+    """A sensor that is read every `interval` seconds."""
 
     async def start(self) -> None:
         self.values: list[float] = []
@@ -28,7 +28,7 @@ class Sensor(PeriodicService):
 
 
 class Reports(GracefulService, CronService):
-    """Sends what the sensor has measured."""
+    """A service that sends the measurements of the sensor."""
 
     __required__ = ("sensor",)
     sensor: Sensor
@@ -36,7 +36,7 @@ class Reports(GracefulService, CronService):
     sent = 0
 
     async def report(self) -> None:
-        """Begin to send a report; the next one need not wait for that."""
+        """Start to send a report, without waiting for its end."""
         self.latest = self.create_graceful_task(self.send(self.sensor.values.copy()))
 
     async def send(self, values: list[float]) -> None:
@@ -48,7 +48,7 @@ class Reports(GracefulService, CronService):
 
     @cron("@hourly")
     async def forget(self) -> None:
-        """Keep nothing for ever."""
+        """Delete old measurements."""
         self.sensor.values.clear()
 
 

@@ -1,4 +1,4 @@
-r"""Serve TCP clients: send each line back that they send.
+r"""Serve TCP clients: echo each line.
 
     python examples/tcp_echo.py
     printf 'hello\n' | nc -w1 127.0.0.1 8901
@@ -15,7 +15,7 @@ from svcrun.service import TCPServer
 
 
 class Echo(TCPServer):
-    """A TCP server that returns what it gets."""
+    """A TCP server that echoes each line."""
 
     async def handle_client(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

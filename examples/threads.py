@@ -1,4 +1,4 @@
-"""Do blocking work in threads, so that it does not stop everything else.
+"""Run blocking functions in threads, so that they do not block the event loop.
 
     python examples/threads.py README.rst LICENSE
 
@@ -16,7 +16,7 @@ from svcrun import Service, threaded
 
 
 class Progress(Service):
-    """Prints a dot now and then."""
+    """A service that prints dots while the event loop is not blocked."""
 
     async def start(self) -> None:
         self.start_event.set()
@@ -33,7 +33,7 @@ def digest(path: Path) -> str:
 
 
 async def print_digests(paths: list[Path]) -> None:
-    """Read all files at the same time, as far as the threads of the pool suffice."""
+    """Read all files at the same time, within the size of the pool."""
     for path, found in zip(paths, await asyncio.gather(*map(digest, paths)), strict=True):
         print(found, path)
 

@@ -1,4 +1,4 @@
-r"""Serve TLS clients: send each line back that they send.
+r"""Serve TLS clients: echo each line.
 
 A certificate to try it with, and a client that knows it:
 
@@ -19,7 +19,7 @@ from svcrun.service import TLSServer
 
 
 class SecureEcho(TLSServer):
-    """A TLS server that returns what it gets."""
+    """A TLS server that echoes each line."""
 
     async def handle_client(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -1,4 +1,4 @@
-"""Take datagrams: print each, and tell the sender how long it was.
+"""Receive datagrams: print each one, and answer with its length.
 
 python examples/udp_printer.py
 printf hello | nc -u -w1 127.0.0.1 3000
@@ -12,7 +12,7 @@ from svcrun.service import UDPServer
 
 
 class Printer(UDPServer):
-    """A UDP server that prints what it gets."""
+    """A UDP server that prints each datagram."""
 
     async def handle_datagram(self, data: bytes, addr: Any) -> None:
         print(addr[0], "->", data, flush=True)

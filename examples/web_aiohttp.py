@@ -1,4 +1,4 @@
-"""Serve an aiohttp application that counts words: by HTTP, and by web socket as they are typed.
+"""Serve an aiohttp application that counts words, by HTTP and by web socket.
 
     python examples/web_aiohttp.py
     curl -d 'to be or not to be' http://127.0.0.1:8080/count
@@ -17,7 +17,7 @@ from svcrun.service.aiohttp import AIOHTTPService
 
 
 def count(text: str) -> dict[str, int]:
-    """Count what is in a text."""
+    """Return the counts of lines, words and characters of a text."""
     words = text.split()
     return {"characters": len(text), "words": len(words), "different": len(set(words))}
 
@@ -37,7 +37,7 @@ class Words(AIOHTTPService):
         return web.json_response(count(await request.text()))
 
     async def talk(self, request: web.Request) -> web.WebSocketResponse:
-        """Count the words of each message, as long as the client is there."""
+        """Count the words of each message until the client disconnects."""
         socket = web.WebSocketResponse(heartbeat=20, max_msg_size=self.longest)
         await socket.prepare(request)
         async for message in socket:

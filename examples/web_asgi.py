@@ -28,7 +28,7 @@ FAR_ENOUGH = 8
 
 
 async def app(scope: Message, receive: Receive, send: Send) -> None:
-    """Answer one request, or live from the start of the server to its end."""
+    """Handle one request, or the lifespan."""
     if scope["type"] == "lifespan":
         await live(scope["state"], receive, send)
     elif scope["type"] == "http":
@@ -38,7 +38,7 @@ async def app(scope: Message, receive: Receive, send: Send) -> None:
 
 
 async def live(state: Message, receive: Receive, send: Send) -> None:
-    """Begin before the first request comes, and end after the last one."""
+    """Start before the first request, and end after the last one."""
     await receive()
     state["guests"] = set()
     await send({"type": "lifespan.startup.complete"})
@@ -48,7 +48,7 @@ async def live(state: Message, receive: Receive, send: Send) -> None:
 
 
 async def answer(scope: Message, receive: Receive, send: Send) -> None:
-    """Count, one line of JSON after the other."""
+    """Stream numbers, one line of JSON each."""
     host, _ = scope["client"]
     scope["state"]["guests"].add(host)
     text = scope["path"].removeprefix("/") or str(FAR_ENOUGH)
@@ -76,9 +76,9 @@ async def count(last: int, send: Send) -> None:
 
 
 async def wait_for_leave(receive: Receive) -> None:
-    """Return when the client does not listen any more."""
+    """Return when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
-        pass  # whatever it sends besides
+        pass  # other messages of the client
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ from svcrun.service.uvicorn import UvicornService
 
 
 class Note(BaseModel):
-    """Something to be remembered."""
+    """A note."""
 
     text: str
 
 
 class Notes(UvicornService):
-    """A server that remembers the last notes."""
+    """A server that keeps the last notes."""
 
     limit: int = 100
 

@@ -60,8 +60,8 @@ def server_of(service: AIOHTTPService) -> Any:
 async def alone(service: AIOHTTPService) -> None:
     """Wait until nothing is left of any client."""
     server = server_of(service)
-    await eventually(lambda: not server.connections and not server._transports)
-    assert not server._work
+    await eventually(lambda: not server.connections and not server.transports())
+    assert not server._tasks
 
 
 def only_line(caplog: pytest.LogCaptureFixture) -> str:
@@ -179,7 +179,7 @@ class TestHandlers:
                 peer = "{}:{}".format(*sock.getsockname())
                 sock.sendall(request("/", "Content-Length: 10", method="POST"))
                 await eventually(lambda: server_of(service).requests_count)
-            await eventually(lambda: not server_of(service)._transports)
+            await eventually(lambda: not server_of(service).transports())
             go.set()
             await ended.wait()
             await alone(service)

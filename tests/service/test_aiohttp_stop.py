@@ -17,7 +17,8 @@ from aiohttp import web as aioweb
 
 from svcrun import entrypoint
 from svcrun._net.endpoint import bind_socket
-from svcrun._web.aiohttp import server as server_module
+from svcrun._util import drain
+from svcrun._web import graceful
 from svcrun.errors import AlreadyRunning
 from svcrun.service import aiohttp as module
 from svcrun.service.aiohttp import AIOHTTPService
@@ -72,7 +73,7 @@ async def is_stopping(service: AIOHTTPService) -> asyncio.Task[float]:
     server: Any = service.runner.server
     stop = asyncio.create_task(stop_within(service))
     await eventually(lambda: server.stopping)
-    await asyncio.sleep(2 * server_module.LAST_CALL)
+    await asyncio.sleep(2 * graceful.LAST_CALL)
     return stop
 
 
@@ -205,7 +206,7 @@ async def test_a_request_that_came_while_the_loop_was_blocked_is_answered(
     http: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its connection has been idle for long then, if one goes by the clock."""
-    monkeypatch.setattr(server_module, "LAST_CALL", 0.0)
+    monkeypatch.setattr(graceful, "LAST_CALL", 0.0)
     service = http.service(hello)
     await service.start()
     async with http.client(service) as (reader, writer):
@@ -317,7 +318,7 @@ async def test_what_is_not_done_in_time_is_cancelled_with_one_warning(
         assert await stop_within(service) >= 0.29
         assert ends == ["cleaned up"]
         (record,) = complaints(caplog)
-        assert "1 requests or web sockets" in record.getMessage()
+        assert "1 task is still running" in record.getMessage()
         assert "shutdown_timeout=0.3" in record.getMessage()
         assert "in test_what_is_not_done_in_time" in record.getMessage()
         with contextlib.suppress(OSError):
@@ -336,13 +337,13 @@ async def test_a_timeout_of_0_ends_at_once(web: Web, caplog: pytest.LogCaptureFi
         with contextlib.suppress(OSError):
             assert await reader.read() == b""
     (record,) = complaints(caplog)
-    assert "1 requests" in record.getMessage()  # the idle connection is not among them
+    assert "1 task is" in record.getMessage()  # the idle connection is not among them
 
 
 async def test_a_handler_that_ignores_its_cancellation_is_told_of_and_left(
     http: Web, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "GRACE", 0.1)
+    monkeypatch.setattr(drain, "GRACE_PERIOD", 0.1)
     go, called = asyncio.Event(), asyncio.Event()
 
     async def stubborn(_: aioweb.Request) -> aioweb.Response:
@@ -359,7 +360,7 @@ async def test_a_handler_that_ignores_its_cancellation_is_told_of_and_left(
         await called.wait()
         await stop_within(service)
     (error,) = complaints(caplog, logging.ERROR)
-    assert "ignores that it was cancelled" in error.getMessage()
+    assert "ignored cancellation" in error.getMessage()
     assert "in test_a_handler_that_ignores_its_cancellation" in error.getMessage()
     go.set()
     await eventually(lambda: len(asyncio.all_tasks()) == 1)
@@ -416,7 +417,7 @@ async def test_a_handshake_that_gets_nowhere_does_not_hold_the_stop(
     await service.start()
     with raw_client(service) as sock:
         server: Any = service.runner and service.runner.server
-        await eventually(lambda: server.handshakes)
+        await eventually(lambda: server.handshakes.tasks)
         await stop_within(service)
         with contextlib.suppress(ConnectionResetError):
             assert await asyncio.to_thread(sock.recv, 1) == b""
@@ -711,7 +712,7 @@ async def test_a_handler_whose_client_has_gone_is_waited_for(http: Web) -> None:
     async with http.client(service) as (_, writer):
         writer.write(request())
         await gate.called.wait()
-    await eventually(lambda: not server._transports)
+    await eventually(lambda: not server.transports())
     stop = await is_stopping(service)
     assert not stop.done()
     gate.go.set()

@@ -79,7 +79,7 @@ async def failed_handshake(
         return [r for r in complaints(caplog, level) if "Listening" not in r.msg]
 
     server = service.runner.server
-    await eventually(lambda: found() and not server.handshakes and not server.connections)
+    await eventually(lambda: found() and not server.handshakes.tasks and not server.connections)
     (record,) = found()
     assert not record.exc_info
     message = record.getMessage()
@@ -194,7 +194,7 @@ async def test_a_client_that_leaves_meanwhile_is_one_line(
     async with running(secure()) as service:
         with raw_client(service) as sock:
             sock.sendall(sent)
-            await eventually(lambda: service.runner.server.handshakes)
+            await eventually(lambda: service.runner.server.handshakes.tasks)
             if how == "reset":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await failed_handshake(service, caplog, logging.INFO)

@@ -208,7 +208,9 @@ async def test_what_was_sent_before_the_stop_is_answered() -> None:
         with raw_client(service) as idle, raw_client(service) as new:
             idle.sendall(request("/first"))
             assert b"200" in await asyncio.to_thread(idle.recv, 4096)
-            await eventually(lambda: service.server and len(service.server._connections) == 2)
+            await eventually(
+                lambda: service.server and len(service.server.server_state.connections) == 2
+            )
             # From here to the stop, the loop does not turn.
             for number, sock in enumerate((idle, new)):
                 sock.sendall(request(f"/request{number}"))
@@ -282,7 +284,7 @@ async def test_connections_of_tls_do_not_hold_the_stop(certificates: Certificate
         async with running(service), client(service, verify=trusting) as one:
             assert (await one.get("/")).text == "hello /"
             with raw_client(service):
-                await eventually(lambda: service.server and service.server._handshakes)
+                await eventually(lambda: service.server and service.server.handshakes.tasks)
                 async with asyncio.timeout(LONG):
                     await service.stop()
         await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
@@ -293,7 +295,7 @@ async def test_a_response_by_tls_arrives_whole(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """Also when all that is left of it is in the transport below TLS, as with the smaller one."""
-    monkeypatch.setattr("svcrun._web.uvicorn.server.LINGER", 0.01)
+    monkeypatch.setattr("svcrun._web.graceful.LINGER", 0.01)
     sent = asyncio.Event()
 
     async def send_much(scope: Any, receive: Receive, send: Send) -> None:
@@ -383,7 +385,7 @@ async def test_a_request_that_ignores_its_cancellation_does_not_hold_the_stop(
             async with asyncio.timeout(PATIENCE):
                 await service.stop()
             assert sock.recv(1) == b""
-    assert "ignores that it was cancelled" in caplog.text
+    assert "ignored cancellation" in caplog.text
     assert "await go_on.wait()" in caplog.text
     go_on.set()
     await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})

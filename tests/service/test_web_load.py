@@ -16,12 +16,12 @@ PROGRAM = """
 import asyncio, sys
 from aiohttp import web
 from svcrun import entrypoint
-from svcrun._web.aiohttp import server
+from svcrun._web import graceful
 from svcrun.service.aiohttp import AIOHTTPService
 from tests.service.webs import application
 
 # On a busy machine these clients may take longer to send their next requests than the usual 0.1 s.
-server.LAST_CALL = 10
+graceful.LAST_CALL = 10
 
 async def handle(request):
     await asyncio.sleep(0.002)

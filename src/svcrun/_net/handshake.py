@@ -6,12 +6,12 @@ import asyncio
 import logging
 import ssl
 from typing import Any, Protocol
-from weakref import ref
+from weakref import WeakSet, ref
 
 from svcrun._net.addresses import format_address
 from svcrun._util.eager import start_eagerly
 
-__all__ = ("Handshake", "TLSParameters", "log_handshake_failure")
+__all__ = ("Handshake", "Handshakes", "TLSParameters", "log_handshake_failure")
 
 log = logging.getLogger("svcrun.net")
 
@@ -35,43 +35,50 @@ class TLSParameters(Protocol):
         """The oldest version of TLS that is accepted."""
 
 
+class Handshakes:
+    """The handshakes of a server that are in progress, and the transports below TLS."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[Any]] = set()
+        # Output of TLS that is not sent yet is in their write buffers.
+        self.transports: WeakSet[Any] = WeakSet()
+
+
 class Handshake(asyncio.Protocol):
-    """What a transport talks to until TLS is established, and `protocol` takes over.
+    """The protocol of a connection until TLS is established; then `protocol` replaces it.
 
-    asyncio does handshakes by itself, but says nothing when one fails, and keeps to the
-    certificates that it was given first.
+    asyncio performs handshakes by itself. But it logs nothing when one fails, and its context is
+    that of the moment when the server began to listen.
 
-    :param server: tells the SSL context of the moment.
-    :param protocol: what gets the transport of TLS.
-    :param under_way: the tasks of handshakes, as long as they last.
+    :param server: has the SSL context for the next handshake.
+    :param protocol: gets the transport of TLS.
+    :param handshakes: the handshakes of the server, to which this one is added.
     """
 
     def __init__(
-        self, server: TLSParameters, protocol: asyncio.Protocol, under_way: set[asyncio.Task[Any]]
+        self, server: TLSParameters, protocol: asyncio.Protocol, handshakes: Handshakes
     ) -> None:
         self._server = server
         self._protocol = protocol
-        self._under_way = under_way
-        # The transport below that of TLS.
-        self.plain: Any = None
-        # What came in the same turn as the end of the handshake, before the protocol took over.
+        self._handshakes = handshakes
+        # Data that arrived in the same iteration of the loop as the end of the handshake.
         self._early: list[bytes] = []
         self._is_at_end = False
 
     def connection_made(self, transport: Any) -> None:
         """Begin the handshake."""
-        self.plain = transport
+        self._handshakes.transports.add(transport)
         task = start_eagerly(self._shake_hands(transport), asyncio.get_running_loop())
         if not task.done():
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._handshakes.tasks.add(task)
+            task.add_done_callback(self._handshakes.tasks.discard)
 
     def data_received(self, data: bytes) -> None:
-        """Keep what is for the protocol."""
+        """Buffer data for the protocol."""
         self._early.append(data)
 
     def eof_received(self) -> None:
-        """Remember it for the protocol."""
+        """Record the end of the data for the protocol."""
         self._is_at_end = True
 
     async def _shake_hands(self, plain: Any) -> None:
@@ -94,11 +101,11 @@ class Handshake(asyncio.Protocol):
         except BaseException:
             plain.abort()
             raise
-        self._hand_over(transport)
+        self._hand_over(transport, plain)
 
-    def _hand_over(self, transport: Any) -> None:
+    def _hand_over(self, transport: Any, plain: Any) -> None:
         protocol = self._protocol
-        _mend(transport, self.plain)
+        _correct(transport, plain)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         for data in self._early:
@@ -106,21 +113,23 @@ class Handshake(asyncio.Protocol):
         if self._is_at_end:
             protocol.eof_received()
         if transport.is_closing():
-            # Its end may have been told to this protocol, which has nothing to do with it.
+            # Race: the connection may have been lost while this was its protocol.
             transport.abort()
 
 
-def _mend(transport: Any, plain: Any) -> None:
-    """Mend two faults of asyncio's `transport` of TLS, which is above `plain`.
+def _correct(transport: Any, plain: Any) -> None:
+    """Correct two methods of asyncio's `transport` of TLS, which is above `plain`.
 
-    It does not know that the connection is lost until the loop turns. Servers ask whether it is
-    closing before they write, and asyncio logs a warning for each piece that is written in vain.
+    ``is_closing()`` returns False until the loop reports a lost connection in its next iteration.
+    Servers call it before they write, and asyncio logs a warning for each write to a lost
+    connection.
 
-    Closed twice, as servers do it, it forgets what it belongs to, and can't be aborted any more.
+    The second call of ``close()`` drops the reference to the connection, so that ``abort()`` has no
+    effect after it. Servers do call it twice.
     """
     if not hasattr(transport, "__dict__"):
-        return  # uvloop's has neither fault, and can't be changed
-    of_tls = ref(transport)  # the transport must not keep itself alive
+        return  # uvloop's transport has neither fault, and can't be changed
+    of_tls = ref(transport)  # a reference cycle otherwise
     is_closing, close = type(transport).is_closing, type(transport).close
 
     def is_closing_or_lost() -> bool:

@@ -90,17 +90,18 @@ class Drain:
                     task.remove_done_callback(on_end)
         return tasks
 
-    async def run(self, timeout: float, limit: str) -> list[Task]:
+    async def run(self, timeout: float, limit: str, *, deadline: float | None = None) -> list[Task]:
         """Wait for the tasks in flight, cancel those that are late, abandon those that ignore it.
 
         If the caller is cancelled, the tasks are left as they are.
 
         :param timeout: seconds that the tasks may run on.
         :param limit: the name of the parameter that set `timeout`, for the log message.
+        :param deadline: when `timeout` ends, as a time of the loop's clock; from now on by default.
         :returns: the tasks that were abandoned.
         """
         loop = asyncio.get_running_loop()
-        late = await self.wait(loop.time() + timeout)
+        late = await self.wait(loop.time() + timeout if deadline is None else deadline)
         if not late:
             return []
         when = f"after {limit}={timeout:g} s"

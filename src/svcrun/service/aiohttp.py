@@ -164,6 +164,7 @@ class AIOHTTPService(Listening):
         """
         return self._svcrun_runner_class(
             application,
+            owner=self,
             shutdown_timeout=self.shutdown_timeout,
             **{
                 "access_log_class": AccessLogger,
@@ -184,7 +185,7 @@ class AIOHTTPService(Listening):
             self.__own.runner,
             self._svcrun_socket,
             backlog=self.backlog,
-            secure=self._svcrun_secure(),
+            tls=self._svcrun_secure(),
             is_shared=self.sock is not None,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar
 
 try:
@@ -18,9 +19,9 @@ except ImportError as error:
 
 from svcrun._util.validation import number
 from svcrun._web.application import check_application, is_factory, load
-from svcrun._web.asgi.lifespan import Lifespan, Mode
 from svcrun._web.asgi.resource import ASGIRunner, Resource
 from svcrun._web.asgi.websocket import WebSocketOptions
+from svcrun._web.lifespan import Lifespan, Mode
 from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
 from svcrun.service.aiohttp import AIOHTTPService, AIOHTTPSSLService
 
@@ -32,6 +33,8 @@ __all__ = (
     "ASGIScopeType",
     "ASGISendType",
 )
+
+log = logging.getLogger(__name__)
 
 # How many arguments an application is called with: scope, receive, send.
 _ARGUMENTS = 3
@@ -105,7 +108,7 @@ class ASGIHTTPService(AIOHTTPService):
         asgi_app = await self.create_asgi_app()
         resource = Resource(
             asgi_app,
-            Lifespan(self, asgi_app, self.lifespan, self.shutdown_timeout),
+            Lifespan(self, asgi_app, self.lifespan, self.shutdown_timeout, log),
             WebSocketOptions(self.ws_max_size, self.ws_ping_interval, self.ws_per_message_deflate),
         )
         application = web.Application()

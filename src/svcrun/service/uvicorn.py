@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 try:
     import uvicorn
     from uvicorn.config import LOG_LEVELS
-    from uvicorn.lifespan.on import LifespanOn
 except ImportError as error:
     msg = "svcrun.service.uvicorn needs uvicorn: pip install 'svcrun[uvicorn]'"
     raise ImportError(msg) from error
 
 from svcrun._net.endpoint import Endpoint
 from svcrun._web.application import check_application, check_import_string, is_factory, load
-from svcrun._web.uvicorn.lifespan import GRACE, Lifespan
 from svcrun._web.uvicorn.options import (
     UvicornApplication,
     changed,
@@ -286,15 +284,16 @@ class UvicornService(Listening):
             accepted = f"PEM files that OpenSSL can use ({error.reason or error})"
             name = type(self).__qualname__
             raise ParameterError(name, "ssl_certfile", self.ssl_certfile, accepted) from error
-        if config.lifespan_class is LifespanOn:
-            config.lifespan_class = Lifespan
-        limit = self.timeout_graceful_shutdown
+        limit = "shutdown_timeout"
+        if self.timeout_graceful_shutdown is not None:
+            limit = "timeout_graceful_shutdown"
         return Server(
             config,
             self,
             self._svcrun_endpoint,
-            request_timeout=self.shutdown_timeout if limit is None else limit,
-            lifespan_timeout=max(self.shutdown_timeout, GRACE),
+            request_timeout=getattr(self, limit),
+            request_limit=limit,
+            lifespan_timeout=self.shutdown_timeout,
         )
 
     def __make_config(self, application: Any) -> uvicorn.Config:
@@ -327,13 +326,14 @@ class UvicornService(Listening):
         if self.__own.closing is not None:
             await asyncio.wait((self.__own.closing,))
             return
-        if self._svcrun_socket is None:
+        sock = self._svcrun_socket
+        if sock is None:
             return
         closing = self.__own.closing = asyncio.get_running_loop().create_future()
         try:
             self._svcrun_endpoint.remove_file()  # before the socket is closed
             if self.__own.server is not None:
-                await self.__own.server.shutdown()
+                await self.__own.server.shutdown([sock])
         finally:
             self.__own.server = None
             self._svcrun_unbind()

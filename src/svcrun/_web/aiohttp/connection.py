@@ -1,9 +1,10 @@
-"""One connection of an aiohttp server."""
+"""A connection of an aiohttp server."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 from aiohttp import ClientConnectionResetError, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -13,13 +14,7 @@ from svcrun._net.addresses import format_address
 from svcrun._util.tasks import current_work
 from svcrun.errors import ClientDisconnected
 
-if TYPE_CHECKING:
-    import asyncio
-
-    from svcrun._net.handshake import Handshake
-    from svcrun._web.aiohttp.server import Server
-
-__all__ = ("Connection", "EndingConnection")
+__all__ = ("Connection",)
 
 # Errors of malformed requests.
 _MALFORMED: Final = (HttpProcessingError, RequestPayloadError)
@@ -29,60 +24,53 @@ _LOST: Final = ("Connection lost",)
 
 
 class Connection(RequestHandler):
-    """The connection of a client, and the task that answers its requests one after another."""
+    """The connection of a client, and the task that handles its requests one after another."""
 
-    __slots__ = ("blamed", "handshake", "request")
+    __slots__ = ("is_ending", "last_malformed", "request", "server", "task")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # The TLS handshake of this connection.
-        self.handshake: Handshake | None = None
+    def __init__(self, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        # The server, until the connection is lost.
+        self.server: web.Server | None = server
+        # The task that handles the requests, while the connection is open.
+        self.task: asyncio.Task[Any] | None = None
         # The last request that was received; aiohttp records one only when it begins to handle it.
         self.request: web.BaseRequest | None = None
         # The last request that was logged as malformed.
-        self.blamed: web.BaseRequest | None = None
+        self.last_malformed: web.BaseRequest | None = None
+        # Whether no further request is accepted.
+        self.is_ending = False
 
-    @property
-    def server(self) -> Server | None:
-        """The server, until the connection is lost."""
-        return cast("Server | None", self._manager)
+    async def start(self) -> None:
+        """Handle the requests, in a task whose current work is this connection."""
+        self.task = asyncio.current_task()
+        current_work.set(self)
+        await super().start()
 
-    @property
-    def task(self) -> asyncio.Task[None] | None:
-        """The task that answers the requests, until it has answered the last one."""
-        return self._task_handler
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the task, in a context whose current work is this connection."""
-        token = current_work.set(self)
-        try:
-            super().connection_made(transport)
-        finally:
-            current_work.reset(token)
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Drop the references to the server and to requests: they refer to this connection."""
+        super().connection_lost(exc)
+        self.server = self.task = self.request = self.last_malformed = None
 
     def end(self) -> None:
         """Accept no further request, and close at once if no request is in flight."""
-        self._close = True
+        self.is_ending = True
         waiter = self._waiter
         if self._request_count == 0 or not (waiter is None or waiter.done()):
             self.force_close()
-        # Change the class instead of setting a flag, which data_received() would check each time.
-        self.__class__ = EndingConnection
-        if self.transport is not None:
-            self.transport.set_protocol(self)  # uvloop has cached the methods of the old class
+        else:
+            self.close()
 
-    def is_sent(self, transport: asyncio.Transport) -> bool:
-        """Return whether `transport` is closed and has sent all data.
-
-        :param transport: the transport of this connection. Its TLS may still wait for the peer's
-            ``close_notify``.
-        """
-        plain = None if self.handshake is None else self.handshake.plain
-        return (
-            transport.is_closing()
-            and transport.get_write_buffer_size() == 0
-            and (plain is None or plain.get_write_buffer_size() == 0)
-        )
+    def data_received(self, data: bytes) -> None:
+        """Receive data, which is the rest of the request in flight if the connection is ending."""
+        if not self.is_ending:
+            super().data_received(data)
+            return
+        self._close = False  # aiohttp drops data after close()
+        try:
+            super().data_received(data)
+        finally:
+            self._close = True
 
     def handle_error(
         self,
@@ -96,8 +84,8 @@ class Connection(RequestHandler):
         :raises ConnectionError: if the response has begun, or the client has disconnected.
         """
         if isinstance(exc, _MALFORMED):
-            # No traceback: the fault is the client's, not that of the code it would show.
-            reason = self._blame(exc)
+            # No traceback: the client is at fault, not the code that a traceback would show.
+            reason = self._log_malformed(exc)
             if request.writer.output_size > 0:
                 raise ConnectionError("the response has begun")
             response = web.Response(status=400, text=message or reason)
@@ -118,22 +106,23 @@ class Connection(RequestHandler):
         """
         error = kwargs.get("exc_info")
         if isinstance(error, _MALFORMED):
-            self._blame(error)
+            self._log_malformed(error)
         else:
             super().log_exception(*args, **kwargs)
 
-    def _blame(self, error: Exception) -> str:
+    def _log_malformed(self, error: Exception) -> str:
         """Log once per request that it is malformed, and return the reason."""
         text = error.message if isinstance(error, HttpProcessingError) else str(error)
         reason = text.partition("\n")[0].rstrip(":")
-        if self.blamed is None or self.blamed is not self.request:  # each attempt to read fails
-            self.blamed = self.request
+        # Each attempt to read the request raises the error.
+        if self.last_malformed is None or self.last_malformed is not self.request:
+            self.last_malformed = self.request
             self.logger.warning("%s sent a malformed request: %s", self._peer, reason)
         return reason
 
     def _is_lost(self, error: ConnectionError, request: web.BaseRequest) -> bool:
         """Return whether `error` results from the loss of this connection, not of another one."""
-        if not (self._is_closed or isinstance(self, EndingConnection)):
+        if not (self._is_closed or self.is_ending):
             return False
         if isinstance(error, ClientConnectionResetError | ClientDisconnected):
             return True
@@ -150,19 +139,3 @@ class Connection(RequestHandler):
     def _peer(self) -> str:
         # aiohttp keeps the name of the peer after the transport is closed.
         return format_address(self.peername)
-
-
-class EndingConnection(Connection):
-    """A connection that accepts no further request."""
-
-    __slots__ = ()
-
-    def data_received(self, data: bytes) -> None:
-        """Receive the rest of the request in flight."""
-        if self._force_close:
-            return
-        self._close = False  # otherwise aiohttp would drop the data
-        try:
-            super().data_received(data)
-        finally:
-            self._close = True

@@ -1,4 +1,4 @@
-"""An aiohttp server that takes leave of its clients when it ends."""
+"""An aiohttp server that handles the requests in flight before it closes their connections."""
 
 from __future__ import annotations
 
@@ -6,258 +6,180 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from aiohttp import WSCloseCode, web
 from aiohttp.web_protocol import RequestHandler
 
-from svcrun._util.tasks import current_work, format_stack
+from svcrun._net.handshake import Handshakes
+from svcrun._util.drain import Drain
+from svcrun._util.tasks import current_work
 from svcrun._web.aiohttp.connection import Connection
+from svcrun._web.graceful import shut_down_connections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.http import RawRequestMessage
     from aiohttp.streams import StreamReader
 
-__all__ = (
-    "KEYWORDS",
-    "NUMBERS",
-    "Server",
-    "attend",
-    "is_stopping",
-    "request_factory",
-)
+__all__ = ("KEYWORDS", "NUMBERS", "Server", "is_stopping", "request_factory", "track")
 
 log = logging.getLogger("svcrun.service.aiohttp")
 
-# Seconds for what clients have sent before they could know of the stop.
-LAST_CALL: Final = 0.1
-
-# Seconds that a stop gives a cancelled handler to clean up, and an output to be taken.
-GRACE: Final = 1.0
-LINGER: Final = 0.5
-
-# Turns of a loop in which it asks the system at least once what has come, and tasks are told.
-TURNS: Final = 3
-
 _DEFAULTS: Final = {
-    name: one.default
-    for name, one in inspect.signature(RequestHandler).parameters.items()
-    if one.kind is one.KEYWORD_ONLY
+    name: parameter.default
+    for name, parameter in inspect.signature(RequestHandler).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
 }
 
-# What may be given to a server for its connections, and what of it are numbers.
+# The keywords that aiohttp accepts for the connections of a server, and those that are numbers.
 KEYWORDS: Final = _DEFAULTS.keys() - {"debug", "loop"} | {"handler_cancellation"}
 NUMBERS: Final = {name for name, value in _DEFAULTS.items() if type(value) in {int, float}}
 
-_SWITCHING: Final = int(HTTPStatus.SWITCHING_PROTOCOLS)
-
 
 class Server(web.Server):
-    """Makes connections, knows what they are doing, and brings them to their ends."""
+    """Create the connections of an application, and shut them down gracefully.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Whether no more requests are wanted.
+    :param handler: handles a request.
+    :param owner: the service, named in log messages.
+    :param handler_cancellation: whether a handler is cancelled when its client disconnects.
+    :param options: the options of each connection.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[Any], Any],
+        owner: object,
+        *,
+        handler_cancellation: bool,
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__(handler, handler_cancellation=handler_cancellation)
+        self._options = options
+        # Whether each further response is the last one of its connection.
         self.stopping = False
-        # The TLS handshakes of clients who will have a connection.
-        self.handshakes: set[asyncio.Task[Any]] = set()
-        # Web sockets that were opened, and their connections.
+        self.handshakes = Handshakes()
+        self.drain = Drain(log, owner, self._in_flight, lambda _: "a request")
+        # The web sockets that were accepted, and their connections.
         self.web_sockets: WeakKeyDictionary[web.WebSocketResponse, RequestHandler] = (
             WeakKeyDictionary()
         )
-        self._transports: dict[RequestHandler, asyncio.Transport] = {}
-        # What goes on for a connection besides its task.
-        self._work: dict[asyncio.Task[Any], object] = {}
-        # Whose handlers wait for the end themselves, and which are not waited for.
+        self._open: dict[RequestHandler, asyncio.Transport] = {}
+        # Tasks that work for a connection, besides the task that handles its requests.
+        self._tasks: dict[asyncio.Task[Any], object] = {}
+        # Connections whose handlers wait for the shutdown: to wait for them would be a deadlock.
         self._excused: set[object] = set()
-        # Done when somebody is excused who may be waited for.
-        self._excusal: asyncio.Future[None] = self._loop.create_future()
-        # Set when a connection is lost.
-        self._change = asyncio.Event()
 
     def __call__(self) -> Connection:
-        """Make the protocol of a connection."""
-        return Connection(self, loop=self._loop, **self._kwargs)
+        """Return the protocol of a new connection."""
+        return Connection(self, loop=asyncio.get_running_loop(), **self._options)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        """Take note of a new connection."""
-        self._transports[handler] = transport
+        """Record a new connection."""
+        self._open[handler] = transport
         super().connection_made(handler, transport)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        """Take note that a connection is lost; what was done for it may still go on."""
-        self._transports.pop(handler, None)
-        self._change.set()
-        if isinstance(handler, Connection):
-            handler.request = handler.blamed = None  # which refer to it
-            if handler.task is not None:
-                self._attend(handler.task, handler)
+        """Record that a connection is lost. Its handler may still be running."""
+        self._open.pop(handler, None)
+        if isinstance(handler, Connection) and handler.task is not None:
+            self._track(handler.task, handler)
         super().connection_lost(handler, exc)
 
-    def attend(self, task: asyncio.Task[Any]) -> None:
-        """Have the end wait for `task`, too, which works for the client of the moment."""
-        self._attend(task, current_work.get())
+    def track(self, task: asyncio.Task[Any]) -> None:
+        """Wait for `task` during the shutdown. It works for the connection that calls this."""
+        self._track(task, current_work.get())
 
     def excuse(self, work: object) -> None:
-        """Do not wait for the connection that is `work`: its handler waits for the end."""
+        """Leave out `work`, which waits for the shutdown, if it is a connection of this server."""
         if isinstance(work, Connection):
             self._excused.add(work)
-            self._excusal.set_result(None)
-            self._excusal = self._loop.create_future()
-            self._change.set()
+            self.drain.recheck()
 
     def pre_shutdown(self) -> None:
-        """Let each further response be the last one of its connection."""
+        """Make each further response the last one of its connection."""
         self.stopping = True
-        for handler in self._connections:
-            if isinstance(handler, Connection) and type(handler.request) is web.Request:
-                # An assignment would make aiohttp warn in Python's development mode.
-                object.__setattr__(handler.request, "__class__", Request)
 
     async def shutdown(self, timeout: float | None = None) -> None:
-        """Bring all connections to their ends.
+        """Handle the requests in flight, then close all connections.
 
-        What was sent already is answered. A connection without a request is closed, a web socket
-        with a close frame. What else is under way gets `timeout` seconds, and is cancelled then.
-        A connection whose handler calls this is left out: it waits for this.
+        Idle connections are closed, those of web sockets with a Close frame.
+
+        :param timeout: seconds that requests and web sockets may take. They are cancelled then.
         """
         self.excuse(current_work.get())
-        deadline = self._loop.time() + (timeout or 0)
-        try:
-            await self._listen_to_the_last(deadline)
-            for task in self.handshakes:
-                task.cancel()
-            for handler in self._connections:
-                if isinstance(handler, Connection):
-                    handler.end()
-            for web_socket, handler in self.web_sockets.items():
-                if handler not in self._excused:
-                    self._attend(self._loop.create_task(_say_goodbye(web_socket)), handler)
-            await self._turn()
-            late = await self._wait(deadline)
-            if late:
-                await self._cancel(late, timeout or 0)
-            await self._flush(deadline)
-        finally:
-            self.abort()
+        await shut_down_connections(self, timeout or 0, "shutdown_timeout")
+
+    # Methods for the graceful shutdown.
+
+    def transports(self) -> list[asyncio.Transport]:
+        """Return the transports of the open connections."""
+        excused = self._excused
+        return [transport for handler, transport in self._open.items() if handler not in excused]
+
+    async def receive_last_requests(self, deadline: float) -> None:
+        """Wait for requests that clients send before they receive ``Connection: close``."""
+        await self.drain.wait(deadline)
+
+    def end_connections(self) -> None:
+        """Accept no further request, close idle connections, and send Close frames."""
+        for handler in tuple(self._open):
+            if isinstance(handler, Connection):
+                handler.end()
+        loop = asyncio.get_running_loop()
+        for web_socket, handler in self.web_sockets.items():
+            if handler not in self._excused:
+                self._track(loop.create_task(_close(web_socket)), handler)
 
     def abort(self) -> None:
-        """Close all connections at once, without waiting for anything."""
-        for task in self._under_way():
+        """Cancel all tasks and close all connections, without waiting for anything."""
+        for task in (*self._in_flight(), *self.handshakes.tasks):
             task.cancel()
-        for handler, transport in tuple(self._transports.items()):
-            if handler not in self._excused:
-                transport.abort()
+        for transport in self.transports():
+            transport.abort()
 
-    def _attend(self, task: asyncio.Task[Any], work: object) -> None:
-        self._work[task] = work
-        task.add_done_callback(lambda task: self._work.pop(task, None))
+    def _track(self, task: asyncio.Task[Any], work: object) -> None:
+        self._tasks[task] = work
+        task.add_done_callback(lambda task: self._tasks.pop(task, None))
 
-    def _under_way(self) -> list[asyncio.Task[Any]]:
+    def _in_flight(self) -> Iterator[asyncio.Task[Any]]:
         excused = self._excused
-        # First what connections wait for: where that waits is what one wants to know.
-        tasks = [task for task, work in self._work.items() if work not in excused]
-        tasks += [
-            handler.task
-            for handler in self._connections
-            if isinstance(handler, Connection) and handler not in excused and handler.task
-        ]
-        tasks += self.handshakes
-        return [task for task in tasks if not task.done()]
-
-    async def _listen_to_the_last(self, deadline: float) -> None:
-        """Wait for what clients have sent before they could know of the stop."""
-        # Those who were in the backlog begin their handshakes only now, and many at once.
-        patient = min(self._loop.time() + LINGER, deadline)
-        while self.handshakes and (left := patient - self._loop.time()) > 0:
-            await asyncio.wait(self.handshakes, timeout=left)
-        await self._wait(min(self._loop.time() + LAST_CALL, deadline))
-        await self._turn()
-
-    async def _turn(self) -> None:
-        """Have the loop take in what has come: it may have been busy, or stopped, for long."""
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
-
-    async def _wait(self, deadline: float) -> list[asyncio.Task[Any]]:
-        """Wait until nothing is under way, to the `deadline` at most; return what is."""
-        while (tasks := self._under_way()) and (left := deadline - self._loop.time()) > 0:
-            all_done = self._loop.create_task(asyncio.wait(tasks))
-            try:
-                await asyncio.wait(
-                    (all_done, self._excusal),
-                    timeout=left,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:
-                all_done.cancel()
-        return tasks
-
-    async def _cancel(self, late: list[asyncio.Task[Any]], limit: float) -> None:
-        clients = {one.task: one for one in self._connections if isinstance(one, Connection)}
-        log.warning(
-            "%d requests or web sockets were not done within shutdown_timeout=%g s "
-            "and are cancelled; one waits at\n%s",
-            len({clients.get(task) or self._work.get(task) or task for task in late}),
-            limit,
-            format_stack(late[0]),
-        )
-        for task in late:
-            task.cancel()
-        for task in await self._wait(self._loop.time() + GRACE):
-            log.error(
-                "A request ignores that it was cancelled; it is waiting at\n%s", format_stack(task)
-            )
-
-    async def _flush(self, deadline: float) -> None:
-        """Wait until clients have taken what they were sent; a few of them never will."""
-        now = self._loop.time()
-        deadline = max(deadline, now + LINGER)
-        confirmed = now + LINGER  # by when a client has said goodbye, if it ever will
-        while (now := self._loop.time()) < deadline:
-            if now >= confirmed:
-                for handler, transport in tuple(self._transports.items()):
-                    if isinstance(handler, Connection) and handler.is_sent(transport):
-                        transport.abort()
-            if self._transports.keys() <= self._excused:
-                return
-            self._change.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(min(deadline, max(confirmed, now + LINGER / 5))):
-                    await self._change.wait()
+        # Tasks of applications come first: a log message shows the place of the first task.
+        yield from [task for task, work in self._tasks.items() if work not in excused]
+        for handler in tuple(self._open):
+            if isinstance(handler, Connection) and handler.task and handler not in excused:
+                yield handler.task
 
 
-async def _say_goodbye(web_socket: web.WebSocketResponse) -> None:
-    """Close a web socket; its handler then gets to know that it is closed."""
-    with contextlib.suppress(OSError, RuntimeError):  # closed meanwhile, or never opened
+async def _close(web_socket: web.WebSocketResponse) -> None:
+    """Close a web socket. Its handler receives that it is closed."""
+    with contextlib.suppress(OSError, RuntimeError):  # race: it may be closed already
         await web_socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping")
 
 
 class Request(web.Request):
-    """A request whose response is prepared for the end of its server.
+    """A request whose response is the last one of its connection if the server is stopping."""
 
-    Of this class are those which ask for a web socket, and all when their server is stopping: to
-    prepare every response, for an end that comes once, would cost more than all else that a
-    service does for a request.
-    """
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection stays open after the response."""
+        return super().keep_alive and not is_stopping(self)
 
     def _prepare_hook(self, response: web.StreamResponse) -> Coroutine[Any, Any, None]:
-        if isinstance(response, web.WebSocketResponse):
-            if server := _server_of(self):
-                server.web_sockets[response] = self.protocol
-        elif (server := _server_of(self)) and server.stopping and response.status != _SWITCHING:
-            response.force_close()
-            response.headers["Connection"] = "close"
+        # aiohttp has no public hook that costs nothing where the response is not a web socket.
+        if isinstance(response, web.WebSocketResponse) and (server := _server_of(self)):
+            server.web_sockets[response] = self.protocol
         return super()._prepare_hook(response)
 
 
-def request_factory(make: Callable[..., web.Request], server: Server) -> Callable[..., web.Request]:
-    """Return what makes the requests of `server`, by the `make` of its application."""
+def request_factory(make: Callable[..., web.Request]) -> Callable[..., web.Request]:
+    """Return a function that creates requests of the class :class:`Request`.
+
+    :param make: the function of an application that creates requests.
+    """
 
     def make_request(
         message: RawRequestMessage,
@@ -266,26 +188,25 @@ def request_factory(make: Callable[..., web.Request], server: Server) -> Callabl
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.Request:
-        cls = Request if message.upgrade or server.stopping else web.Request
-        request = protocol.request = make(message, payload, protocol, writer, task, cls)
+        request = protocol.request = make(message, payload, protocol, writer, task, Request)
         return request
 
     return make_request
 
 
-def attend(request: web.BaseRequest, task: asyncio.Task[Any]) -> None:
-    """Have the end of the server that got `request` wait for `task`, too."""
+def track(request: web.BaseRequest, task: asyncio.Task[Any]) -> None:
+    """Wait for `task` when the server of `request` shuts down."""
     server = _server_of(request)
     if server is not None:
-        server.attend(task)
+        server.track(task)
 
 
 def is_stopping(request: web.BaseRequest) -> bool:
-    """Tell whether no request is wanted after `request`."""
+    """Return whether the server of `request` is stopping."""
     server = _server_of(request)
     return server is not None and server.stopping
 
 
 def _server_of(request: web.BaseRequest) -> Server | None:
-    protocol = request.protocol
-    return protocol.server if isinstance(protocol, Connection) else None
+    server = getattr(request.protocol, "server", None)
+    return server if isinstance(server, Server) else None

@@ -1,4 +1,4 @@
-"""Where an aiohttp server listens, and what runs it there."""
+"""The runner of an aiohttp application, and the site on which its server listens."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from svcrun._net.handshake import Handshake
-from svcrun._net.listener import close_listener, listen
+from svcrun._net.handshake import Handshake, Handshakes
+from svcrun._net.listener import listen
 from svcrun._util.raising import raise_together
-from svcrun._web.aiohttp.connection import Connection
 from svcrun._web.aiohttp.server import Server, request_factory
+from svcrun._web.graceful import accept_waiting
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
 
-    from svcrun.service._secure import Secure
+    from svcrun._net.handshake import TLSParameters
 
     RequestHandler = Callable[[Any], Awaitable[web.StreamResponse]]
 
@@ -25,27 +25,45 @@ __all__ = ("Runner", "Site")
 
 
 class Runner(web.AppRunner):
-    """Runs an application on a server that ends in order."""
+    """Run an application on a server that is shut down gracefully.
+
+    :param app: the application.
+    :param owner: the service, named in log messages; the application by default.
+    :param shutdown_timeout: seconds that requests in flight may take during the shutdown.
+    :param kwargs: other options of :class:`aiohttp.web.AppRunner`.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        owner: object = None,
+        shutdown_timeout: float = 60.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(app, shutdown_timeout=shutdown_timeout, **kwargs)
+        self._owner = app if owner is None else owner
+        self._timeout = shutdown_timeout
 
     async def cleanup(self) -> None:
-        """Listen no more, bring the connections to their ends, then clean up the application.
+        """Close the listeners, shut down the connections, then clean up the application.
 
-        Each step is taken, also when one before it fails.
+        A step that fails does not keep the following steps from being executed.
 
-        :raises Exception: what the application raised, several as a group.
+        :raises Exception: the error of a step; those of several steps as a group.
         """
         steps = [site.stop for site in self.sites]
         server = self.server
         if isinstance(server, Server):
             server.pre_shutdown()
-            steps += [self.shutdown, lambda: server.shutdown(self._shutdown_timeout)]
+            steps += [self.shutdown, lambda: server.shutdown(self._timeout)]
         steps.append(self._cleanup_server)
         errors: list[BaseException] = []
         try:
             for step in steps:
                 try:
                     await step()
-                except Exception as error:  # noqa: BLE001 - all come out together
+                except Exception as error:  # noqa: BLE001 - they are raised together
                     errors.append(error)
         except BaseException:
             if isinstance(server, Server):
@@ -65,35 +83,37 @@ class Runner(web.AppRunner):
         make_request: Any = made.request_factory
         server = Server(
             self._choose_handler(made.request_handler),
+            self._owner,
             handler_cancellation=made.handler_cancellation,
-            loop=asyncio.get_running_loop(),
-            **made._kwargs,  # noqa: SLF001 - what aiohttp gives to each connection
+            options=made._kwargs,  # noqa: SLF001 - the application may have added options
         )
-        server.request_factory = request_factory(make_request, server)
-        server()  # what can't be used is refused here, and not at each connection
+        server.request_factory = request_factory(make_request)
+        server()  # raise errors of the options now, not at each connection
         return server
 
     def _choose_handler(self, handler: RequestHandler) -> RequestHandler:
-        """Return what handles a request: the application's `handler`, or what it would come to."""
+        """Return the function that handles requests: by default `handler`, the application's."""
         return handler
 
 
 def _forget_contexts(app: web.Application) -> None:
-    """Have no clean-up context left again after the next start, as aiohttp would do."""
-    app.cleanup_ctx._exits.clear()  # noqa: SLF001 - nothing else takes one out
-    for part in app._subapps:  # noqa: SLF001 - nothing else tells
+    """Forget the clean-up contexts of `app`.
+
+    aiohttp would exit them a second time when the application is started again and stopped.
+    """
+    app.cleanup_ctx._exits.clear()  # noqa: SLF001 - nothing else removes one
+    for part in app._subapps:  # noqa: SLF001 - nothing else returns them
         _forget_contexts(part)
 
 
 class Site(web.SockSite):
-    """A listening socket whose connections go to the server of a runner.
+    """A listening socket whose connections belong to the server of a runner.
 
-    :param runner: its server makes the protocols.
-    :param sock: is listening already.
-    :param backlog: how many connections may wait to be accepted.
-    :param secure: the service that tells what TLS needs; without one, connections are plain.
-    :param is_shared: whether the socket came from somebody who may listen on it as well, or hand
-        it to a successor; it is left as it is then.
+    :param runner: its server creates the protocols.
+    :param sock: a socket that is listening.
+    :param backlog: the maximum of connections that wait to be accepted.
+    :param tls: the TLS parameters; without them, connections are plain.
+    :param is_shared: whether another process listens on the socket, or will.
     """
 
     def __init__(
@@ -102,41 +122,32 @@ class Site(web.SockSite):
         sock: socket.socket,
         *,
         backlog: int,
-        secure: Secure | None = None,
+        tls: TLSParameters | None = None,
         is_shared: bool = False,
     ) -> None:
-        context = None if secure is None else secure._svcrun_ssl_context
+        context = None if tls is None else tls._svcrun_ssl_context
         super().__init__(runner, sock, ssl_context=context, backlog=backlog)
-        self._secure = secure
+        self._tls = tls
         self._is_shared = is_shared
 
     async def start(self) -> None:
         """Accept connections."""
-        await super(web.SockSite, self).start()  # what all sites do
+        await super(web.SockSite, self).start()  # registers the site, without listening
         loop = asyncio.get_running_loop()
         self._server = await listen(loop, self._sock, self._connect, self._backlog)
 
     async def stop(self) -> None:
-        """Accept who is connected already, and then nobody any more."""
-        waiting = []
+        """Close the listener, after accepting the connections that wait in its backlog."""
         if self._server is not None:
-            waiting = close_listener(
-                self._server, self._sock, self._backlog, is_shared=self._is_shared
+            await accept_waiting(
+                self._server, self._sock, self._backlog, self._connect, is_shared=self._is_shared
             )
         await super().stop()
-        loop = asyncio.get_running_loop()
-        await asyncio.gather(
-            *(loop.connect_accepted_socket(self._connect, one) for one in waiting),
-            return_exceptions=True,  # who is gone, is gone
-        )
 
     def _connect(self) -> asyncio.Protocol:
         server: Any = self._runner.server
         protocol: asyncio.Protocol = server()
-        if self._secure is None:
+        if self._tls is None:
             return protocol
-        under_way = server.handshakes if isinstance(server, Server) else set()
-        handshake = Handshake(self._secure, protocol, under_way)
-        if isinstance(protocol, Connection):
-            protocol.handshake = handshake
-        return handshake
+        handshakes = server.handshakes if isinstance(server, Server) else Handshakes()
+        return Handshake(self._tls, protocol, handshakes)

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from svcrun._net.addresses import format_address
 from svcrun._util.eager import start_eagerly
-from svcrun._web.aiohttp.server import attend, is_stopping
+from svcrun._web.aiohttp.server import is_stopping, track
 from svcrun._web.disconnections import is_disconnection
 from svcrun.errors import ClientDisconnected
 
@@ -77,7 +77,7 @@ class Exchange(ABC):
         if not task.done():
             self._task = task
             self.wait()
-            attend(self.request, task)
+            track(self.request, task)
             if not self.is_complete:
                 self._waiter = loop.create_future()
                 task.add_done_callback(self._wake)

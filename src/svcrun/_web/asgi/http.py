@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, hdrs
 
 from svcrun._util.eager import start_eagerly
-from svcrun._web.aiohttp.server import attend, is_stopping
+from svcrun._web.aiohttp.server import is_stopping, track
 from svcrun._web.asgi.exchange import Exchange
 from svcrun._web.asgi.response import Response
 from svcrun.errors import ClientDisconnected, UnexpectedMessage
@@ -158,7 +158,7 @@ class HTTPExchange(Exchange):
             return  # the application failed, and the client may still receive an error response
         task = start_eagerly(self._write_head(response), asyncio.get_running_loop())
         if not task.done():
-            attend(self.request, task)
+            track(self.request, task)
 
     async def _write_head(self, response: Response) -> None:
         with contextlib.suppress(ClientDisconnected):  # send() raises it for the application

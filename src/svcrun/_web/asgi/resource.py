@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from svcrun._web.aiohttp.site import RequestHandler
     from svcrun._web.asgi.exchange import Exchange
-    from svcrun._web.asgi.lifespan import Lifespan
     from svcrun._web.asgi.websocket import WebSocketOptions
+    from svcrun._web.lifespan import Lifespan
 
 __all__ = ("ASGIRunner", "Resource")
 
@@ -63,9 +63,9 @@ class Resource(ASGIResource):
         """Have the ASGI application live as long as `app`."""
 
         async def live(_: web.Application) -> AsyncIterator[None]:
-            await self._lifespan.start()
+            await self._lifespan.startup()
             yield
-            await self._lifespan.stop()
+            await self._lifespan.shutdown()
 
         app.cleanup_ctx.append(live)
 

@@ -1,4 +1,4 @@
-"""A wrapper for applications of uvicorn that keeps them from blocking the event loop."""
+"""A wrapper for applications of uvicorn, for when a client disconnects or the server stops."""
 
 from __future__ import annotations
 
@@ -15,76 +15,74 @@ if TYPE_CHECKING:
 
     Application = Callable[[Any, Any, Any], Awaitable[None]]
 
-__all__ = ("leave_turns",)
+__all__ = ("wrap_application",)
 
 
-def leave_turns(app: Application, is_stopping: Callable[[], bool]) -> Application:
-    """Return an application that calls `app`, and lets the loop run when the client has gone.
+def wrap_application(app: Application, is_stopping: Callable[[], bool]) -> Application:
+    """Return an application that calls `app`, and suspends when the client has disconnected.
 
     uvicorn drops messages to a client that has disconnected, and its ``send()`` does not suspend
     then. An application that only sends would block the event loop for ever. uvicorn learns of the
     lost connection in the next iteration of the loop; until then, asyncio logs a warning for each
     write.
 
-    An event stream that the stop of the server has ended is completed. An error that results from
-    the disconnection of the client is not a failure; uvicorn would log its traceback.
+    An event stream that the shutdown of the server has ended is completed. An error that results
+    from the disconnection of the client is not a failure; uvicorn would log its traceback.
 
     :param is_stopping: returns whether the server is stopping.
     """
 
     async def call(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            await _answer(app, scope, receive, send, is_stopping)
-        elif scope["type"] == "websocket":
-            await _talk(app, scope, receive, send)
+            await _handle_request(app, scope, receive, send, is_stopping)
         else:
-            await app(scope, receive, send)
+            await _handle_web_socket(app, scope, receive, send)
 
     return call
 
 
-async def _answer(
+async def _handle_request(
     app: Application, scope: Any, receive: Any, send: Any, is_stopping: Callable[[], bool]
 ) -> None:
     response = getattr(send, "__self__", None)
     is_closing = getattr(getattr(response, "transport", None), "is_closing", _false)
-    head: Any = None
+    start: Any = None
 
     # Libraries such as asgiref check whether this is a coroutine function.
-    async def send_in_turn(message: Any) -> None:
-        nonlocal head
-        if head is None:
-            head = message
+    async def send_and_suspend(message: Any) -> None:
+        nonlocal start
+        if start is None:
+            start = message
         await send(message)
         if getattr(response, "disconnected", False) or is_closing():
             await asyncio.sleep(0)
 
     try:
-        await app(scope, receive, send_in_turn)
+        await app(scope, receive, send_and_suspend)
     except Exception as error:
         if not (getattr(response, "disconnected", False) and is_disconnection(error)):
             raise
         return
     if (
         is_stopping()
-        and head is not None
+        and start is not None
         and not getattr(response, "response_complete", True)
-        and is_event_stream(head.get("headers", ()))
+        and is_event_stream(start.get("headers", ()))
     ):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _talk(app: Application, scope: Any, receive: Any, send: Any) -> None:
+async def _handle_web_socket(app: Application, scope: Any, receive: Any, send: Any) -> None:
     transport = getattr(getattr(send, "__self__", None), "transport", None)
     is_closing = getattr(transport, "is_closing", _false)
 
-    async def send_in_turn(message: Any) -> None:
+    async def send_and_suspend(message: Any) -> None:
         await send(message)
         if is_closing():
             await asyncio.sleep(0)
 
     try:
-        await app(scope, receive, send_in_turn)
+        await app(scope, receive, send_and_suspend)
     except Exception as error:
         if is_disconnection(error):
             raise ClientDisconnected from error

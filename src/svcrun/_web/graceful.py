@@ -1,0 +1,140 @@
+"""Shut down the connections of a web server gracefully.
+
+The servers of aiohttp and uvicorn differ in how they make a connection accept no further request.
+The rest of the shutdown is the same, and is done here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from svcrun._net.listener import close_listener
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Collection
+
+    from svcrun._net.handshake import Handshakes
+    from svcrun._util.drain import Drain
+
+__all__ = ("GracefulServer", "accept_waiting", "shut_down_connections")
+
+# Seconds for requests that clients send before they learn of the shutdown.
+LAST_CALL: Final = 0.1
+
+# Seconds for handshakes in progress, and for clients to receive the last output.
+LINGER: Final = 0.5
+
+# Seconds between two checks whether the clients have received the last output.
+POLL_INTERVAL: Final = 0.02
+
+# Iterations of the loop after which it has received data that was sent before, and has closed the
+# transports that were aborted: a TCP transport in the first iteration, TLS above it in the second.
+ITERATIONS: Final = 3
+
+
+class GracefulServer(Protocol):
+    """A server of a web framework, as far as the shutdown of its connections needs it."""
+
+    handshakes: Handshakes
+    """The TLS handshakes of new connections."""
+    drain: Drain
+    """The tasks of requests in flight."""
+
+    def transports(self) -> Collection[asyncio.Transport]:
+        """Return the transports of the open connections."""
+
+    async def receive_last_requests(self, deadline: float) -> None:
+        """Receive the requests that clients send before they learn of the shutdown."""
+
+    def end_connections(self) -> None:
+        """Accept no further request, close idle connections, and send Close frames."""
+
+    def abort(self) -> None:
+        """Cancel all tasks and close all connections, without waiting for anything."""
+
+
+async def accept_waiting(
+    listener: asyncio.AbstractServer,
+    sock: socket.socket,
+    backlog: int,
+    connect: Callable[[], asyncio.Protocol],
+    *,
+    is_shared: bool,
+) -> None:
+    """Close a listener, after accepting the connections that wait in its backlog.
+
+    :param connect: makes the protocol of a connection.
+    :param is_shared: whether another process listens on the socket, or will.
+    """
+    waiting = close_listener(listener, sock, backlog, is_shared=is_shared)
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(
+        *(loop.connect_accepted_socket(connect, connection) for connection in waiting),
+        return_exceptions=True,  # race: the client may disconnect
+    )
+
+
+async def shut_down_connections(server: GracefulServer, timeout: float, limit: str) -> None:
+    """Handle the requests in flight, then close all connections.
+
+    When this is cancelled, everything is aborted.
+
+    :param timeout: seconds that the requests in flight may take. They are cancelled then.
+    :param limit: the name of the parameter that set `timeout`.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    try:
+        await _finish_handshakes(server.handshakes, min(LINGER, timeout))
+        await server.receive_last_requests(min(deadline, loop.time() + LAST_CALL))
+        server.end_connections()
+        await _run_loop()
+        await server.drain.run(timeout, limit, deadline=deadline)
+        await _flush(server, max(deadline, loop.time() + LINGER))
+    finally:
+        server.abort()
+    await _run_loop()
+
+
+async def _run_loop() -> None:
+    """Let the loop receive data that clients have sent: it may have been blocked for long."""
+    for _ in range(ITERATIONS):
+        await asyncio.sleep(0)
+
+
+async def _finish_handshakes(handshakes: Handshakes, timeout: float) -> None:
+    """Wait for the handshakes in progress, those of the connections just accepted included."""
+    await _run_loop()
+    if handshakes.tasks:
+        _, late = await asyncio.wait(handshakes.tasks, timeout=timeout)
+        for task in late:
+            task.cancel()
+        await _run_loop()
+
+
+async def _flush(server: GracefulServer, deadline: float) -> None:
+    """Wait until all connections are closed, which is when the clients have received the output.
+
+    A client of TLS may never confirm the end of a connection. When everything was sent, such a
+    connection is aborted.
+    """
+    loop = asyncio.get_running_loop()
+    confirm_by = loop.time() + LINGER
+    while (transports := server.transports()) and (now := loop.time()) < deadline:
+        # The output may be in the transport below TLS.
+        if now >= confirm_by and not any(map(_unsent, server.handshakes.transports)):
+            for transport in transports:
+                if transport.is_closing() and not _unsent(transport):
+                    transport.abort()
+        await asyncio.sleep(POLL_INTERVAL)
+
+
+def _unsent(transport: Any) -> int:
+    """Return the number of bytes that `transport` has not passed to the system."""
+    try:
+        size: int = transport.get_write_buffer_size()
+    except RuntimeError:
+        return 0  # uvloop raises it for a closed transport
+    return size

@@ -342,7 +342,7 @@ class TestParameters:
         self, secure: Make, certificates: Certificates
     ) -> None:
         service = secure(key=certificates.client_key)
-        with pytest.raises(ValueError, match=r"key=.*client\.key"):
+        with pytest.raises(ValueError, match=r"key must be .*client\.key"):
             await service.start()
         assert service.socket is None
         await service.stop()

@@ -8,7 +8,7 @@ import signal
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar, Token
 
-from svcrun._runtime.options import OptionAttributes, Options
+from svcrun._runtime.options import OPTIONS, Options
 from svcrun._util.hints import TYPE_CHECKING, Any, ClassVar, TypeVar, final
 from svcrun._util.lazy_exports import lazy_exports
 from svcrun._util.per_loop import PerLoop, running_loop
@@ -70,7 +70,7 @@ _by_loop: PerLoop[Entrypoint] = PerLoop()
 
 
 @final
-class Entrypoint(OptionAttributes):
+class Entrypoint(Options):
     """Run `services` for as long as a ``with`` block lasts.
 
     ``with entrypoint(...) as loop`` makes an event loop and owns it; ``async with entrypoint(...)
@@ -151,29 +151,11 @@ class Entrypoint(OptionAttributes):
         start_retry: Restart | None = None,
         log_buffer_limit: int | None = None,
     ) -> None:
+        # All options by name, so before any other local name is bound.
+        super().__init__({name: value for name, value in locals().items() if name in OPTIONS})
         _check(services)
-        self._given = services
+        self._services = services
         self._loop = None if loop is None else _check_loop(loop)
-        self._options = Options(
-            pool_size=pool_size,
-            loop_factory=loop_factory,
-            debug=debug,
-            catch_signals=catch_signals,
-            shutdown_timeout=shutdown_timeout,
-            start_timeout=start_timeout,
-            start_retry=start_retry,
-            log_config=log_config,
-            log={
-                "level": log_level,
-                "log_format": log_format,
-                "buffered": log_buffering,
-                "buffer_size": log_buffer_size,
-                "date_format": log_date_format,
-                "flush_interval": log_flush_interval,
-                "handlers": log_handlers,
-                "buffer_limit": log_buffer_limit,
-            },
-        )
         # Imported here, to keep ``import svcrun`` fast.
         from svcrun.plugins import load_plugins
 
@@ -314,12 +296,12 @@ class Entrypoint(OptionAttributes):
         try:
             owns_loop = self._loop is None
             if self._loop is None:
-                self._loop = make_loop(self._options, self._undo)
+                self._loop = make_loop(self, self._undo)
             loop = self._loop
             if loop.is_running():
                 raise _wrong_loop(loop)
             runtime = self._set_up(loop, LoopBlock(loop), owns_loop=owns_loop)
-            error = drive(loop, runtime.enter(self.start_services(*self._given)), cancel=True)
+            error = drive(loop, runtime.enter(self.start_services(*self._services)), cancel=True)
             if error is not None:
                 try:
                     if not self._left:  # else in a child process that was forked off
@@ -373,7 +355,7 @@ class Entrypoint(OptionAttributes):
                 raise _wrong_loop(self._loop)
             self._loop = loop
             runtime = self._set_up(loop, TaskBlock(loop), owns_loop=False)
-            error = await runtime.enter_in_task(self.start_services(*self._given))
+            error = await runtime.enter_in_task(self.start_services(*self._services))
             if error is not None:
                 try:
                     if not self._left:  # else in a child process that was forked off
@@ -426,7 +408,7 @@ class Entrypoint(OptionAttributes):
         _by_loop.add(loop, self)
         self._undo.callback(self._reset_current, loop, current_entrypoint.set(self))
         self._runtime = Runtime(
-            self._options,
+            self,
             loop,
             block,
             owns_loop=owns_loop,
@@ -452,7 +434,7 @@ class Entrypoint(OptionAttributes):
     def _end(self) -> None:
         self._left = True
         self._undo.close()
-        self._given = ()  # free the services before the garbage collector frees this object
+        self._services = ()  # free the services before the garbage collector frees this object
 
     def _disown(self) -> None:
         """Leave this entrypoint in a forked child: it belongs to the parent."""

@@ -1,4 +1,4 @@
-"""Laws of the options of an entrypoint; tests/entrypoint/test_bad_input.py has what is refused."""
+"""Laws of the options of an entrypoint; tests/entrypoint/test_bad_input.py has the refused ones."""
 
 import asyncio
 import logging
@@ -7,44 +7,23 @@ from typing import Any
 
 import pytest
 
-from svcrun._runtime.options import Options
-from svcrun.log import LogFormat
-
-GIVEN: dict[str, Any] = {
-    "pool_size": None,
-    "loop_factory": None,
-    "debug": None,
-    "catch_signals": None,
-    "shutdown_timeout": None,
-    "start_timeout": None,
-    "start_retry": None,
-    "log_config": None,
-}
-LOG: dict[str, Any] = {
-    "level": None,
-    "log_format": None,
-    "buffered": None,
-    "buffer_size": None,
-    "date_format": None,
-    "flush_interval": None,
-    "handlers": (),
-    "buffer_limit": None,
-}
+from svcrun._runtime.options import Options, log_options, uses_uvloop
 
 
-def options(*, log: dict[str, Any] | None = None, **given: Any) -> Options:
-    return Options(**{**GIVEN, **given}, log={**LOG, **(log or {})})
+def options(**given: Any) -> Options:
+    return Options(given)
 
 
-def test_without_anything_the_defaults_hold() -> None:
+def test_an_option_without_argument_and_variable_has_its_default() -> None:
     found = options()
-    assert found.use_uvloop is True
+    assert uses_uvloop(found)
     assert found.debug is asyncio.coroutines._is_debug_mode()  # type: ignore[attr-defined]
     assert found.pool_size is None
-    assert found.signals is None
+    assert found.catch_signals == (signal.SIGINT, signal.SIGTERM)
     assert found.shutdown_timeout == 60
     assert found.start_timeout is None
-    assert found.log == {"buffered": True, "handlers": ()}
+    assert found.log_config
+    assert log_options(found) == {}
 
 
 def test_the_environment_comes_before_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,18 +41,17 @@ def test_the_environment_comes_before_the_defaults(monkeypatch: pytest.MonkeyPat
     }.items():
         monkeypatch.setenv(f"SVCRUN_{name}", value)
     found = options()
-    assert found.use_uvloop is False
+    assert not uses_uvloop(found)
     assert found.debug is True
     assert found.pool_size == 7
     assert found.shutdown_timeout == 1.5
-    assert found.log == {
-        "level": logging.WARNING,
-        "log_format": LogFormat.plain,
-        "date_format": "%H",
-        "buffered": False,
-        "buffer_size": 12,
-        "flush_interval": 0.0,
-        "handlers": (),
+    assert log_options(found) == {
+        "log_level": "Warning",
+        "log_format": "plain",
+        "log_date_format": "%H",
+        "log_buffering": False,
+        "log_buffer_size": 12,
+        "log_flush_interval": 0.0,
     }
 
 
@@ -84,6 +62,14 @@ def test_an_argument_comes_before_the_environment(monkeypatch: pytest.MonkeyPatc
     ):
         monkeypatch.setenv(f"SVCRUN_{name}", "wrong, but not read")
     handler = logging.NullHandler()
+    log = {
+        "log_level": "debug",
+        "log_format": "json",
+        "log_buffering": False,
+        "log_buffer_size": 5,
+        "log_flush_interval": 0.5,
+        "log_buffer_limit": 100,
+    }
     found = options(
         debug=True,
         pool_size=3,
@@ -91,43 +77,43 @@ def test_an_argument_comes_before_the_environment(monkeypatch: pytest.MonkeyPatc
         start_timeout=4,
         catch_signals=[signal.SIGUSR1, 12],
         log_config=True,
-        log={
-            "level": "debug",
-            "log_format": "json",
-            "buffered": False,
-            "buffer_size": 5,
-            "flush_interval": 0.5,
-            "handlers": iter([handler]),
-            "buffer_limit": 100,
-        },
+        log_handlers=iter([handler]),
+        **log,
     )
     assert found.debug is True
     assert found.pool_size == 3
     assert found.shutdown_timeout == 2.0
     assert found.start_timeout == 4.0
-    assert found.signals == (signal.SIGUSR1, signal.SIGUSR2)
-    assert found.log == {
-        "level": logging.DEBUG,
-        "log_format": LogFormat.json,
-        "buffered": False,
-        "buffer_size": 5,
-        "flush_interval": 0.5,
-        "handlers": (handler,),
-        "buffer_limit": 100,
-    }
+    assert found.catch_signals == (signal.SIGUSR1, signal.SIGUSR2)
+    assert log_options(found) == {**log, "log_handlers": (handler,)}
 
 
-def test_no_signals_is_something_else_than_the_default() -> None:
-    assert options(catch_signals=()).signals == ()
+def test_an_empty_list_of_signals_differs_from_the_default() -> None:
+    assert options(catch_signals=()).catch_signals == ()
 
 
 @pytest.mark.parametrize("given", [False, None])
-def test_logging_can_be_left_alone(given: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_the_log_are_not_checked_without_log_config(
+    given: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SVCRUN_LOG_CONFIG", "off")
     monkeypatch.setenv("SVCRUN_LOG_LEVEL", "wrong, but not needed")
-    assert options(log_config=given).log is None
+    found = options(log_config=given, log_format="wrong as well")
+    assert not found.log_config
+    with pytest.raises(ValueError, match=r"wrong as well|not needed"):
+        found.log_config = True
+    assert not found.log_config
 
 
 @pytest.mark.parametrize("level", [0, 15, "0", "NOTSET"])
 def test_a_level_may_be_a_number_or_a_name(level: object) -> None:
-    assert options(log={"level": level}).log["level"] in (0, 15)  # type: ignore[index]
+    assert log_options(options(log_level=level)) == {"log_level": level}
+
+
+def test_an_option_that_is_set_to_none_has_its_variable_or_default_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SVCRUN_POOL_SIZE", "3")
+    found: Any = options(pool_size=2, shutdown_timeout=5)
+    found.pool_size = found.shutdown_timeout = None
+    assert (found.pool_size, found.shutdown_timeout) == (3, 60)

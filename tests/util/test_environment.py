@@ -19,26 +19,29 @@ def test_a_variable_that_is_absent_or_empty_reads_as_none(
     assert found.text("TEST") is None
     assert found.number("TEST") is None
     assert found.whole_number("TEST") is None
-    assert found.switch("TEST", default=True) is True
-    assert found.switch("TEST", default=False) is False
+    assert found.switch("TEST") is None
 
 
-def test_blanks_around_a_value_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blanks_around_a_value_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert variable(monkeypatch, " text ").text("TEST") == "text"
     assert variable(monkeypatch, " 5 ").whole_number("TEST") == 5
 
 
 @pytest.mark.parametrize("value", ["1", "on", "ON", "True", "yes", "enable", "enabled"])
-def test_these_switch_on(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert variable(monkeypatch, value).switch("TEST", default=False) is True
+def test_a_switch_is_on_with_any_of_these_words(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert variable(monkeypatch, value).switch("TEST") is True
 
 
 @pytest.mark.parametrize("value", ["0", "off", "Off", "false", "NO", "disable", "disabled"])
-def test_these_switch_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert variable(monkeypatch, value).switch("TEST", default=True) is False
+def test_a_switch_is_off_with_any_of_these_words(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert variable(monkeypatch, value).switch("TEST") is False
 
 
-def test_numbers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_is_read_from_its_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert variable(monkeypatch, "1.5").number("TEST") == 1.5
     assert variable(monkeypatch, "15").number("TEST") == 15.0
     assert variable(monkeypatch, "-15").whole_number("TEST") == -15
@@ -47,13 +50,13 @@ def test_numbers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("read", "value", "accepted"),
     [
-        (lambda found: found.switch("TEST", default=True), "maybe", "0, off, no or false"),
+        (lambda found: found.switch("TEST"), "maybe", "0, off, no or false"),
         (lambda found: found.number("TEST"), "many", "number"),
         (lambda found: found.whole_number("TEST"), "1.5", "a whole number"),
     ],
     ids=["switch", "number", "whole number"],
 )
-def test_what_can_not_be_read_is_refused_by_name_with_what_is_accepted(
+def test_a_value_of_a_wrong_type_is_refused_with_the_accepted_values(
     read: object, value: str, accepted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert callable(read)
@@ -61,7 +64,7 @@ def test_what_can_not_be_read_is_refused_by_name_with_what_is_accepted(
         read(variable(monkeypatch, value))
 
 
-def test_the_variables_are_those_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_read_when_the_object_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     before = variable(monkeypatch, "before")
     monkeypatch.setenv("SVCRUN_TEST", "after")
     assert before.text("TEST") == "before"

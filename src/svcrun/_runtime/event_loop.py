@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 
+from svcrun._runtime.options import sets_debug, uses_uvloop
 from svcrun._util.eager import current_loop, wakeup_descriptor
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun.errors import ParameterError, ParameterTypeError
@@ -33,7 +34,7 @@ def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
     undo.callback(_close_loop, loop, current_loop())
     # Otherwise the debug mode is the factory's choice. uvloop reads only one of the interpreter's
     # two switches.
-    if options.sets_debug:
+    if sets_debug(options):
         loop.set_debug(options.debug)
     asyncio.set_event_loop(loop)
     return loop
@@ -47,7 +48,7 @@ def _close_loop(
 
 
 def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
-    if options.use_uvloop and _has_standard_streams() and _is_importable("uvloop"):
+    if uses_uvloop(options) and _has_standard_streams() and _is_importable("uvloop"):
         import uvloop
 
         return uvloop.new_event_loop()

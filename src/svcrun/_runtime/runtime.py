@@ -13,6 +13,7 @@ from svcrun._runtime.event_loop import collect
 from svcrun._runtime.exit_watchdog import EXIT_HUNG, ExitWatchdog
 from svcrun._runtime.hooks import Hooks
 from svcrun._runtime.loop_cleanup import Deadline, end_executor, end_tasks, end_threads
+from svcrun._runtime.options import log_options
 from svcrun._runtime.os_signals import OSSignals
 from svcrun._runtime.shutdown_report import ShutdownReport, is_at_terminal, place_of, running_work
 from svcrun._util.eager import start_eagerly
@@ -102,7 +103,7 @@ class Runtime:
         self._watchdog = ExitWatchdog(loop, self._flush_log)
         self._os_signals = OSSignals(
             loop,
-            options.signals_to_catch(),
+            options.catch_signals,
             self._watchdog,
             on_caught=self._on_caught,
             on_first=self._on_signal,
@@ -113,10 +114,10 @@ class Runtime:
 
     def set_up(self) -> None:
         """Put in place what services may rely on; :meth:`dispose` takes it away again."""
-        if self._options.log is not None:
+        if self._options.log_config:
             from svcrun.log import basic_config
 
-            self._log = basic_config(loop=self._loop, **self._options.log)
+            self._log = basic_config(loop=self._loop, **log_options(self._options))
         if self._owns_loop or self._options.pool_size is not None:
             self._pool = self._make_pool()
         if not self._loop.is_running():

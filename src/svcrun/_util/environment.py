@@ -6,10 +6,10 @@ import os
 
 from svcrun.errors import ParameterError
 
-__all__ = ("Environment",)
+__all__ = ("PREFIX", "Environment")
 
-_PREFIX = "SVCRUN_"
-_PREFIX_AS_BYTES = os.fsencode(_PREFIX)
+PREFIX = "SVCRUN_"
+_PREFIX_AS_BYTES = os.fsencode(PREFIX)
 _TRUE = frozenset({"1", "enable", "enabled", "on", "true", "yes"})
 _FALSE = frozenset({"0", "disable", "disabled", "off", "false", "no"})
 
@@ -17,37 +17,42 @@ _FALSE = frozenset({"0", "disable", "disabled", "off", "false", "no"})
 class Environment:
     """The variables as they are now, by their names without ``SVCRUN_``.
 
-    An empty variable counts as absent: it is what is left of one that somebody meant to unset.
+    An empty variable counts as absent, because ``NAME= program`` is a usual way to unset one. Each
+    method returns None for a variable that is absent.
     """
 
     def __init__(self) -> None:
-        # One pass: to look up one that is not set costs as much as going through some dozens.
-        # As bytes, since os.environ decodes each name in Python.
+        # One pass over all variables costs less than a look-up of each that may be set. The names
+        # are compared as bytes, because os.environ decodes each one in Python.
         found = [os.fsdecode(name) for name in os.environb if name.startswith(_PREFIX_AS_BYTES)]
         self._values = {name: value for name in found if (value := os.environ[name].strip())}
 
-    def text(self, name: str) -> str | None:
-        """Return a variable as it is, None if it is not set."""
-        return self._values.get(_PREFIX + name)
+    def __bool__(self) -> bool:
+        """Whether any variable is set."""
+        return bool(self._values)
 
-    def switch(self, name: str, *, default: bool) -> bool:
-        """Return a variable as something that is on or off.
+    def text(self, name: str) -> str | None:
+        """Return a variable as it is."""
+        return self._values.get(PREFIX + name)
+
+    def switch(self, name: str) -> bool | None:
+        """Return whether a variable is on or off.
 
         :raises ValueError: naming the variable, if it is neither.
         """
         text = self.text(name)
         if text is None:
-            return default
+            return None
         word = text.lower()
         if word in _TRUE:
             return True
         if word in _FALSE:
             return False
         accepted = "1, on, yes, true, 0, off, no or false"
-        raise ParameterError("environment", _PREFIX + name, text, accepted)
+        raise ParameterError("environment", PREFIX + name, text, accepted)
 
     def whole_number(self, name: str) -> int | None:
-        """Return a variable as a whole number, None if it is not set.
+        """Return a variable as a whole number.
 
         :raises ValueError: naming the variable, if it is none.
         """
@@ -55,10 +60,10 @@ class Environment:
         try:
             return None if text is None else int(text)
         except ValueError:
-            raise ParameterError("environment", _PREFIX + name, text, "a whole number") from None
+            raise ParameterError("environment", PREFIX + name, text, "a whole number") from None
 
     def number(self, name: str) -> float | None:
-        """Return a variable as a number, None if it is not set.
+        """Return a variable as a number.
 
         :raises ValueError: naming the variable, if it is none.
         """
@@ -66,4 +71,4 @@ class Environment:
         try:
             return None if text is None else float(text)
         except ValueError:
-            raise ParameterError("environment", _PREFIX + name, text, "a number") from None
+            raise ParameterError("environment", PREFIX + name, text, "a number") from None

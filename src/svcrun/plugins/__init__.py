@@ -72,7 +72,7 @@ def load_plugins() -> None:
     :raises ValueError: if the value of the variable is neither on nor off.
     """
     global _is_done, _is_loading  # noqa: PLW0603 - it is done once
-    if _is_done or Environment().switch("NO_PLUGINS", default=False):
+    if _is_done or Environment().switch("NO_PLUGINS"):
         return
     with _lock:
         if _has_begun():

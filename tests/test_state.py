@@ -46,16 +46,19 @@ def test_every_state_has_its_row_of_the_table() -> None:
 
 @pytest.mark.parametrize("old", ServiceState)
 @pytest.mark.parametrize("new", ServiceState)
-def test_a_unit_makes_legal_moves_and_refuses_others(old: ServiceState, new: ServiceState) -> None:
+async def test_the_supervisor_makes_legal_moves_and_refuses_others(
+    old: ServiceState, new: ServiceState
+) -> None:
     service = Nothing(name="it")
     record = ServiceRecord(service)
     record.internals.state = old
+    supervisor = Supervisor(asyncio.get_running_loop(), on_fatal=lambda _: None)
     if (old, new) in LEGAL:
-        record.move_to(new)
+        supervisor.move(record, new)
         assert service.state is new
     else:
         with pytest.raises(IllegalTransition, match=f"'it' .*{old.name} to {new.name}"):
-            record.move_to(new)
+            supervisor.move(record, new)
         assert service.state is old
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from svcrun._lifecycle.service_record import ServiceRecord
-from svcrun._lifecycle.shutdown import GRACE, Shutdown
+from svcrun._lifecycle.shutdown import GRACE_PERIOD, Shutdown
 from svcrun._lifecycle.supervisor import Supervisor
 from svcrun.service.base import dependencies
 from svcrun.state import TRANSITIONS, ServiceState
@@ -184,9 +184,11 @@ class Stage:
     def record(self, actor: Actor) -> ServiceRecord | None:
         return self.supervisor._records.get(id(actor))
 
-    def shut_down(self, actor: Actor) -> Shutdown | None:
+    def shutdown(self, actor: Actor) -> Shutdown | None:
         record = self.record(actor)
-        return None if record is None else record.shutdown
+        shutdown = None if record is None else record.shutdown
+        assert shutdown is None or isinstance(shutdown, Shutdown)
+        return shutdown
 
     def saw_move(self, actor: Actor) -> None:
         old, new = actor.before, actor.actual
@@ -214,7 +216,7 @@ class Stage:
     def saw_start(self, actor: Actor) -> None:
         if actor.actual is not STARTING:
             self.broke(f"start() of {actor} was called")
-        if self.closing is not None and self.supervisor._closing:
+        if self.closing is not None and self.supervisor._is_closing:
             self.broke(f"{actor} is started although all is being stopped")
         required: set[Actor] = set()
         for dependency in dependencies(actor):
@@ -267,13 +269,13 @@ class Stage:
         actor.start_cancelled |= task is actor.starting
         if actor.cancelled_from_outside or is_passed_on:
             return
-        shutdown = self.shut_down(actor)
+        shutdown = self.shutdown(actor)
         if shutdown is None:
             record = self.record(actor)
             if record is not None:
                 self.broke(f"{actor} was cancelled, although nothing stops it")
         elif task is actor.starting and actor.actual is not STARTING:
-            for record in shutdown._records:
+            for record in shutdown.records:
                 if record.stop_task is not None or record.needs_stop:
                     self.broke(
                         f"start() of {actor} was cancelled before {record.service!r} stopped"
@@ -281,8 +283,8 @@ class Stage:
 
     def abandons(self, actor: Actor) -> bool:
         """Whether what `actor` runs is not waited for any more."""
-        shutdown = self.shut_down(actor)
-        return shutdown is not None and shutdown._abandoning
+        shutdown = self.shutdown(actor)
+        return shutdown is not None and shutdown._is_abandoning
 
     # The laws that are looked after from outside.
 
@@ -308,7 +310,7 @@ class Stage:
             self._check_limits(actor)
         if self.closing is not None and not self.closing.done():
             late = self.loop.time() - self.close_began
-            if late > self.close_limit + 2 * GRACE + EPSILON:
+            if late > self.close_limit + 2 * GRACE_PERIOD + EPSILON:
                 self.broke(f"close() takes {late:g} s\n{waiting_tasks(self.loop)}")
         assert not self.broken, "\n".join(self.broken)
         assert not self.unhandled, self.unhandled
@@ -327,7 +329,7 @@ class Stage:
         sweeping = (
             None
             if self.stop_timeout is None
-            else max(self.stop_timeout, self.close_limit) + 2 * GRACE
+            else max(self.stop_timeout, self.close_limit) + 2 * GRACE_PERIOD
         )
         if actor.actual is STARTING:
             limit = self.start_timeout if actor.start_timeout is None else actor.start_timeout

@@ -166,19 +166,21 @@ class Visits:
 
 
 def traversal(
-    records: Sequence[ServiceRecord], visits: Visits, *, upwards: bool = True
+    records: Sequence[ServiceRecord], visits: Visits, *, dependencies_first: bool = True
 ) -> Traversal:
-    made = Traversal(records, visits, upwards=upwards)
-    made.go()
+    made = Traversal(records, visits, dependencies_first=dependencies_first)
+    made.advance()
     return made
 
 
-@pytest.mark.parametrize("upwards", [True, False])
-def test_a_chain_of_units_that_are_done_at_once_is_walked_in_one_go(upwards: bool) -> None:
+@pytest.mark.parametrize("dependencies_first", [True, False])
+def test_a_chain_of_units_that_are_done_at_once_is_walked_in_one_go(
+    dependencies_first: bool,
+) -> None:
     records = chain(5000)
     visits = Visits(everybody=True)
-    made = traversal(records, visits, upwards=upwards)
-    assert visits.names == names(records if upwards else reversed(records))
+    made = traversal(records, visits, dependencies_first=dependencies_first)
+    assert visits.names == names(records if dependencies_first else reversed(records))
     assert not made.pending
 
 
@@ -193,7 +195,7 @@ def test_a_unit_is_visited_when_all_before_it_are_done() -> None:
     assert "top" not in visits.names
     made.done(left)
     assert visits.names[-1] == "top"
-    assert list(made.busy) == [top]
+    assert list(made.in_progress) == [top]
     made.done(top)
     assert not made.pending
 
@@ -201,7 +203,7 @@ def test_a_unit_is_visited_when_all_before_it_are_done() -> None:
 def test_downwards_dependants_come_first() -> None:
     bottom, left, right, top = diamond()
     visits = Visits(top)
-    made = traversal((bottom, left, right, top), visits, upwards=False)
+    made = traversal((bottom, left, right, top), visits, dependencies_first=False)
     assert visits.names[0] == "top"
     assert set(visits.names[1:]) == {"left", "right"}
     made.done(left)
@@ -250,8 +252,8 @@ def test_a_stop_during_the_walk_leaves_out_what_is_ready_only_if_that_is_wanted(
             made.stop(at_once=at_once)
         return False
 
-    made = Traversal(records, visit, upwards=True)
-    made.go()
+    made = Traversal(records, visit, dependencies_first=True)
+    made.advance()
     assert visited == (["first"] if at_once else ["first", "second", "third"])
 
 
@@ -290,13 +292,13 @@ def test_a_unit_waits_for_those_before_it_in_another_walk_of_the_same_direction(
     walk_below, walk_above = traversal([below], first), traversal([above], second)
     assert second.names == []
     walk_below.done(below)
-    walk_above.go()
+    walk_above.advance()
     assert second.names == ["1"]
 
 
 def test_a_walk_in_the_other_direction_holds_nobody_back() -> None:
     below, above = chain(2)
-    traversal([below], Visits(), upwards=False)
+    traversal([below], Visits(), dependencies_first=False)
     visits = Visits()
     traversal([above], visits)
     assert visits.names == ["1"]
@@ -307,7 +309,7 @@ def test_a_walk_that_is_stopped_holds_nobody_back_any_more() -> None:
     visits = Visits()
     walk_below, walk_above = traversal([below], Visits()), traversal([above], visits)
     walk_below.stop()
-    walk_above.go()
+    walk_above.advance()
     assert visits.names == ["1"]
     visits = Visits()
     traversal([above], visits)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from svcrun._lifecycle.shutdown import GRACE
+from svcrun._lifecycle.shutdown import GRACE_PERIOD
 from svcrun._lifecycle.supervisor import Supervisor
 from svcrun.errors import StopTimeout
 from svcrun.state import ServiceState
@@ -64,7 +64,7 @@ async def test_a_stop_past_its_own_limit_is_cancelled_and_named_and_nobody_else_
     assert (late.state, slow.state) == (FAILED, STOPPED)
     assert not sup.hung
     (record,) = caplog.records
-    assert record.getMessage() == "<Plain name='late' STOPPING> hangs and is cancelled"
+    assert record.getMessage() == "<Plain name='late' STOPPING> did not stop in time; cancelling it"
 
 
 async def test_a_stop_that_goes_on_after_its_limit_is_left_alone_a_moment_later() -> None:
@@ -74,7 +74,7 @@ async def test_a_stop_that_goes_on_after_its_limit_is_left_alone_a_moment_later(
     with pytest.raises(StopTimeout):
         await sup.stop([late], None)
     assert log[2:] == ["2 late is cancelled", "3 late is cancelled"]
-    assert now() == 2 + GRACE + 9  # by its start(), which nothing limits here
+    assert now() == 2 + GRACE_PERIOD + 9  # by its start(), which nothing limits here
     assert sup.hung
     assert late.state is FAILED
     await asyncio.sleep(20)
@@ -109,12 +109,12 @@ async def test_what_ignores_its_cancellation_is_left_alone_and_others_get_their_
     await asyncio.sleep(0.5)
     act(sup)
     await closing
-    assert now() == 0.5 + 2 * GRACE
+    assert now() == 0.5 + 2 * GRACE_PERIOD
     assert sup.hung
     assert "'stuck' STOPPING> ignored cancellation" in caplog.text
     assert "'good' STOPPING> does not end" not in caplog.text
     assert stuck.state is FAILED
-    assert f"{0.5 + GRACE:g} good is cancelled" in log
+    assert f"{0.5 + GRACE_PERIOD:g} good is cancelled" in log
     await asyncio.sleep(100)
 
 
@@ -147,9 +147,9 @@ async def test_what_is_stopped_after_the_hurry_began_is_cut_short_as_well() -> N
 
 
 async def test_the_time_limit_is_no_matter_any_more_for_what_was_cut_short() -> None:
-    service = Plain(log=[], name="it", stops_in=9, stubborn=GRACE / 4)
+    service = Plain(log=[], name="it", stops_in=9, stubborn=GRACE_PERIOD / 4)
     sup = await started(service)
-    closing = asyncio.create_task(sup.close(None, 2 + GRACE / 8))
+    closing = asyncio.create_task(sup.close(None, 2 + GRACE_PERIOD / 8))
     await asyncio.sleep(2)
     sup.force()
     await closing
@@ -274,12 +274,12 @@ async def test_what_a_reporter_needs_is_stopped_after_it() -> None:
 
 async def test_a_reporter_works_on_until_others_are_given_up_and_is_cut_short_then() -> None:
     log: Log = []
-    reporter = Reporter(log=log, name="reporter", stops_in=GRACE / 2)
+    reporter = Reporter(log=log, name="reporter", stops_in=GRACE_PERIOD / 2)
     hung = Plain(log=log, name="hung", stops_in=math.inf, stubborn=10)
     sup = await started(reporter, hung)
     log.clear()
     await sup.close(None, 5)
-    moment = f"{5 + 2 * GRACE:g}"  # first its stop(), then its start() is given up
+    moment = f"{5 + 2 * GRACE_PERIOD:g}"  # first its stop(), then its start() is given up
     assert [line for line in log if " reporter " in line][:2] == [
         f"{moment} reporter stops",
         f"{moment} reporter is cancelled",

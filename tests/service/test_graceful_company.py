@@ -115,7 +115,7 @@ def test_a_task_without_end_is_bounded_and_named(
     assert [report.partition(waiting)[0] for report in reports] == [
         f"shutdown still in progress after {seconds} s, " for seconds in (1, 2, 4)
     ]
-    assert "<Plain name='shop' STOPPING> hangs and is cancelled" in late
+    assert "<Plain name='shop' STOPPING> did not stop in time; cancelling it" in late
     assert "<Plain name='shop' STOPPING>: 1 task is still running when the stop was cut" in cut
     assert ("sleep" if kind == "hangs" else "ignore_cancellation") + " is waiting at" in cut
 

@@ -9,21 +9,52 @@ from svcrun._util.current_service import on_behalf_of
 from svcrun._util.hints import TYPE_CHECKING
 from svcrun._util.raising import one_line
 from svcrun.errors import show
+from svcrun.restart import Restart
+from svcrun.service._internals import part_of
 
 if TYPE_CHECKING:
-    from svcrun.restart import Restart
     from svcrun.service.base import Service
 
 log = logging.getLogger("svcrun.lifecycle")
 
-__all__ = ("Backoff",)
+__all__ = ("Backoff", "backoff_of", "report_crash", "retry_policy")
+
+
+def backoff_of(service: Service) -> Backoff:
+    """Return the back-off of `service` after crashes, which all its restarts share."""
+    return part_of(service, _new_backoff)
+
+
+def _new_backoff(_: Service) -> Backoff:
+    return Backoff()
+
+
+def retry_policy(service: Service, default: Restart | None) -> Restart | None:
+    """Return the policy for retries of a failed first start of `service`."""
+    try:
+        policy: object = service.start_retry
+    except Exception:  # noqa: BLE001 - a property of a subclass may raise anything
+        return None
+    if policy is None:
+        return default
+    # A subclass may use the name for something else; it is not retried then.
+    return policy if isinstance(policy, Restart) else None
+
+
+def report_crash(service: Service, error: BaseException, *, is_new: bool = True) -> None:
+    """Log that `service` crashed, with a traceback if the error is new."""
+    with on_behalf_of(service):
+        if is_new:
+            log.error("%s crashed", show(service), exc_info=error)
+        else:
+            log.error("%s crashed again: %s", show(service), one_line(error))
 
 
 class Backoff:
     """Count the failures of a service under a policy, and log them.
 
-    The traceback of an error is logged once. An error of the same type, raised at the same line, is
-    logged in one line, as long as the previous failure is within the window of the policy.
+    An error of a known type and line is logged without its traceback, as long as the previous
+    failure is within the window of the policy.
     """
 
     __slots__ = ("_known", "_times")
@@ -40,7 +71,7 @@ class Backoff:
         return delay
 
     def is_new(self, service: Service, error: BaseException) -> bool:
-        """Return whether `error` is new for `service`, and record it."""
+        """Return whether no error of this type and line is known of `service`, and record it."""
         traceback = error.__traceback__
         while traceback is not None and traceback.tb_next is not None:
             traceback = traceback.tb_next

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Collection, Iterable
 
-    from svcrun._lifecycle.service_record import ServiceRecord
+    from svcrun._lifecycle.service_record import ServiceRecord, TraversalInProgress
 
 __all__ = ("Traversal", "link", "unlink", "with_dependants")
 
 
 def link(records: Iterable[ServiceRecord], running: Collection[ServiceRecord]) -> None:
-    """Connect `records` with those that they depend on, among themselves and `running`.
+    """Connect each record with the records of its dependencies, among `records` and `running`.
 
-    :raises UnknownDependency: if one depends on a service that is in neither.
-    :raises DependencyCycle: if there is no order in which all could start.
+    :raises UnknownDependency: if a dependency is in neither of them.
+    :raises DependencyCycle: if there is no order in which all services could start.
     """
     dependent = [
         record for record in records if record.service.depends_on is not Service.depends_on
@@ -38,18 +38,18 @@ def link(records: Iterable[ServiceRecord], running: Collection[ServiceRecord]) -
             if isinstance(dependency, type):
                 if dependency not in by_class:
                     by_class[dependency] = [
-                        u for u in known.values() if isinstance(u.service, dependency)
+                        other for other in known.values() if isinstance(other.service, dependency)
                     ]
-                matches = [u for u in by_class[dependency] if u is not record]
+                matches = [other for other in by_class[dependency] if other is not record]
             else:
                 match = known.get(id(dependency))
                 matches = [] if match is None else [match]
             if not matches:
                 raise UnknownDependency(record.service, dependency)
-            found.update((id(u), u) for u in matches)
+            found.update((id(other), other) for other in matches)
         record.requires = list(found.values())
 
-    _refuse_cycles(dependent)
+    _check_for_cycles(dependent)
     for record in dependent:
         for required in record.requires:
             if required.dependants is NO_DEPENDANTS:
@@ -57,37 +57,28 @@ def link(records: Iterable[ServiceRecord], running: Collection[ServiceRecord]) -
             required.dependants[record] = None
 
 
-def _refuse_cycles(records: Iterable[ServiceRecord]) -> None:
-    settled: set[ServiceRecord] = set()
-    for first in records:
-        # Depth first, without recursion: a chain may be longer than the interpreter's stack.
-        path: dict[ServiceRecord, None] = {}
-        steps = [(first, iter(first.requires))]
-        path[first] = None
-        while steps:
-            record, rest = steps[-1]
-            required = next((u for u in rest if u not in settled), None)
-            if required is None:
-                steps.pop()
-                path.pop(record)
-                settled.add(record)
-            elif required in path:
-                circle = list(path)[list(path).index(required) :]
-                raise DependencyCycle([u.service for u in (*circle, required)])
-            else:
-                path[required] = None
-                steps.append((required, iter(required.requires)))
+def _check_for_cycles(records: Iterable[ServiceRecord]) -> None:
+    from graphlib import CycleError, TopologicalSorter  # most programs have no dependencies
+
+    try:
+        TopologicalSorter({record: record.requires for record in records}).prepare()
+    except CycleError as error:
+        # Each record of the cycle is a dependency of the next one.
+        cycle = [record.service for record in reversed(error.args[1])]
+    else:
+        return
+    raise DependencyCycle(cycle)
 
 
 def unlink(record: ServiceRecord) -> None:
-    """Take `record` out of the lists of those it depends on."""
+    """Remove `record` from the dependants of its dependencies."""
     for required in record.requires:
         required.dependants.pop(record, None)
     record.requires = ()
 
 
 def with_dependants(records: Iterable[ServiceRecord]) -> list[ServiceRecord]:
-    """List `records` and all that depend on them, directly or not."""
+    """Return `records` and all records that depend on them, directly or not."""
     found = dict.fromkeys(records)
     queue = deque(found)
     while queue:
@@ -99,28 +90,30 @@ def with_dependants(records: Iterable[ServiceRecord]) -> list[ServiceRecord]:
 
 
 class Traversal:
-    """Visit records, each when those before it are done, as many at a time as that allows.
+    """Visit records in the order of the graph, as many at a time as that order allows.
 
-    :param records: what to visit.
+    A record is visited when all records before it are done. Records before it count only while
+    they are part of this traversal, or of another one in the same direction.
+
+    :param records: the records to visit.
     :param visit: called with a record; returns whether the record is done already. If not, the
-        visitor calls :meth:`done` later.
-    :param upwards: whether those that a record depends on come before it (as in starting); else its
-        dependants do.
+        owner calls :meth:`done` later.
+    :param dependencies_first: whether the dependencies of a record come before it, as in a start;
+        otherwise its dependants do, as in a stop.
 
-    Units before it also count while another traversal in the same direction visits them.
-
-    The loop is flat, so a chain of thousands of records that are done at once needs no deep stack.
+    Invariant: each record in :attr:`pending` is either ready, or blocked by at least one record, or
+    in progress. A record leaves :attr:`pending` once.
     """
 
     __slots__ = (
         "_blocked",
+        "_dependencies_first",
         "_is_advancing",
         "_ready",
-        "_stopped",
-        "_upwards",
         "_visit",
-        "_waiting",
-        "busy",
+        "_waiter",
+        "in_progress",
+        "is_stopped",
         "pending",
     )
 
@@ -129,33 +122,39 @@ class Traversal:
         records: Collection[ServiceRecord],
         visit: Callable[[ServiceRecord], bool],
         *,
-        upwards: bool,
+        dependencies_first: bool,
     ) -> None:
         self._visit = visit
-        self._upwards = upwards
-        self._stopped = False
+        self._dependencies_first = dependencies_first
         self._is_advancing = False
-        self._waiting: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.is_stopped = False
+        """Whether :meth:`stop` was called, so that no further record becomes ready."""
         self.pending: set[ServiceRecord] = set(records)
         """The records that are not done."""
-        self.busy: dict[ServiceRecord, None] = {}
-        """The records that were visited and are not done."""
+        self.in_progress: dict[ServiceRecord, None] = {}
+        """The records that were visited and are not done, in the order of the visits."""
         self._blocked: dict[ServiceRecord, set[ServiceRecord]] = {}
         self._ready: deque[ServiceRecord] = deque()
         for record in records:
-            before = record.requires if upwards else record.dependants
-            blocking = {other for other in before if self._is_visited(other)} if before else None
-            if blocking:
-                self._blocked[record] = blocking
+            before = record.requires if dependencies_first else record.dependants
+            # Most services have no dependencies: a set for each would cost more than its start.
+            blockers = {other for other in before if self._is_unfinished(other)} if before else None
+            if blockers:
+                self._blocked[record] = blockers
             else:
                 self._ready.append(record)
-            if upwards:
+            if dependencies_first:
                 record.start_traversal = self
             else:
                 record.stop_traversal = self
 
-    def go(self) -> None:
-        """Visit what can be visited now."""
+    def advance(self) -> None:
+        """Visit all records that are ready.
+
+        A visit may call :meth:`done` and so this method again, which then returns at once. So a
+        chain of thousands of services needs no deep stack.
+        """
         if self._is_advancing:
             return
         self._is_advancing = True
@@ -164,92 +163,92 @@ class Traversal:
             while ready:
                 record = ready.popleft()
                 if self._visit(record):
-                    self._settle(record)
+                    self._mark_done(record)
                 else:
-                    self.busy[record] = None
+                    self.in_progress[record] = None
         finally:
             self._is_advancing = False
-        if self._waiting is not None and (self._stopped or not self.pending):
+        if self._waiter is not None and (self.is_stopped or not self.pending):
             self.wake()
 
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the traversal was stopped, so that no further record becomes ready."""
-        return self._stopped
-
     def done(self, record: ServiceRecord) -> None:
-        """Say that `record`, visited before, is done now."""
+        """Record that `record` is done, and visit the records that this makes ready.
+
+        Later calls for the same record have no effect.
+        """
         if record in self.pending:
-            self.busy.pop(record, None)
-            self._settle(record)
-            self.go()
+            self.in_progress.pop(record, None)
+            self._mark_done(record)
+            self.advance()
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Let nothing more become ready, and end :meth:`wait`.
+        """Let no further record become ready, and end :meth:`wait`.
 
-        :param at_once: whether to leave out what is ready already. Else that is still visited, if
-            we are about to: it is without order to the record that is the reason for stopping.
+        :param at_once: whether to skip the records that are ready. Otherwise a call during
+            :meth:`advance` still visits them: in the order of the graph, they are independent of
+            the record that is the reason for the call.
         """
-        if not self._stopped:
-            self._stopped = True
+        if not self.is_stopped:
+            self.is_stopped = True
             for record in self.pending:
-                self._release_those_after(record)
+                self._release_next(record)
         if at_once or not self._is_advancing:
             self._ready.clear()
-        self.go()
+        self.advance()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Visit no further record, and break the reference cycle with the owner."""
         self._ready.clear()
         self._visit = bool
 
     async def wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait until all records are done, or the traversal was stopped."""
-        while self.pending and not self._stopped:
-            self._waiting = loop.create_future()
-            await self._waiting
-            self.go()
+        """Wait until all records are done, or :meth:`stop` is called."""
+        while self.pending and not self.is_stopped:
+            self._waiter = loop.create_future()
+            await self._waiter
+            self.advance()
 
     def wake(self) -> None:
-        """Have whoever is in :meth:`wait` look again."""
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        """Let :meth:`wait` continue the traversal."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def blockers(self, record: ServiceRecord) -> Collection[ServiceRecord]:
-        """Return the records that `record` has to wait for."""
+        """Return the records that `record` waits for."""
         return self._blocked.get(record, ())
 
-    def not_done(self) -> Collection[ServiceRecord]:
-        """Return the records that still hold back others."""
-        return () if self._stopped else self.pending
+    def unfinished(self) -> Collection[ServiceRecord]:
+        """Return the records that block others."""
+        return () if self.is_stopped else self.pending
 
     def release(self, record: ServiceRecord, before: ServiceRecord) -> None:
         """Record that `record` need not wait for `before`, which is done or abandoned."""
-        blocking = self._blocked.get(record)
-        if blocking is not None:
-            blocking.discard(before)
-            if not blocking:
+        blockers = self._blocked.get(record)
+        if blockers is not None:
+            blockers.discard(before)
+            if not blockers:
                 del self._blocked[record]
                 self._ready.append(record)
 
-    def _is_visited(self, record: ServiceRecord) -> bool:
-        """Whether `record` is to be done yet, here or in another traversal in this direction."""
-        traversal: Traversal | None = (
-            record.start_traversal if self._upwards else record.stop_traversal
-        )
-        return record in self.pending or (traversal is not None and record in traversal.not_done())
+    def _is_unfinished(self, record: ServiceRecord) -> bool:
+        """Return whether `record` is not done, here or in another traversal in this direction."""
+        if record in self.pending:
+            return True
+        other = self._traversal_of(record)
+        return other is not None and record in other.unfinished()
 
-    def _settle(self, record: ServiceRecord) -> None:
+    def _traversal_of(self, record: ServiceRecord) -> TraversalInProgress | None:
+        return record.start_traversal if self._dependencies_first else record.stop_traversal
+
+    def _mark_done(self, record: ServiceRecord) -> None:
         self.pending.discard(record)
-        if (record.dependants or record.requires) and not self._stopped:
-            self._release_those_after(record)
+        if (record.dependants or record.requires) and not self.is_stopped:
+            self._release_next(record)
 
-    def _release_those_after(self, record: ServiceRecord) -> None:
-        for after in record.dependants if self._upwards else record.requires:
-            traversal: Traversal | None = (
-                after.start_traversal if self._upwards else after.stop_traversal
-            )
+    def _release_next(self, record: ServiceRecord) -> None:
+        for after in record.dependants if self._dependencies_first else record.requires:
+            traversal = self._traversal_of(after)
             if traversal is not None:
                 traversal.release(after, record)
                 if traversal is not self:
-                    traversal.wake()  # its wait() continues it, in the context of its own caller
+                    traversal.wake()

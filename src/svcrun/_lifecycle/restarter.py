@@ -1,4 +1,4 @@
-"""Bring a crashed service back, together with those that depend on it."""
+"""Restart a crashed service, together with the services that depend on it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections import deque
 
-from svcrun._lifecycle.backoff import Backoff
+from svcrun._lifecycle.backoff import backoff_of, report_crash
 from svcrun._lifecycle.dependency_graph import with_dependants
 from svcrun._util.current_service import on_behalf_of
 from svcrun._util.eager import start_eagerly
-from svcrun._util.hints import TYPE_CHECKING
+from svcrun._util.hints import TYPE_CHECKING, Protocol
 from svcrun._util.raising import one_line
 from svcrun.errors import ShuttingDown, show
 from svcrun.service.base import Service, dependencies
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from svcrun._lifecycle.service_record import ServiceRecord
-    from svcrun._lifecycle.supervisor import Supervisor
     from svcrun.restart import Restart
 
 log = logging.getLogger("svcrun.lifecycle")
@@ -27,59 +26,77 @@ log = logging.getLogger("svcrun.lifecycle")
 __all__ = ("Restarter",)
 
 
+class RestartOwner(Protocol):
+    """The methods of a supervisor that a :class:`Restarter` calls."""
+
+    restarters: set[Restarter]
+
+    async def stop_records(
+        self, records: Iterable[ServiceRecord], exception: BaseException | None
+    ) -> None:
+        """Stop the services of `records` and their dependants."""
+
+    async def start_at_rest(
+        self, services: Iterable[Service], restarter: Restarter | None = None
+    ) -> None:
+        """Start those of `services` that do not run."""
+
+    def restart_failed(self, restarter: Restarter, error: BaseException) -> None:
+        """Shut down because of `error`."""
+
+
 class Restarter:
-    """Bring a crashed service back.
+    """Restart a crashed service as its :class:`svcrun.Restart` policy says.
 
-    Stop it and those that depend on it, wait, and start them again, until that succeeds.
+    The crashed service and its dependants are stopped. After the delay of the policy they are
+    started together, and again after each failure, until that succeeds or the policy gives up.
 
-    :param supervisor: does the stopping and the starting.
-    :param record: what crashed.
-    :param policy: says how long to wait, and when to give up.
+    :param owner: the supervisor, which lists this restarter in ``restarters`` while it works.
+    :param record: the record of the crashed service.
     """
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        owner: RestartOwner,
         record: ServiceRecord,
         policy: Restart,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._supervisor = supervisor
+        self._owner = owner
         self._crashed = record.service
         self._policy = policy
-        self._backoff = record.internals.backoff = record.internals.backoff or Backoff()
+        self._backoff = backoff_of(record.service)
         self._failures: list[tuple[Service, BaseException]] = []
         self._loop = loop
-        self._services = [u.service for u in with_dependants([record]) if u.is_up]
+        self._services = [other.service for other in with_dependants([record]) if other.is_up]
         self.task: asyncio.Task[None] | None = None
 
     def begin(self, record: ServiceRecord, error: BaseException) -> None:
-        """Recover in a task of our own."""
+        """Log the crash, and restart in a new task unless the policy gives up."""
         delay = self._next_delay()
-        self._supervisor.report_crash(
-            record.service, error, is_new=self._backoff.is_new(record.service, error)
-        )
+        is_new = self._backoff.is_new(record.service, error)
+        report_crash(record.service, error, is_new=is_new)
         if delay is None:
             self._give_up(error)
         else:
-            self.task = start_eagerly(
-                self._run(record, error, delay),
-                self._loop,
-                name=f"restart of {show(record.service)}",
-            )
+            name = f"restart of {show(record.service)}"
+            self.task = start_eagerly(self._run(record, error, delay), self._loop, name=name)
 
-    def leave_out(self, services: Iterable[Service]) -> None:
-        """Forget `services`, which are somebody else's now, and what can't run without them."""
-        lost = _needing(self._services, services)
+    def exclude(self, services: Iterable[Service]) -> None:
+        """Do not restart `services`, nor the services that need them.
+
+        The caller has stopped them for good, or restarts them itself.
+        """
+        lost = _with_dependants(self._services, services)
         if lost:
             self._services = [s for s in self._services if id(s) not in lost]
 
     def start_failed(self, service: Service, error: BaseException) -> None:
-        """Record the `error` of a ``start()``, which is logged together with the next delay."""
+        """Record that ``start()`` of `service` raised `error`, to log it with the next delay."""
         self._failures.append((service, error))
 
     async def _run(self, record: ServiceRecord, error: BaseException, delay: float | None) -> None:
-        await self._supervisor.stop_records([record], error)
+        await self._owner.stop_records([record], error)
         with on_behalf_of(self._crashed):
             log.warning("%s: restarting in %.1f s", show(self._crashed), delay)
         while delay is not None:
@@ -89,15 +106,15 @@ class Restarter:
             except asyncio.CancelledError:
                 raise
             except BaseException as failure:  # noqa: BLE001 - counted, and raised at the limit
-                # A cancelled restart may raise another exception than CancelledError.
-                called_off = self not in self._supervisor.restarters
-                delay = None if called_off else self._next_delay()
+                # Race: a restart that the shutdown cancels may raise another exception.
+                is_cancelled = self not in self._owner.restarters
+                delay = None if is_cancelled else self._next_delay()
                 self._report(failure, delay)
-                if called_off:
+                if is_cancelled:
                     return
                 error = failure
             else:
-                self._supervisor.recovered(self)
+                self._owner.restarters.discard(self)
                 return
         try:
             self._give_up(error)
@@ -106,7 +123,7 @@ class Restarter:
 
     def _give_up(self, error: BaseException) -> None:
         self._backoff.report_end(self._crashed, self._policy)
-        self._supervisor.fatal(self, error)
+        self._owner.restart_failed(self, error)
 
     def _report(self, error: BaseException, delay: float | None) -> None:
         failures, self._failures = self._failures, []
@@ -119,25 +136,32 @@ class Restarter:
     async def _start(self) -> None:
         self._hand_over()
         started: list[Service] = []
-        while started is not self._services:  # others may have handed over theirs meanwhile
+        # Race: another restarter may hand over its services during the start.
+        while started is not self._services:
             started = self._services
-            await self._supervisor.start_at_rest(started, self)
+            await self._owner.start_at_rest(started, self)
 
     def _next_delay(self) -> float | None:
         return self._backoff.next_delay(self._policy, self._loop.time())
 
     def _hand_over(self) -> None:
-        """Leave what depends on a service that is still down to who brings that one back."""
-        for other in self._supervisor.restarters - {self}:
-            theirs = _needing(self._services, other._services)
+        """Leave a service to the other restarter, if the latter restarts one of its dependencies.
+
+        A service can depend on two crashed services. It must not start before both run again.
+        """
+        for other in self._owner.restarters - {self}:
+            theirs = _with_dependants(self._services, other._services)
             if theirs:
                 self._services = [s for s in self._services if id(s) not in theirs]
                 theirs.update((id(s), s) for s in other._services)
                 other._services = list(theirs.values())
 
 
-def _needing(services: Iterable[Service], needed: Iterable[Service]) -> dict[int, Service]:
-    """Those of `services` that are in `needed` or depend on one of these, directly or not."""
+def _with_dependants(services: Iterable[Service], needed: Iterable[Service]) -> dict[int, Service]:
+    """Return, by id, the `services` that are in `needed` or depend on one of these.
+
+    The records of stopped services are gone, so this reads ``depends_on``.
+    """
     found: dict[int, Service] = {}
     queue = deque(needed)
     while queue:

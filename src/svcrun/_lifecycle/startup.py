@@ -7,24 +7,25 @@ import contextvars
 import logging
 from functools import partial
 
-from svcrun._lifecycle.backoff import Backoff
+from svcrun._lifecycle.backoff import Backoff, retry_policy
 from svcrun._lifecycle.dependency_graph import Traversal
-from svcrun._lifecycle.service_record import transitions_are_logged
+from svcrun._lifecycle.listen_check import check_listening
+from svcrun._lifecycle.service_record import start_outcome
 from svcrun._util.current_service import on_behalf_of
 from svcrun._util.eager import is_forked_copy
-from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun._util.hints import TYPE_CHECKING, Any, Protocol
 from svcrun._util.per_loop import running_loop
 from svcrun._util.progress import Progress
 from svcrun._util.tasks import format_stack
-from svcrun.errors import DependencyDown, StartCancelled, StartTimeout, show
-from svcrun.restart import Restart
+from svcrun.errors import DependencyDown, StartTimeout, show
 from svcrun.service.base import Service, base_stop
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
-    from svcrun._lifecycle.restarter import Restarter
+    from collections.abc import Callable
+
     from svcrun._lifecycle.service_record import ServiceRecord
-    from svcrun._lifecycle.supervisor import Supervisor
+    from svcrun.restart import Restart
     from svcrun.service._internals import StartEvent
 
 log = logging.getLogger("svcrun.lifecycle")
@@ -34,39 +35,60 @@ __all__ = ("Startup",)
 STARTING, RUNNING = ServiceState.STARTING, ServiceState.RUNNING
 STOPPED, FAILED = ServiceState.STOPPED, ServiceState.FAILED
 
-START_PATIENCE = 10.0
+FIRST_REPORT = 10.0
 """Seconds after which a start-up in progress is reported for the first time."""
 
 # A look-up in a class with a metaclass takes long, and there are two for each service.
 _SET_LOOP = Service.set_loop
 
-LISTEN_PATIENCE = 1.0
-"""Seconds within which a server has to listen after ``start_event``, if ``start()`` runs on."""
+
+class StartupOwner(Protocol):
+    """The methods of a supervisor that a :class:`Startup` calls."""
+
+    def move(self, record: ServiceRecord, state: ServiceState) -> None:
+        """Move the service of `record` to `state`."""
+
+    def crashed(self, record: ServiceRecord, error: BaseException) -> None:
+        """React to a ``start()`` that raised `error` after the service was ready."""
+
+    def retry(self, record: ServiceRecord, error: BaseException) -> None:
+        """Stop the service of `record`, but not its dependants, before another attempt."""
+
+    def discard(self, record: ServiceRecord) -> None:
+        """Forget the service of `record` if it is at rest, otherwise stop it."""
 
 
 class Startup:
-    """Start `records` together.
+    """One start-up: a set of services that start together.
 
-    After the first failure no further ``start()`` is called, and the supervisor rolls the records
-    back. :attr:`errors` holds the exceptions.
+    1. Each ``start()`` is called when all dependencies of the service are ready. A service is ready
+       when its ``start()`` returns, or sets ``start_event`` and runs on.
+    2. A ``start()`` that raises, or exceeds its time limit, is retried if there is a policy for it.
+       The service is stopped before each further attempt; its dependants go on waiting.
+    3. Without a further attempt the start-up fails: it calls no further ``start()`` and returns
+       with the exceptions in :attr:`errors`. The supervisor then stops all services of the
+       start-up, dependants first.
 
-    Race: a service may be stopped while it starts. That sets ``record.shutdown``, which then
-    receives the end of the start and prevents a retry.
+    Race: a service may be stopped while it starts. Its ``record.shutdown`` is set then; that
+    shutdown receives the end of the ``start()``, and there is no retry.
 
-    :param supervisor: stops a record that fails after the end of the start-up.
-    :param timeout: seconds that a start may take, for services without a limit of their own.
+    :param owner: the supervisor.
+    :param records: the services to start.
+    :param timeout: seconds that a ``start()`` may take, for services without a limit of their own.
     :param retry: the policy for retries of a failed start, for services without one of their own.
-    :param restarter: the restart in progress, which has a policy of its own; None at a first start.
+    :param report_failure: called with each service and error of a restart, whose policy replaces
+        that for retries; None for a first start.
     """
 
     __slots__ = (
         "_context",
         "_is_over",
         "_loop",
-        "_recovery",
+        "_owner",
+        "_report_failure",
         "_retries",
         "_retry",
-        "_supervisor",
+        "_tasks",
         "_timeout",
         "errors",
         "records",
@@ -75,38 +97,39 @@ class Startup:
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        owner: StartupOwner,
         records: list[ServiceRecord],
         loop: asyncio.AbstractEventLoop,
         *,
         timeout: float | None,
         retry: Restart | None,
-        restarter: Restarter | None,
+        report_failure: Callable[[Service, BaseException], None] | None,
     ) -> None:
-        self._supervisor = supervisor
+        self._owner = owner
         self._loop = loop
         self._timeout = timeout
         self._retry = retry
-        self._recovery = restarter
+        self._report_failure = report_failure
         self._retries: dict[ServiceRecord, tuple[float, BaseException]] = {}
+        # The records of the start() that run. With this, a callback of a task is a bound method,
+        # which is one object for the garbage collector to visit; a partial() of it makes three.
+        self._tasks: dict[asyncio.Task[Any], ServiceRecord] = {}
         self._is_over = False
         self.records = records
-        self.traversal = Traversal(records, self._launch, upwards=True)
+        self.traversal = Traversal(records, self._launch, dependencies_first=True)
         self.errors: list[BaseException] = []
-        # Every start() runs in the context of the caller, not in that of a dependency's task.
+        # Each start() runs in the context of the caller, not in that of a dependency's task.
         self._context = contextvars.copy_context()
-        are_logged = transitions_are_logged()
         for record in records:
             record.startup = self
-            record.logs_transitions = are_logged
 
     async def run(self) -> None:
-        """Return when all records have started, or one has failed, or the caller is cancelled."""
+        """Return when all services are ready, or one has failed, or the caller is cancelled."""
         progress: Progress | None = None
         try:
-            self.traversal.go()
+            self.traversal.advance()
             if self.traversal.pending and not self.traversal.is_stopped:
-                progress = Progress(self._loop, START_PATIENCE, self._report)
+                progress = Progress(self._loop, FIRST_REPORT, self._report)
             await self.traversal.wait(self._loop)
         except asyncio.CancelledError as error:
             self.fail(error, at_once=True)
@@ -118,32 +141,28 @@ class Startup:
                 if record.shutdown is None:
                     record.cancel_timer()
             self._retries.clear()
-            self.traversal.end()
+            self.traversal.close()
             for record in self.records:
                 record.startup = record.start_traversal = None
 
     def _report(self, seconds: float) -> None:
-        """Log the records that have not started after `seconds`, and where each waits."""
-        from svcrun._lifecycle.wait_report import describe_starts  # few starts take long
+        """Log the services that are not ready after `seconds`, and where each waits."""
+        from svcrun._lifecycle.wait_report import log_starts  # few starts take long
 
-        log.warning(
-            "%d of %d services have not started after %.0f s:\n%s",
-            len(self.traversal.pending),
-            len(self.records),
-            seconds,
-            describe_starts(self.records, self.traversal, self._retries, self._loop),
-        )
+        log_starts(seconds, self.records, self.traversal, self._retries, self._loop)
 
     def fail(self, error: BaseException, *, at_once: bool = False) -> None:
         """Record `error` and call no further ``start()``.
 
-        :param at_once: whether to skip even the records that are ready to start.
+        :param at_once: whether to skip even the services that are ready to be started.
         """
         self.errors.append(error)
         self.traversal.stop(at_once=at_once)
 
+    # The call of start().
+
     def _launch(self, record: ServiceRecord) -> bool:
-        """Start `record`, and return whether it has started already."""
+        """Call ``start()``, and return whether the service is ready already."""
         service = record.service
         for required in record.requires:
             if not required.is_up or required.state is not RUNNING:
@@ -154,24 +173,26 @@ class Startup:
         set_loop = type(service).set_loop
         if set_loop is not _SET_LOOP:
             set_loop(service, self._loop)
-        record.move_to(STARTING)
+        self._owner.move(record, STARTING)
         try:
             # No local name for the task: the traceback of its first step refers to this frame.
-            record.task = record.begin(service.start, self._loop)
+            record.start_task = record.call(service.start, self._loop)
         except BaseException as error:  # raised after the roll-back
             if is_forked_copy(self._loop):
                 raise
             return self._start_ended(record, error)
-        if record.task.done():
-            if not record.task.cancelled() and record.task.exception() is None:
-                record.task = None
+        if record.start_task.done():
+            if not record.start_task.cancelled() and record.start_task.exception() is None:
+                record.start_task = None
                 self._started(record)
                 record.internals.set_start_event()
                 return True
             if self._failed_at_once(record):
                 return False
 
-        record.task.add_done_callback(partial(self._on_task_done, record))
+        self._tasks[record.start_task] = record
+        # Without a context, asyncio would copy the current one for each service.
+        record.start_task.add_done_callback(self._on_task_done, context=self._context)
         event = record.start_event
         if event.is_set():
             self._started(record)
@@ -179,16 +200,8 @@ class Startup:
         self._watch(record, event)
         return False
 
-    def _failed_at_once(self, record: ServiceRecord) -> bool:
-        """React to a ``start()`` that failed in its first step, unless it had set its event."""
-        if record.start_event.is_set():
-            return False  # that is a crash, to which the callback of the task reacts
-        task, record.task = record.task, None
-        self._start_ended(record, _outcome(task, record.service))
-        return True
-
     def _watch(self, record: ServiceRecord, event: StartEvent) -> None:
-        """Set the callback for the readiness of `record`, and the timer for its time limit."""
+        """Set the callback for the readiness of the service, and the timer for its time limit."""
         event.callback = partial(self._on_ready, record)
         # Race: a thread may have set the event before the callback was in place.
         if event.is_set():
@@ -196,41 +209,81 @@ class Startup:
         own = record.service.start_timeout
         timeout = self._timeout if own is None else own
         if timeout is not None:
-            record.timer = self._loop.call_later(timeout, self._overrun, record, timeout)
+            record.timer = self._loop.call_later(timeout, self._timed_out, record, timeout)
         if record.shutdown is not None:
             record.shutdown.start_waits(record)
+
+    def _failed_at_once(self, record: ServiceRecord) -> bool:
+        """React to a ``start()`` that failed in its first step, unless it had set its event."""
+        if record.start_event.is_set():
+            return False  # a crash, to which the callback of the task reacts
+        task, record.start_task = record.start_task, None
+        self._start_ended(record, start_outcome(task, record.service))
+        return True
+
+    def _timed_out(self, record: ServiceRecord, timeout: float) -> None:
+        record.timer = None
+        if record.start_task is not None and record.shutdown is None:
+            error = StartTimeout(record.service, timeout, format_stack(record.start_task))
+            if not self._plan_retry(record, error):
+                self._failed(record, error)
+
+    # Success.
+
+    def _on_ready(self, record: ServiceRecord) -> None:
+        """React to ``start_event``, which a task of the service sets, or a thread."""
+        if running_loop() is not self._loop:
+            self._loop.call_soon_threadsafe(self._on_ready, record)
+            return
+        # Race: start() may have failed since then, or been abandoned, which drops its task.
+        if record.state is not STARTING or record.start_task is None:
+            return
+        self._started(record)
+        if record.shutdown is None:
+            self._loop.call_soon(self.traversal.done, record, context=self._context)
 
     def _started(self, record: ServiceRecord) -> None:
         if record.timer is not None:
             record.cancel_timer()
         record.needs_stop = True
-        record.move_to(RUNNING)
+        self._owner.move(record, RUNNING)
         if record.service._svcrun_is_server:
-            self._check_listening(record)
+            check_listening(record, self._loop)
         if record.shutdown is not None:
-            # Race: the record became ready during its stop. Its own task may be running now.
+            # Race: the service became ready during its stop. Its own task may be running now.
             self._loop.call_soon(record.shutdown.start_ended, record, None)
 
-    def _check_listening(self, record: ServiceRecord) -> None:
-        if record.shutdown is not None or record.service._svcrun_listens():
-            return
-        if record.task is None:
-            self._warn_not_listening(record)
-        else:  # start() runs on and may listen later
-            record.timer = self._loop.call_later(LISTEN_PATIENCE, self._warn_not_listening, record)
+    # The end of start(), and failure.
 
-    @staticmethod
-    def _warn_not_listening(record: ServiceRecord) -> None:
-        service = record.service
-        if record.state is RUNNING and not service._svcrun_listens():
-            with on_behalf_of(service):
-                log.warning(
-                    "%s does not listen; an overriding start() has to await super().start()",
-                    show(service),
-                )
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        """React to the end of a ``start()`` that did not return in its first step."""
+        record = self._tasks.pop(task)
+        is_cancelled = record.start_cancelled and task.cancelled()
+        error = None if is_cancelled else start_outcome(task, record.service)
+        if record.start_task is not task:  # it was abandoned when it ignored its cancellation
+            if error is not None:
+                with on_behalf_of(record.service):
+                    log.error(
+                        "%s failed after it was abandoned", show(record.service), exc_info=error
+                    )
+            return
+
+        record.start_task = None
+        if record.internals.state is not STARTING:
+            if record.shutdown is not None:
+                record.shutdown.start_ended(record, error)
+            elif error is not None:
+                self._owner.crashed(record, error)
+        elif is_cancelled:
+            self._not_started(record, STOPPED)
+        elif self._start_ended(record, error) and record.shutdown is None:
+            self.traversal.done(record)
 
     def _start_ended(self, record: ServiceRecord, error: BaseException | None) -> bool:
-        """React to the end of a ``start()`` that had not set ``start_event``."""
+        """React to the end of a ``start()`` that had not set ``start_event``.
+
+        Return whether the service is ready.
+        """
         service = record.service
         if error is None:
             self._started(record)
@@ -249,59 +302,55 @@ class Startup:
         self._not_started(record, FAILED)
         return False
 
+    def _failed(self, record: ServiceRecord, error: BaseException) -> None:
+        """Log `error`, and end the start-up with it."""
+        service = record.service
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            pass  # an exit that the program asked for
+        elif self._report_failure is not None:
+            self._report_failure(service, error)
+        elif record.backoff is not None:
+            record.backoff.report_start(service, error, None)
+        else:
+            with on_behalf_of(service):
+                log.error("%s failed to start", show(service), exc_info=error)
+        self.fail(error)
+
     def _not_started(self, record: ServiceRecord, state: ServiceState) -> None:
         self._end_start(record, state)
         if record.shutdown is not None:
             record.shutdown.start_ended(record, None)
-        elif record.is_at_rest:
-            self._supervisor.forget(record)
-        elif self._is_over:  # otherwise the roll-back stops the record
-            self._supervisor.begin_stop_of((record,), None)
+        elif record.is_at_rest or self._is_over:
+            self._owner.discard(record)
+        # Otherwise the roll-back stops the service.
 
-    @staticmethod
-    def _end_start(record: ServiceRecord, state: ServiceState) -> None:
-        """Move `record`, whose ``start()`` has ended, to `state`, or plan the stop of its bases."""
+    def _end_start(self, record: ServiceRecord, state: ServiceState) -> None:
+        """Move a service whose ``start()`` has ended to `state`.
+
+        A base class of svcrun may have opened sockets and created tasks before ``start()`` failed
+        or was cancelled. Then its ``stop()`` is due, and the move to `state` follows that.
+        """
         record.cancel_timer()
-        record.undo = base_stop(record.service)
-        if record.undo is None:
-            record.move_to(state)
+        record.base_stop = base_stop(record.service)
+        if record.base_stop is None:
+            self._owner.move(record, state)
         else:
-            # start() may have opened sockets and created tasks before it failed or was cancelled.
-            record.move_to(FAILED)
+            self._owner.move(record, FAILED)
             record.failed = state is FAILED
             record.needs_stop = True
-
-    def _overrun(self, record: ServiceRecord, timeout: float) -> None:
-        record.timer = None
-        if record.task is not None and record.shutdown is None:
-            error = StartTimeout(record.service, timeout, format_stack(record.task))
-            if not self._plan_retry(record, error):
-                self._failed(record, error)
-
-    def _failed(self, record: ServiceRecord, error: BaseException) -> None:
-        if isinstance(error, SystemExit | KeyboardInterrupt):
-            pass  # an exit that the program asked for
-        elif self._recovery is not None:
-            self._recovery.start_failed(record.service, error)
-        elif record.backoff is not None:
-            record.backoff.report_start(record.service, error, None)
-        else:
-            with on_behalf_of(record.service):
-                log.error("%s failed to start", show(record.service), exc_info=error)
-        self.fail(error)
 
     # Retries.
 
     def is_starting(self, record: ServiceRecord) -> bool:
-        """Return whether `record` has not started, but may still start."""
+        """Return whether the service has not started, but may still start."""
         return record in self._retries or (not record.needs_stop and record.shutdown is None)
 
     def _plan_retry(self, record: ServiceRecord, error: BaseException) -> bool:
         """Record a retry of a failed start, and return whether there will be one."""
-        policy = self._policy(record.service)
-        if policy is None or not isinstance(error, Exception):
+        if self._report_failure is not None or not isinstance(error, Exception):
             return False
-        if self.traversal.is_stopped or record.shutdown is not None:
+        policy = retry_policy(record.service, self._retry)
+        if policy is None or self.traversal.is_stopped or record.shutdown is not None:
             return False
         if record.backoff is None:
             record.backoff = Backoff()
@@ -312,29 +361,19 @@ class Startup:
         record.backoff.report_start(record.service, error, delay)
         record.cancel_timer()
         self._retries[record] = delay, error
-        if record.task is None:
+        if record.start_task is None:
             self._end_start(record, FAILED)
         if record.is_at_rest and record.state is FAILED:
             self.schedule_retry(record, hung=False)
         else:
-            # Stop this record only: its dependants wait for the next attempt.
-            self._supervisor.shut_down([record], error, self._supervisor.stop_timeout)
+            self._owner.retry(record, error)
         return True
 
-    def _policy(self, service: Service) -> Restart | None:
-        if self._recovery is not None:
-            return None
-        try:
-            policy: object = service.start_retry
-        except Exception:  # noqa: BLE001 - a property of a subclass may raise anything
-            return None
-        # A subclass may use the name for something else; it is not retried then.
-        return self._retry if policy is None else policy if isinstance(policy, Restart) else None
-
     def schedule_retry(self, record: ServiceRecord, *, hung: bool) -> bool:
-        """Schedule the next attempt at `record`, now rolled back; return whether there will be one.
+        """Schedule the next attempt at a service that is at rest again.
 
         :param hung: whether the failed ``start()`` ignored its cancellation and still runs.
+        :returns: whether there will be another attempt.
         """
         if record not in self._retries:
             return False
@@ -346,7 +385,7 @@ class Startup:
             return False
         record.internals.start_event.callback = None  # race: a thread may set the old event later
         record.start_cancelled = False
-        record.undo = None
+        record.base_stop = None
         record.timer = self._loop.call_later(delay, self._relaunch, record, context=self._context)
         return True
 
@@ -355,50 +394,3 @@ class Startup:
         del self._retries[record]
         if not self.traversal.is_stopped and self._launch(record):
             self.traversal.done(record)
-
-    def _on_ready(self, record: ServiceRecord) -> None:
-        """React to ``start_event``, which a task of the service sets, or a thread."""
-        if running_loop() is not self._loop:
-            self._loop.call_soon_threadsafe(self._on_ready, record)
-            return
-        # Race: the record may have failed since then, or been abandoned, which drops its task.
-        if record.state is not STARTING or record.task is None:
-            return
-        self._started(record)
-        if record.shutdown is None:
-            self._loop.call_soon(self.traversal.done, record, context=self._context)
-
-    def _on_task_done(self, record: ServiceRecord, task: asyncio.Task[Any]) -> None:
-        """React to the end of a ``start()`` that did not return in its first step."""
-        called_off = record.start_cancelled and task.cancelled()
-        error = None if called_off else _outcome(task, record.service)
-        if record.task is not task:  # it was abandoned when it ignored its cancellation
-            if error is not None:
-                with on_behalf_of(record.service):
-                    log.error(
-                        "%s failed after it was abandoned", show(record.service), exc_info=error
-                    )
-            return
-
-        record.task = None
-        if record.internals.state is not STARTING:
-            if record.shutdown is not None:
-                record.shutdown.start_ended(record, error)
-            elif error is not None:
-                self._supervisor.crashed(record, error)
-        elif called_off:
-            self._not_started(record, STOPPED)
-        elif self._start_ended(record, error) and record.shutdown is None:
-            self.traversal.done(record)
-
-
-def _outcome(task: Any, service: Service) -> BaseException | None:
-    """Return the exception of `task`, which has ended, or None."""
-    try:
-        error: BaseException | None = task.exception()
-    except asyncio.CancelledError as cancellation:
-        error = StartCancelled(service)
-        # Its traceback shows the line of start(). Drop this frame, which refers to `error`.
-        inner = cancellation.__traceback__ and cancellation.__traceback__.tb_next
-        error.__cause__ = cancellation.with_traceback(inner)
-    return error

@@ -2,7 +2,12 @@
 
 A start in progress is a :class:`svcrun._lifecycle.startup.Startup`, a stop in progress a
 :class:`svcrun._lifecycle.shutdown.Shutdown`, a restart in progress a
-:class:`svcrun._lifecycle.restarter.Restarter`. A service belongs to one of them at a time.
+:class:`svcrun._lifecycle.restarter.Restarter`. The supervisor creates them, and is the only one
+that changes the state of a service.
+
+A failed start, for example: ``Startup`` calls no further ``start()`` and returns the exceptions;
+``_roll_back`` begins a ``Shutdown`` of all services of that start-up, waits for its end, and raises
+the exceptions.
 """
 
 from __future__ import annotations
@@ -10,28 +15,26 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from svcrun._lifecycle.backoff import report_crash
 from svcrun._lifecycle.dependency_graph import link, unlink, with_dependants
 from svcrun._lifecycle.restarter import Restarter
-from svcrun._lifecycle.service_record import ServiceRecord, transitions_are_logged
-from svcrun._lifecycle.shutdown import Shutdown
+from svcrun._lifecycle.service_record import ServiceRecord, StopInProgress, cancellation_error
+from svcrun._lifecycle.shutdown import Shutdown, wait_for_all
 from svcrun._lifecycle.startup import Startup
 from svcrun._util.current_service import on_behalf_of
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
-from svcrun._util.raising import one_line, raise_together
-from svcrun._util.tasks import current_work, heard
+from svcrun._util.raising import raise_together
+from svcrun._util.tasks import current_work
 from svcrun.errors import (
-    DependencyDown,
-    NotAService,
+    IllegalTransition,
     ServiceInUse,
     ShuttingDown,
-    StartCancelled,
     StartDuringStop,
     show,
 )
 from svcrun.restart import Restart
-from svcrun.service._keywords import warn_of_misspellings
-from svcrun.service.base import Service, check_lifecycle_parameters, state_of
+from svcrun.service.base import Service, check_service, state_of
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
@@ -46,13 +49,14 @@ STOPPED, FAILED = ServiceState.STOPPED, ServiceState.FAILED
 
 
 class Supervisor:
-    """Look after services in `loop`.
+    """Supervise services in `loop`.
 
-    :param start_timeout: seconds that a start may take, for services that do not say it themselves.
+    :param start_timeout: seconds that a ``start()`` may take, for services without a limit of their
+        own; None for no limit.
     :param start_retry: the policy for retries of a failed first start, for services without one of
         their own.
-    :param stop_timeout: seconds that a stop may take, of however many services.
-    :param on_fatal: called with the error when a crash is to end everything.
+    :param stop_timeout: seconds that a stop of any number of services may take; None for no limit.
+    :param on_fatal: called with the error of a crash that shuts the program down.
     """
 
     def __init__(
@@ -67,18 +71,19 @@ class Supervisor:
         self._loop = loop
         self._start_timeout = start_timeout
         self._start_retry = start_retry
-        self.stop_timeout = stop_timeout
+        self._stop_timeout = stop_timeout
         self._on_fatal = on_fatal
-        self._records: dict[int, ServiceRecord] = {}
+        self._records: dict[int, ServiceRecord] = {}  # of all services that are not at rest
         self._startups: set[Startup] = set()
         self._shutdowns: set[Shutdown] = set()
-        self._closing = False
+        self._is_closing = False
         self._is_forced = False
+        self._logs_moves = False  # read once for each start and stop: a call for each move is slow
         self.restarters: set[Restarter] = set()
         self.errors: list[BaseException] = []
-        """What ended or hindered the shutdown, in the order it came."""
+        """The errors of crashes and of stops, in the order in which they occurred."""
         self.hung = False
-        """Whether something did not stop although its time was over."""
+        """Whether a ``start()`` or ``stop()`` did not end within its time limit."""
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -94,61 +99,72 @@ class Supervisor:
         """Whether any service is being stopped."""
         return bool(self._shutdowns)
 
+    def move(self, record: ServiceRecord, state: ServiceState) -> None:
+        """Move the service of `record` to `state`; no other code changes the state of a service.
+
+        :raises IllegalTransition: if the present state does not allow that.
+        """
+        internals = record.internals
+        old = internals.state
+        if state not in old.successors:
+            raise IllegalTransition(record.service, old, state)
+        internals.state = state
+        if self._logs_moves:
+            with on_behalf_of(record.service):
+                log.debug("%s: was %s", show(record.service), old.name)
+        if record.waiter is not None:
+            record.wake()
+
     # Starting.
 
     async def start(self, services: Sequence[Service]) -> None:
-        """Start `services`; if one fails, roll all of them back.
+        """Start `services`; if one fails, stop all of them again.
 
-        :raises ValueError, TypeError: before anything is started, if they can't be started as
-            given.
+        :raises ValueError, TypeError: before anything is started, if a parameter is invalid.
         :raises ShuttingDown: once :meth:`close` was called.
-        :raises BaseException: what a ``start()`` raised, as it is; several as a group.
+        :raises BaseException: the error of a ``start()``; several errors as a group.
         """
         for service in services:
-            if not isinstance(service, Service):
-                raise NotAService(service)
-            check_lifecycle_parameters(service)
-            if type(service)._svcrun_keywords.undeclared:
-                warn_of_misspellings(service)
-        if self._closing:
+            check_service(service)
+        if self._is_closing:
             raise ShuttingDown(services)
-        waited = bool(self._records)
-        while waited:  # while we wait for one, another may be on the move again
-            waited = False
+        has_waited = bool(self._records)
+        while has_waited:  # during a wait for one service, the state of another may change again
+            has_waited = False
             for service in services:
-                waited = await self._settle(service) or waited
+                has_waited = await self._wait_until_settled(service) or has_waited
         await self.start_at_rest(services)
 
-    async def _settle(self, service: Service) -> bool:
-        """Wait until `service` either runs or is at rest, and tell whether that took a while."""
+    async def _wait_until_settled(self, service: Service) -> bool:
+        """Wait until `service` runs or is at rest, and return whether that took a while."""
         current = asyncio.current_task()
-        waited = False
+        has_waited = False
         while (record := self._records.get(id(service))) is not None:
             if record.shutdown is not None:
-                if record.shutdown.owns(current):
+                if record.shutdown.waits_for(current):
                     raise StartDuringStop(service)
                 await asyncio.shield(record.shutdown.ended)
             elif record.state is RUNNING:
                 break
             elif record.needs_stop:  # it crashed
                 await self.stop_records([record], None)
-            elif record.state is STARTING and record.task in (None, current):
-                break  # it asks itself, perhaps in the first step of its start()
+            elif record.state is STARTING and record.start_task in (None, current):
+                break  # the service starts itself, perhaps in the first step of its start()
             else:
-                await record.wait_for_transition(self._loop)
-            waited = True
-        return waited
+                await record.wait_for_move(self._loop)
+            has_waited = True
+        return has_waited
 
     async def start_at_rest(
         self, services: Iterable[Service], restarter: Restarter | None = None
     ) -> None:
         """Start those of `services` that do not run (see :meth:`start`).
 
-        :param restarter: what wants that, and wants it again if it fails.
+        :param restarter: the restarter that calls this, and calls it again if the start fails.
         """
-        if self._closing:
+        if self._is_closing:
             raise ShuttingDown(services)
-        records = self._admit(services)
+        records = self._add_records(services)
         if not records:
             return
         startup = Startup(
@@ -157,7 +173,7 @@ class Supervisor:
             self._loop,
             timeout=self._start_timeout,
             retry=self._start_retry,
-            restarter=restarter,
+            report_failure=None if restarter is None else restarter.start_failed,
         )
         self._startups.add(startup)
         try:
@@ -167,7 +183,7 @@ class Supervisor:
         if startup.errors:
             await self._roll_back(startup, restarter)
 
-    def _admit(self, services: Iterable[Service]) -> list[ServiceRecord]:
+    def _add_records(self, services: Iterable[Service]) -> list[ServiceRecord]:
         records: dict[int, ServiceRecord] = {}
         for service in services:
             key = id(service)
@@ -178,80 +194,65 @@ class Supervisor:
             records[key] = ServiceRecord(service)
         link(records.values(), self._records.values())
         self._records.update(records)
+        self._logs_moves = log.isEnabledFor(logging.DEBUG)
         return list(records.values())
 
     async def _roll_back(self, startup: Startup, restarter: Restarter | None) -> None:
-        """Stop the records that `startup` started, and raise its errors."""
+        """Stop the services that `startup` started, and raise its errors."""
         errors = startup.errors
         if not all(isinstance(error, asyncio.CancelledError) for error in errors):
             errors[:] = [e for e in errors if not isinstance(e, asyncio.CancelledError)]
         for record in startup.records:
             if record.is_at_rest:
-                self.forget(record)
-        # Once closing, everything is stopped by close(). Waiting for that here could be waiting for
-        # ourselves.
-        if not self._closing:
-            cancelled = isinstance(errors[0], asyncio.CancelledError)
-            await self._wait_for_all(
+                self._forget(record)
+        # Once closing, close() stops everything. To wait for that here could be a deadlock, because
+        # close() may wait for the caller.
+        if not self._is_closing:
+            is_cancelled = isinstance(errors[0], asyncio.CancelledError)
+            await wait_for_all(
                 self._begin_stop(
                     [record.service for record in startup.records],
-                    None if cancelled else errors[0],
+                    None if is_cancelled else errors[0],
                     restarter,
                 )
             )
         raise_together("several services failed to start", errors)
 
-    @staticmethod
-    async def _wait_for_all(shutdowns: list[Shutdown]) -> None:
-        """Wait for the end of `shutdowns`, even if the caller is cancelled meanwhile."""
-        current = asyncio.current_task()
-        cancelled: asyncio.CancelledError | None = None
-        while going_on := [
-            shutdown.ended
-            for shutdown in shutdowns
-            if not shutdown.ended.done() and not shutdown.owns(current)
-        ]:
-            try:
-                with heard(cancelled):
-                    await asyncio.wait(going_on)
-            except asyncio.CancelledError as error:
-                cancelled = error
-                log.debug("cancelled during a roll-back; completing it first")
+    def retry(self, record: ServiceRecord, error: BaseException) -> None:
+        """Stop a service whose start failed with `error`, before another attempt.
 
-    # Watching.
+        Its dependants are not stopped: they wait for that attempt.
+        """
+        self._shut_down([record], error, self._stop_timeout)
+
+    def discard(self, record: ServiceRecord) -> None:
+        """Forget a service that is at rest; stop one that is not."""
+        if record.is_at_rest:
+            self._forget(record)
+        else:
+            self._begin_stop_of((record,), None)
+
+    # Crashes.
 
     def crashed(self, record: ServiceRecord, error: BaseException) -> None:
         """React to a ``start()`` that raised `error` after readiness, as ``on_crash`` requires."""
         service = record.service
-        record.logs_transitions = transitions_are_logged()
-        record.move_to(FAILED)
+        self._logs_moves = log.isEnabledFor(logging.DEBUG)
+        self.move(record, FAILED)
         if isinstance(error, SystemExit | KeyboardInterrupt):
-            return  # the loop has passed it on already
+            return  # the loop has raised it already
         if isinstance(service.on_crash, Restart):
             restarter = Restarter(self, record, service.on_crash, self._loop)
             self.restarters.add(restarter)
             restarter.begin(record, error)
             return
-        self.report_crash(service, error)
+        report_crash(service, error)
         if service.on_crash != "ignore":
             self.errors.append(error)
             self._on_fatal(error)
 
-    @staticmethod
-    def report_crash(service: Service, error: BaseException, *, is_new: bool = True) -> None:
-        """Log that `service` crashed, with a traceback if the error is new."""
-        with on_behalf_of(service):
-            if is_new:
-                log.error("%s crashed", show(service), exc_info=error)
-            else:
-                log.error("%s crashed again: %s", show(service), one_line(error))
-
-    def recovered(self, restarter: Restarter) -> None:
-        """Take note that `restarter` has done its work."""
-        self.restarters.discard(restarter)
-
-    def fatal(self, restarter: Restarter, error: BaseException) -> None:
-        """Take note that `restarter` has given up because of `error`."""
+    def restart_failed(self, restarter: Restarter, error: BaseException) -> None:
+        """React to a restart that was given up because of `error`."""
         self.restarters.discard(restarter)
         self.errors.append(error)
         self._on_fatal(error)
@@ -259,10 +260,10 @@ class Supervisor:
     # Stopping.
 
     async def stop(self, services: Sequence[Service], exception: BaseException | None) -> None:
-        """Stop `services`, and those that depend on them first.
+        """Stop `services`, their dependants first.
 
-        :param exception: passed to their ``stop()``.
-        :raises BaseException: what a ``stop()`` raised, as it is; several as a group.
+        :param exception: passed to each ``stop()``.
+        :raises BaseException: the error of a ``stop()``; several errors as a group.
         """
         shutdowns = self._begin_stop(services, exception)
         for shutdown in shutdowns:
@@ -272,8 +273,8 @@ class Supervisor:
     async def stop_records(
         self, records: Iterable[ServiceRecord], exception: BaseException | None
     ) -> None:
-        """Stop `records` and their dependants; what fails is logged."""
-        for shutdown in self.begin_stop_of(records, exception):
+        """Stop the services of `records`, their dependants first; errors are only logged."""
+        for shutdown in self._begin_stop_of(records, exception):
             await asyncio.shield(shutdown.ended)
 
     def _begin_stop(
@@ -281,69 +282,60 @@ class Supervisor:
         services: Iterable[Service],
         exception: BaseException | None,
         restarter: Restarter | None = None,
-    ) -> list[Shutdown]:
-        """Begin to stop `services` for good, whoever but `restarter` was about to restart them."""
+    ) -> list[StopInProgress]:
+        """Begin to stop `services`, which no restarter except `restarter` starts again."""
         for other in self.restarters - {restarter}:
-            other.leave_out(services)
-        records = [
-            record for service in services if (record := self._records.get(id(service))) is not None
-        ]
-        return self.begin_stop_of(records, exception)
+            other.exclude(services)
+        known = [self._records.get(id(service)) for service in services]
+        return self._begin_stop_of([record for record in known if record is not None], exception)
 
-    def begin_stop_of(
+    def _begin_stop_of(
         self, records: Iterable[ServiceRecord], exception: BaseException | None
-    ) -> list[Shutdown]:
-        """Begin to stop `records` and their dependants.
+    ) -> list[StopInProgress]:
+        """Begin to stop the services of `records` and their dependants.
 
-        Return the shutdowns to wait for: our own, then those that others began. A service that is
-        being stopped does not wait for its own end, nor does a piece of work that it may be
-        waiting for.
+        Return the shutdowns to wait for: the new one, then those in progress to which some of the
+        services belong already. To prevent a deadlock, a shutdown in progress that waits for the
+        caller is left out, and so are all of them if the caller belongs to a piece of work, such as
+        a periodic call, for which a ``stop()`` may wait.
         """
         records = with_dependants(records)
         others = {record.shutdown for record in records if record.shutdown is not None}
         stopping = set(records)
         for record in records:
             if record.startup is not None and record.startup.is_starting(record):
-                down = next(
-                    (required for required in record.requires if required in stopping), None
-                )
-                error = (
-                    StartCancelled(record.service)
-                    if down is None
-                    else DependencyDown(record.service, down.service)
-                )
+                error = cancellation_error(record, stopping)
                 record.startup.fail(error, at_once=True)
-        own = self.shut_down(
+        own = self._shut_down(
             [record for record in records if record.shutdown is None and not record.is_at_rest],
             exception,
-            self.stop_timeout,
+            self._stop_timeout,
         )
         if current_work.get() is not None:
             return [own]
         current = asyncio.current_task()
-        return [own, *(shutdown for shutdown in others if not shutdown.owns(current))]
+        return [own, *(shutdown for shutdown in others if not shutdown.waits_for(current))]
 
     def waits_for(self, task: asyncio.Task[Any] | None) -> bool:
-        """Tell whether `task`, the current one, has to end before a stop that is in progress."""
-        return any(shutdown.owns(task) for shutdown in self._shutdowns)
+        """Return whether a stop in progress waits for `task`, the current one."""
+        return any(shutdown.waits_for(task) for shutdown in self._shutdowns)
 
-    def awaited(self) -> list[ServiceRecord]:
+    def in_progress(self) -> list[ServiceRecord]:
         """Return the records for which stops in progress wait."""
-        return [record for shutdown in self._shutdowns for record in shutdown.busy()]
+        return [record for shutdown in self._shutdowns for record in shutdown.in_progress()]
 
     async def close(self, exception: BaseException | None, limit: float | None) -> None:
-        """Stop everything within `limit` seconds, and start nothing more.
+        """Stop all services within `limit` seconds, and start no further one.
 
-        :attr:`errors` tells what was raised.
+        Errors are added to :attr:`errors`.
         """
-        self._closing = True
+        self._is_closing = True
         for startup in tuple(self._startups):
             startup.fail(ShuttingDown([record.service for record in startup.records]), at_once=True)
-        restarters = [
-            r.task for r in self.restarters if r.task not in (None, asyncio.current_task())
-        ]
+        current = asyncio.current_task()
+        restarts = [r.task for r in self.restarters if r.task not in (None, current)]
         self.restarters.clear()
-        for task in restarters:
+        for task in restarts:
             task.cancel()
         if limit is not None:
             for shutdown in self._shutdowns:
@@ -354,59 +346,54 @@ class Supervisor:
             for record in self._records.values()
             if record.shutdown is None and (record.needs_stop or record.state is STARTING)
         ]
-        own = self.shut_down(records, exception, limit)
+        own = self._shut_down(records, exception, limit)
         for shutdown in (own, *self._shutdowns):
             await asyncio.shield(shutdown.ended)
         self.errors += own.errors
         own.errors.clear()  # a frame in a traceback may refer to the shutdown
-        if restarters:
-            await asyncio.wait(restarters)
+        if restarts:
+            await asyncio.wait(restarts)
 
     def force(self) -> None:
-        """Cancel all that is being stopped, and wait for it no longer than a moment."""
+        """Cancel everything that a stop in progress waits for, and abandon it after a second."""
         self._is_forced = True
         for shutdown in tuple(self._shutdowns):
             shutdown.force()
 
-    def shut_down(
+    def _shut_down(
         self, records: list[ServiceRecord], exception: BaseException | None, limit: float | None
     ) -> Shutdown:
-        """Stop `records`, without their dependants."""
-        shutdown = Shutdown(self._loop, records, exception, limit)
+        """Begin to stop the services of `records`, without their dependants."""
+        self._logs_moves = log.isEnabledFor(logging.DEBUG)
+        shutdown = Shutdown(
+            self._loop,
+            records,
+            exception,
+            limit,
+            move=self.move,
+            on_end=self._shutdown_ended,
+        )
         self._shutdowns.add(shutdown)
         if self._is_forced:
             shutdown.force()
-        if shutdown.begin():
-            self._shutdown_ended(shutdown, records)
-        else:
-            # A task of its own: the caller may be one of the tasks that are cancelled in its
-            # course.
-            shutdown.task = start_eagerly(
-                self._run(shutdown, records), self._loop, name="stop of services"
-            )
+        if not shutdown.begin():
+            # The shutdown may cancel the caller, so it runs in a task of its own.
+            shutdown.task = start_eagerly(shutdown.run(), self._loop, name="stop of services")
         return shutdown
 
-    async def _run(self, shutdown: Shutdown, records: list[ServiceRecord]) -> None:
-        try:
-            await shutdown.run()
-        finally:
-            self._shutdown_ended(shutdown, records)
-
-    def _shutdown_ended(self, shutdown: Shutdown, records: list[ServiceRecord]) -> None:
-        self.hung = self.hung or shutdown.hung
+    def _shutdown_ended(self, shutdown: Shutdown) -> None:
+        self.hung |= shutdown.hung
         self._shutdowns.discard(shutdown)
-        for record in records:
-            if record.startup is None or not record.startup.schedule_retry(
-                record, hung=shutdown.hung
-            ):
-                self.forget(record)
-        shutdown.ended.set_result(None)
+        for record in shutdown.records:
+            startup = record.startup
+            if startup is None or not startup.schedule_retry(record, hung=shutdown.hung):
+                self._forget(record)
 
-    def forget(self, record: ServiceRecord) -> None:
-        """Forget `record`, which is at rest."""
+    def _forget(self, record: ServiceRecord) -> None:
+        """Drop the record of a service that is at rest."""
         if self._records.get(id(record.service)) is record:
             del self._records[id(record.service)]
         if record.requires:
             unlink(record)
-        if record.transition is not None:
+        if record.waiter is not None:
             record.wake()

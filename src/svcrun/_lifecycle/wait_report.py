@@ -1,6 +1,8 @@
-"""Describe the dependencies, keys and lines that a start waits for."""
+"""Report the dependencies, context keys and lines of code that a start-up waits for."""
 
 from __future__ import annotations
+
+import logging
 
 from svcrun._util.hints import TYPE_CHECKING
 from svcrun._util.tasks import format_stack
@@ -9,35 +11,46 @@ from svcrun.errors import show
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
     from svcrun._lifecycle.dependency_graph import Traversal
     from svcrun._lifecycle.service_record import ServiceRecord
 
-__all__ = ("SHOWN", "describe_starts", "listed")
+log = logging.getLogger("svcrun.lifecycle")
+
+__all__ = ("SHOWN", "listed", "log_starts")
 
 SHOWN = 20
 """The number of services that a log record lists."""
 
 
-def describe_starts(
-    records: Iterable[ServiceRecord],
+def log_starts(
+    seconds: float,
+    records: Collection[ServiceRecord],
     traversal: Traversal,
     retries: Collection[ServiceRecord],
     loop: asyncio.AbstractEventLoop,
-) -> str:
-    """Return a line for each of `records` that has not started, and where it waits.
+) -> None:
+    """Log the services that have not started, and where each waits.
 
+    :param seconds: the time since the start-up began.
+    :param records: all services of the start-up.
     :param traversal: the traversal that starts them.
-    :param retries: the records that wait for another attempt.
+    :param retries: the services that wait for another attempt.
     """
     waiting = [record for record in records if record in traversal.pending]
-    # The records whose start() runs come first: the others wait for them.
-    waiting.sort(key=lambda record: record.task is None)
+    # The services whose start() runs come first: the others wait for them.
+    waiting.sort(key=lambda record: record.start_task is None)
     lines = [_describe(record, traversal, retries, loop) for record in waiting[:SHOWN]]
     if len(waiting) > SHOWN:
         lines.append(f"and {len(waiting) - SHOWN} more")
-    return "\n".join(lines)
+    log.warning(
+        "%d of %d services have not started after %.0f s:\n%s",
+        len(traversal.pending),
+        len(records),
+        seconds,
+        "\n".join(lines),
+    )
 
 
 def _describe(
@@ -49,12 +62,12 @@ def _describe(
     name = show(record.service)
     if record in retries:
         return f"{name} failed, and is waiting for its next attempt"
-    blocking = traversal.blockers(record)
-    if blocking:
-        return f"{name} is waiting for {listed([show(other.service) for other in blocking])}"
-    if record.task is None:
+    blockers = traversal.blockers(record)
+    if blockers:
+        return f"{name} is waiting for {listed([show(other.service) for other in blockers])}"
+    if record.start_task is None:
         return f"{name} is about to start"
-    stack = format_stack(record.task)
+    stack = format_stack(record.start_task)
     keys = awaited_keys(loop, record.service)
     if keys:
         values = listed([f"context[{key!r}]" for key in keys])

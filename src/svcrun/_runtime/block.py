@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from svcrun._lifecycle.shutdown import GRACE
+from svcrun._lifecycle.shutdown import GRACE_PERIOD
 from svcrun._runtime.event_loop import SpareDescriptors
 from svcrun._runtime.os_signals import BlockInterrupted
 from svcrun._util.hints import TYPE_CHECKING, Any, TypeVar
@@ -201,7 +201,7 @@ class LoopBlock(Block):
     def _limit_clean_up(self) -> None:
         now = self._loop.time()
         if self._clean_up_until is None:
-            self._clean_up_until = now + GRACE
+            self._clean_up_until = now + GRACE_PERIOD
         # Race: cancelling at once would cancel __aexit__() of an entrypoint that was entered by
         # hand before it calls unwatch().
         self._cut = self._loop.call_at(max(self._clean_up_until, now), self.insist)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from svcrun._lifecycle.shutdown import GRACE
+from svcrun._lifecycle.shutdown import GRACE_PERIOD
 from svcrun._util.eager import is_forked_copy, start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.tasks import cancel_and_wait, format_stack
@@ -98,5 +98,5 @@ class Hooks:
 
 
 async def _cancel_hook(task: asyncio.Task[Any], name: str) -> None:
-    if await cancel_and_wait((task,), GRACE):
+    if await cancel_and_wait((task,), GRACE_PERIOD):
         log.error("hook %s ignored cancellation; abandoning it", name)

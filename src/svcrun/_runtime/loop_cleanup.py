@@ -10,7 +10,7 @@ import sys
 import threading
 from contextlib import suppress
 
-from svcrun._lifecycle.shutdown import GRACE
+from svcrun._lifecycle.shutdown import GRACE_PERIOD
 from svcrun._runtime.exit_watchdog import EXIT_HUNG
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ class Deadline:
         return self._latest() - self._loop.time()
 
     def _latest(self) -> float:
-        return max(self._when, self._loop.time() + GRACE / 2)
+        return max(self._when, self._loop.time() + GRACE_PERIOD / 2)
 
     async def wait(self, futures: Collection[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
         """Wait for the end of all `futures`, and return those that did not end in time."""
@@ -89,7 +89,7 @@ async def end_tasks(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> bool
     if not closing.done() and await deadline.wait((closing,)):
         log.error("an async generator does not close; it waits at\n%s", _stacks(loop, current))
         closing.cancel()
-        await asyncio.wait((closing,), timeout=GRACE)
+        await asyncio.wait((closing,), timeout=GRACE_PERIOD)
         abandon(closing)
         return False
     return not hung

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 
-from svcrun._lifecycle.shutdown import GRACE
+from svcrun._lifecycle.shutdown import GRACE_PERIOD
 from svcrun._lifecycle.supervisor import Supervisor
 from svcrun._runtime import forking
 from svcrun._runtime.event_loop import collect
@@ -38,8 +38,8 @@ __all__ = ("Runtime",)
 
 # Seconds past its time limit that a roll-back has to cancel what hangs, and all of a shutdown has,
 # one kind after the other.
-ROLL_BACK_GRACE = 3 * GRACE
-EXIT_GRACE = 10 * GRACE
+ROLL_BACK_GRACE = 3 * GRACE_PERIOD
+EXIT_GRACE = 10 * GRACE_PERIOD
 
 
 class Runtime:
@@ -135,7 +135,7 @@ class Runtime:
         if self._pool is not None and not self._owns_loop:  # else closing the loop does it
             self._pool.shutdown(wait=False, cancel_futures=True)
         if self._log is not None:
-            self._log.close(timeout=max(self._deadline.left(), GRACE))
+            self._log.close(timeout=max(self._deadline.left(), GRACE_PERIOD))
 
     def restore_signals(self) -> None:
         """Put back the handlers of signals, after all else: one that comes meanwhile can't hurt."""
@@ -258,7 +258,7 @@ class Runtime:
             self._limit_to(ROLL_BACK_GRACE)
         elif self.in_block:
             self.block.insist()
-            self._limit_to(GRACE)
+            self._limit_to(GRACE_PERIOD)
 
     def interrupt(self) -> None:
         """End the start or the block, once, as soon as there is something to be ended."""
@@ -420,8 +420,8 @@ class Runtime:
         """Describe the services, hooks, tasks and threads that the shutdown waits for."""
         found = [f"hook {place_of(task, task.get_name())}" for task in self.hooks.tasks if task]
         found += [
-            place_of(unit.stop_task or unit.task, show(unit.service))
-            for unit in self.supervisor.awaited()
+            place_of(record.stop_task or record.start_task, show(record.service))
+            for record in self.supervisor.in_progress()
         ]
         if self._stopped:
             return found or running_work(self._loop)
@@ -437,7 +437,7 @@ class Runtime:
 
     def _flush_log(self) -> None:
         if self._log is not None:
-            self._log.flush(timeout=GRACE)
+            self._log.flush(timeout=GRACE_PERIOD)
 
 
 def _warn_of_no_thread() -> None:

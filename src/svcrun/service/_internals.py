@@ -17,7 +17,6 @@ from svcrun.state import ServiceState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcrun._lifecycle.backoff import Backoff
     from svcrun.context import Context
     from svcrun.service.base import Service
 
@@ -61,13 +60,12 @@ class ServiceInternals:
     a service works even if its ``__init__`` does not call that of its base.
     """
 
-    __slots__ = ("_start_event", "backoff", "context", "loop", "parts", "state")
+    __slots__ = ("_start_event", "context", "loop", "parts", "state")
 
     def __init__(self) -> None:
         self.state = ServiceState.NEW
         self.loop: asyncio.AbstractEventLoop | None = None
         self.context: Context | None = None
-        self.backoff: Backoff | None = None  # while the service is restarted after crashes
         self.parts: dict[type, typing.Any] | None = None
         self._start_event: StartEvent | None = None
 

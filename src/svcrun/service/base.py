@@ -12,7 +12,7 @@ from svcrun._util.hints import TYPE_CHECKING
 from svcrun._util.lazy_exports import lazy_exports
 from svcrun._util.tasks import cancel_and_wait
 from svcrun._util.validation import number
-from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
+from svcrun.errors import MissingParameters, NotAService, ParameterError, ParameterTypeError
 from svcrun.restart import Restart
 from svcrun.service._internals import (
     ServiceInternals,
@@ -22,7 +22,13 @@ from svcrun.service._internals import (
     overridable_event,
     part_of,
 )
-from svcrun.service._keywords import LIFE_CYCLE, check_methods, keep, parameters_of
+from svcrun.service._keywords import (
+    LIFE_CYCLE,
+    check_methods,
+    keep,
+    parameters_of,
+    warn_of_misspellings,
+)
 from svcrun.service._meta import ServiceMeta, parameter
 from svcrun.state import ServiceState
 
@@ -216,6 +222,19 @@ def state_of(service: Service) -> ServiceState:
     """Return the state of `service` in its internals; its attribute ``state`` may be redefined."""
     internals = service._svcrun_internals
     return ServiceState.NEW if internals is None else internals.state
+
+
+def check_service(service: object) -> None:
+    """Check an object that is about to be started as a service.
+
+    :raises TypeError: if it is not a service.
+    :raises ValueError, TypeError: as :func:`check_lifecycle_parameters` does.
+    """
+    if not isinstance(service, Service):
+        raise NotAService(service)
+    check_lifecycle_parameters(service)
+    if type(service)._svcrun_keywords.undeclared:
+        warn_of_misspellings(service)
 
 
 def check_lifecycle_parameters(service: Service) -> None:

@@ -1,1 +1,1 @@
-"""What is between aiohttp and an ASGI application: one exchange for each request or web socket."""
+"""Adapter between aiohttp and ASGI applications: a cycle for each request or web socket."""

@@ -10,19 +10,19 @@ from aiohttp import HttpVersion11, hdrs
 
 from svcrun._util.eager import start_eagerly
 from svcrun._web.aiohttp.server import is_stopping, track
-from svcrun._web.asgi.exchange import Exchange
+from svcrun._web.asgi.request_cycle import RequestCycle
 from svcrun._web.asgi.response import Response
 from svcrun.errors import ClientDisconnected, UnexpectedMessage
 
 if TYPE_CHECKING:
     from aiohttp import StreamReader, web
 
-    from svcrun._web.asgi.exchange import Message
+    from svcrun._web.asgi.request_cycle import Message
 
-__all__ = ("HTTPExchange",)
+__all__ = ("HTTPCycle",)
 
 
-class HTTPExchange(Exchange):
+class HTTPCycle(RequestCycle):
     """A request whose body is received in parts, and a response that is sent in parts.
 
     Invariant: one task at a time reads the body. A read by the application ends before aiohttp
@@ -31,10 +31,11 @@ class HTTPExchange(Exchange):
 
     _response: Response | None = None
     # The timeout of a read of the body; it expires at the end of the response.
-    _waiting: asyncio.Timeout | None = None
-    # Whether more of the body may follow, and whether the client was asked to send it.
+    _read_timeout: asyncio.Timeout | None = None
+    # Whether more of the body may follow, and whether the client may send it: it may expect
+    # ``100 Continue`` first.
     _has_body = True
-    _is_asked = False
+    _has_continued = False
 
     @property
     def response(self) -> web.StreamResponse:
@@ -59,8 +60,8 @@ class HTTPExchange(Exchange):
         finally:
             # Race: aiohttp reads the rest of the request after this returns, and the application
             # may still be reading, though only one task may. So end the application's read.
-            while self._waiting is not None:
-                self._stop_waiting()
+            while self._read_timeout is not None:
+                self._end_read()
                 await asyncio.sleep(0)
 
     async def _call(self) -> None:
@@ -68,7 +69,7 @@ class HTTPExchange(Exchange):
         response = self._response
         if (
             response is not None
-            and not (self.is_complete or self.is_gone)
+            and not (self.is_complete or self.is_disconnected)
             and is_stopping(self.request)
             and response.is_event_stream
         ):
@@ -77,39 +78,39 @@ class HTTPExchange(Exchange):
 
     async def next_message(self) -> Message:
         """Return a part of the body, or ``http.disconnect`` after the end of the response."""
-        if self._has_body and not self.is_complete and not self.is_gone:
+        if self._has_body and not self.is_complete and not self.is_disconnected:
             content = self.request.content
             try:
-                if not (self._is_asked or self._response is not None or content.at_eof()):
-                    await self._encourage()
+                if not (self._has_continued or self._response is not None or content.at_eof()):
+                    await self._send_continue()
                 body = content.read_nowait()
                 if not body and not content.at_eof():
                     body = await self._read(content)
             except Exception as error:  # noqa: BLE001 - the request can't be read after any error
                 if not isinstance(error, ConnectionError):
                     self.fault = error
-                self.leave()
+                self.on_disconnect()
             else:
                 self._has_body = not content.at_eof()
                 if body or not self._has_body:
                     return {"type": "http.request", "body": body, "more_body": self._has_body}
-        await self.end()
+        await self.wait_for_end()
         return {"type": "http.disconnect"}
 
     async def _read(self, content: StreamReader) -> bytes:
         """Wait for a part of the body; return ``b""`` if the response is complete before that."""
         try:
-            async with asyncio.timeout(None) as self._waiting:
+            async with asyncio.timeout(None) as self._read_timeout:
                 return await content.readany()
         except TimeoutError:
             if not self.is_complete:
                 raise
             return b""
         finally:
-            self._waiting = None
+            self._read_timeout = None
 
-    def _stop_waiting(self) -> None:
-        waiting = self._waiting
+    def _end_read(self) -> None:
+        waiting = self._read_timeout
         # A timeout raises RuntimeError if it is rescheduled while it expires.
         if waiting is not None and waiting.when() is None:
             waiting.reschedule(0)
@@ -123,36 +124,36 @@ class HTTPExchange(Exchange):
                 raise UnexpectedMessage(kind, "before http.response.start")
             if self.is_complete:
                 raise UnexpectedMessage(kind, "after the end of the response")
-            self.check_presence()
+            self.check_connected()
             more = bool(message.get("more_body", False))
             try:
                 await response.send(message.get("body") or b"", more=more)
             except ClientDisconnected:
-                self.leave()
+                self.on_disconnect()
                 raise
             if not more:
                 self.complete()
-                self._stop_waiting()
+                self._end_read()
         elif kind == "http.response.start":
             if response is not None:
                 raise UnexpectedMessage(kind, "a second time")
-            self.check_presence()
+            self.check_connected()
             self._response = Response(self.request, message["status"], message.get("headers", ()))
             if self._task is not None:
-                self.wait()
+                self.on_wait()
         else:
             raise UnexpectedMessage(kind, "in answer to an HTTP request")
 
-    def wait(self) -> None:
+    def on_wait(self) -> None:
         """Schedule the head of a response whose body may take long."""
         # A body that the application sends in this iteration of the loop is sent with the head.
         if self._response is not None and not self.is_complete:
-            asyncio.get_running_loop().call_soon(self._begin)
+            asyncio.get_running_loop().call_soon(self._send_head)
 
-    def _begin(self) -> None:
+    def _send_head(self) -> None:
         """Send the head of a response before its body, which may be a stream of events."""
         response, call = self._response, self._task
-        if response is None or response.prepared or self.is_gone:
+        if response is None or response.prepared or self.is_disconnected:
             return
         if call is None or call.done():
             return  # the application failed, and the client may still receive an error response
@@ -164,9 +165,9 @@ class HTTPExchange(Exchange):
         with contextlib.suppress(ClientDisconnected):  # send() raises it for the application
             await response.send(b"", more=True)
 
-    async def _encourage(self) -> None:
+    async def _send_continue(self) -> None:
         """Send ``100 Continue`` if the client expects it before it sends the body."""
-        self._is_asked = True
+        self._has_continued = True
         request = self.request
         if request.headers.get(hdrs.EXPECT) and request.version >= HttpVersion11:
             try:

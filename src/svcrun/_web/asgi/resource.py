@@ -1,4 +1,4 @@
-"""An ASGI application as a resource of an aiohttp application."""
+"""An ASGI application as the resource of an aiohttp application."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from aiohttp_asgi import ASGIResource
 from aiohttp_asgi.resource import ASGIMatchInfo
 
 from svcrun._web.aiohttp.site import Runner
-from svcrun._web.asgi.http import HTTPExchange
-from svcrun._web.asgi.websocket import WebSocketExchange, is_web_socket
+from svcrun._web.asgi.http import HTTPCycle
+from svcrun._web.asgi.websocket import WebSocketCycle, is_web_socket
 from svcrun._web.event_streams import ended_event_streams
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aiohttp_asgi.resource import ASGIApplicationType
 
     from svcrun._web.aiohttp.site import RequestHandler
-    from svcrun._web.asgi.exchange import Exchange
+    from svcrun._web.asgi.request_cycle import RequestCycle
     from svcrun._web.asgi.websocket import WebSocketOptions
     from svcrun._web.lifespan import Lifespan
 
@@ -27,24 +27,24 @@ __all__ = ("ASGIRunner", "Resource")
 
 
 class MatchInfo(ASGIMatchInfo):
-    """A request for the application, whatever it asks for."""
+    """The match of any request."""
 
     @property
     def expect_handler(self) -> Callable[[web.Request], Awaitable[None]]:
-        """Leave it to the application whether it wants the body."""
+        """The handler of the header Expect: the application decides whether to receive a body."""
         return _expect_nothing
 
 
 async def _expect_nothing(_: web.Request) -> None:
-    """Do nothing: the resource sees to it."""
+    """Do nothing: :meth:`HTTPCycle.next_message` sends ``100 Continue``."""
 
 
 class Resource(ASGIResource):
-    """Answers every request by a call of the application.
+    """Handle every request by a call of the application.
 
     :param app: the application.
-    :param lifespan: tells it of its start and end, and knows its state.
-    :param options: for its web sockets.
+    :param lifespan: the lifespan of the application.
+    :param options: the options of web sockets.
     """
 
     def __init__(
@@ -56,42 +56,42 @@ class Resource(ASGIResource):
         self._options = options
 
     async def resolve(self, _: web.Request) -> tuple[Any, set[str]]:
-        """Take every request."""
+        """Match every request."""
         return MatchInfo(self.answer), ClientRequest.ALL_METHODS
 
     def lifespan_mount(self, app: web.Application) -> None:
-        """Have the ASGI application live as long as `app`."""
+        """Run the lifespan of the ASGI application in a clean-up context of `app`."""
 
-        async def live(_: web.Application) -> AsyncIterator[None]:
+        async def run_lifespan(_: web.Application) -> AsyncIterator[None]:
             await self._lifespan.startup()
             yield
             await self._lifespan.shutdown()
 
-        app.cleanup_ctx.append(live)
+        app.cleanup_ctx.append(run_lifespan)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Call the application for a request.
+        """Call the application for a request, and return its response.
 
-        :raises HTTPExpectationFailed: if its client expects what there is not.
+        :raises HTTPExpectationFailed: if the client expects anything but ``100-continue``.
         """
         headers = request.headers
         expected = headers.get(hdrs.EXPECT)
         if expected and expected.lower() != "100-continue":
-            raise web.HTTPExpectationFailed(text=f"nobody knows how to fulfil {expected!r}")
+            raise web.HTTPExpectationFailed(text=f"unsupported expectation: {expected}")
         state = self._lifespan.state
-        exchange: Exchange
+        exchange: RequestCycle
         if hdrs.UPGRADE in headers and is_web_socket(request):
-            exchange = WebSocketExchange(self._app, request, state, self._options)
+            exchange = WebSocketCycle(self._app, request, state, self._options)
         else:
-            exchange = HTTPExchange(self._app, request, state)
+            exchange = HTTPCycle(self._app, request, state)
         return await exchange.run()
 
 
 class ASGIRunner(Runner):
-    """Runs an application that has a resource for an ASGI application, and mostly nothing else."""
+    """Run an aiohttp application whose resource is an ASGI application."""
 
     async def cleanup(self) -> None:
-        """End event streams at once, then clean up as :class:`Runner` does."""
+        """End event streams, then shut down as :class:`Runner` does."""
         with ended_event_streams():
             await super().cleanup()
 
@@ -100,7 +100,7 @@ class ASGIRunner(Runner):
         resources = tuple(app.router.resources())
         match resources:
             case [Resource() as only] if not app.middlewares and not app.on_response_prepare:
-                # Without the router: there is nothing to choose, and it finds no resource at all
-                # for what has no path, such as "OPTIONS *".
+                # Skip the router: it has one choice, and finds no resource for requests without
+                # a path, such as "OPTIONS *".
                 return only.answer
         return handler

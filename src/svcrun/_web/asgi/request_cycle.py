@@ -1,4 +1,4 @@
-"""A call of an application, and the messages between it and one client."""
+"""One call of an application, and the messages between it and its client."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     Message = MutableMapping[str, Any]
 
-__all__ = ("Exchange",)
+__all__ = ("RequestCycle",)
 
 log = logging.getLogger("svcrun.service.asgi")
 
 _VERSION = {"version": "3.0", "spec_version": "2.4"}
 
 
-class Exchange(ABC):
+class RequestCycle(ABC):
     """One call of the application, in a task of its own.
 
     aiohttp cancels a handler when its client disconnects, and answers the next request of a
@@ -37,9 +37,9 @@ class Exchange(ABC):
     application receives a message when its client disconnects, and may go on after its response is
     complete. So the handler only waits for the response.
 
-    Race: the client may disconnect at any ``await``. :attr:`is_gone` and :attr:`is_complete` change
-    from False to True once, each change wakes the waiting :meth:`receive`, and each method that
-    sends checks them first.
+    Race: the client may disconnect at any ``await``. :attr:`is_disconnected` and
+    :attr:`is_complete` change from False to True once, each change wakes the waiting
+    :meth:`receive`, and each method that sends checks them first.
 
     :param app: the application.
     :param request: the request of the client.
@@ -55,7 +55,7 @@ class Exchange(ABC):
         # Whether the response is complete.
         self.is_complete = False
         # Whether the client has disconnected.
-        self.is_gone = False
+        self.is_disconnected = False
         # The error of a malformed request.
         self.fault: Exception | None = None
         # The task of the call, unless the call returned in its first step.
@@ -65,7 +65,7 @@ class Exchange(ABC):
         # receive() waits for this until signal() is called.
         self._change: asyncio.Future[None] | None = None
         # Held by the call of receive() that returns the next message.
-        self._turn: asyncio.Lock | None = None
+        self._receive_lock: asyncio.Lock | None = None
 
     async def run(self) -> web.StreamResponse:
         """Call the application, and return when its response is complete.
@@ -76,7 +76,7 @@ class Exchange(ABC):
         task = start_eagerly(self._call(), loop)
         if not task.done():
             self._task = task
-            self.wait()
+            self.on_wait()
             track(self.request, task)
             if not self.is_complete:
                 self._waiter = loop.create_future()
@@ -85,7 +85,7 @@ class Exchange(ABC):
                     await self._waiter
                 except asyncio.CancelledError:
                     # aiohttp cancels the handler if the client disconnects or the stop times out.
-                    self.leave()
+                    self.on_disconnect()
                     task.add_done_callback(self._log_failure)
                     raise
                 finally:
@@ -116,8 +116,8 @@ class Exchange(ABC):
         """Send a message to the client."""
 
     @abstractmethod
-    def wait(self) -> None:
-        """React to an application that waits in its first step."""
+    def on_wait(self) -> None:
+        """React to an application that is not complete after its first step."""
 
     async def receive(self) -> Message:
         """Return the next message from the client.
@@ -125,9 +125,9 @@ class Exchange(ABC):
         It may be called while another call waits. The calls receive messages in the order of the
         calls, and each message goes to one call.
         """
-        turn = self._turn
+        turn = self._receive_lock
         if turn is None:
-            turn = self._turn = asyncio.Lock()
+            turn = self._receive_lock = asyncio.Lock()
         async with turn:
             return await self.next_message()
 
@@ -140,9 +140,9 @@ class Exchange(ABC):
         self.signal()
         self._wake()
 
-    def leave(self) -> None:
+    def on_disconnect(self) -> None:
         """Record that the client has disconnected."""
-        self.is_gone = True
+        self.is_disconnected = True
         self.signal()
 
     def signal(self) -> None:
@@ -151,22 +151,22 @@ class Exchange(ABC):
         if change is not None and not change.done():
             change.set_result(None)
 
-    async def change(self) -> None:
+    async def wait_for_change(self) -> None:
         """Wait for :meth:`signal`; only one call at a time."""
         self._change = asyncio.get_running_loop().create_future()
         await self._change
 
-    async def end(self) -> None:
+    async def wait_for_end(self) -> None:
         """Wait until the response is complete or the client has disconnected."""
-        while not (self.is_complete or self.is_gone):
-            await self.change()
+        while not (self.is_complete or self.is_disconnected):
+            await self.wait_for_change()
 
-    def check_presence(self) -> None:
+    def check_connected(self) -> None:
         """Raise an error if the client has disconnected.
 
         :raises OSError: if the client has disconnected.
         """
-        if self.is_gone:
+        if self.is_disconnected:
             raise ClientDisconnected
 
     def common_scope(self, kind: str, schemes: tuple[str, str]) -> Message:
@@ -211,7 +211,7 @@ class Exchange(ABC):
         if self.fault is not None:
             task.cancelled() or task.exception()  # mark it as retrieved: it results from the fault
             raise self.fault
-        if self.is_gone and not task.cancelled() and is_disconnection(task.exception()):
+        if self.is_disconnected and not task.cancelled() and is_disconnection(task.exception()):
             raise ClientDisconnected  # our connection logs it in one line
         if task.cancelled():
             if is_stopping(self.request):
@@ -224,7 +224,7 @@ class Exchange(ABC):
         """Log an error that the application raised after the handler stopped waiting for it."""
         if task.cancelled() or (error := task.exception()) is None:
             return
-        if self.is_gone and is_disconnection(error):
+        if self.is_disconnected and is_disconnection(error):
             return
         request = self.request
         peer = request.protocol.peername

@@ -14,81 +14,81 @@ if TYPE_CHECKING:
 
     from aiohttp import WSMessage, web
 
-__all__ = ("Hearing",)
+__all__ = ("ReceiveQueue",)
 
-# Seconds without a call of next() after which a background task receives.
+# Seconds without a call of get() after which a background task receives.
 PAUSE: Final = 1.0
 
 # The maximum of bytes that the background task buffers. Each message counts OVERHEAD bytes more
 # than its length.
-MOST: Final = 1 << 16
+MAX_SIZE: Final = 1 << 16
 OVERHEAD: Final = 1 << 10
 
 _DATA: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 
-class Hearing:
+class ReceiveQueue:
     """Receive the messages of a web socket for its application.
 
     aiohttp answers a Ping or Close frame only during ``receive()``. An application that only sends
     would not answer a Ping, and so lose the client. When the application has not called
-    :meth:`next` for a second, a background task receives and buffers messages.
+    :meth:`get` for a second, a background task receives and buffers messages.
 
     Invariant: one task at a time calls ``receive()``, since aiohttp accepts no second one.
-    :meth:`next` waits for the background task, and the task ends after the message that it is
+    :meth:`get` waits for the background task, and the task ends after the message that it is
     receiving. So messages keep their order, and none is lost.
 
     :param request: the request that `socket` answers.
     :param socket: a prepared web socket with ``autoclose=False``.
-    :param patience: seconds within which the client of a closing connection has to receive some of
-        its output; None for no time limit.
-    :param leave: called when the background task finds that the client has disconnected.
+    :param output_timeout: seconds within which the client of a closing connection has to receive
+        some of its output; None for no time limit.
+    :param on_disconnect: called when the background task finds that the client has disconnected.
     """
 
     def __init__(
         self,
         request: web.BaseRequest,
         socket: web.WebSocketResponse,
-        patience: float | None,
-        leave: Callable[[], None],
+        output_timeout: float | None,
+        on_disconnect: Callable[[], None],
     ) -> None:
         self._request = request
         self._socket = socket
-        self._leave = leave
+        self._on_disconnect = on_disconnect
         self._loop = asyncio.get_running_loop()
-        self._kept: deque[WSMessage] = deque()
+        self._messages: deque[WSMessage] = deque()
         self._size = 0
-        self._is_asked = False
+        self._is_receiving = False
         self._has_ended = False
         # The background task, and the timer that starts it.
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._asked_at = 0.0
-        self._watch()
+        self._received_at = 0.0
+        self._schedule_check()
         # The number of bytes in the write buffer at the last check.
         self._unsent = 0
         self._check: asyncio.TimerHandle | None = None
-        if patience is not None:
-            self._check = self._loop.call_later(patience, self._check_output, patience)
+        if output_timeout is not None:
+            self._check = self._loop.call_later(output_timeout, self._check_output, output_timeout)
 
-    async def next(self) -> WSMessage:
+    async def get(self) -> WSMessage:
         """Return the next message; only one call at a time.
 
         A cancelled call loses no message: the message stays in the buffer.
         """
-        self._is_asked = True
+        self._is_receiving = True
         try:
-            while not self._kept:
+            while not self._messages:
                 if self._task is not None:
                     await asyncio.wait((self._task,))  # it ends with the next message
                 else:
                     await self._receive()
-            message = self._kept.popleft()
+            message = self._messages.popleft()
             self._size -= _weight(message)
             return message
         finally:
-            self._is_asked = False
-            self._watch()
+            self._is_receiving = False
+            self._schedule_check()
 
     def end(self) -> None:
         """Stop receiving."""
@@ -103,7 +103,7 @@ class Hearing:
         if self._check is not None:
             self._check.cancel()
 
-    def _check_output(self, patience: float) -> None:
+    def _check_output(self, output_timeout: float) -> None:
         """Abort a closing connection whose client receives nothing.
 
         aiohttp closes a connection whose client does not answer a Ping. If the client receives
@@ -118,35 +118,42 @@ class Hearing:
                 transport.abort()
                 return
             self._unsent = unsent
-        self._check = self._loop.call_later(patience, self._check_output, patience)
+        self._check = self._loop.call_later(output_timeout, self._check_output, output_timeout)
 
-    def _watch(self) -> None:
-        """Schedule the check whether the application has called :meth:`next`."""
-        self._asked_at = self._loop.time()
+    def _schedule_check(self) -> None:
+        """Schedule the check whether the application has called :meth:`get`."""
+        self._received_at = self._loop.time()
         if self._timer is None and not self._has_ended:
-            self._timer = self._loop.call_later(PAUSE, self._look)
+            self._timer = self._loop.call_later(PAUSE, self._check_receiving)
 
-    def _look(self) -> None:
+    def _check_receiving(self) -> None:
         self._timer = None
-        if self._is_asked or self._has_ended or self._task is not None or self._size >= MOST:
-            return  # next() schedules the check again
-        left = self._asked_at + PAUSE - self._loop.time()
+        if (
+            self._is_receiving
+            or self._has_ended
+            or self._task is not None
+            or self._size >= MAX_SIZE
+        ):
+            return  # get() schedules the check again
+        left = self._received_at + PAUSE - self._loop.time()
         if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
+            self._timer = self._loop.call_later(left, self._check_receiving)
         else:
-            self._task = self._loop.create_task(self._listen(), name="ASGI web socket")
+            self._task = self._loop.create_task(
+                self._receive_in_background(), name="ASGI web socket"
+            )
 
-    async def _listen(self) -> None:
-        """Receive until the application calls :meth:`next`, or the buffer is full."""
+    async def _receive_in_background(self) -> None:
+        """Receive until the application calls :meth:`get`, or the buffer is full."""
         try:
-            while not self._has_ended and self._size < MOST:
+            while not self._has_ended and self._size < MAX_SIZE:
                 await self._receive()
-                if self._is_asked:
+                if self._is_receiving:
                     break
         finally:
             self._task = None
         if self._has_ended:
-            self._leave()
+            self._on_disconnect()
 
     async def _receive(self) -> None:
         """Buffer the next message.
@@ -160,7 +167,7 @@ class Hearing:
             # before that are still to be received.
             with contextlib.suppress(ConnectionError):
                 message = await self._socket.receive()
-        self._kept.append(message)
+        self._messages.append(message)
         self._size += _weight(message)
         if message.type not in _DATA:
             self._has_ended = True

@@ -1,4 +1,4 @@
-"""The access log: a line for each request, put together by the thread that writes it."""
+"""The access log: one record per request, formatted by the thread that writes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from functools import lru_cache
 from threading import get_ident
 from time import time as now
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_log import AccessLogger as AiohttpAccessLogger
@@ -29,15 +29,27 @@ __all__ = ("AccessLogger",)
 _FIELD = re.compile(r"%(?:\{([A-Za-z0-9_-]+)\}([ioe])|(Tf|[atPrsbTD%]))")
 
 
+@lru_cache(maxsize=16)
+def _local_time(second: int) -> str:
+    return time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(second))
+
+
+def _printable(text: str | None) -> str:
+    """Return `text` with its control characters escaped: a terminal may interpret them."""
+    if text is None:
+        return "-"
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
 class AccessLogger(AbstractAccessLogger):
     """Log requests as aiohttp's own logger does, with less work on the event loop.
 
-    Formats and the names of ``extra`` are those of :class:`aiohttp.web_log.AccessLogger`. The
-    values are taken when the response has been sent; the line is made of them where it is written.
+    The formats and the names of ``extra`` are those of :class:`aiohttp.web_log.AccessLogger`. The
+    values are recorded when the response has been sent; the line is formatted when it is written.
 
-    :param logger: gets the lines, at level INFO.
+    :param logger: receives the records, at level INFO.
     :param log_format: the format, with fields such as ``%a`` and ``%{User-Agent}i``.
-    :raises ValueError: if the format has a field that is not known.
+    :raises ValueError: if the format has an unknown field.
     """
 
     LOG_FORMAT = AiohttpAccessLogger.LOG_FORMAT
@@ -45,58 +57,71 @@ class AccessLogger(AbstractAccessLogger):
     def __init__(self, logger: logging.Logger, log_format: str = LOG_FORMAT) -> None:
         super().__init__(logger, log_format)
         self._format = _parse(log_format)
-        # Not what logger.info() makes: to look for the caller costs more than all the rest.
+        # logger.info() would look for its caller, which costs more than everything else here.
         factory = logging.getLogRecordFactory()
-        self._shared = _shared(logger.name, factory, current_name(), os.getpid(), get_ident())
+        self._shared = _shared_record(
+            logger.name, factory, current_name(), os.getpid(), get_ident()
+        )
 
     @property
     def enabled(self) -> bool:
-        """Whether anybody wants the lines."""
+        """Whether the logger accepts records of level INFO."""
         return self.logger.isEnabledFor(logging.INFO)
 
-    # The name and the order of the parameters are aiohttp's.
+    # aiohttp passes the arguments by position.
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """Log one request.
 
-        :param time: how long it took, in seconds.
+        :param time: the duration of the request, in seconds.
         """
-        logger = self.logger
-        record = AccessRecord(self._shared, self._format, request, response, time)
-        # What handle() does, but for the call that looks at no filters.
-        (logger.handle if logger.filters or logger.disabled else logger.callHandlers)(record)
+        self.logger.handle(AccessRecord(self._shared, self._format, request, response, time))
 
 
 class AccessRecord(LazyRecord):
-    """The record of one request.
+    """The record of one request, with the values that no longer change after the response.
 
-    It keeps what is known when the response has been sent, and does not change any more.
+    :param shared: a record with the attributes that all records of the logger have in common.
+    :param log_format: the format of the line.
     """
 
     __slots__ = (
-        "_answered",
-        "_asked",
         "_duration",
-        "_form",
+        "_format",
         "_method",
         "_remote",
+        "_request_headers",
+        "_response_headers",
         "_size",
         "_status",
         "_target",
         "_version",
     )
 
+    FIELDS: ClassVar[dict[str, tuple[str, Callable[[Any], object]]]] = {
+        "a": ("remote_address", lambda self: self._remote or "-"),
+        "t": ("request_start_time", lambda self: _local_time(int(self._at - self._duration))),
+        "P": ("process_id", lambda _: f"<{os.getpid()}>"),
+        "r": ("first_request_line", lambda self: self.request_line()),
+        "s": ("response_status", lambda self: self._status),
+        "b": ("response_size", lambda self: self._size),
+        "T": ("request_time", lambda self: str(round(self._duration))),
+        "Tf": ("request_time_frac", lambda self: f"{self._duration:06f}"),
+        "D": ("request_time_micro", lambda self: str(round(self._duration * 1_000_000))),
+    }
+    """The fields of a format: by their letters, the names of the values and how to compute them."""
+
     def __init__(
         self,
-        like: logging.LogRecord,
-        form: _Format,
+        shared: logging.LogRecord,
+        log_format: _Format,
         request: web.BaseRequest,
         response: web.StreamResponse,
         duration: float,
     ) -> None:
-        # Not super().__init__(): a call less for each request.
-        self._shared = like
+        # Not super().__init__(), to save a call per request.
+        self._shared = shared
         self._at = now()
-        self._form = form
+        self._format = log_format
         self._duration = duration
         self._remote = request.remote
         self._method = request.method
@@ -104,80 +129,91 @@ class AccessRecord(LazyRecord):
         self._version = request.version
         self._status = response.status
         self._size = response.body_length
-        if form.asked:
-            self._asked = tuple(map(request.headers.get, form.asked))
-        if form.answered:
-            self._answered = tuple(map(response.headers.get, form.answered))
+        if log_format.request_headers:
+            get = request.headers.get
+            self._request_headers = {name: get(name) for name in log_format.request_headers}
+        if log_format.response_headers:
+            get = response.headers.get
+            self._response_headers = {name: get(name) for name in log_format.response_headers}
+
+    def request_line(self) -> str:
+        """Return the request line."""
+        major, minor = self._version
+        return f"{self._method} {_printable(self._target)} HTTP/{major}.{minor}"
+
+    def request_header(self, name: str) -> str:
+        """Return a header of the request."""
+        return _printable(self._request_headers[name])
+
+    def response_header(self, name: str) -> str:
+        """Return a header of the response."""
+        return _printable(self._response_headers[name])
 
     def compute_text(self) -> str:
         """Return the line."""
-        form = self._form
-        return form.text % form.values_of(self)
+        log_format = self._format
+        return log_format.text % log_format.values_of(self)
 
     def compute(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-        """Return what is logged."""
-        form = self._form
-        values = form.values_of(self)
-        extra: dict[str, Any] = {name: values[index] for name, index in form.plain}
-        for name, keys in form.keyed:
-            extra[name] = {key: values[index] for key, index in keys}
-        return form.text, values, extra
+        """Return the message, its arguments, and the values as attributes by their names."""
+        log_format = self._format
+        values = log_format.values_of(self)
+        extra: dict[str, Any] = {}
+        for (name, key), value in zip(log_format.names, values, strict=True):
+            if key is None:
+                extra[name] = value
+            else:
+                extra.setdefault(name, {})[key] = value
+        return log_format.text, values, extra
 
 
 class _Format:
-    """What an access log format asks for.
+    """The format of an access log.
 
-    :raises ValueError: if it has a field that is not known.
+    :raises ValueError: if it has an unknown field.
     """
 
     def __init__(self, log_format: str) -> None:
         text = []
-        values: list[str] = []
-        asked: list[str] = []
-        answered: list[str] = []
-        plain: dict[str, int] = {}
-        keyed: dict[str, dict[str, int]] = {}
+        # The name of each value, and its key if the field has one, such as the name of a header.
+        self.names: list[tuple[str, str | None]] = []
+        self.request_headers: list[str] = []
+        self.response_headers: list[str] = []
+        self._getters: list[Callable[[AccessRecord], object]] = []
         end = 0
         for match in _FIELD.finditer(log_format):
             text.append(log_format[end : match.start()])
             end = match.end()
-            key, kind, letter = match.groups()
-            if letter == "%":
+            if match[0] == "%%":
                 text.append("%%")
-                continue
-            text.append("%s")
-            index = len(values)
-            if letter is not None:
-                name, value = _PLAIN[letter]
-                plain[name] = index
             else:
-                name = _KEYED[kind]
-                keyed.setdefault(name, {})[key] = index
-                if kind == "i":
-                    value = f"shown(record._asked[{len(asked)}])"
-                    asked.append(istr(key))
-                elif kind == "o":
-                    value = f"shown(record._answered[{len(answered)}])"
-                    answered.append(istr(key))
-                else:
-                    value = f"environ.get({key!r}, '-')"
-            values.append(value)
+                text.append("%s")
+                self._add(*match.groups())
         text.append(log_format[end:])
-        if "%" in "".join(text).replace("%%", "").replace("%s", ""):
+        # The message, with a place for each value.
+        self.text = "".join(text)
+        if "%" in self.text.replace("%%", "").replace("%s", ""):
             accepted = f"a format such as {AiohttpAccessLogger.LOG_FORMAT!r}"
             raise ParameterError("AccessLogger", "access_log_format", log_format, accepted)
-        #: The message, with a place for each value.
-        self.text = "".join(text)
-        #: Makes all the values of a record: one function, as calls are most of what they cost.
-        source = f"lambda record: ({''.join(f'{value}, ' for value in values)})"
-        self.values_of: Callable[[AccessRecord], tuple[Any, ...]] = eval(source, _NAMES)  # noqa: S307 - all that is not from here is a repr()
-        #: The names of the headers that are needed.
-        self.asked = tuple(asked)
-        self.answered = tuple(answered)
-        #: Which value is which attribute of the record: that of a plain field, and a dictionary of
-        #: those that have a key.
-        self.plain = tuple(plain.items())
-        self.keyed = tuple((name, tuple(keys.items())) for name, keys in keyed.items())
+
+    def values_of(self, record: AccessRecord) -> tuple[object, ...]:
+        """Return the values of the fields."""
+        return tuple([get(record) for get in self._getters])
+
+    def _add(self, key: str, kind: str, letter: str) -> None:
+        get: Callable[[AccessRecord], object]
+        if kind == "i":
+            name, get = "request_header", lambda record: record.request_header(key)
+            self.request_headers.append(istr(key))
+        elif kind == "o":
+            name, get = "response_header", lambda record: record.response_header(key)
+            self.response_headers.append(istr(key))
+        elif kind == "e":
+            name, get = "environment", lambda _: os.environ.get(key, "-")
+        else:
+            name, get = AccessRecord.FIELDS[letter]
+        self.names.append((name, key))
+        self._getters.append(get)
 
 
 # aiohttp makes a logger for each connection; the formats are few.
@@ -185,50 +221,19 @@ _parse = lru_cache(maxsize=64)(_Format)
 
 
 @lru_cache(maxsize=64)
-def _shared(
+def _shared_record(
     name: str,
     factory: Callable[..., logging.LogRecord],
     _service: str | None,
     _process: int,
     _thread: int,
 ) -> logging.LogRecord:
-    """Return what all records of a logger have in common, in one thread of one process."""
-    like = factory(name, logging.INFO, __file__, 0, "", (), None, "log")
-    if hasattr(like, "taskName"):
-        like.taskName = None  # which of them asks first means nothing
-    name_service(like)
-    return like
+    """Return a record with the attributes that all records of a logger have in common.
 
-
-@lru_cache(maxsize=16)
-def _local_time(second: int) -> str:
-    return time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(second))
-
-
-def _shown(text: str | None) -> str:
-    """Leave no character in `text` that could mean something to whoever shows the log."""
-    if text is None:
-        return "-"
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-
-
-# By their letters, the names of values, and how they are made of a record.
-_PLAIN = {
-    "a": ("remote_address", "record._remote or '-'"),
-    "t": ("request_start_time", "local_time(int(record._at - record._duration))"),
-    "P": ("process_id", "f'<{getpid()}>'"),
-    "r": (
-        "first_request_line",
-        "f'{record._method} {shown(record._target)}"  # noqa: ISC004 - one is too long
-        " HTTP/{record._version[0]}.{record._version[1]}'",
-    ),
-    "s": ("response_status", "record._status"),
-    "b": ("response_size", "record._size"),
-    "T": ("request_time", "str(round(record._duration))"),
-    "Tf": ("request_time_frac", "f'{record._duration:06f}'"),
-    "D": ("request_time_micro", "str(round(record._duration * 1_000_000))"),
-}
-
-_NAMES = {"environ": os.environ, "getpid": os.getpid, "local_time": _local_time, "shown": _shown}
-
-_KEYED = {"i": "request_header", "o": "response_header", "e": "environment"}
+    They depend on the service, the process and the thread as well.
+    """
+    record = factory(name, logging.INFO, __file__, 0, "", (), None, "log")
+    if hasattr(record, "taskName"):
+        record.taskName = None  # the first task that logs is not that of all records
+    name_service(record)
+    return record

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from svcrun._net.connection import PlainConnection
-from svcrun._net.connections import Clients
+from svcrun._net.connections import Connections
 from svcrun._net.stream_reader import Reader
 from svcrun.service.tcp import TCPServer
 from tests.support import examples
@@ -45,7 +45,7 @@ class Throttle(asyncio.ReadTransport):
 
 def make_reader() -> Reader:
     """Return a reader of a connection to nobody, in the running loop."""
-    clients = Clients(Server("127.0.0.1", 0))
+    clients = Connections(Server("127.0.0.1", 0))
     clients.loop, clients.limit = asyncio.get_running_loop(), LIMIT
     return PlainConnection(clients).reader
 

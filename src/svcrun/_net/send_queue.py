@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Data = bytes | bytearray | memoryview
 
-__all__ = ("Outbox",)
+__all__ = ("SendQueue",)
 
 log = logging.getLogger("svcrun.service.udp")
 
@@ -32,7 +32,7 @@ RETRY = 0.02
 KNOWN_HOSTS = 1024
 
 
-class Outbox:
+class SendQueue:
     """Send datagrams through a socket that does not block.
 
     Datagrams to one address are sent in their order. Like a datagram transport, this does not raise

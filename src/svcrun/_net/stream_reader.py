@@ -3,64 +3,76 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from svcrun._util.eager import Waiter
 
-if TYPE_CHECKING:
-    from svcrun._net.connection import Connection
-
 __all__ = ("Reader",)
 
-# What a waiting task wants. Nobody waits while it is NOTHING.
+# What a waiting task waits for. No task waits while it is NOTHING.
 NOTHING: Final = 0
 LINE: Final = 1
 EXACTLY: Final = 2
 AT_MOST: Final = 3
 ANYTHING: Final = 4
 
-# A handler that does not look for the end of the stream finds it this often before it is ended.
+# A handler that ignores the end of the stream may read there this often before it is cancelled.
 MAX_READS_AT_EOF: Final = 16
 
 
+class ReaderConnection(Protocol):
+    """The connection of a reader, as far as the reader uses it."""
+
+    paused: bool
+    """Whether the transport asked to pause writing."""
+
+    async def unsent_below_limit(self) -> None:
+        """Wait until so little is unsent that the handler may read on."""
+
+    def log_reads_at_eof(self) -> None:
+        """Log that the handler is cancelled because it reads on at the end of the stream."""
+
+
 class Reader(asyncio.StreamReader):
-    """What a handler reads from: to its user an :class:`asyncio.StreamReader`, inside quicker.
+    """The reader of a handler, with the interface of :class:`asyncio.StreamReader`.
 
-    If the data for a waiting task arrives as one chunk, it bypasses the buffer, and the server's
-    :class:`ResumeQueue` resumes the task. The base class provides the type only.
+    If the data for a waiting task arrives as one chunk, it bypasses the buffer, and the task runs
+    within the callback that received the data. In comparison with asyncio's reader, this saves 10
+    to 20 % of the processor time of a round trip on asyncio's loop, with and without TLS, and 5 %
+    on uvloop. The base class provides the type only.
 
-    Beyond what asyncio does, a read
+    In contrast to asyncio's reader, a read
 
-    * lets the loop turn if it finds the end of the stream, and in the end cancels a task that
-      reads there again and again: it would block the loop for ever;
-    * waits while too much of what was written is unsent, so that the memory of a handler that
-      never drains is bounded;
-    * cancels the task if it would have to wait while the server stops.
+    * yields to the event loop at the end of the stream, and finally cancels a task that reads there
+      again and again, because it would block the loop for ever;
+    * waits while too much output is unsent, which bounds the memory of a handler that never drains;
+    * cancels the task if it would have to wait during a stop.
     """
 
-    # Defaults on the class, so that creating a reader is fast. The interpreter does not specialize
+    # Defaults on the class make it faster to create a reader. The interpreter does not specialize
     # access to an attribute of both class and instance, so only rarely changed ones have a default.
     _reads_at_eof = 0
-    _held = False
+    _waits_for_writes = False
     _ending = False
-    # What is paused when the buffer is full.
+    # The transport that is paused while the buffer is full.
     transport: Any = None
 
-    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop, limit: int) -> None:
-        # Not super().__init__(): it would make what is replaced here.
+    def __init__(
+        self, connection: ReaderConnection, loop: asyncio.AbstractEventLoop, limit: int
+    ) -> None:
+        # super().__init__() would create objects that are replaced here.
         self._connection = connection
-        self._resume_queue = connection.server.resume_queue
         self._limit = limit
         self._buffer = bytearray()
         self._waiter = Waiter(loop)
         self._want = NOTHING
         self._count = 0
-        self._given: bytes | None = None
+        self._chunk: bytes | None = None
         self._eof = False
         self._error: BaseException | None = None
         self._paused = False
-        # Whether a read has to check more than the buffer: an end, an error, unsent data, a stop.
-        self._special = False
+        # Whether the next read calls _check(): after an end, an error, a pause of writing, a stop.
+        self._needs_check = False
 
     def __repr__(self) -> str:
         state = [f"{len(self._buffer)} bytes"] if self._buffer else []
@@ -72,15 +84,15 @@ class Reader(asyncio.StreamReader):
             state.append("paused")
         return f"<{' '.join([type(self).__name__, *state])}>"
 
-    # What the connection calls.
+    # Called by the connection.
 
     @property
     def waiting(self) -> bool:
-        """Whether a task waits here for its peer."""
-        return self._want != NOTHING or self._held
+        """Whether a task waits for its peer."""
+        return self._want != NOTHING or self._waits_for_writes
 
     def data_received(self, data: bytes) -> None:
-        """Give `data` to the waiting task if it is just what that wants, else buffer it."""
+        """Pass `data` to the waiting task if it has just the right size, else buffer it."""
         want = self._want
         buffer = self._buffer
         if want == NOTHING:
@@ -92,7 +104,7 @@ class Reader(asyncio.StreamReader):
         if want == LINE:
             end = data.find(b"\n") + 1
             if end == len(data) and not buffer and end <= self._limit + 1:
-                self._given = data
+                self._chunk = data
             else:
                 buffer += data
                 if end == 0 and len(buffer) <= self._limit:
@@ -100,38 +112,34 @@ class Reader(asyncio.StreamReader):
         elif not buffer and (
             len(data) == self._count or (len(data) < self._count and want == AT_MOST)
         ):
-            self._given = data
+            self._chunk = data
         else:
             buffer += data
             if want == EXACTLY and len(buffer) < self._count:
                 return
         self._want = NOTHING
-        self._resume_queue.resume(self._waiter)
+        self._waiter.wake()
         if len(buffer) > 2 * self._limit and self._want == NOTHING:
             self._pause_reading()
 
     def feed_data(self, data: Any) -> None:
-        """Take `data` as if it had been received."""
+        """Receive `data`."""
         if data:
             self.data_received(bytes(data))
 
     def feed_eof(self) -> None:
-        """Take the end of the stream."""
-        if self._want == NOTHING:
-            # Race: TLS closes the connection as soon as this returns. Resume a task that is still
-            # in the queue now, so that it can send an answer.
-            self._waiter.wake()
-        self._eof = self._special = True
+        """Receive the end of the stream."""
+        self._eof = self._needs_check = True
         self._wake()
 
     def set_exception(self, exc: BaseException) -> None:
-        """Let this and all further reads raise `exc`."""
+        """Make this and all further reads raise `exc`."""
         self._error = exc
-        self._special = True
+        self._needs_check = True
         self._wake()
 
     def exception(self) -> BaseException | None:  # type: ignore[override]  # typeshed: Exception
-        """Return what reads raise, None if nothing went wrong."""
+        """Return the error that reads raise, None if there is none."""
         return self._error
 
     def set_transport(self, transport: Any) -> None:
@@ -142,22 +150,22 @@ class Reader(asyncio.StreamReader):
             self._pause_reading()
 
     def drop(self) -> int:
-        """Forget what is buffered; return how many bytes that were."""
+        """Discard the buffer; return how many bytes it had."""
         dropped = len(self._buffer)
         self._buffer.clear()
         return dropped
 
     def at_eof(self) -> bool:
-        """Tell whether all was read, to the end of the stream."""
+        """Return whether the stream has ended and all of it was read."""
         return self._eof and not self._buffer
 
-    def look_up(self) -> None:
-        """Let the next read look at more than the buffer: the connection has changed."""
-        self._special = True
+    def recheck(self) -> None:
+        """Make the next read check the connection, whose state has changed."""
+        self._needs_check = True
 
     def end(self) -> None:
-        """Let what is buffered be read, but nobody wait for more."""
-        self._ending = self._special = True
+        """Cancel a task that would wait for more data; the buffer can still be read."""
+        self._ending = self._needs_check = True
 
     def _wake(self) -> None:
         if self._want != NOTHING:
@@ -170,29 +178,29 @@ class Reader(asyncio.StreamReader):
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        """Read on if enough of the buffer was taken."""
+        """Resume the transport if there is room in the buffer again."""
         if self._paused and len(self._buffer) <= self._limit:
             self._paused = False
             self.transport.resume_reading()
 
-    # What the handler calls.
+    # Called by the handler.
 
     async def readline(self) -> bytes:
-        """Read a line, with its end; less at the end of the stream.
+        """Read a line with its end, or the rest at the end of the stream.
 
-        :raises ValueError: if the line is longer than the limit; it is dropped.
+        :raises ValueError: if the line is longer than the limit. The line is discarded.
         """
-        if not self._buffer and not self._special and self._want == NOTHING:
-            # The same as what follows, without detours: this is where an idle handler waits.
+        if not self._buffer and not self._needs_check and self._want == NOTHING:
+            # A shortcut for an idle handler: the same as below, with fewer checks.
             self._want = LINE
             try:
                 await self._waiter
             except BaseException:
-                self._abandon()
+                self._restore()
                 raise
-            line = self._given
+            line = self._chunk
             if line is not None:
-                self._given = None
+                self._chunk = None
                 return line
         try:
             return await self._read_until([b"\n"], 1, 1)
@@ -207,10 +215,10 @@ class Reader(asyncio.StreamReader):
             raise ValueError(error.args[0]) from None
 
     async def readuntil(self, separator: Any = b"\n") -> bytes:
-        """Read up to and with `separator`, or the first of several in a tuple.
+        """Read up to and including `separator`, or the first of several in a tuple.
 
         :raises asyncio.IncompleteReadError: if the stream ends before.
-        :raises asyncio.LimitOverrunError: if more than the limit comes before; it stays buffered.
+        :raises asyncio.LimitOverrunError: if it is farther than the limit. The data stays buffered.
         """
         separators = sorted(separator, key=len) if type(separator) is tuple else [separator]
         if not separators:
@@ -221,7 +229,7 @@ class Reader(asyncio.StreamReader):
         return await self._read_until(separators, shortest, longest)
 
     async def read(self, n: int = -1) -> bytes:
-        """Read up to `n` bytes, as soon as there are any; without `n`, all to the end."""
+        """Read up to `n` bytes as soon as there are any; without `n`, read to the end."""
         if self._error is not None:
             raise self._error
         if n == 0:
@@ -233,13 +241,13 @@ class Reader(asyncio.StreamReader):
                 blocks.append(block)
             return b"".join(blocks)
 
-        if self._special:
-            await self._attend()
+        if self._needs_check:
+            await self._check()
         if not buffer and not self._eof:
             await self._wait("read", AT_MOST, n)
-            data = self._given
+            data = self._chunk
             if data is not None:
-                self._given = None
+                self._chunk = None
                 return data
         return self._take(n)
 
@@ -254,15 +262,15 @@ class Reader(asyncio.StreamReader):
             raise self._error
         if n == 0:
             return b""
-        if self._special:
-            await self._attend()
+        if self._needs_check:
+            await self._check()
         while len(self._buffer) < n:
             if self._eof:
                 raise asyncio.IncompleteReadError(self._take_rest(), n)
             await self._wait("readexactly", EXACTLY, n)
-            data = self._given
+            data = self._chunk
             if data is not None:
-                self._given = None
+                self._chunk = None
                 return data
         return self._take(n)
 
@@ -273,12 +281,12 @@ class Reader(asyncio.StreamReader):
         return line
 
     async def _read_until(self, separators: list[bytes], shortest: int, longest: int) -> bytes:
-        if self._special:
-            await self._attend()
+        if self._needs_check:
+            await self._check()
         if self._error is not None:
             raise self._error
         buffer = self._buffer
-        offset = 0  # no separator begins before
+        offset = 0  # no separator begins before this
         while True:
             if len(buffer) - offset >= shortest:
                 start = end = -1
@@ -304,7 +312,7 @@ class Reader(asyncio.StreamReader):
         return self._take(end)
 
     def _take(self, n: int) -> bytes:
-        """Take up to `n` bytes out of the buffer."""
+        """Remove up to `n` bytes from the buffer and return them."""
         buffer = self._buffer
         if len(buffer) <= n:
             data = bytes(buffer)
@@ -317,22 +325,22 @@ class Reader(asyncio.StreamReader):
         return data
 
     def _take_rest(self) -> bytes:
-        """Take what is left at the end of the stream; there is nothing to read on for."""
+        """Remove the rest from the buffer at the end of the stream and return it."""
         data = bytes(self._buffer)
         self._buffer.clear()
         return data
 
     async def _wait(self, method: str, want: int, count: int = -1) -> None:
-        """Wait for more data, which is then in the buffer, or all in `_given`."""
+        """Wait for more data, which is then in the buffer or, if it fits exactly, in `_chunk`."""
         if self._want != NOTHING:
             raise RuntimeError(
                 f"{method}() called while another coroutine is already waiting for incoming data"
             )
         if self._ending:
             await asyncio.sleep(0)
-            raise asyncio.CancelledError("the server stops")
+            raise asyncio.CancelledError("the server is stopping")
         if self._paused:
-            # More is wanted than is buffered at most: to wait without reading would be for ever.
+            # Deadlock: the task waits for more data than the buffer holds at most.
             self._paused = False
             self.transport.resume_reading()
         self._want = want
@@ -340,33 +348,35 @@ class Reader(asyncio.StreamReader):
         try:
             await self._waiter
         except BaseException:
-            self._abandon()
+            self._restore()
             raise
         if self._error is not None:
             raise self._error
 
-    def _abandon(self) -> None:
-        """Put back what was given to a task that was cancelled before it could take it."""
-        if self._given is None:
+    def _restore(self) -> None:
+        """Put the chunk back that a task was cancelled before it could take."""
+        if self._chunk is None:
             self._want = NOTHING
         else:
-            self._buffer[:0] = self._given
-            self._given = None
+            self._buffer[:0] = self._chunk
+            self._chunk = None
 
-    async def _attend(self) -> None:
-        """Look at what is special about this read."""
+    async def _check(self) -> None:
+        """Wait or raise, as the state of the connection demands, before a read."""
         connection = self._connection
         if connection.paused:
-            self._held = True
+            self._waits_for_writes = True
             try:
-                await connection.relieved()
+                await connection.unsent_below_limit()
             finally:
-                self._held = False
+                self._waits_for_writes = False
         if self._eof and not self._buffer and self._error is None:
             self._reads_at_eof += 1
-            # A loop of reads that find the end must not keep the event loop from turning.
+            # A loop of such reads must not block the event loop.
             await asyncio.sleep(0)
             if self._reads_at_eof > MAX_READS_AT_EOF:
-                connection.log_end_ignored()
-                raise asyncio.CancelledError("the peer has closed the connection")
-        self._special = self._eof or self._ending or self._error is not None or connection.paused
+                connection.log_reads_at_eof()
+                raise asyncio.CancelledError("client disconnected")
+        self._needs_check = (
+            self._eof or self._ending or self._error is not None or connection.paused
+        )

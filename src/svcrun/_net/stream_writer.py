@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable
 
-    from svcrun._net.connection import Connection
-
 __all__ = ("Writer", "extra_info")
 
 
 def extra_info(transport: Any, name: str, default: Any = None) -> Any:
-    """Return what a transport knows, by names like ``"peername"``."""
+    """Return information from a transport, by a name like ``"peername"``."""
     try:
         return transport.get_extra_info(name, default)
     except (AttributeError, OSError):
-        # uvloop asks a closed socket, if the client had gone before it was accepted.
+        # uvloop asks a closed socket if the client disconnected before it was accepted.
         return default
+
+
+class WriterConnection(Protocol):
+    """The connection of a writer, as far as the writer uses it."""
+
+    paused: bool
+    """Whether the transport asked to pause writing."""
+    error: BaseException | None
+    """The error that closed the transport, if one did."""
+
+    async def drained(self, *, dropped: bool) -> None:
+        """Wait until the transport accepts more data."""
+
+    async def closed(self) -> None:
+        """Wait until the transport is closed."""
+
+    def close(self) -> None:
+        """Close the transport after the rest of the output is sent."""
+
+    def reset_error(self) -> ConnectionResetError:
+        """Return the exception to raise for a connection that was lost without an error."""
+
+    async def start_tls(self, context: ssl.SSLContext, **options: Any) -> None:
+        """Put TLS between the transport and the connection."""
 
 
 class Writer(asyncio.StreamWriter):
@@ -31,7 +53,7 @@ class Writer(asyncio.StreamWriter):
     warning for each write. The base class provides the type only.
     """
 
-    def __init__(self, connection: Connection, transport: Any) -> None:
+    def __init__(self, connection: WriterConnection, transport: Any) -> None:
         # super().__init__() would create objects that are replaced here.
         self._connection = connection
         self._transport = transport
@@ -61,11 +83,11 @@ class Writer(asyncio.StreamWriter):
         return f"<{type(self).__name__} transport={self._transport!r}>"
 
     def __del__(self) -> None:
-        """Do nothing: the connection outlives this and closes the transport."""
+        """Do nothing: the connection outlives the writer and closes the transport."""
 
     @property
     def transport(self) -> Any:
-        """The transport that is written to."""
+        """The transport that the data goes to."""
         return self._transport
 
     def write(self, data: Any) -> None:
@@ -90,21 +112,21 @@ class Writer(asyncio.StreamWriter):
         try:
             self._transport.write_eof()
         except OSError:
-            # Race: the peer has reset the connection, and connection_lost() was not called yet.
+            # Race: the peer reset the connection, and connection_lost() was not called yet.
             self.lose()
             self._has_dropped = True
 
     def can_write_eof(self) -> bool:
-        """Tell whether the transport can close its writing half only; TLS can't."""
+        """Return whether the transport can close its writing half alone; TLS can't."""
         can: bool = self._transport.can_write_eof()
         return can
 
     def close(self) -> None:
-        """Close the connection, after what was written was sent."""
+        """Close the connection after the rest of the output is sent."""
         self._connection.close()
 
     def is_closing(self) -> bool:
-        """Tell whether the connection is closed or being closed."""
+        """Return whether the connection is closed or being closed."""
         closing: bool = self._is_lost or self._is_socket_closing() or self._transport.is_closing()
         return closing
 
@@ -116,11 +138,11 @@ class Writer(asyncio.StreamWriter):
         await self._connection.closed()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return what the transport knows, by names like ``"peername"``."""
+        """Return information from the transport, by a name like ``"peername"``."""
         return extra_info(self._transport, name, default)
 
     async def drain(self) -> None:
-        """Wait until most of what was written is sent.
+        """Wait until most of the output is sent.
 
         :raises ConnectionResetError: if the connection is lost, or if data was dropped because the
             connection was closed.
@@ -142,11 +164,12 @@ class Writer(asyncio.StreamWriter):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> None:
-        """Go on with TLS, as the server that the client expects (``STARTTLS``).
+        """Upgrade the connection to TLS, as its server (``STARTTLS``).
 
-        What the client sent before and nobody has read is dropped: it was not encrypted.
+        Data that the client sent before and that was not read yet is dropped, because it was not
+        encrypted.
 
-        :raises OSError: if the connection is lost, as it is when the handshake fails.
+        :raises OSError: if the handshake fails. The connection is lost then.
         """
         await self.drain()
         if self.is_closing():

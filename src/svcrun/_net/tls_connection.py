@@ -1,41 +1,45 @@
-"""One client of a TLS server."""
+"""One connection of a TLS server."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from svcrun._net.connection import Connection
-from svcrun._net.handshake import log_handshake_failure
-
-if TYPE_CHECKING:
-    from svcrun._net.connections import Clients
-    from svcrun.service.tls import TLSServer
+from svcrun._net.connection import Connection, ConnectionServer
+from svcrun._net.handshake import TLSParameters, log_handshake_failure
 
 __all__ = ("TLSConnection",)
+
+
+class TLSConnectionServer(ConnectionServer, Protocol):
+    """The server of a TLS connection, as far as the connection uses it."""
+
+    receive_buffer: memoryview
+    """The buffer that TLS decrypts into."""
 
 
 class TLSConnection(Connection, asyncio.BufferedProtocol):
     """A connection that begins with a TLS handshake.
 
-    A buffered protocol: TLS decrypts into a buffer that all connections of the server share,
-    where asyncio would make one of 256 KiB for each piece of data.
+    TLS decrypts into a buffer that all connections of the server share. For a protocol that is not
+    buffered, it would allocate 256 KiB for each piece of data. On uvloop, this saves half of the
+    processor time of a round trip if few connections are open; with many, it costs up to 4 %.
     """
 
-    def __init__(self, server: Clients) -> None:
+    def __init__(self, server: TLSConnectionServer) -> None:
         super().__init__(server)
         self._receive_buffer = server.receive_buffer
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the hint is not needed
-        """Return where the next piece of data is to be put."""
+        """Return the buffer for the next piece of data."""
         return self._receive_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take the data out of the shared buffer."""
+        """Pass the data in the shared buffer to the reader."""
         self.reader.data_received(self._receive_buffer[:nbytes].tobytes())
 
     def end(self, *, at_once: bool) -> None:
-        """End a handshake at once, too."""
+        """End the handler; a handshake is cancelled at once."""
         super().end(at_once=at_once or not self.over_tls)
 
     async def _serve(self) -> None:
@@ -48,12 +52,13 @@ class TLSConnection(Connection, asyncio.BufferedProtocol):
             await super()._serve()
 
     async def _shake_hands(self) -> None:
-        service: TLSServer = self.server.service
+        parameters: TLSParameters = self.server.service
         try:
             await self.start_tls(
-                service._svcrun_ssl_context, ssl_handshake_timeout=service.ssl_handshake_timeout
+                parameters._svcrun_ssl_context,
+                ssl_handshake_timeout=parameters.ssl_handshake_timeout,
             )
         except OSError as error:
-            log_handshake_failure(service, self.peer, error)
+            log_handshake_failure(parameters, self.peer, error)
         except asyncio.CancelledError:
-            pass  # by stop(), before there was anything to finish
+            pass  # by a stop: the handler has not begun

@@ -28,7 +28,7 @@ from svcrun._util.hints import TYPE_CHECKING, Any, TypeVar
 from svcrun._util.raising import raise_unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Iterable
+    from collections.abc import Callable, Coroutine, Generator
 
 T = TypeVar("T")
 
@@ -39,7 +39,6 @@ __all__ = (
     "listen_to_signals",
     "propagate_exits",
     "start_eagerly",
-    "wake_all",
     "wakeup_descriptor",
 )
 
@@ -323,23 +322,3 @@ class Waiter:
         self._cancel_message = () if msg is None else (msg,)
         self._loop.call_soon(wakeup, self, context=self._context)
         return True
-
-
-def wake_all(waiters: Iterable[Waiter]) -> None:
-    """Call :meth:`Waiter.wake` of each waiter, faster than one by one."""
-    if asyncio.current_task() is not None:
-        for waiter in waiters:
-            waiter.wake()
-        return
-    for waiter in waiters:
-        wakeup, context = waiter._wakeup, waiter._context
-        if wakeup is None:
-            continue  # race: the task was cancelled or woken since it was queued
-        waiter._wakeup = None
-        if context is None:
-            waiter._loop.call_soon(wakeup, waiter)
-            continue
-        try:
-            context.run(wakeup, waiter)
-        except (SystemExit, KeyboardInterrupt) as error:
-            waiter._loop.call_soon(_raise, error)

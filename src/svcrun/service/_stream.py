@@ -1,4 +1,4 @@
-"""What TCP and TLS servers share: listening, their connections, and an orderly end."""
+"""The base of TCP and TLS servers: a listener, connections, and their drain."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import asyncio
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from svcrun._net.connection import PlainConnection
-from svcrun._net.connections import Clients
+from svcrun._net.connections import Connections
 from svcrun._net.listener import listen
-from svcrun._net.resume_queue import ResumeQueue
 from svcrun._util.validation import number
 from svcrun.errors import AlreadyRunning
 from svcrun.service._internals import overridable, part_of
@@ -32,7 +30,7 @@ class StreamServer(Listening, SimpleServer):
 
     _svcrun_handlers: ClassVar[Any] = ("handle_client",)
 
-    # Given by position as well.
+    # These are also accepted as positional arguments.
     address: str | os.PathLike[str] | None = parameter(default=None, kw_only=False)
     port: int | None = parameter(default=None, kw_only=False)
     options: Collection[Option] = parameter(default=(), kw_only=False)
@@ -50,7 +48,7 @@ class StreamServer(Listening, SimpleServer):
         sock: socket.socket | None = None,
         **kwargs: Any,
     ) -> None:
-        # None stands for what a subclass has as its default.
+        # None stands for the default, which a subclass may have changed.
         given = {"address": address, "port": port, "options": options or None, "sock": sock}
         kwargs.update((name, value) for name, value in given.items() if value is not None)
         super().__init__(**kwargs)
@@ -60,78 +58,81 @@ class StreamServer(Listening, SimpleServer):
         @overridable
         def server(self) -> asyncio.AbstractServer | None:
             """The listener, None while the service does not listen."""
-            return part_of(self, Clients).listener
+            return part_of(self, Connections).listener
 
     @overridable
     def connections(self) -> Collection[Connection]:
         """The open connections."""
-        return part_of(self, Clients).connections
+        return part_of(self, Connections).open_connections
 
     @overridable
     def stopping(self) -> bool:
-        """Whether new clients are refused."""
-        return part_of(self, Clients).stopping
+        """Whether new connections are refused."""
+        return part_of(self, Connections).stopping
 
     @abstractmethod
     def handle_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
-        """Serve one client; the connection is closed when this returns or raises.
+        """Serve one client.
 
-        :param reader: what the client sends.
-        :param writer: what it is sent.
+        It is called once for each connection, in a task of its own. The connection is closed when
+        this method returns or raises. An exception is logged with the address of the client.
+
+        :param reader: the data from the client.
+        :param writer: the data to the client.
         """
         raise NotImplementedError
 
     async def start(self) -> None:
         """Bind the socket and listen.
 
-        :raises OSError: if the address can't be bound; it names address, port and service.
+        :raises OSError: if the address can't be bound. The error names address, port and service.
         """
-        clients = part_of(self, Clients)
-        if clients.listener is not None:
+        connections = part_of(self, Connections)
+        if connections.listener is not None:
             raise AlreadyRunning(self)
         sock = await self._svcrun_bind(self.backlog)
-        clients.service = self
-        clients.loop = asyncio.get_running_loop()
-        clients.limit = self.limit
-        clients.stopping = False
-        # The loop of the previous run may have ended before it resumed all handlers in its queue.
-        clients.resume_queue = ResumeQueue()
-        make = self._svcrun_connection_factory(clients)
+        connections.service = self
+        connections.loop = asyncio.get_running_loop()
+        connections.limit = self.limit
+        connections.stopping = False
+        make = self._svcrun_connection_factory(connections)
         try:
-            clients.listener = await listen(clients.loop, sock, make, self.backlog)
+            connections.listener = await listen(connections.loop, sock, make, self.backlog)
         except BaseException:
             self._svcrun_unbind()
             raise
 
     async def stop(self, exception: Any = None) -> None:
-        """Listen no more, end the handlers, then close the connections.
+        """Close the listener, end the handlers, then close the connections.
 
-        A handler that waits for its client is ended at once. One that is at work gets
-        `drain_timeout` seconds to finish, then is cancelled. What was written is sent as far as
-        the client takes it within that time.
+        A handler that waits for its client is cancelled at once. A handler that is at work has
+        `drain_timeout` seconds to finish, and is cancelled then. The client has the same time to
+        receive the rest of the output. A handler may call this, and is then not waited for.
         """
-        clients = part_of(self, Clients)
-        if await clients.stop.in_progress():
+        connections = part_of(self, Connections)
+        if await connections.stop.in_progress():
             return
 
-        self.__close_listener(clients)
-        with clients.stop:
+        self.__close_listener(connections)
+        with connections.stop:
             try:
-                if clients.connections:
-                    await clients.end(self.drain_timeout)
+                if connections.open_connections:
+                    await connections.drain(self.drain_timeout)
                 await super().stop(exception)
             except BaseException:
-                # This wait was cut short: end the rest without waiting for it.
-                clients.abort()
+                # The stop was cut short: end the rest without waiting for it.
+                connections.abort()
                 for task in tasks_of(self) - {asyncio.current_task()}:
                     task.cancel()
                 raise
             finally:
-                if not clients.connections:
-                    clients.service = None
+                if not connections.open_connections:
+                    connections.service = None
 
-    def _svcrun_connection_factory(self, clients: Clients) -> Callable[[], Connection]:
-        return lambda: PlainConnection(clients)
+    @abstractmethod
+    def _svcrun_connection_factory(self, connections: Connections) -> Callable[[], Connection]:
+        """Return a function that creates the protocol of a connection."""
+        raise NotImplementedError
 
     def _svcrun_check_parameters(self) -> None:
         super()._svcrun_check_parameters()
@@ -139,9 +140,9 @@ class StreamServer(Listening, SimpleServer):
         number(low=1, whole=True, unit="bytes")(self, "limit", self.limit)
         number(low=0, unit="seconds")(self, "drain_timeout", self.drain_timeout)
 
-    def __close_listener(self, clients: Clients) -> None:
-        clients.stopping = True
-        listener, clients.listener = clients.listener, None
+    def __close_listener(self, connections: Connections) -> None:
+        connections.stopping = True
+        listener, connections.listener = connections.listener, None
         if listener is None:
             return
         self._svcrun_endpoint.remove_file()  # before the socket is closed

@@ -1,5 +1,13 @@
-"""A server of TCP clients."""
+"""A server of TCP clients.
 
+``svcrun/_net/connection.py`` describes the life of a connection: accept, handler, close, drain.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svcrun._net.connection import PlainConnection
 from svcrun._net.endpoint import bind_socket as bind_socket
 from svcrun.service._stream import StreamServer
 from svcrun.service.base import SimpleClient as SimpleClient, SimpleServer as SimpleServer
@@ -9,30 +17,37 @@ from svcrun.utils import (
     awaitable as awaitable,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from svcrun._net.connections import Connections
+
 __all__ = ("TCPServer",)
 
 
 class TCPServer(StreamServer):
-    """Serve the clients of a TCP port, or of a Unix socket, each by a task of its own.
+    """Serve the clients of a TCP port or of a Unix socket, each in a task of its own.
 
-    Override :meth:`handle_client`. Its reader and writer are asyncio's; when it returns or raises,
-    the connection is closed. What it raises is logged and concerns no other client.
+    Override :meth:`handle_client`, which gets asyncio's reader and writer. The connection is closed
+    when it returns or raises. An exception is logged and does not affect other clients.
 
     :param address: an IP address (``"::"`` for all, of IPv6 and IPv4), a host name, or the path of
         a Unix socket.
-    :param port: 0 to 65535; 0 takes a free one. Once started, :attr:`address` and :attr:`port`
-        tell what was bound.
+    :param port: 0 to 65535; 0 selects a free port. While the server runs, :attr:`address` and
+        :attr:`port` are those of the bound socket.
     :param options: socket options as ``(level, option, value)``.
-    :param sock: a bound socket, in place of `address` and `port`; closed at the end.
-    :param path: the path of a Unix socket, in place of `address` and `port`. Its file is removed
-        at the end.
-    :param reuse_port: let several processes listen on this port. Off by default.
-    :param backlog: how many connections may wait to be accepted; 1024 by default.
-    :param limit: how many bytes a line may have, 64 KiB by default. Longer ones make
+    :param sock: a bound socket, instead of `address` and `port`. The server closes it when it
+        stops.
+    :param path: the path of a Unix socket, instead of `address` and `port`. The server removes the
+        file when it stops.
+    :param reuse_port: let several processes listen on the port. Off by default.
+    :param backlog: the maximum of connections that wait to be accepted; 1024 by default.
+    :param limit: the maximum of bytes in a line; 65536 by default. A longer line makes
         ``readline()`` raise :class:`ValueError`, as in asyncio.
-    :param drain_timeout: seconds that handlers at work get at the end; 5 by default, 0 for none.
+    :param drain_timeout: seconds that a handler at work may continue during a stop; 5 by default, 0
+        to cancel it at once.
 
-    :raises ValueError, TypeError: naming the parameter with a value that can't be used.
+    :raises ValueError, TypeError: naming a parameter whose value is not accepted.
 
     .. code-block:: python
 
@@ -45,3 +60,6 @@ class TCPServer(StreamServer):
         with entrypoint(EchoServer(address="::1", port=8901)) as loop:
             loop.run_forever()
     """
+
+    def _svcrun_connection_factory(self, connections: Connections) -> Callable[[], PlainConnection]:
+        return lambda: PlainConnection(connections)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcrun._net.connections import Clients
+from svcrun._net.connections import Connections
 from svcrun._net.endpoint import bind_socket as bind_socket
 from svcrun._net.listener import RECEIVE_SIZE
 from svcrun._net.tls_connection import TLSConnection
@@ -28,29 +28,27 @@ from svcrun.utils import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcrun._net.connection import Connection
-
 __all__ = ("SSLOptions", "TLSServer")
 
 
 class TLSServer(StreamServer, Secure):
-    """Serve TLS clients, each by a task of its own.
+    """Serve TLS clients, each in a task of its own.
 
-    As :class:`~svcrun.service.tcp.TCPServer`, with these parameters besides, all by keyword. A
-    handshake that fails is one line in the log and concerns no other client.
+    It has the parameters of :class:`~svcrun.service.tcp.TCPServer` and, as keywords, those below. A
+    failed handshake is logged in one line and does not affect other clients.
 
-    :param cert: a PEM file with the server's certificate, and those between it and its authority.
-    :param key: a PEM file with its private key, not encrypted.
-    :param ca: a PEM file with the authorities of clients' certificates.
-    :param require_client_cert: refuse a client without a certificate of `ca`.
-    :param verify: with `ca`, check the certificate of a client that shows one.
-    :param minimum_version: the lowest version to speak; TLS 1.3 by default.
-    :param maximum_version: the highest one.
-    :param ciphers: OpenSSL's names of the ciphers for TLS 1.2 and before.
+    :param cert: a PEM file with the server's certificate and its intermediate certificates.
+    :param key: a PEM file with the private key, not encrypted.
+    :param ca: a PEM file with the authorities of the clients' certificates.
+    :param require_client_cert: refuse a client without a certificate of `ca`. Off by default.
+    :param verify: with `ca`, check the certificate of a client that sends one. On by default.
+    :param minimum_version: the lowest TLS version to accept; TLS 1.3 by default.
+    :param maximum_version: the highest TLS version to accept; TLS 1.3 by default.
+    :param ciphers: OpenSSL's names of the ciphers for TLS 1.2 and earlier.
     :param ssl_handshake_timeout: seconds that a handshake may take; 10 by default.
 
-    :raises FileNotFoundError: if a file is absent, naming the parameter and the path.
-    :raises ValueError, TypeError: naming the parameter with a value that can't be used.
+    :raises FileNotFoundError: if a file does not exist, naming the parameter and the path.
+    :raises ValueError, TypeError: naming a parameter whose value is not accepted.
 
     .. code-block:: python
 
@@ -70,15 +68,15 @@ class TLSServer(StreamServer, Secure):
     async def start(self) -> None:
         """Read the certificates, bind the socket and listen.
 
-        :raises OSError: if a file can't be read, or the address not be bound.
-        :raises ValueError: if a file does not contain what its parameter asks for.
+        :raises OSError: if a file can't be read, or the address can't be bound.
+        :raises ValueError: if a file has other contents than its parameter requires.
         """
         self._svcrun_read_certificates()
-        part_of(self, Clients).receive_buffer = memoryview(bytearray(RECEIVE_SIZE))
+        part_of(self, Connections).receive_buffer = memoryview(bytearray(RECEIVE_SIZE))
         await super().start()
 
     def _svcrun_is_serving(self) -> bool:
-        return part_of(self, Clients).listener is not None
+        return part_of(self, Connections).listener is not None
 
-    def _svcrun_connection_factory(self, clients: Clients) -> Callable[[], Connection]:
-        return lambda: TLSConnection(clients)
+    def _svcrun_connection_factory(self, connections: Connections) -> Callable[[], TLSConnection]:
+        return lambda: TLSConnection(connections)

@@ -8,9 +8,9 @@ import socket
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from svcrun._net.datagrams import WorkerPool
 from svcrun._net.endpoint import bind_socket as bind_socket
-from svcrun._net.send_queue import Outbox
-from svcrun._net.worker_pool import Crew
+from svcrun._net.send_queue import SendQueue
 from svcrun._util.callables import is_coroutine_function
 from svcrun._util.rate_limited_log import RateLimitedLog
 from svcrun._util.validation import number
@@ -132,15 +132,15 @@ class UDPServer(Listening, SimpleServer):
         :raises ValueError: if `addr` can't be an address of the server's family.
         :raises TypeError: if `data` or `addr` is of a wrong type.
         """
-        outbox = part_of(self, _Datagrams).outbox
-        if outbox is None:
+        send_queue = part_of(self, _Datagrams).send_queue
+        if send_queue is None:
             raise NotRunning(self, "sendto()")
-        outbox.send(data, addr)
+        send_queue.send(data, addr)
 
     async def start(self) -> None:
         """Bind the socket and begin to read from it."""
         own = part_of(self, _Datagrams)
-        if own.crew is not None:
+        if own.pool is not None:
             raise AlreadyRunning(self)
         handle: Any = self.handle_datagram
         if not is_coroutine_function(handle):
@@ -151,7 +151,7 @@ class UDPServer(Listening, SimpleServer):
         loop = asyncio.get_running_loop()
         sock = await self._svcrun_bind()
         try:
-            own.crew = Crew(
+            own.pool = WorkerPool(
                 self,
                 loop,
                 sock,
@@ -163,7 +163,7 @@ class UDPServer(Listening, SimpleServer):
         except BaseException:
             self._svcrun_unbind()
             raise
-        own.outbox = Outbox(self, loop, sock, own.unsent)
+        own.send_queue = SendQueue(self, loop, sock, own.unsent)
 
     async def stop(self, exception: Any = None) -> None:
         """Stop reading, let handlers end or cancel them, send what is queued, close the socket.
@@ -172,30 +172,30 @@ class UDPServer(Listening, SimpleServer):
         is done.
         """
         own = part_of(self, _Datagrams)
-        crew, outbox = own.crew, own.outbox
-        if crew is None or outbox is None:
+        pool, send_queue = own.pool, own.send_queue
+        if pool is None or send_queue is None:
             await super().stop(exception)
             return
-        if await crew.stop.in_progress():
+        if await pool.stop.in_progress():
             return
 
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.drain_timeout
-        with crew.stop:
+        with pool.stop:
             try:
-                await crew.close(self.drain_timeout)
+                await pool.close(self.drain_timeout)
                 await super().stop(exception)
-                await outbox.flush(max(0, deadline - loop.time()))
+                await send_queue.flush(max(0, deadline - loop.time()))
             except BaseException:
                 # This wait was cut short: cancel the rest without waiting for it.
-                crew.cancel()
+                pool.cancel()
                 for task in tasks_of(self) - {asyncio.current_task()}:
                     task.cancel()
                 raise
             finally:
-                outbox.close()
+                send_queue.close()
                 self._svcrun_unbind()
-                own.crew = own.outbox = None
+                own.pool = own.send_queue = None
                 for tally in (own.dropped, own.unsent, own.failures):
                     tally.close()
 
@@ -206,11 +206,11 @@ class UDPServer(Listening, SimpleServer):
 
 
 class _Datagrams:
-    """The crew and the outbox of a server, and the counts of lost datagrams."""
+    """The pool and the send_queue of a server, and the counts of lost datagrams."""
 
     def __init__(self, _: UDPServer) -> None:
-        self.crew: Crew | None = None
-        self.outbox: Outbox | None = None
+        self.pool: WorkerPool | None = None
+        self.send_queue: SendQueue | None = None
         self.dropped = RateLimitedLog(log)
         self.unsent = RateLimitedLog(log)
         self.failures = RateLimitedLog(log)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Handler = Callable[[bytes, Any], Awaitable[object]]
     Receive = Callable[[int], tuple[bytes, Any]]
 
-__all__ = ("Crew",)
+__all__ = ("WorkerPool",)
 
 log = logging.getLogger("svcrun.service.udp")
 
@@ -57,7 +57,7 @@ PAUSE = 0.5
 
 
 class Worker:
-    """A task of a crew, its context, and where it waits while there is nothing to do."""
+    """A task of a pool, its context, and where it waits while there is nothing to do."""
 
     __slots__ = ("context", "task", "waiter")
 
@@ -68,7 +68,7 @@ class Worker:
         self.waiter = Waiter(loop)
 
 
-class Crew:
+class WorkerPool:
     """Read datagrams from a socket and handle them, a limited number at the same time.
 
     :param owner: the server, as log lines show it.

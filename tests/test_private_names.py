@@ -102,7 +102,6 @@ def test_no_other_private_name_of_asyncio_is_used() -> None:
         '"_process_self_data"',
         '"_csock"',
         '"_make_socket_transport"',
-        '"_selector"',
     }
     names = r"\b(?:asyncio(?:\.\w+)?|_tasks|task|loop|transport)\._[a-z]\w*"
     pattern = rf"{names}|(?<=attr\(loop, )\"_\w+\""

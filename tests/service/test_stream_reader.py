@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from svcrun._net.connection import PlainConnection
+from svcrun._net.connection import Connection
 from svcrun._net.connections import Connections
 from svcrun._net.stream_reader import Reader
 from svcrun.service.tcp import TCPServer
@@ -47,7 +47,7 @@ def make_reader() -> Reader:
     """Return a reader of a connection to nobody, in the running loop."""
     clients = Connections(Server("127.0.0.1", 0))
     clients.loop, clients.limit = asyncio.get_running_loop(), LIMIT
-    return PlainConnection(clients).reader
+    return Connection(clients).reader
 
 
 async def outcome(reading: Coroutine[Any, Any, bytes]) -> Any:

@@ -34,7 +34,7 @@ from svcrun._util.eager import start_eagerly
 if TYPE_CHECKING:
     from collections.abc import MutableSet
 
-__all__ = ("Connection", "ConnectionServer", "PlainConnection")
+__all__ = ("Connection", "ConnectionServer")
 
 log = logging.getLogger("svcrun.net")
 
@@ -65,7 +65,7 @@ class ConnectionServer(Protocol):
         """The object with the method ``handle_client(reader, writer)``."""
 
 
-class Connection(asyncio.BaseProtocol):
+class Connection(asyncio.Protocol):
     """A protocol between the transport of a peer and the task that handles the peer.
 
     It adds itself to the connections of `server`, and removes itself when both the handler and the
@@ -126,6 +126,10 @@ class Connection(asyncio.BaseProtocol):
         # An eager start saves an iteration of the loop: 20 % of the processor time of a connection
         # on asyncio's loop and 10 % on uvloop, if the handler does not wait.
         self.task = start_eagerly(self._serve(), server.loop, name=server.task_name)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass `data` to the reader."""
+        self.reader.data_received(data)
 
     def eof_received(self) -> bool:
         """Let the handler read the end of the stream.
@@ -355,11 +359,3 @@ class Connection(asyncio.BaseProtocol):
             self.release()
         else:
             self.close()
-
-
-class PlainConnection(Connection, asyncio.Protocol):
-    """A connection without TLS."""
-
-    def data_received(self, data: bytes) -> None:
-        """Pass `data` to the reader."""
-        self.reader.data_received(data)

@@ -37,8 +37,6 @@ class Connections:
     """The event loop of the current run."""
     limit: int
     """The maximum of bytes in a line."""
-    receive_buffer: memoryview
-    """The buffer that TLS decrypts into."""
 
     def __init__(self, service: Any) -> None:
         self.open_connections: set[Connection] = set()

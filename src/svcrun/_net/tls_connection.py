@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
-from svcrun._net.connection import Connection, ConnectionServer
+from svcrun._net.connection import Connection
 from svcrun._net.handshake import TLSParameters, log_handshake_failure
 
 __all__ = ("TLSConnection",)
 
 
-class TLSConnectionServer(ConnectionServer, Protocol):
-    """The server of a TLS connection, as far as the connection uses it."""
-
-    receive_buffer: memoryview
-    """The buffer that TLS decrypts into."""
-
-
-class TLSConnection(Connection, asyncio.BufferedProtocol):
-    """A connection that begins with a TLS handshake.
-
-    TLS decrypts into a buffer that all connections of the server share. For a protocol that is not
-    buffered, it would allocate 256 KiB for each piece of data. On uvloop, this saves half of the
-    processor time of a round trip if few connections are open; with many, it costs up to 4 %.
-    """
-
-    def __init__(self, server: TLSConnectionServer) -> None:
-        super().__init__(server)
-        self._receive_buffer = server.receive_buffer
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the hint is not needed
-        """Return the buffer for the next piece of data."""
-        return self._receive_buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Pass the data in the shared buffer to the reader."""
-        self.reader.data_received(self._receive_buffer[:nbytes].tobytes())
+class TLSConnection(Connection):
+    """A connection that begins with a TLS handshake."""
 
     def end(self, *, at_once: bool) -> None:
         """End the handler; a handshake is cancelled at once."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from svcrun._net.connections import Connections
 from svcrun._net.endpoint import bind_socket as bind_socket
-from svcrun._net.listener import RECEIVE_SIZE
 from svcrun._net.tls_connection import TLSConnection
 from svcrun._net.tls_options import (
     DEFAULT_SSL_CIPHERS as DEFAULT_SSL_CIPHERS,
@@ -72,7 +71,6 @@ class TLSServer(StreamServer, Secure):
         :raises ValueError: if a file has other contents than its parameter requires.
         """
         self._svcrun_read_certificates()
-        part_of(self, Connections).receive_buffer = memoryview(bytearray(RECEIVE_SIZE))
         await super().start()
 
     def _svcrun_is_serving(self) -> bool:

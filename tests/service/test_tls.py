@@ -415,7 +415,7 @@ class TestParameters:
         self, secure: Any, certificates: Certificates, no_leaks: None
     ) -> None:
         server = secure(key=certificates.client_key)
-        with pytest.raises(ValueError, match=r"key=.*client\.key"):
+        with pytest.raises(ValueError, match=r"key must be .*client\.key"):
             await server.start()
         await server.stop()
 

@@ -282,7 +282,10 @@ class _Watch:
         # Up to here nothing has given up the interpreter's lock, which who blocks the loop may wait
         # for as well.
         if self._due != due:
-            return  # it turns again, and the calls may be those of something else
+            # The loop turns again, and the calls may be those of something else. The delay is over:
+            # if this thread sleeps too long from now on, that does not excuse it.
+            self._settle()
+            return
         if _is_debugger(calls):
             self._excused += lag
             return

@@ -1,4 +1,4 @@
-"""An application that a web service hosts, in whichever way it was given."""
+"""Check, import and create the application that a web service hosts."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from svcrun.errors import MissingMethod, ParameterError, ParameterTypeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcrun.service.base import Service
-
 __all__ = ("check_application", "check_import_string", "is_factory", "load")
 
 _ACCEPTED = "'package.module:name' of an application or a factory"
 _FORM = re.compile(r"[\w.]+:[\w.]+")
 
 
-def check_import_string(owner: Service) -> None:
-    """Refuse an ``app`` that is a text but can't name anything, or else can't be called.
+def check_import_string(owner: object) -> None:
+    """Check the parameter ``app``: an import string, or an object that can be called.
 
-    :raises ValueError, TypeError: naming the class and the value.
+    :raises ValueError: if it is a string, but not an import string.
+    :raises TypeError: if it is another object that can't be called.
     """
     app = getattr(owner, "app", None)
     if isinstance(app, str):
@@ -36,11 +35,11 @@ def check_import_string(owner: Service) -> None:
         raise ParameterTypeError(type(owner).__qualname__, "app", app, accepted)
 
 
-def check_application(owner: Service, base: type[Service], method: str) -> None:
-    """Raise an error for a service without an application whose `method` is probably misspelt.
+def check_application(owner: object, base: type, method: str) -> None:
+    """Check whether a service without ``app`` has a method with a name similar to `method`.
 
     :param base: the class whose `method` creates the application from ``app``.
-    :raises TypeError: naming the class and both methods.
+    :raises TypeError: if it has: the name is probably misspelt.
     """
     cls = type(owner)
     if getattr(owner, "app", None) is None and getattr(cls, method) is getattr(base, method):
@@ -50,10 +49,10 @@ def check_application(owner: Service, base: type[Service], method: str) -> None:
 
 
 def is_factory(app: Any, arguments: int) -> bool:
-    """Tell whether `app` is to be called for an application, and without arguments.
+    """Return whether `app` is a factory: a function without required parameters.
 
-    :param arguments: with how many arguments an application itself is called. What can be called
-        in both ways is an application.
+    :param arguments: the number of arguments of a call of an application. An object that accepts
+        them as well is an application, not a factory.
     """
     if not callable(app):
         return False
@@ -64,28 +63,30 @@ def is_factory(app: Any, arguments: int) -> bool:
     return _accepts(signature, 0) and not _accepts(signature, arguments)
 
 
-async def load(owner: Service, app: Any, is_factory: Callable[[Any], bool]) -> Any:
-    """Return the application that `app` is, names, or makes.
+async def load(owner: object, app: Any, is_factory: Callable[[Any], bool]) -> Any:
+    """Return the application.
 
-    :param is_factory: tells whether something has to be called to get an application.
-    :raises ImportError: if `app` names something that is not there.
+    :param app: the application, a factory (a function or coroutine function), or an import string
+        of either.
+    :param is_factory: returns whether an object is a factory.
+    :raises ImportError: if the module or the attribute does not exist.
     """
     if isinstance(app, str):
-        app = _find(owner, app)
+        app = _import(owner, app)
     if not is_factory(app):
         return app
     made = app()
     return await made if inspect.isawaitable(made) else made
 
 
-def _find(owner: Service, name: str) -> Any:
+def _import(owner: object, name: str) -> Any:
     module_name, _, attributes = name.partition(":")
     where = f"{type(owner).__qualname__}: app={name!r}"
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # a module that the application needs
+            raise  # the module exists, and imports another one that does not
         text = f"{where}: there is no module {error.name!r} on sys.path"
         raise ModuleNotFoundError(text, name=error.name) from error
     for attribute in attributes.split("."):

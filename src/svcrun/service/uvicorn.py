@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import ssl
@@ -16,13 +15,14 @@ except ImportError as error:
     raise ImportError(msg) from error
 
 from svcrun._net.endpoint import Endpoint
+from svcrun._util.shared_stop import SharedStop
 from svcrun._web.application import check_application, check_import_string, is_factory, load
 from svcrun._web.uvicorn.options import (
     UvicornApplication,
-    changed,
+    check_loop,
     check_values,
-    refuse_loop,
-    settle_place,
+    endpoint_keywords,
+    non_default_options,
 )
 from svcrun._web.uvicorn.server import STOPPED_EARLY, Server
 from svcrun.errors import (
@@ -37,6 +37,7 @@ from svcrun.service._internals import internals_of, overridable, part_of
 from svcrun.service._listening import Listening
 
 if TYPE_CHECKING:
+    import asyncio
     import os
     from collections.abc import Awaitable, Callable
 
@@ -56,51 +57,51 @@ log = logging.getLogger(__name__)
 
 _LOGGERS = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
-# OpenSSL asks the terminal for the password of a key, and blocks, unless it is told one.
+# Without a password, OpenSSL asks for one at the terminal, and blocks.
 _NO_PASSWORD = "no password was given"  # noqa: S105
 
 
 class UvicornService(Listening):
     """Serve an ASGI application by uvicorn.
 
-    Give it as `app`, or override :meth:`create_application`. The place is bound before the
-    application is made, and clients are let in when it has started. At the stop the listener is
-    closed first. Requests under way get `shutdown_timeout` seconds, web sockets are closed by code
-    1012 (service restart); what is left is cancelled. Then the application is told of its end, for
-    which it has as long again, and a second at least.
+    Pass it as `app`, or override :meth:`create_application`. The socket is bound before the
+    application is created, and accepts connections after the application has started. A stop closes
+    the listener first. Requests in flight have `shutdown_timeout` seconds, and web sockets are
+    closed with code 1012 (service restart). The rest is cancelled. Then the application shuts down,
+    for which it has as long again, and at least a second.
 
-    Signals are the entrypoint's, and what uvicorn logs goes where the entrypoint's log goes.
+    The entrypoint handles signals, and its handlers write the records of uvicorn's loggers.
 
-    :param app: an ASGI application, a function or coroutine function without parameters that makes
-        one, or ``"package.module:name"`` of either. If the service may be started again, better
-        let it be made.
+    :param app: an ASGI application, a factory (a function or coroutine function without
+        parameters that returns one), or ``"package.module:name"`` of either. A service that may be
+        started again needs a factory.
     :param address: an IP address, a host name, or the path of a Unix socket. See
         :class:`svcrun._net.endpoint.Endpoint`.
-    :param host: the same, by uvicorn's name; ``"127.0.0.1"`` by default.
-    :param port: 0 to 65535; 8080 by default, 0 takes a free one. Once started, :attr:`address` and
-        :attr:`port` tell what was bound.
-    :param path: the path of a Unix socket, in place of `address` and `port`. Its file is removed
-        at the end.
-    :param uds: the same, by uvicorn's name.
-    :param sock: a bound socket, in place of `address` and `port`; closed at the end.
-    :param fd: the number of a descriptor that the process has inherited, of a bound socket of any
-        family; closed at the end as well.
+    :param host: an alias of `address`; ``"127.0.0.1"`` by default.
+    :param port: 0 to 65535; 8080 by default. 0 selects a free port. Once started, :attr:`address`
+        and :attr:`port` are the bound ones.
+    :param path: the path of a Unix socket, instead of `address` and `port`. The stop removes its
+        file.
+    :param uds: an alias of `path`.
+    :param sock: a bound socket, instead of `address` and `port`. The stop closes it.
+    :param fd: an inherited descriptor of a bound stream socket, instead of `address` and `port`.
+        The stop closes it.
     :param options: socket options as ``(level, option, value)``.
-    :param reuse_port: let several processes listen on this port. Off by default.
-    :param shutdown_timeout: seconds that requests have to end at the stop, and the application
-        after them; 5 by default, 0 for none.
-    :param timeout_graceful_shutdown: the seconds of the requests, if they differ.
-    :param factory: call `app` for the application, whatever its parameters look like.
+    :param reuse_port: whether several processes may listen on this port; False by default.
+    :param shutdown_timeout: seconds that requests in flight may take during the stop, and the
+        application after them; 5 by default.
+    :param timeout_graceful_shutdown: seconds that requests in flight may take, if that differs.
+    :param factory: whether `app` is a factory, whatever its parameters are.
     :param log_level: the level of uvicorn's loggers while the service runs, as a number or a name;
         that of the root logger by default.
-    :param access_log: log a line for each request; on by default.
+    :param access_log: whether to log each request; True by default.
 
-    Each other option of :class:`uvicorn.Config` is a parameter as well, and has uvicorn's default.
-    Some are refused: ``reload``, ``workers`` and ``env_file``, as a service can't do what they ask
-    for, and ``loop``, which is the entrypoint's.
+    Each other option of :class:`uvicorn.Config` is a parameter as well, with uvicorn's default. The
+    options ``reload``, ``workers`` and ``env_file`` are not supported, and ``loop`` is that of the
+    entrypoint.
 
-    :raises ValueError, TypeError: naming the parameter with a value that can't be used.
-    :raises FileNotFoundError: if a file of TLS is absent, naming the parameter and the path.
+    :raises ValueError, TypeError: if a parameter has a value that is not accepted.
+    :raises FileNotFoundError: if a file of TLS does not exist.
     :raises AttributeError: if there is neither `app` nor a :meth:`create_application`.
 
     .. code-block:: python
@@ -124,7 +125,7 @@ class UvicornService(Listening):
     app: Any = None
     shutdown_timeout: float = 5
 
-    # The options of uvicorn.Config, in its order. `loop` is what every service has.
+    # The options of uvicorn.Config, in its order, except `loop`.
     host: Path = "127.0.0.1"
     port: int | None = 8080
     uds: Path | None = None
@@ -180,39 +181,39 @@ class UvicornService(Listening):
     def __init__(self, **kwargs: Any) -> None:
         cls = type(self)
         for loop in (kwargs.get("loop"), cls.loop):
-            refuse_loop(self, loop)
+            check_loop(self, loop)
         if isinstance(kwargs.get("loop"), str):
             del kwargs["loop"]
-        super().__init__(**settle_place(self, kwargs))
+        super().__init__(**endpoint_keywords(self, kwargs))
         check_application(self, UvicornService, "create_application")
         if self.app is None and cls.create_application is UvicornService.create_application:
             raise MissingParameters(cls.__qualname__, ("app",))
 
     @property
-    def __own(self) -> _Hosting:
-        return part_of(self, _Hosting)
+    def __own(self) -> _Run:
+        return part_of(self, _Run)
 
     @overridable
     def server(self) -> Server | None:
-        """The server of uvicorn, while the service runs."""
+        """The uvicorn server, while the service runs."""
         return self.__own.server
 
     async def create_application(self) -> Any:
-        """Make the application; called at each start."""
+        """Return the application. Each start calls this."""
         return await load(self, self.app, lambda app: self.factory or is_factory(app, 3))
 
     async def start(self) -> None:
-        """Bind the socket, start the application, let clients in, and run until the stop.
+        """Bind the socket, start the application, accept connections, and run until the stop.
 
         :raises OSError: if the address can't be bound; it names address, port and service.
-        :raises ApplicationStartFailed: if the application says that it can't start, or fails to.
+        :raises ApplicationStartFailed: if the start of the application fails.
         :raises ServerEnded: if uvicorn ends without a :meth:`stop`.
         """
         if self.__own.is_starting or self._svcrun_socket is not None:
             raise AlreadyRunning(self)
         started = internals_of(self).start_event
-        started.clear()  # which is new for each start, but for one by hand
-        self.__own.is_starting, self.__own.is_asked_to_stop = True, False
+        started.clear()  # it may be set if the caller is not an entrypoint
+        self.__own.is_starting, self.__own.is_stop_requested = True, False
         try:
             server = await self.__start_server()
         finally:
@@ -223,9 +224,9 @@ class UvicornService(Listening):
         except Exception:
             await self.__undo()
             raise
-        if self.__own.is_asked_to_stop:
-            if self.__own.closing is not None:
-                await asyncio.wait((self.__own.closing,))
+        if self.__own.is_stop_requested:
+            if self.__own.stop.is_running:
+                await self.__own.stop.in_progress()
             return
         limit = self.limit_max_requests
         reason = "should_exit was set" if limit is None else f"limit_max_requests={limit}"
@@ -233,25 +234,25 @@ class UvicornService(Listening):
         raise ServerEnded(self, reason)
 
     async def stop(self, exception: Any = None) -> None:
-        """Let nobody in any more, bring requests to their ends, then end the application.
+        """Close the listener, handle the requests in flight, then shut down the application.
 
-        A :meth:`start` that is not done yet fails, and undoes what it has done.
+        A :meth:`start` that is not complete fails, and is rolled back.
 
-        :raises ApplicationStopFailed: if the application did not come to a good end.
+        :raises ApplicationStopFailed: if the shutdown of the application fails.
         """
-        self.__own.is_asked_to_stop = True
+        self.__own.is_stop_requested = True
         try:
             await self.__close()
         finally:
             await super().stop(exception)
 
     async def __start_server(self) -> Server:
-        sock = await self.__bind_place()
+        sock = await self.__bind()
         try:
-            self.__check_goes_on()
+            self.__check_not_stopped()
             self.__set_levels()
             application = await self.create_application()
-            self.__check_goes_on()
+            self.__check_not_stopped()
             server = self.__own.server = self.__make_server(application)
             await server.startup([sock])
         except BaseException:
@@ -260,20 +261,20 @@ class UvicornService(Listening):
             raise
         return server
 
-    def __check_goes_on(self) -> None:
-        if self.__own.is_asked_to_stop:
+    def __check_not_stopped(self) -> None:
+        if self.__own.is_stop_requested:
             raise ServerEnded(self, STOPPED_EARLY)
 
-    async def __bind_place(self) -> socket.socket:
-        if self.fd is None or self.__own.is_descriptor_taken:
+    async def __bind(self) -> socket.socket:
+        if self.fd is None or self.__own.owns_descriptor:
             return await self._svcrun_bind()
         inherited = self._svcrun_endpoint.sock = socket.socket(fileno=self.fd)
         try:
             sock = await self._svcrun_bind()
         except BaseException:
-            inherited.detach()  # it is not ours yet
+            inherited.detach()  # leave the descriptor open: another start may succeed
             raise
-        self.__own.is_descriptor_taken = True
+        self.__own.owns_descriptor = True
         return sock
 
     def __make_server(self, application: Any) -> Server:
@@ -300,7 +301,7 @@ class UvicornService(Listening):
         if not callable(application):
             accepted = "an ASGI application or a factory"
             raise ParameterTypeError(type(self).__qualname__, "app", application, accepted)
-        options = changed(self, _DEFAULTS)
+        options = non_default_options(self, UvicornService)
         if self.ssl_certfile is not None:
             options.setdefault("ssl_keyfile_password", _NO_PASSWORD)
         if self.port is None:
@@ -308,7 +309,7 @@ class UvicornService(Listening):
         else:
             options.update(host=str(self.address), port=self.port)
         config = uvicorn.Config(
-            # uvicorn calls what it is given to see whether it is a factory.
+            # uvicorn would call an application to check whether it is a factory.
             lambda: application,
             factory=True,
             backlog=self.backlog,
@@ -317,36 +318,31 @@ class UvicornService(Listening):
             workers=1,
             **options,
         )
-        # Turned off here, uvicorn would turn it off for all servers of the process, and for good.
+        # As a keyword, False would disable the access log of all servers in the process.
         config.access_log = self.access_log
         return config
 
     async def __close(self) -> None:
-        """End what there is, once; whoever comes later waits for that."""
-        if self.__own.closing is not None:
-            await asyncio.wait((self.__own.closing,))
-            return
+        """Shut down the server and close the socket, once for all concurrent callers."""
         sock = self._svcrun_socket
-        if sock is None:
+        if sock is None or await self.__own.stop.in_progress():
             return
-        closing = self.__own.closing = asyncio.get_running_loop().create_future()
-        try:
-            self._svcrun_endpoint.remove_file()  # before the socket is closed
-            if self.__own.server is not None:
-                await self.__own.server.shutdown([sock])
-        finally:
-            self.__own.server = None
-            self._svcrun_unbind()
-            self.__restore_levels()
-            self.__own.closing = None
-            closing.set_result(None)
+        with self.__own.stop:
+            try:
+                self._svcrun_endpoint.remove_file()  # race: another server may create it meanwhile
+                if self.__own.server is not None:
+                    await self.__own.server.shutdown([sock])
+            finally:
+                self.__own.server = None
+                self._svcrun_unbind()
+                self.__restore_levels()
 
     async def __undo(self) -> None:
         try:
             await self.__close()
         except Exception:
-            # What comes out of start() is why this was necessary.
-            log.exception("%s: the application failed to clean up after that", show(self))
+            # start() raises the error that made this necessary.
+            log.exception("%s: the application failed to shut down after that", show(self))
 
     def __set_levels(self) -> None:
         level = self.log_level
@@ -378,7 +374,7 @@ class UvicornService(Listening):
             )
         finally:
             if self.fd is not None and sock is not None:
-                sock.detach()  # start() takes it
+                sock.detach()  # start() owns the descriptor
 
     def __is_plain(self) -> bool:
         return self.ssl_certfile is None and self.ssl_context_factory is None
@@ -387,19 +383,16 @@ class UvicornService(Listening):
         super()._svcrun_check_parameters()
         check_import_string(self)
         check_values(self)
-        changed(self, _DEFAULTS)  # for its checks
+        non_default_options(self, UvicornService)  # for its checks
 
 
-class _Hosting:
-    """The server of a service, and the state of its start and stop."""
+class _Run:
+    """The server of a service, and the progress of its start and stop."""
 
     def __init__(self, _: UvicornService) -> None:
         self.server: Server | None = None
-        self.is_descriptor_taken = False
+        self.owns_descriptor = False
         self.is_starting = False
-        self.is_asked_to_stop = False
-        self.closing: asyncio.Future[None] | None = None
+        self.is_stop_requested = False
+        self.stop = SharedStop()
         self.levels: list[tuple[logging.Logger, int]] = []
-
-
-_DEFAULTS = vars(UvicornService)

@@ -1,1 +1,1 @@
-"""What is between a service and aiohttp: a server that ends in order, and its access log."""
+"""Adapter to aiohttp: a server that is shut down gracefully, and its access log."""

@@ -1,1 +1,1 @@
-"""What is between a service and uvicorn: options, the life of an application, a server."""
+"""Adapter to uvicorn: its options, a server that is shut down gracefully."""

@@ -1,4 +1,4 @@
-"""The options of uvicorn: which there are, what they accept, and which do not fit a service."""
+"""Check the options of uvicorn, and pass them on."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ from svcrun.errors import ParameterError, ParameterTypeError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from svcrun.service.base import Service
-
-__all__ = ("UvicornApplication", "changed", "check_values", "refuse_loop", "settle_place")
+__all__ = (
+    "UvicornApplication",
+    "check_loop",
+    "check_values",
+    "endpoint_keywords",
+    "non_default_options",
+)
 
 UvicornApplication: TypeAlias = Callable[..., Any]
 """An application for uvicorn: ASGI 3, ASGI 2 or WSGI."""
 
-# Those which would do what the service, the entrypoint or a process manager does, with the values
-# that ask for nothing, and what to do instead.
-_FOREIGN: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
+# Options for tasks of the service, the entrypoint or a process manager: the values that have no
+# effect, and the accepted value for the error message.
+_UNSUPPORTED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "env_file": ((None,), "None (load the file before the service is created)"),
     "reload": ((False,), "False (restart the program with a tool such as watchfiles)"),
     "reload_delay": ((0.25,), "left out (a service does not reload its code)"),
@@ -38,42 +42,23 @@ _FOREIGN: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "workers": ((None, 1), "1 (several processes can share a port by reuse_port=True)"),
 }
 
-# What uvicorn takes for them as it is.
-_PASSED: Final = (
-    "callback_notify",
-    "date_header",
-    "forwarded_allow_ips",
-    "h11_max_incomplete_event_size",
-    "headers",
-    "http",
-    "http2",
-    "interface",
-    "lifespan",
-    "limit_concurrency",
-    "limit_max_requests",
-    "limit_max_requests_jitter",
-    "proxy_headers",
-    "reset_contextvars",
-    "root_path",
-    "server_header",
-    "ssl_ca_certs",
-    "ssl_certfile",
-    "ssl_cert_reqs",
-    "ssl_ciphers",
-    "ssl_context_factory",
-    "ssl_keyfile",
-    "ssl_keyfile_password",
-    "ssl_version",
-    "timeout_graceful_shutdown",
-    "timeout_keep_alive",
-    "timeout_notify",
-    "timeout_worker_healthcheck",
-    "ws",
-    "ws_max_queue",
-    "ws_max_size",
-    "ws_per_message_deflate",
-    "ws_ping_interval",
-    "ws_ping_timeout",
+# Options that are not passed on unchanged: the service or the entrypoint handles them.
+_HANDLED: Final = frozenset(
+    {
+        "access_log",
+        "app",
+        "backlog",
+        "factory",
+        "fd",
+        "host",
+        "log_config",
+        "log_level",
+        "port",
+        "shutdown_timeout",
+        "uds",
+        "use_colors",
+        *_UNSUPPORTED,
+    }
 )
 
 _FLAGS: Final = (
@@ -111,21 +96,23 @@ _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 _ADDRESSES: Final = str | list | tuple | set | frozenset | None
 
-_PLACES: Final = ("sock", "fd", "path", "uds")
+_ENDPOINTS: Final = ("sock", "fd", "path", "uds")
 
 _KNOWN: Final = inspect.signature(Config).parameters
 
 
-def changed(owner: Service, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those options that are not as uvicorn has them by default.
+def non_default_options(owner: object, base: type) -> dict[str, Any]:
+    """Return the options to pass on to uvicorn: those that differ from its defaults.
 
-    :param defaults: the defaults of the service.
-    :raises ValueError: if one is set that the installed uvicorn does not have.
+    :param base: the class that declares the options.
+    :raises ValueError: if the installed version of uvicorn does not have the option.
     """
     found = {}
-    for name in _PASSED:
+    for name in base.__annotations__:
+        if name in _HANDLED or name.startswith("_"):
+            continue
         value = getattr(owner, name)
-        if value == defaults[name]:
+        if value == vars(base)[name]:
             continue
         if name not in _KNOWN:
             accepted = f"left out (uvicorn {uvicorn_version} does not support it)"
@@ -135,13 +122,13 @@ def changed(owner: Service, defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_values(owner: Any) -> None:
-    """Refuse values that can't be used.
+    """Check the values of all options.
 
-    :raises ValueError, TypeError: naming the class, the parameter, the value, and what is accepted.
-    :raises FileNotFoundError: if a file is absent, naming the parameter and the path.
+    :raises ValueError, TypeError: if a value is not accepted.
+    :raises FileNotFoundError: if a file of TLS does not exist.
     """
-    for name in _FOREIGN:
-        _refuse_foreign(owner, name, getattr(owner, name))
+    for name in _UNSUPPORTED:
+        _check_unsupported(owner, name, getattr(owner, name))
     for name in _FLAGS:
         _check_type(owner, name, bool, "True or False")
     for name, check in _NUMBERS.items():
@@ -164,33 +151,36 @@ def check_values(owner: Any) -> None:
     _check_descriptor(owner)
 
 
-def refuse_loop(owner: Service, value: object) -> None:
-    """Raise an error for the name of a loop, because the service runs in the entrypoint's loop.
+def check_loop(owner: object, value: object) -> None:
+    """Check the option ``loop``: a service runs in the loop of the entrypoint.
 
-    :param value: the value of ``loop``. A value that is not a string is set as the attribute of
-        that name, as for any service.
-    :raises ValueError: naming the class, the value, and what to do instead.
+    :param value: the name of a loop. Another value is set as the attribute ``loop``, as for any
+        service.
+    :raises ValueError: if it is the name of a certain loop.
     """
     accepted = "left out (choose the loop by entrypoint(loop_factory=...))"
     if isinstance(value, str) and value not in ("auto", "none"):
         raise ParameterError(type(owner).__qualname__, "loop", value, accepted)
 
 
-def settle_place(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the keywords with one endpoint, which several keywords may name."""
-    places = {name: given.get(name, getattr(owner, name)) for name in _PLACES}
+def endpoint_keywords(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords with those of one endpoint: ``host`` and ``uds`` are aliases.
+
+    :raises ValueError: if the keywords name several endpoints.
+    """
+    endpoints = {name: given.get(name, getattr(owner, name)) for name in _ENDPOINTS}
     for name, alias in (("address", "host"), ("path", "uds")):
         one, other = given.get(name), given.get(alias)
         if one is not None and other is not None and one != other:
             accepted = f"left out beside {name}={one!r}, or equal to it"
             raise ParameterError(type(owner).__qualname__, alias, other, accepted)
-    if places["path"] is not None:
-        places.pop("uds")
-    special = [name for name, value in places.items() if value is not None]
+    if endpoints["path"] is not None:
+        endpoints.pop("uds")
+    special = [name for name, value in endpoints.items() if value is not None]
     if len(special) > 1:
         name = special[1]
-        accepted = f"None beside {special[0]}={places[special[0]]!r}"
-        raise ParameterError(type(owner).__qualname__, name, places[name], accepted)
+        accepted = f"None beside {special[0]}={endpoints[special[0]]!r}"
+        raise ParameterError(type(owner).__qualname__, name, endpoints[name], accepted)
     address = given.get("address")
     if address is None:
         address = given.get("host")
@@ -201,10 +191,10 @@ def settle_place(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
     return {**port, **given, "address": address}
 
 
-def _refuse_foreign(owner: object, name: str, value: object) -> None:
+def _check_unsupported(owner: object, name: str, value: object) -> None:
     if name == "reload" and not isinstance(value, bool):
-        return  # a class may use the name otherwise, as for a method
-    harmless, instead = _FOREIGN[name]
+        return  # a subclass may have a method of this name
+    harmless, instead = _UNSUPPORTED[name]
     if not any(value is one or value == one for one in harmless):
         raise ParameterError(type(owner).__qualname__, name, value, instead)
 
@@ -271,7 +261,7 @@ def _check_descriptor(owner: Any) -> None:
     accepted = "the descriptor of a stream socket"
     number(low=0, whole=True)(owner, "fd", fd)
     try:
-        # Whatever it is, it stays as it is.
+        # Close nothing: the descriptor belongs to its owner until start().
         probe = socket.socket(fileno=fd)
         kind = probe.type
         probe.detach()

@@ -9,11 +9,11 @@ import sys
 
 TYPE_CHECKING = False  # that of `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
+    from contextvars import ContextVar
     from typing import Any
 
     from svcrun import log as log, service as service
     from svcrun._net.endpoint import bind_socket
-    from svcrun._util.current_service import current_service
     from svcrun.context import Context, get_context
     from svcrun.context_vars import CURRENT_ENTRYPOINT, StrictContextVar
     from svcrun.entrypoint import Entrypoint, entrypoint, run
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     )
     from svcrun.timeout import timeout
     from svcrun.utils import SelectResult, awaitable, cancel_tasks, chunk_list, select, shield
+
+    current_service: ContextVar[Service | None]
     from svcrun.version import __version__, version_info
 
 __all__ = (

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Hashable
 
-    from svcrun.service.base import Service
 
 __all__ = ("Context", "awaited_keys", "get_context")
 
@@ -73,7 +72,7 @@ class Context:
         self._values: dict[Hashable, Any] = {}
         # A future for each who waits: cancelling one must not touch the others.
         # The service that awaits each key.
-        self._waiters: dict[Hashable, dict[asyncio.Future[Any], Service | None]] = {}
+        self._waiters: dict[Hashable, dict[asyncio.Future[Any], object]] = {}
         _contexts.add(loop, self)
 
     def __getitem__(self, key: Hashable) -> asyncio.Future[Any]:
@@ -151,7 +150,7 @@ class Context:
         return f"<Context keys={list(self._values)} awaited={list(self._waiters)}>"
 
 
-def awaited_keys(loop: asyncio.AbstractEventLoop, service: Service) -> list[Hashable]:
+def awaited_keys(loop: asyncio.AbstractEventLoop, service: object) -> list[Hashable]:
     """Return the keys that `service` awaits in `loop` and that are not set."""
     return [
         key

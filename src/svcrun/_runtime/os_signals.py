@@ -82,7 +82,7 @@ class OSSignals:
         self._replaced: dict[int, object] = {}
         self.caught = self._handle  # bound once, so that the handler can be compared by identity
         self._added: dict[int, tuple[Callable[..., object], tuple[object, ...], Context]] = {}
-        self._warned: list[Service | None] = []
+        self._warned: list[object] = []
         self._descriptor: int | None = None
         self._previous = -1  # the descriptor that was there before
         self._pipe: tuple[int, int] | None = None
@@ -283,7 +283,7 @@ class OSSignals:
         self._warn(signum, owner_of(theirs, self._services()))
         return True
 
-    def _warn(self, signum: int, service: Service | None) -> None:
+    def _warn(self, signum: int, service: object) -> None:
         if service in self._warned:
             return
         self._warned.append(service)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import FrameType
 
-    from svcrun.service.base import Service
 
 T = TypeVar("T")
 
@@ -46,7 +45,7 @@ CALLBACK = asyncio.Handle._run.__code__  # noqa: SLF001 - there is no other mark
 
 def running_task_and_service(
     loop: asyncio.AbstractEventLoop, frame: FrameType | None
-) -> tuple[asyncio.Task[Any] | None, Service | None]:
+) -> tuple[asyncio.Task[Any] | None, object]:
     """Return the task and the service that are running in `loop`, each None if there is none.
 
     Any thread may ask. What it is told may be over by then.
@@ -62,7 +61,7 @@ def running_task_and_service(
     return None, None if context is None else context.get(current_service)
 
 
-def service_of(work: object) -> Service | None:
+def service_of(work: object) -> object:
     """Return the service that has begun a task, or asked for a callback; None if nobody can tell.
 
     :param work: a task, or a handle of a loop's.

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from svcrun.service.base import Service
 
 __all__ = ("ExceptionHooks", "UnhandledLoopHook", "log_loop_exception")
 
@@ -151,7 +150,7 @@ def _represent(value: object) -> str:
         return f"<{type(value).__name__} object>"
 
 
-def _find_service(context: dict[str, Any]) -> Service | None:
+def _find_service(context: dict[str, Any]) -> object:
     """Tell whose work is reported: the loop may do so in any context, long after."""
     work = context.get("task") or context.get("future") or context.get("handle")
     return current_service.get() if work is None else service_of(work)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcrun.context import Context
-    from svcrun.service.base import Service
 
 T = typing.TypeVar("T")
 P = typing.TypeVar("P")
@@ -32,6 +31,12 @@ __all__ = (
     "overridable_event",
     "part_of",
 )
+
+
+class HasInternals(typing.Protocol):
+    """A :class:`svcrun.Service`, as far as this module knows it."""
+
+    _svcrun_internals: ServiceInternals | None
 
 
 class StartEvent(asyncio.Event):
@@ -116,7 +121,7 @@ class ServiceInternals:
             self._start_event.set()
 
 
-def internals_of(service: Service) -> ServiceInternals:
+def internals_of(service: HasInternals) -> ServiceInternals:
     """Return the internals of `service`; create it on first use."""
     internals = service._svcrun_internals
     if internals is None:
@@ -126,7 +131,7 @@ def internals_of(service: Service) -> ServiceInternals:
     return internals
 
 
-def part_of(service: Service, kind: Callable[[typing.Any], P]) -> P:
+def part_of(service: HasInternals, kind: Callable[[typing.Any], P]) -> P:
     """Return the part of the internals that belongs to `kind`; create it on first use."""
     internals = internals_of(service)
     parts = internals.parts
@@ -138,7 +143,7 @@ def part_of(service: Service, kind: Callable[[typing.Any], P]) -> P:
     return part
 
 
-def loop_of(service: Service) -> asyncio.AbstractEventLoop:
+def loop_of(service: HasInternals) -> asyncio.AbstractEventLoop:
     """Return the event loop that `service` runs in, otherwise the running loop.
 
     :raises RuntimeError: if the service has no loop and no loop is running.

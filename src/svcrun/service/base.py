@@ -232,25 +232,23 @@ def check_service(service: object) -> None:
     """
     if not isinstance(service, Service):
         raise NotAService(service)
-    check_lifecycle_parameters(service)
-    if type(service)._svcrun_keywords.undeclared:
-        warn_of_misspellings(service)
-
-
-def check_lifecycle_parameters(service: Service) -> None:
-    """Refuse values of the parameters that every service has which can't be used.
-
-    :raises ValueError, TypeError: naming the service, the parameter, the value and what is
-        accepted.
-    """
-    if (
+    if not (
         service.start_timeout is None
         and service.stop_timeout is None
         and service.on_crash == "shutdown"
         and service.depends_on is Service.depends_on
     ):
-        return
+        check_lifecycle_parameters(service)
+    if type(service)._svcrun_keywords.undeclared:
+        warn_of_misspellings(service)
 
+
+def check_lifecycle_parameters(service: Service) -> None:
+    """Check the values of the parameters that every service has.
+
+    :raises ValueError, TypeError: naming the service, the parameter, the value and the accepted
+        values.
+    """
     for name in ("start_timeout", "stop_timeout"):
         value = getattr(service, name)
         if value is not None:

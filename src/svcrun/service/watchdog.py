@@ -347,7 +347,7 @@ def _calls(frame: FrameType | None, caller: CodeType | None) -> Iterator[Call]:
         frame = frame.f_back
 
 
-def _name(task: asyncio.Task[Any] | None, service: Service | None) -> str:
+def _name(task: asyncio.Task[Any] | None, service: object) -> str:
     if task is None:
         return "it" if service is None else f"a callback of {show(service)}"
     name = f"task {task.get_name()!r}"

@@ -107,8 +107,9 @@ class Timer(Protocol):
 class TimerQueue:
     """Fire timers at times of the loop's clock, with one timer of the loop for all of them.
 
-    A timer is in one queue at most, for one time. This gains a third of the processor time of a
-    call over one ``loop.call_at()`` per timer, where a thousand callbacks are due every 100 ms.
+    A timer is in one queue at most, for one time. A thousand callbacks every 100 ms take 20 to 30 %
+    less processor time than with one ``loop.call_at()`` for each, on Python 3.11 and 3.13, on
+    asyncio's loop and on uvloop. And many timers that are due at once do not block the loop.
     """
 
     __slots__ = ("_armed_for", "_context", "_discarded", "_entries", "_handle", "_numbers", "clock")

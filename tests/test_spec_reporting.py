@@ -13,7 +13,7 @@ pytest.importorskip("raven")
 pytest.importorskip("aiohttp")
 
 from svcrun import __version__
-from tests.service.collectors import Collector
+from tests.reporting.collectors import Collector
 from tests.support import Program
 from tests.test_spec import DOCUMENT, read_block
 

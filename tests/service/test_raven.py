@@ -21,7 +21,7 @@ from svcrun.errors import AlreadyRunning
 from svcrun.service.base import Service
 from svcrun.service.raven import RavenSender
 from tests.conftest import Certificates
-from tests.service.collectors import Collector
+from tests.reporting.collectors import Collector
 from tests.service.streams import running
 from tests.support import LoopFactory, refuses
 

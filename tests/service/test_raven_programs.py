@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("raven")
 pytest.importorskip("aiohttp")
 
-from tests.service.collectors import Collector, hang
+from tests.reporting.collectors import Collector, hang
 from tests.support import Program
 
 Start = Callable[..., Program]

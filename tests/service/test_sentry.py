@@ -16,8 +16,8 @@ from svcrun import Service, entrypoint, threaded  # noqa: E402 - after sentry_sd
 from svcrun.errors import AlreadyRunning, SentryInUse  # noqa: E402
 from svcrun.service.sentry import SentrySender  # noqa: E402
 from tests.conftest import Certificates  # noqa: E402
-from tests.service.collectors import answer  # noqa: E402
-from tests.service.envelopes import EnvelopeCollector, Event  # noqa: E402
+from tests.reporting.collectors import answer  # noqa: E402
+from tests.reporting.envelopes import EnvelopeCollector, Event  # noqa: E402
 from tests.support import eventually  # noqa: E402
 
 log = logging.getLogger("test")

@@ -1,1 +1,1 @@
-"""Send reports of log records to Sentry."""
+"""Report log records and errors to Sentry."""

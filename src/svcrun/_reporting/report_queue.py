@@ -1,7 +1,10 @@
-"""Reports of what is logged: taken note of by the log call, made by a thread.
+"""Queue log records, and make reports of them in a thread.
 
-To make a report, with the source and the variables of each frame, takes a millisecond or more. So a
-log call only settles what may have changed a moment later, and appends to a queue that is bounded.
+Making a report, with the source lines and variables of each frame, takes a millisecond or more. So
+a log call only renders the parts of the record that could change later, and adds the record to a
+bounded queue::
+
+    log call -> ReportHandler.handle() -> queue -> thread -> make(report) -> transport
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ __all__ = (
     "QUEUE_SIZE",
     "Report",
     "ReportHandler",
-    "hand_over",
+    "claim_report",
     "make_unhandled",
     "unreported",
 )
@@ -42,22 +45,22 @@ __all__ = (
 log = logging.getLogger("svcrun.reporting")
 
 QUEUE_SIZE = 500
-"""Records that may wait. Each may keep a traceback, and with it what its functions had in hand."""
+"""The maximum of waiting records. Each may keep a traceback, and the objects of its frames."""
 
 _THREAD_NAME = "svcrun-reports"
 _REPORTED_BY = "_svcrun_reported_by"
 
-# Whether what is logged comes from the reporting itself: a thread or task of a reporter, or what
-# these began.
+# Whether the current code is a thread or task of a sender, or was started by one. Its log records
+# are not reported: a report of a failed report would be an endless loop.
 _is_reporting: ContextVar[bool] = ContextVar("svcrun_is_reporting", default=False)
 
-# The attribute `handler` is the handler for which the current thread makes reports.
-_maker = threading.local()
+# `handler` is the handler for which the current thread makes reports.
+_current = threading.local()
 
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """Have no reporter report what is logged in the block, and by the tasks begun in it."""
+    """Do not report log records of the block, nor of tasks that it starts."""
     token = _is_reporting.set(True)
     try:
         yield
@@ -66,46 +69,46 @@ def unreported() -> Iterator[None]:
 
 
 class Report(NamedTuple):
-    """What is to be reported."""
+    """A log record, and the surroundings of its log call."""
 
     record: logging.LogRecord
-    """A copy, with the text of that moment as ``message``, and ``msg`` and ``args`` to group by."""
+    """A copy, with the rendered text as ``message``; ``msg`` and ``args`` group equal events."""
     stack: Stack | None
-    """If wanted: the frames of the log call and their lines, the innermost last."""
+    """The frames of the log call and their lines, the innermost last; None unless requested."""
     context: Context
-    """That of the log call; the report is made in it."""
-    note: Any = None
-    """What ``take_note`` returned."""
+    """The context of the log call; the report is made in it."""
+    snapshot: Any = None
+    """The result of the `snapshot` function of the handler."""
 
 
-def hand_over() -> bool:
-    """Return whether a transport may accept an event, which the transport counts from then on.
+def claim_report() -> bool:
+    """Return whether a transport may accept the current event, which it has to count from then on.
 
     A transport calls this in the thread that made the event. Race: if that is the thread of a
-    handler, a stop may have abandoned and counted its current report meanwhile.
+    handler, a stop may have abandoned and counted the current report in the meantime.
     """
-    handler: ReportHandler | None = getattr(_maker, "handler", None)
-    return handler is None or handler.hand_over()
+    handler: ReportHandler | None = getattr(_current, "handler", None)
+    return handler is None or handler.claim_report()
 
 
 class ReportHandler(logging.Handler):
-    """Have a thread make reports of records, one at a time.
+    """Make reports of log records in a thread, one at a time.
 
-    A log call never waits and never raises. What more than `queue_size` records leave no room for
-    is dropped, and counted; the count is logged now and then. So that the event loop gets its turns
-    the thread rests after each report for as long as that took, except at the end.
+    A log call never waits and never raises. Records beyond `queue_size` are dropped and counted;
+    the count is logged at intervals. After each report the thread sleeps for as long as the report
+    took, except during the stop, so that the event loop gets half of the interpreter's time.
 
-    In a forked child the handler does nothing.
+    In a forked child, the handler does nothing.
 
-    :param make: makes a report and passes it on; called in the thread, and in the context of the
-        log call, so that context variables tell whose it was. It returns False if there was no
-        room to pass it on. What it raises is logged, and the record counted as failed.
+    :param make: makes a report and passes it to a transport. It is called in the thread, in the
+        context of the log call. It returns False if the transport has no room. An error that it
+        raises is logged, and the record is counted as failed.
     :param level: the lowest level that is reported.
-    :param filters: tell of a record whether it is to be reported.
-    :param queue_size: how many records may wait.
-    :param stacks: whether to take note of the stack of log calls without an exception. Otherwise
-        only those have one that are given ``extra={"stack": True}``.
-    :param take_note: called by the log call, for what else may have changed a moment later.
+    :param filters: filters of records, as for :meth:`logging.Handler.addFilter`.
+    :param queue_size: the maximum of waiting records.
+    :param stacks: whether to keep the stack of each log call without an exception. Otherwise only
+        log calls with ``extra={"stack": True}`` have their stack.
+    :param snapshot: called in each log call, to copy state that may change later.
     """
 
     def __init__(
@@ -116,7 +119,7 @@ class ReportHandler(logging.Handler):
         filters: Iterable[Filter] = (),
         queue_size: int = QUEUE_SIZE,
         stacks: bool = False,
-        take_note: Callable[[], Any] | None = None,
+        snapshot: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__(level)
         for one in filters:
@@ -124,53 +127,53 @@ class ReportHandler(logging.Handler):
         self._make = make
         self._size = queue_size
         self._stacks = stacks
-        self._take_note = take_note
+        self._snapshot = snapshot
         self._queue: SimpleQueue[Report | None] = SimpleQueue()
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
-        self._hurry = threading.Event()
+        self._stopping = threading.Event()
         # Invariant: each record is counted once, by this handler if it is dropped or fails, by the
-        # transport if its event is handed over. Race: the stop, which abandons the other records,
-        # and the thread both count the current record. The lock decides which of the two does. It
-        # is reentrant, because a signal handler may log.
+        # transport if its event is claimed. Race: the stop, which abandons the other records, and
+        # the thread both count the current record. The lock decides which of the two does. It is
+        # reentrant, because a signal handler may log.
         self._counts = threading.RLock()
-        self._pending = 0  # records that are neither counted nor handed over
-        self._in_hand = False  # whether the thread is making a report of one of these
+        self._pending = 0  # records that are neither counted nor claimed
+        self._is_making = False  # whether the thread is making a report of one of these
         self._abandoned = False
         self._ended = asyncio.Event()
         self._drops = RateLimitedLog(log)
         self._failures = RateLimitedLog(log)
-        self._key = object()  # marks exceptions
+        self._key = object()  # marks exceptions that this handler has reported
         self.dropped = 0
-        """How many records were not made a report of: there was no room, or no time."""
+        """The number of records without a report, because there was no room or no time."""
         self.failed = 0
-        """How many could not be made a report of."""
+        """The number of records whose report raised an error."""
 
     @property
     def is_attached(self) -> bool:
-        """Whether it reports what gets to the root logger."""
+        """Whether the handler reports records that reach the root logger."""
         return self._thread is not None
 
-    # In the thread that logs
+    # In the thread of the log call.
 
     def attach(self) -> None:
-        """Begin to report what gets to the root logger."""
+        """Start the thread, and add the handler to the root logger."""
         loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._serve, args=(loop,), name=_THREAD_NAME, daemon=True)
+        thread = threading.Thread(target=self._run, args=(loop,), name=_THREAD_NAME, daemon=True)
         thread.start()
         self._thread = thread
         root = logging.getLogger()
-        # In front of those that put the text in place of message and arguments. It is a new list:
-        # a log call of another thread may be going through the old one.
+        # In front of handlers that replace message and arguments by the text. The list is a new
+        # one, because a log call of another thread may be iterating over the old one.
         root.handlers = [self, *root.handlers]
 
     def detach(self) -> None:
-        """Report nothing more that is logged."""
+        """Remove the handler from the root logger."""
         root = logging.getLogger()
         root.handlers = [handler for handler in root.handlers if handler is not self]
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Take note of a record if it is to be reported."""
+        """Queue a record that passes the filters; called by logging."""
         if _is_reporting.get() or os.getpid() != self._pid:
             return False
         kept: object = self._filter(record)
@@ -179,21 +182,21 @@ class ReportHandler(logging.Handler):
         if kept:
             try:
                 self.emit(record)
-            except Exception as error:  # noqa: BLE001 - code of the user's, and a log call never raises
+            except Exception as error:  # noqa: BLE001 - the user's code; a log call never raises
                 self._drop()
                 with unreported():
-                    self._failures.add("no note could be taken of a record: %r", error)
+                    self._failures.add("could not queue a log record: %r", error)
         return bool(kept)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take note of a record."""
+        """Queue a record."""
         if self._queue.qsize() >= self._size:
             self._drop()
             return
-        wanted = getattr(record, "stack", None) is True or (self._stacks and not record.exc_info)
-        stack = _take_stack(record) if wanted else None
-        note = None if self._take_note is None else self._take_note()
-        report = Report(_settle(record), stack, copy_context(), note)
+        has_stack = getattr(record, "stack", None) is True or (self._stacks and not record.exc_info)
+        stack = _find_stack(record) if has_stack else None
+        snapshot = None if self._snapshot is None else self._snapshot()
+        report = Report(_freeze(record), stack, copy_context(), snapshot)
         with self._counts:
             if self._abandoned:  # race: the stop has abandoned the records since this call began
                 self.dropped += 1
@@ -204,147 +207,142 @@ class ReportHandler(logging.Handler):
             vars(error).setdefault(_REPORTED_BY, set()).add(self._key)
 
     def report_unhandled(self, error: BaseException | None) -> None:
-        """Report what ended a program, unless it was logged, or does so on purpose."""
+        """Report the error that ended a program, unless it was logged, or is an exit."""
         if isinstance(error, Exception) and not self.has_reported(error):
             record = make_unhandled(error)
             if record.levelno >= self.level:
                 self.handle(record)
 
     def has_reported(self, error: BaseException) -> bool:
-        """Tell whether a record with this exception was taken note of."""
+        """Return whether a record with this exception was queued."""
         return self._key in getattr(error, _REPORTED_BY, ())
 
     def _filter(self, record: logging.LogRecord) -> object:
         try:
             return self.filter(record)
-        except Exception as error:  # noqa: BLE001 - code of the user's, and a log call never raises
+        except Exception as error:  # noqa: BLE001 - the user's code; a log call never raises
             with unreported():
-                self._failures.add("a filter failed, and its record is reported: %r", error)
+                self._failures.add("a filter failed; reporting its record: %r", error)
             return True
 
     def _drop(self) -> None:
         with self._counts:
             self.dropped += 1
 
-    # In the event loop
+    # In the event loop.
 
     async def finish(self, timeout: float) -> None:
-        """Take the handler away, and end the thread when it has made what waits.
+        """Remove the handler, and end the thread when it has made reports of all records.
 
-        :param timeout: seconds after which the rest is dropped, and a report that still is being
-            made is given up.
+        :param timeout: seconds after which the other records are dropped, and the report that is
+            being made is abandoned.
         """
         self.detach()
         thread = self._thread
         if thread is None:
             return
-        self._hurry.set()
+        self._stopping.set()
         self._queue.put(None)
         try:
-            async with asyncio.timeout(timeout):
-                await self._ended.wait()
-        except TimeoutError:
-            pass
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._ended.wait()
         finally:
-            if self._thread is not None:  # else it was ended meanwhile
+            if self._thread is not None:  # race: another call of this method ended it
                 self._end(thread)
 
     def _end(self, thread: threading.Thread) -> None:
         self._thread = None
         if self._ended.is_set():
-            thread.join()  # it has nothing left to do
+            thread.join()  # it does not wait for anything any more
         with self._counts:
             self._abandoned = True
             self.dropped += self._pending
             self._pending = 0
-        self._discard()
-        with unreported():
-            self._tell_drops()
-            self._drops.close()
-            self._failures.close()
-
-    def _discard(self) -> None:
         with suppress(Empty):
             while True:
                 self._queue.get_nowait()
-        self._queue.put(None)  # the thread may be about to wait for one
+        self._queue.put(None)  # race: the thread is about to wait for a record
+        with unreported():
+            self._log_drops()
+            self._drops.close()
+            self._failures.close()
 
-    # In the thread that makes reports
+    # In the thread that makes reports.
 
-    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         _is_reporting.set(True)
-        _maker.handler = self
+        _current.handler = self
         while not self._abandoned and (report := self._queue.get()) is not None:
-            begin = monotonic()
-            report.context.run(self._attempt, report)
-            del report  # with all that its traceback keeps
-            self._tell_drops()
-            self._hurry.wait(monotonic() - begin)
-        with suppress(RuntimeError):  # closed meanwhile, and nobody waits
+            start = monotonic()
+            report.context.run(self._make_report, report)
+            del report  # and the frames that its traceback refers to
+            self._log_drops()
+            self._stopping.wait(monotonic() - start)
+        with suppress(RuntimeError):  # the loop was closed, so that no task waits for the event
             loop.call_soon_threadsafe(self._ended.set)
 
-    def _attempt(self, report: Report) -> None:
+    def _make_report(self, report: Report) -> None:
         _is_reporting.set(True)
-        self._in_hand = True
+        self._is_making = True
         try:
-            if self._make(report) is False and self._put_down():
-                self._drop()
-        except BaseException as error:  # noqa: BLE001 - it runs code of the user's; the thread goes on
-            self.failed += self._put_down()
-            self._failures.add("a report could not be made: %r", error)
+            accepted = self._make(report)
+        except BaseException as error:  # noqa: BLE001 - the user's code; the thread goes on
+            self.failed += self._take_over()
+            self._failures.add("could not make a report: %r", error)
         else:
-            self._put_down()
+            if self._take_over() and accepted is False:
+                self._drop()
 
-    def hand_over(self) -> bool:
-        """Return whether a transport may count the current report, which a stop may have done."""
-        return not self._in_hand or self._put_down()
+    def claim_report(self) -> bool:
+        """Return whether a transport may count the current report; a stop may have done so."""
+        return not self._is_making or self._take_over()
 
-    def _put_down(self) -> bool:
+    def _take_over(self) -> bool:
         """Return whether the current report is not counted yet; the caller has to count it then."""
         with self._counts:
-            if not self._in_hand or self._abandoned:
+            if not self._is_making or self._abandoned:
                 return False
-            self._in_hand = False
+            self._is_making = False
             self._pending -= 1
             return True
 
-    def _tell_drops(self) -> None:
+    def _log_drops(self) -> None:
         new = self.dropped - self._drops.total
         if new:
-            message = "records were dropped and not reported: at most %d wait"
-            self._drops.add(message, self._size, count=new)
+            self._drops.add("dropped log records; at most %d wait", self._size, count=new)
 
 
-def _settle(record: logging.LogRecord) -> logging.LogRecord:
-    """Copy a record, with what may change later as it is now."""
-    settled = logging.makeLogRecord(vars(record))
-    settled.message = str(render_text(record))
-    args: Any = settled.args
-    if type(settled.msg) is not str:
-        settled.msg, settled.args = settled.message, None
+def _freeze(record: logging.LogRecord) -> logging.LogRecord:
+    """Copy a record, with the parts that could change later as they are now."""
+    frozen = logging.makeLogRecord(vars(record))
+    frozen.message = str(render_text(record))
+    args: Any = frozen.args
+    if type(frozen.msg) is not str:
+        frozen.msg, frozen.args = frozen.message, None
     elif isinstance(args, Mapping):
-        settled.args = {key: _settle_argument(value) for key, value in args.items()}
+        frozen.args = {key: _freeze_argument(value) for key, value in args.items()}
     elif args:
-        settled.args = tuple(map(_settle_argument, args))
-    copy_extra(settled)
-    return settled
+        frozen.args = tuple(map(_freeze_argument, args))
+    copy_extra(frozen)
+    return frozen
 
 
-def _settle_argument(value: object) -> object:
+def _freeze_argument(value: object) -> object:
     return value if type(value) in IMMUTABLE_TYPES else show(value)
 
 
-def _take_stack(record: logging.LogRecord) -> Stack:
-    """Return the frames of this moment, up to the one that the record tells to have logged it."""
-    here: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack() reads source files
-    frame = here
+def _find_stack(record: logging.LogRecord) -> Stack:
+    """Return the current frames, up to the one that made the log call."""
+    current: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack() reads source files
+    frame = current
     while frame is not None and (frame.f_code.co_filename, frame.f_lineno) != (
         record.pathname,
         record.lineno,
     ):
         frame = frame.f_back
-    if frame is None:  # it was made elsewhere
-        frame = here
+    if frame is None:  # the record was made elsewhere
+        frame = current
     stack = []
     while frame is not None:
         stack.append((frame, frame.f_lineno))
@@ -354,7 +352,7 @@ def _take_stack(record: logging.LogRecord) -> Stack:
 
 
 def make_unhandled(error: BaseException) -> logging.LogRecord:
-    """Make a record of an exception that nobody has logged."""
+    """Create a log record of an exception that was not logged."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -18,8 +18,9 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, cast
 
 from svcrun._util.current_service import current_service, on_behalf_of
+from svcrun._util.drain import log_late
 from svcrun._util.eager import Waiter, start_eagerly
-from svcrun._util.tasks import current_work, format_stack, retrieve
+from svcrun._util.tasks import current_work, retrieve
 from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
@@ -346,8 +347,7 @@ class ScheduleRunner:
             await self.wait()
         except asyncio.CancelledError:
             if self._task is not None and self._call is not None:
-                stack = format_stack(self._task)
-                log.warning("%r: cancelling the call in flight at\n%s", self.callback, stack)
+                log_late(log, self.callback, [self._task], "when the stop was cancelled")
             self._cancel_call()
             raise
 

@@ -1,4 +1,4 @@
-"""What services that report to Sentry have in common, by whichever library they do so."""
+"""The base class of services that report log records to Sentry, with either library."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ __all__ = ("Sender",)
 
 
 class Sender(Service):
-    """Reports what is logged, and stops after the other services, to report how they did it."""
+    """Report log records. It stops after the other services, to report how they ended."""
 
     _svcrun_stops_last = True
     _svcrun_several: ClassVar[Any] = ("client_options", "filters")
+    # The function that takes the options, for error messages.
+    _svcrun_takes_options: ClassVar[str]
 
-    sentry_dsn: Any = None  # a string, or what is turned into one, such as yarl.URL
+    sentry_dsn: Any = None  # a string, or an object that converts to one, such as yarl.URL
     min_level: int | str = logging.WARNING
     client_options: Mapping[str, Any] = MappingProxyType({})
     filters: Iterable[Filter] = ()
@@ -41,39 +43,47 @@ class Sender(Service):
         if self.sentry_dsn:
             self._svcrun_parse_dsn(self.sentry_dsn)
         parse_level(self.min_level, "min_level")
-        self.client_options = self._svcrun_check_options(self.client_options)
+        self.client_options = self.__check_options(self.client_options)
         self.filters = self.__check_filters(self.filters)
         number(low=1, whole=True, unit="records")(self, "queue_size", self.queue_size)
         number(low=0, unit="seconds")(self, "flush_timeout", self.flush_timeout)
 
     @overridable
+    def sent(self) -> int:
+        """The number of events that the server has accepted since the start."""
+        delivery = self._svcrun_reporting.delivery
+        sent: int = 0 if delivery is None else delivery.sent
+        return sent
+
+    @overridable
     def dropped(self) -> int:
-        """How many were not reported: for lack of room or time, or because of an error."""
-        handler = self._svcrun_handler
-        if handler is None:
-            return 0
-        return handler.dropped + handler.failed + self._svcrun_undelivered
+        """The number of records that were not reported since the start.
+
+        There was no room in a queue, no time at the stop, an error in the report, or the server did
+        not accept it.
+        """
+        reporting = self._svcrun_reporting
+        handler, delivery = reporting.handler, reporting.delivery
+        dropped: int = 0 if handler is None else handler.dropped + handler.failed
+        return dropped if delivery is None else dropped + delivery.dropped
 
     @property
-    def _svcrun_handler(self) -> ReportHandler | None:
-        return part_of(self, Reporting).handler
-
-    @_svcrun_handler.setter
-    def _svcrun_handler(self, handler: ReportHandler) -> None:
-        part_of(self, Reporting).handler = handler
-
-    @property
-    @abstractmethod
-    def _svcrun_undelivered(self) -> int:
-        """How many events were made, and did not get to the server."""
+    def _svcrun_reporting(self) -> Reporting:
+        return part_of(self, Reporting)
 
     @abstractmethod
     def _svcrun_parse_dsn(self, value: object) -> Any:
-        """Return what a data source name says; errors show neither of its keys."""
+        """Return a parsed data source name.
+
+        :raises ValueError: without the keys of the name.
+        """
 
     @abstractmethod
-    def _svcrun_check_options(self, options: Any) -> dict[str, Any]:
-        """Return the options of the library as a dictionary, and refuse what it does not know."""
+    def _svcrun_check_options(self, options: dict[str, Any]) -> None:
+        """Check `options`, and convert them in place.
+
+        :raises ValueError, TypeError: naming the option that the library does not have.
+        """
 
     def _svcrun_find_dsn(self) -> Any:
         value = self.sentry_dsn or os.environ.get("SENTRY_DSN")
@@ -83,7 +93,7 @@ class Sender(Service):
         return self._svcrun_parse_dsn(value)
 
     def _svcrun_make_handler(
-        self, make: Callable[[Report], object], *, stacks: bool, take_note: Callable[[], Any]
+        self, make: Callable[[Report], object], *, stacks: bool, snapshot: Callable[[], Any]
     ) -> ReportHandler:
         return ReportHandler(
             make,
@@ -91,8 +101,17 @@ class Sender(Service):
             filters=self.filters,
             queue_size=self.queue_size,
             stacks=stacks,
-            take_note=take_note,
+            snapshot=snapshot,
         )
+
+    def __check_options(self, value: Any) -> dict[str, Any]:
+        try:
+            options = dict(value)
+        except (TypeError, ValueError):
+            accepted = f"a dictionary of options of {self._svcrun_takes_options}"
+            raise ParameterTypeError(self, "client_options", value, accepted) from None
+        self._svcrun_check_options(options)
+        return options
 
     def __check_filters(self, value: Any) -> tuple[Filter, ...]:
         accepted = "logging.Filter instances or functions of a record"
@@ -107,7 +126,11 @@ class Sender(Service):
 
 
 class Reporting:
-    """The handler of a sender."""
+    """The state of a sender: the parts of its last start."""
 
     def __init__(self, _: Sender) -> None:
         self.handler: ReportHandler | None = None
+        self.delivery: Any = (
+            None  # sends events to the server, and counts `sent` and `dropped` ones
+        )
+        self.client: Any = None  # that of the library

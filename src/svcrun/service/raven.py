@@ -1,4 +1,4 @@
-"""A service that sends what goes wrong to Sentry, by raven."""
+"""A service that reports log records to Sentry with raven."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 try:
-    import aiohttp  # noqa: F401 - it is for _raven, but this is where to tell that it is absent
+    import aiohttp  # noqa: F401 - for the error below, which names the extra
     import raven.base  # noqa: F401 - the same
 except ImportError as error:
     msg = "svcrun.service.raven needs raven: pip install 'svcrun[raven]'"
     raise ImportError(msg) from error
 
 from svcrun._reporting.raven.client import Client, check_options
-from svcrun._reporting.raven.courier import Courier
+from svcrun._reporting.raven.delivery_queue import DeliveryQueue
 from svcrun._reporting.raven.dsn import parse_dsn
 from svcrun._reporting.raven.transports import (
     AioHttpTransport as AioHttpTransport,
@@ -23,9 +23,9 @@ from svcrun._reporting.raven.transports import (
     QueuedAioHttpTransport as QueuedAioHttpTransport,
     QueuedKeepaliveAioHttpTransport as QueuedKeepaliveAioHttpTransport,
 )
-from svcrun._reporting.report_queue import unreported
+from svcrun._reporting.report_queue import ReportHandler, unreported
 from svcrun.errors import AlreadyRunning, ParameterError
-from svcrun.service._internals import overridable, part_of
+from svcrun.service._internals import overridable
 from svcrun.service._sender import Sender
 
 if TYPE_CHECKING:
@@ -39,32 +39,32 @@ log = logging.getLogger(__name__)
 
 
 class RavenSender(Sender):
-    """Send what is logged, and what ended the program, to Sentry.
+    """Report log records, and the error that ended the program, to Sentry.
 
-    A log call only takes note; a thread makes the event, and the event loop sends it. What does
-    not fit into the queue is dropped and counted. While the server can't be reached, events wait
-    and are tried again, for five minutes at most.
+    A log call only queues a record. A thread makes the event, and the event loop sends it. Records
+    beyond the size of the queue are dropped and counted. While the server is unreachable, events
+    wait and are retried for five minutes at most.
 
-    The sender stops after the other services, so that it can report how they did it.
+    The sender stops after the other services, to report how they ended.
 
-    :param sentry_dsn: the address of the project, a string or a URL. If it is empty, that in the
-        environment's ``SENTRY_DSN``. ``?timeout=`` seconds, ``?verify_ssl=0`` and ``?ca_certs=``,
-        a file of authorities, may be added to it.
+    :param sentry_dsn: the address of the project, a string or a URL; if empty, that in the
+        environment variable ``SENTRY_DSN``. It may end with ``?timeout=`` and seconds,
+        ``?verify_ssl=0``, and ``?ca_certs=`` and the path of a file of authorities.
     :param min_level: the lowest level that is reported, a number or a name; ``WARNING`` by
         default.
     :param client_options: keyword arguments of ``raven.Client``. Its hooks into the interpreter,
-        logging and libraries are off by default.
-    :param filters: :class:`logging.Filter` instances, or functions of a record, that tell what is
-        reported.
-    :param queue_size: how many records may wait to be made events, and how many events may wait to
-        be sent; 500 by default.
-    :param flush_timeout: seconds in which the stop sends what waits; 1.5 by default. The rest is
-        dropped, and its number logged.
+        logging and libraries are disabled by default.
+    :param filters: :class:`logging.Filter` instances, or functions of a record that return whether
+        to report it.
+    :param queue_size: the maximum of records that wait to be made events, and of events that wait
+        to be sent; 500 by default.
+    :param flush_timeout: seconds for which the stop sends the waiting events; 1.5 by default. The
+        rest is dropped and counted in the log.
 
     From the start on, ``client`` is the client of raven, and :attr:`sent` and :attr:`dropped` count
     events.
 
-    :raises ValueError, TypeError: naming a parameter that has a wrong value; keys are not shown.
+    :raises ValueError, TypeError: naming the parameter that has a wrong value, without any keys.
 
     >>> from svcrun.service.raven import RavenSender
     >>> RavenSender(sentry_dsn="https://583ca3b5@sentry.example.com/42", min_level="error")
@@ -72,87 +72,69 @@ class RavenSender(Sender):
     """
 
     __required__: ClassVar[Collection[str]] = ("sentry_dsn",)
+    _svcrun_takes_options: ClassVar[str] = "raven.Client"
 
     def __init__(self, **kwargs: Any) -> None:  # type checkers would make another one
         super().__init__(**kwargs)
 
-    @property
-    def __own(self) -> _Sending:
-        return part_of(self, _Sending)
-
     @overridable
     def client(self) -> Client | None:
-        """The ``raven.Client``."""
-        return self.__own.client
-
-    @overridable
-    def sent(self) -> int:
-        """How many events the server has taken."""
-        return 0 if self.__own.courier is None else self.__own.courier.sent
-
-    @property
-    def _svcrun_undelivered(self) -> int:
-        return 0 if self.__own.courier is None else self.__own.courier.dropped
+        """The ``raven.Client``, None before the start."""
+        client: Client | None = self._svcrun_reporting.client
+        return client
 
     def _svcrun_parse_dsn(self, value: object) -> DSN:
         return parse_dsn(self, value)
 
-    def _svcrun_check_options(self, options: Any) -> dict[str, Any]:
-        return check_options(self, options)
+    def _svcrun_check_options(self, options: dict[str, Any]) -> None:
+        check_options(self, options)
 
     async def start(self) -> None:
-        """Begin to report."""
-        if self._svcrun_handler is not None and self._svcrun_handler.is_attached:
+        """Start to report."""
+        reporting = self._svcrun_reporting
+        if reporting.handler is not None and reporting.handler.is_attached:
             raise AlreadyRunning(self)
         dsn: DSN = self._svcrun_find_dsn()
-        courier = Courier(dsn, self.queue_size)
-        client = self.__make_client(dsn, courier)
+        queue = DeliveryQueue(dsn, self.queue_size)
+        client = self.__make_client(dsn, queue)
         handler = self._svcrun_make_handler(
-            client.send_report, stacks=client.auto_log_stacks, take_note=client.take_note
+            client.send_report, stacks=client.auto_log_stacks, snapshot=client.snapshot
         )
-        self.__own.courier, self.__own.client, self._svcrun_handler = courier, client, handler
+        reporting.delivery, reporting.client, reporting.handler = queue, client, handler
         try:
-            handler.attach()  # at once: what waits for nothing starts meanwhile
-            await courier.open()
+            handler.attach()  # at once, for records of services that start at the same time
+            await queue.open()
         except BaseException:
-            await self.__end(0)
+            await self.__close(handler, 0)
             raise
         with unreported():
             log.info("reporting to %s", dsn)
 
-    def __make_client(self, dsn: DSN, courier: Courier) -> Client:
+    def __make_client(self, dsn: DSN, queue: DeliveryQueue) -> Client:
         try:
-            return Client(dsn, courier, **self.client_options)
+            return Client(dsn, queue, **self.client_options)
         except Exception as error:
             accepted = f"options that raven.Client accepts ({error!r})"
             names = sorted(self.client_options)
             raise ParameterError(self, "client_options", names, accepted) from error
 
     async def stop(self, exception: Any = None) -> None:
-        """Report `exception`, unless it was, send what waits, and end."""
-        if self._svcrun_handler is not None and self._svcrun_handler.is_attached:
-            self._svcrun_handler.report_unhandled(exception)
-            await self.__end(self.flush_timeout)
+        """Report `exception` unless it was reported before, and send the waiting events."""
+        handler = self._svcrun_reporting.handler
+        if handler is not None and handler.is_attached:
+            handler.report_unhandled(exception)
+            await self.__close(handler, self.flush_timeout)
         await super().stop(exception)
 
-    async def __end(self, timeout: float) -> None:
-        handler, courier, client = self._svcrun_handler, self.__own.courier, self.__own.client
-        if handler is None or courier is None or client is None:
-            return
+    async def __close(self, handler: ReportHandler, timeout: float) -> None:
+        """Make events of the waiting records, send them, and close the client."""
+        reporting = self._svcrun_reporting
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         try:
             await handler.finish(timeout)
         finally:
             try:
-                await courier.close(max(0.0, deadline - loop.time()))
+                await reporting.delivery.close(max(0.0, deadline - loop.time()))
             finally:
-                client.close()
-
-
-class _Sending:
-    """The client and the courier of a sender."""
-
-    def __init__(self, _: RavenSender) -> None:
-        self.client: Client | None = None
-        self.courier: Courier | None = None
+                reporting.client.close()

@@ -1,19 +1,19 @@
-"""A service that sends what goes wrong to Sentry, by sentry-sdk."""
+"""A service that reports log records and errors to Sentry with sentry-sdk."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 try:
-    import sentry_sdk  # noqa: F401 - it is for _sentry, but this is where to tell that it is absent
+    import sentry_sdk  # noqa: F401 - for the error below, which names the extra
 except ImportError as error:
     msg = "svcrun.service.sentry needs sentry-sdk: pip install 'svcrun[sentry]'"
     raise ImportError(msg) from error
 
 from svcrun._reporting.report_queue import Report, make_unhandled, unreported
-from svcrun._reporting.sentry.client import LONGEST_FLUSH, close, flush, installed, patience
+from svcrun._reporting.sentry.client import MAX_FLUSH, close, flush, flush_timeout, installed
 from svcrun._reporting.sentry.events import Scopes, capture
 from svcrun._reporting.sentry.options import check_dsn, check_options, make_options, show_dsn
 from svcrun._reporting.sentry.tasks import name_of_task
@@ -32,115 +32,108 @@ log = logging.getLogger(__name__)
 
 
 class SentrySender(Sender):
-    """Send what is logged, errors of tasks, and what ended the program, to Sentry.
+    """Report log records, errors of tasks, and the error that ended the program to Sentry.
 
-    While the service runs, its client is the one of ``sentry_sdk``: a program may capture errors
-    and set tags as it does anywhere. Each event is tagged with the ``service`` that it comes from,
-    and an exception is reported once, however often it is logged, or captured.
+    While the service runs, its client is that of ``sentry_sdk``: the program may capture errors and
+    set tags as usual. Each event has the tag ``service``, the name of the service that it comes
+    from. An exception is reported once, however often it is logged or captured.
 
-    A log call only takes note, and so does a task that fails; a thread makes the events, another
-    one sends them. What does not fit into the queue is dropped and counted.
+    A log call or a failing task only queues a record. One thread makes the events, another one
+    sends them. Records beyond the size of the queue are dropped and counted.
 
-    The sender stops after the other services, so that it can report how they did it.
+    The sender stops after the other services, to report how they ended.
 
-    :param sentry_dsn: the address of the project, a string or a URL. If it is empty, that in the
-        environment's ``SENTRY_DSN``.
+    :param sentry_dsn: the address of the project, a string or a URL; by default that in the
+        environment variable ``SENTRY_DSN``.
     :param min_level: the lowest level that is reported, a number or a name; ``WARNING`` by
         default.
-    :param client_options: keyword arguments of ``sentry_sdk.init()``. Integrations other than
-        those for logging and asyncio are off by default.
-    :param filters: :class:`logging.Filter` instances, or functions of a record, that tell what is
-        reported.
-    :param queue_size: how many records may wait to be made events; 500 by default. How many events
-        may wait to be sent is an option of sentry, ``transport_queue_size``; 100 by default.
-    :param flush_timeout: seconds for which the stop, while it sends what waits, goes without an
-        answer of the server; 1.5 by default. Then the rest is dropped, and its number logged.
+    :param client_options: keyword arguments of ``sentry_sdk.init()``. Only the integrations for
+        logging and asyncio are enabled by default.
+    :param filters: :class:`logging.Filter` instances, or functions of a record that return whether
+        to report it.
+    :param queue_size: the maximum of records that wait to be made events; 500 by default. The
+        maximum of events that wait to be sent is an option of sentry, ``transport_queue_size``; 100
+        by default.
+    :param flush_timeout: seconds that the stop waits for a response of the server while it sends
+        the waiting events; 1.5 by default. The rest is dropped and counted in the log.
 
     ``client`` is sentry's client while the service runs. :attr:`sent` and :attr:`dropped` count
     events since the start.
 
-    :raises ValueError, TypeError: naming a parameter that has a wrong value; keys are not shown.
-    :raises FileNotFoundError: if a file of TLS is absent, naming the option and the path.
+    :raises ValueError, TypeError: naming the parameter that has a wrong value, without any keys.
+    :raises FileNotFoundError: naming the option of a TLS file that does not exist.
 
     >>> from svcrun.service.sentry import SentrySender
     >>> SentrySender(sentry_dsn="https://583ca3b5@sentry.example.com/42", min_level="error")
     <SentrySender NEW>
     """
 
+    _svcrun_takes_options: ClassVar[str] = "sentry_sdk.init()"
+
     def __init__(self, **kwargs: Any) -> None:  # type checkers would make another one
         super().__init__(**kwargs)
 
-    @property
-    def __own(self) -> _Sending:
-        return part_of(self, _Sending)
-
     @overridable
     def client(self) -> BaseClient | None:
-        """The client of sentry_sdk."""
-        return self.__own.client
-
-    @overridable
-    def sent(self) -> int:
-        """How many events the server has taken."""
-        return 0 if self.__own.transport is None else self.__own.transport.sent
-
-    @property
-    def _svcrun_undelivered(self) -> int:
-        return 0 if self.__own.transport is None else self.__own.transport.dropped
+        """The client of sentry_sdk, None unless the service runs."""
+        client: BaseClient | None = self._svcrun_reporting.client
+        return client
 
     def _svcrun_parse_dsn(self, value: object) -> str:
         return check_dsn(self, value)
 
-    def _svcrun_check_options(self, options: Any) -> dict[str, Any]:
-        return check_options(self, options)
+    def _svcrun_check_options(self, options: dict[str, Any]) -> None:
+        check_options(self, options)
 
     async def start(self) -> None:
-        """Begin to report.
+        """Start to report.
 
         :raises SentryInUse: if another sender runs in this process, which has one client.
         """
-        if self.__own.client is not None:
+        reporting = self._svcrun_reporting
+        if reporting.client is not None:
             raise AlreadyRunning(self)
         dsn: str = self._svcrun_find_dsn()
         handler = self._svcrun_make_handler(
             self.__report,
             stacks=bool(self.client_options.get("attach_stacktrace")),
-            take_note=Scopes.fork,
+            snapshot=Scopes.fork,
         )
         options = make_options(dsn, self.client_options, self.__report_task)
         with ExitStack() as undo:
             client = undo.enter_context(installed(self, options))
             transport = client.transport
-            self.__own.transport = transport if isinstance(transport, Transport) else None
-            self._svcrun_handler = handler
+            reporting.delivery = transport if isinstance(transport, Transport) else None
+            reporting.handler = handler
             handler.attach()
-            self.__own.undo = undo.pop_all()
-        self.__own.client = client
+            part_of(self, _Changes).undo = undo.pop_all()
+        reporting.client = client
         with unreported():
             log.info("reporting to %s", show_dsn(dsn))
 
     async def stop(self, exception: Any = None) -> None:
-        """Report `exception`, unless it was, send what waits, and end."""
-        client, handler = self.__own.client, self._svcrun_handler
+        """Report `exception` unless it was reported before, and send the waiting events."""
+        reporting = self._svcrun_reporting
+        client, handler = reporting.client, reporting.handler
         if client is None or handler is None:
             await super().stop(exception)
             return
-        self.__own.client = None
+        reporting.client = None
         handler.report_unhandled(exception)
         try:
-            async with patience(client, self.flush_timeout):
-                await handler.finish(LONGEST_FLUSH)
+            async with flush_timeout(client, self.flush_timeout):
+                await handler.finish(MAX_FLUSH)
                 await flush(client)
         finally:
-            self.__own.undo.close()
+            part_of(self, _Changes).undo.close()
             try:
                 await close(client, self.flush_timeout)
             finally:
                 await super().stop(exception)
 
     def __report_task(self, error: Exception) -> None:
-        """Take note of what a task ends with; who waits for it may well know what to do."""
-        handler = self._svcrun_handler
+        """Report the error of a task as an error, since the code that awaits it may handle it."""
+        handler = self._svcrun_reporting.handler
         if handler is None or handler.level > logging.ERROR or handler.has_reported(error):
             return
         record = make_unhandled(error)
@@ -149,17 +142,17 @@ class SentrySender(Sender):
         handler.handle(record)
 
     def __report(self, report: Report) -> bool:
-        if self.__own.transport is not None and not self.__own.transport.wait_for_room():
+        delivery = self._svcrun_reporting.delivery
+        if isinstance(delivery, Transport) and not delivery.wait_for_room():
             return False
         capture(report)
         return True
 
 
-class _Sending:
-    """The client and the transport of a sender, and the changes that its stop undoes."""
+class _Changes:
+    """The changes to sentry_sdk and the event loop, which the stop reverts."""
 
     undo: ExitStack
 
     def __init__(self, _: SentrySender) -> None:
-        self.client: BaseClient | None = None
-        self.transport: Transport | None = None
+        pass

@@ -1,1 +1,1 @@
-"""Private parts of :mod:`svcrun.service.raven`."""
+"""Report to Sentry with raven; the adapters of raven and of aiohttp for it."""

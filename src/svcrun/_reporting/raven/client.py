@@ -1,4 +1,4 @@
-"""raven's client, made to do on today's Python what it was written for."""
+"""The client of raven, adapted to current versions of Python."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from raven.handlers.logging import extract_extra
 
 from svcrun._reporting.raven.events import EXCEPTION, MESSAGE, readable
 from svcrun._util.current_service import current_name
-from svcrun.errors import ParameterError, ParameterTypeError
+from svcrun.errors import ParameterError
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
 
-    from svcrun._reporting.raven.courier import Courier
+    from svcrun._reporting.raven.delivery_queue import DeliveryQueue
     from svcrun._reporting.raven.dsn import DSN
     from svcrun._reporting.report_queue import Report
 
@@ -56,60 +56,54 @@ _OPTIONS = frozenset(
     }
 )
 
-# What raven does to the process where it is not told to leave that.
+# raven installs hooks into the interpreter, logging and libraries by default.
 _NO_HOOKS = {"install_sys_hook": False, "install_logging_hook": False, "hook_libraries": ()}
 
 
-def check_options(owner: object, options: Any) -> dict[str, Any]:
-    """Return options as a dictionary, and refuse what raven does not have: it ignores that.
+def check_options(owner: object, options: dict[str, Any]) -> None:
+    """Check the names of options, because raven ignores unknown ones.
 
-    :raises ValueError, TypeError: naming what is not known.
+    :raises ValueError: naming the unknown options.
     """
-    try:
-        given = dict(options)
-    except (TypeError, ValueError):
-        accepted = "a dictionary of options of raven.Client"
-        raise ParameterTypeError(owner, "client_options", options, accepted) from None
-    unknown = sorted(set(given) - _OPTIONS)
+    unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         accepted = f"options among {', '.join(sorted(_OPTIONS))}"
         raise ParameterError(owner, "client_options", unknown, accepted)
-    return given
 
 
 class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
     """Make events of log records, and send them.
 
-    :param dsn: where to.
-    :param courier: takes the events.
-    :param options: as for ``raven.Client``. Its hooks are not installed unless asked for.
+    :param dsn: the address of the server.
+    :param queue: sends the events.
+    :param options: options of ``raven.Client``. Its hooks are disabled by default.
     """
 
-    def __init__(self, dsn: DSN, courier: Courier, **options: Any) -> None:
-        self._hook_found = sys.excepthook
+    def __init__(self, dsn: DSN, queue: DeliveryQueue, **options: Any) -> None:
+        self._original_hook = sys.excepthook
         self._context: Any = None
         try:
-            super().__init__(dsn, transport=lambda: courier, **(_NO_HOOKS | options))
-            self.remote.get_transport()  # made by whoever is first, which is no matter for threads
-            tuple(self.get_processors())  # so that it is not each event that tells of an absent one
+            super().__init__(dsn, transport=lambda: queue, **(_NO_HOOKS | options))
+            self.remote.get_transport()  # cached here, because raven's cache is not thread-safe
+            tuple(self.get_processors())  # an unknown processor is an error now, not for each event
         except BaseException:
             self.close()
             raise
 
     def set_dsn(self, dsn: DSN | None = None, transport: Callable[..., Any] | None = None) -> None:
-        """Take the address apart as we have done."""
+        """Use the parsed address; called by raven, with the arguments of ``__init__``."""
         if dsn is not None and transport is not None:
             self.remote = dsn.remote(transport)
 
     def close(self) -> None:
-        """Leave the process as it was found."""
+        """Remove the hooks, and references to the client."""
         if getattr(sys.excepthook, "raven_client", None) is self:
-            sys.excepthook = self._hook_found
+            sys.excepthook = self._original_hook
             raven.base.__excepthook__ = None
         if raven.base.Raven is self:
             raven.base.Raven = None
         if self._context is not None:
-            self._context.deactivate()  # a set of the module holds on to it
+            self._context.deactivate()  # a set in a module of raven refers to it
 
     def capture(
         self,
@@ -119,23 +113,26 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
         *args: Any,
         **kwargs: Any,
     ) -> str | None:
-        """Send an event, of now if no date is given: raven's way to get that is deprecated."""
+        """Make an event and send it; `date` is now by default.
+
+        raven itself calls ``datetime.utcnow()``, which is deprecated.
+        """
         event_id: str | None = super().capture(
             event_type, data, date or datetime.now(UTC), *args, **kwargs
         )
         return event_id
 
     def record_exception_seen(self, exc_info: Any) -> None:
-        """Remember nothing.
+        """Do nothing.
 
-        raven does so for ever, by the addresses of the exception, its code and its traceback. The
-        next one, which is likely to have the same, would not be sent.
+        raven would skip exceptions that it has seen. It knows them by the addresses of exception,
+        code and traceback, for ever, and later exceptions often have the same ones.
         """
 
     def get_module_versions(self) -> dict[str, str]:
-        """Tell the versions of Python, and of the packages that ``include_paths`` names.
+        """Return the versions of Python and of the packages in ``include_paths``.
 
-        raven asks pkg_resources, which is gone, or warns that it will be.
+        raven itself asks pkg_resources, which was removed from setuptools.
         """
         if not self.include_versions:
             return {}
@@ -147,32 +144,32 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
                     versions[name] = found
         return versions
 
-    def take_note(self) -> dict[str, Any]:
-        """Return what the thread that logs has told the client about its events."""
+    def snapshot(self) -> dict[str, Any]:
+        """Copy the context that the current thread has set for its events."""
         context = self.context
-        note = {
+        snapshot = {
             name: dict(value) if isinstance(value, dict) else value
             for name, value in context.get().items()
         }
         if context.breadcrumbs.buffer:
-            note["breadcrumbs"] = {"values": context.breadcrumbs.get_buffer()}
-        return note
+            snapshot["breadcrumbs"] = {"values": context.breadcrumbs.get_buffer()}
+        return snapshot
 
     def send_report(self, report: Report) -> bool:
-        """Make an event and have it sent; return whether there was room for it."""
+        """Make an event and add it to the queue; return whether the queue had room for it."""
         if self.remote.get_transport().is_full:
             return False
         try:
             self._capture(report)
-        except Exception as error:  # noqa: BLE001 - by an odd object among what was logged, perhaps
+        except Exception as error:  # noqa: BLE001 - a logged object may raise anything
             self._capture_text(report.record, error)
         return True
 
     def _capture(self, report: Report) -> None:
         record = report.record
         data, extra = extract_extra(record)
-        extra.pop("serviceName", None)  # which is a tag
-        data = report.note | data | {"level": record.levelno, "logger": record.name}
+        extra.pop("serviceName", None)  # the tag `service`
+        data = report.snapshot | data | {"level": record.levelno, "logger": record.name}
         kind = MESSAGE
         arguments = {
             "message": record.msg,
@@ -197,9 +194,9 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
             **arguments,
         )
 
-    def _capture_text(self, record: logging.LogRecord, why: Exception) -> None:
-        """Send the text of a record that raven can't make a better event of."""
-        extra = {"not reported in full because of": repr(why)}
+    def _capture_text(self, record: logging.LogRecord, reason: Exception) -> None:
+        """Send the text of a record of which raven could not make an event."""
+        extra = {"not reported in full because of": repr(reason)}
         if record.exc_info:
             extra["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
         self.capture(

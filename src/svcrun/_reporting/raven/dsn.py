@@ -1,4 +1,4 @@
-"""The address of a Sentry project, which holds its keys."""
+"""Parse a data source name (DSN): the address of a Sentry project, which contains its keys."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ _ACCEPTED = "https://PUBLIC_KEY@HOST/PROJECT as shown in the settings of the Sen
 
 _SWITCHES = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
-TIMEOUT = 5.0  # that of raven
+TIMEOUT = 5.0  # seconds, as in raven
 
 
 @dataclass(frozen=True, repr=False)
 class DSN:
-    """What a data source name says."""
+    """A parsed data source name."""
 
     scheme: str
-    place: str
+    host: str
     """The host, with brackets if it is an IPv6 address, and the port if one is given."""
     path: str
-    """What comes between the host and the project."""
+    """The path between the host and the project."""
     project: str
     public_key: str
     secret_key: str | None
     timeout: float
-    """Seconds for one attempt to send an event."""
+    """Seconds that an attempt to send an event may take."""
     verify: bool
     """Whether to check the certificate of the server."""
     ca: str | None
-    """A file of authorities to trust in place of those of the system."""
+    """The path of a file of authorities, to trust instead of those of the system."""
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.place}{self.path}/{self.project}"
+        return f"{self.scheme}://{self.host}{self.path}/{self.project}"
 
-    __repr__ = __str__  # in tracebacks as well, the keys stay out of sight
+    __repr__ = __str__  # keeps the keys out of tracebacks as well
 
     def remote(self, transport: Callable[..., Any]) -> RemoteConfig:
-        """Tell raven about it.
+        """Return raven's form of it.
 
-        Its own parser leaves out the brackets of IPv6 addresses, and shows the keys in its errors.
+        raven's own parser drops the brackets of IPv6 addresses, and its errors show the keys.
         """
         return RemoteConfig(
-            base_url=f"{self.scheme}://{self.place}{self.path}",
+            base_url=f"{self.scheme}://{self.host}{self.path}",
             project=self.project,
             public_key=self.public_key,
             secret_key=self.secret_key,
@@ -63,17 +63,17 @@ class DSN:
 
 
 def parse_dsn(owner: object, value: object) -> DSN:
-    """Read a data source name; the errors show neither of its keys.
+    """Parse a data source name.
 
-    :raises ValueError: telling what is wrong with it.
+    :raises ValueError: if it is malformed; the error shows neither of its keys.
     """
     text = str(value).strip()
     try:
         url = urlsplit(text)
         port = url.port
-    except ValueError:  # whose text may show the keys
+    except ValueError:  # its text may show the keys
         raise ParameterError(owner, "sentry_dsn", "...", _ACCEPTED) from None
-    # raven chose its transport by what comes before the "+".
+    # raven reads the name of a transport before the "+".
     scheme = url.scheme.rpartition("+")[2]
     path, _, project = url.path.rpartition("/")
     if scheme not in ("http", "https") or not (url.hostname and url.username and project):
@@ -81,7 +81,7 @@ def parse_dsn(owner: object, value: object) -> DSN:
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return DSN(
         scheme=scheme,
-        place=host if port is None else f"{host}:{port}",
+        host=host if port is None else f"{host}:{port}",
         path=path,
         project=project,
         public_key=url.username,
@@ -94,17 +94,17 @@ def _read_options(owner: object, query: str) -> dict[str, Any]:
     given = dict(parse_qsl(query))
     options: dict[str, Any] = {"timeout": TIMEOUT, "verify": True, "ca": None}
     for name, text in given.items():
-        what = f"sentry_dsn with ?{name}"
+        option = f"sentry_dsn with ?{name}"
         if name == "timeout":
-            options["timeout"] = _read_seconds(owner, what, text)
+            options["timeout"] = _read_seconds(owner, option, text)
         elif name == "verify_ssl":
             if text.lower() not in _SWITCHES:
-                raise ParameterError(owner, what, text, "1 or 0")
+                raise ParameterError(owner, option, text, "1 or 0")
             options["verify"] = _SWITCHES[text.lower()]
         elif name == "ca_certs":
             if not os.path.isfile(text):
                 raise FileNotFoundError(
-                    f"{type(owner).__qualname__}: {what} must be a file that exists, not {text!r}"
+                    f"{type(owner).__qualname__}: {option} must be a file that exists, not {text!r}"
                 )
             options["ca"] = text
         else:
@@ -113,17 +113,17 @@ def _read_options(owner: object, query: str) -> dict[str, Any]:
     return options
 
 
-def _read_seconds(owner: object, what: str, text: str) -> float:
+def _read_seconds(owner: object, option: str, text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise ParameterError(owner, what, text, "a number of seconds greater than 0")
+        raise ParameterError(owner, option, text, "a number of seconds greater than 0")
     return seconds
 
 
 def _hide_keys(url: SplitResult) -> str:
-    place = url.netloc.rpartition("@")[2]
+    host = url.netloc.rpartition("@")[2]
     keys = "..." if url.username else ""
-    return f"{url.scheme}://{keys}@{place}{url.path}" if url.scheme and place else "..."
+    return f"{url.scheme}://{keys}@{host}{url.path}" if url.scheme and host else "..."

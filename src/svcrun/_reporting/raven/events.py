@@ -1,4 +1,4 @@
-"""What raven tells of exceptions and frames, and what it leaves out."""
+"""Describe exceptions and frames in events of raven, including those that raven omits."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ("EXCEPTION", "MESSAGE", "ExceptionEvent", "readable")
 
 MESSAGE = "raven.events.Message"
 EXCEPTION = f"{__name__}.ExceptionEvent"
-"""The kinds of events, as raven finds them."""
+"""The kinds of events, by the names under which raven imports them."""
 
-_MOST_ERRORS = 50  # of a chain, and of the groups in it
+_MAX_EXCEPTIONS = 50  # of a chain, including the members of groups
 
 
 class ExceptionEvent(RavenException):  # type: ignore[misc]  # raven has no types
-    """An event of an exception, with the members of groups, and notes."""
+    """An event of an exception, with its notes and the members of groups."""
 
     def capture(self, exc_info: Any = None, **_: Any) -> dict[str, Any]:
-        """Describe an exception and what led to it; the one that was raised comes last."""
+        """Describe an exception, its causes and contexts; the one that was raised comes last."""
         values = [self._describe(error) for error in _related(exc_info[1])]
         values.reverse()
         return {self.name: {"values": values}}
@@ -48,10 +48,10 @@ class ExceptionEvent(RavenException):  # type: ignore[misc]  # raven has no type
 
 
 def _related(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, its cause or context, and so on; those in a group after the group."""
+    """Yield an exception, its cause or context, and so on; members of a group after the group."""
     queue = [error]
     seen: set[int] = set()
-    while queue and len(seen) < _MOST_ERRORS:
+    while queue and len(seen) < _MAX_EXCEPTIONS:
         error = queue.pop(0)
         if id(error) in seen:
             continue
@@ -65,7 +65,7 @@ def _related(error: BaseException) -> Iterator[BaseException]:
 
 
 class _Frame(NamedTuple):
-    """What raven reads of a frame."""
+    """The attributes of a frame that raven reads."""
 
     f_code: CodeType
     f_globals: dict[str, Any]
@@ -75,11 +75,11 @@ class _Frame(NamedTuple):
 def readable(
     frames: Iterable[tuple[FrameType, int | None]],
 ) -> Iterator[tuple[_Frame, int]]:
-    """Make frames such that raven reads them quickly, and does not fail.
+    """Yield copies of frames that raven reads fast and without errors.
 
-    With the loader of a module raven reads its file again for each frame. Without, it asks
-    linecache, which knows the loader from here. Generated code may have no line, which is None, or
-    -1 in early releases of Python 3.11: it is not looked for.
+    If a frame has the loader of its module, raven reads the source file again for each frame.
+    Without a loader it asks linecache, which gets the loader here. The line of generated code may
+    be None, or -1 in early releases of Python 3.11; then it is replaced by the first line.
     """
     for frame, line in frames:
         code = frame.f_code

@@ -1,4 +1,4 @@
-"""Look up host names without anybody having to wait for it in the end."""
+"""Resolve host names in threads that do not delay the end of the program."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 class Resolver(AbstractResolver):
-    """Look up host names in threads of its own.
+    """Resolve host names in daemon threads, one at a time for each name.
 
-    A name server that does not answer holds up a thread for half a minute, and the threads of the
-    loop's own pool are waited for at the end of a program. For each name there is one at a time.
+    A name server that does not respond blocks a thread for half a minute. A program waits at its
+    end for the threads of the loop's pool, but not for these.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Resolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """Return the addresses of `host`.
 
-        :raises OSError: if there are none.
+        :raises OSError: if the name can't be resolved.
         """
         key = host, port, family
         lookup = self._lookups.get(key)
@@ -61,10 +61,10 @@ class Resolver(AbstractResolver):
         found: Any
         try:
             found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-        except Exception as error:  # noqa: BLE001 - a name that can't be encoded gives a UnicodeError
+        except Exception as error:  # noqa: BLE001 - an invalid name raises UnicodeError
             found = error
-        with suppress(RuntimeError):  # the loop was closed meanwhile
+        with suppress(RuntimeError):  # race: the loop was closed
             self._loop.call_soon_threadsafe(lookup.set_result, found)
 
     async def close(self) -> None:
-        """Wait for nothing: a thread ends when the name server answers, or does not."""
+        """Do nothing: a thread ends when the name server responds, or with its time limit."""

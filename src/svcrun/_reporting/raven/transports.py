@@ -19,7 +19,7 @@ from raven.exceptions import APIError, RateLimited
 from raven.transport.base import AsyncTransport, Transport
 from raven.transport.http import HTTPTransport
 
-from svcrun._reporting.raven.answers import read_retry_after
+from svcrun._reporting.raven.rate_limits import read_retry_after
 from svcrun._util.tasks import cancel_and_wait
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Private parts of :mod:`svcrun.service.sentry`."""
+"""Report to Sentry with sentry-sdk; the adapters of sentry-sdk and urllib3."""

@@ -1,4 +1,4 @@
-"""The client of sentry, of which a process has one."""
+"""Install, flush and close the client of sentry-sdk, of which a process has one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sentry_sdk
 from sentry_sdk.integrations.asyncio import AsyncioIntegration
 
 from svcrun._reporting.sentry.events import ServiceTags
-from svcrun._reporting.sentry.transport import GRACE, LOOK, Transport
+from svcrun._reporting.sentry.transport import GRACE_PERIOD, Transport
 from svcrun.errors import ParameterError, SentryInUse
 from svcrun.thread_pool.separate_threads import run_in_new_thread
 
@@ -20,17 +20,19 @@ if TYPE_CHECKING:
 
     from sentry_sdk.client import BaseClient
 
-__all__ = ("LONGEST_FLUSH", "close", "flush", "installed", "patience")
+__all__ = ("MAX_FLUSH", "close", "flush", "flush_timeout", "installed")
 
-LONGEST_FLUSH = 10.0
-"""Seconds for which a stop sends what waits, however well the server answers."""
+MAX_FLUSH = 10.0
+"""The maximum of seconds for which a stop sends waiting events to a server that responds."""
+
+_POLL_INTERVAL = 0.01  # seconds between two looks at sentry's thread, which sends no notifications
 
 
 @contextmanager
 def installed(owner: object, options: Mapping[str, Any]) -> Iterator[BaseClient]:
-    """Make the client that ``sentry_sdk`` uses in the block, in place of the one that it has.
+    """Create the client that ``sentry_sdk`` uses within the block, in place of its current one.
 
-    :raises SentryInUse: if the one that it has was made here.
+    :raises SentryInUse: if the current one is that of another sender.
     """
     loop = asyncio.get_running_loop()
     scope = sentry_sdk.get_global_scope()
@@ -39,7 +41,7 @@ def installed(owner: object, options: Mapping[str, Any]) -> Iterator[BaseClient]
         raise SentryInUse(owner)
     try:
         client = _init(owner, options)
-        # Sentry sets up an integration once in a process, and this one is for one loop.
+        # Sentry sets up an integration once per process, but this one is set up per loop.
         integration = client.get_integration(AsyncioIntegration)
         if integration is not None:
             type(integration).setup_once()
@@ -51,7 +53,7 @@ def installed(owner: object, options: Mapping[str, Any]) -> Iterator[BaseClient]
     try:
         yield client
     finally:
-        # If somebody has put another one into its place, that stays.
+        # The program may have installed another client or task factory, which stays.
         if scope.client is client:
             scope.set_client(found)
         if loop.get_task_factory() is factory:
@@ -68,50 +70,47 @@ def _init(owner: object, options: Mapping[str, Any]) -> BaseClient:
 
 
 @asynccontextmanager
-async def patience(client: BaseClient, seconds: float) -> AsyncIterator[None]:
-    """Give up what goes on in the block when the server has not answered for so many seconds.
+async def flush_timeout(client: BaseClient, seconds: float) -> AsyncIterator[None]:
+    """Cancel the block when the server has not responded for `seconds`, and suppress the timeout.
 
-    And when it lasts longer than :data:`LONGEST_FLUSH`, or that time if it is the longer one.
+    The block ends after :data:`MAX_FLUSH`, or after `seconds` if that is more, in any case.
     """
     loop = asyncio.get_running_loop()
 
-    def answered() -> None:
-        with suppress(RuntimeError):  # the block, or the loop, has come to its end
+    def on_response() -> None:
+        with suppress(RuntimeError):  # race: the loop was closed
             loop.call_soon_threadsafe(postpone)
 
     def postpone() -> None:
-        with suppress(RuntimeError):
+        with suppress(RuntimeError):  # race: the block has ended
             limit.reschedule(loop.time() + seconds)
 
     with suppress(TimeoutError):
-        async with (
-            asyncio.timeout(max(seconds, LONGEST_FLUSH)),
-            asyncio.timeout(seconds) as limit,
-        ):
+        async with asyncio.timeout(max(seconds, MAX_FLUSH)), asyncio.timeout(seconds) as limit:
             if isinstance(client.transport, Transport):
-                client.transport.on_answer = answered
+                client.transport.on_response = on_response
             yield
 
 
 async def flush(client: BaseClient) -> None:
-    """Wait until all is sent; a transport that is not ours does that when it is closed."""
+    """Wait until all events were sent. A transport of the user's does that when it is closed."""
     transport = client.transport
     if isinstance(transport, Transport):
-        client.flush(timeout=LOOK)  # hand over what sentry has gathered besides
-        while not transport.is_idle:  # noqa: ASYNC110 - what a thread does, it does not tell
-            await asyncio.sleep(LOOK)
+        client.flush(timeout=_POLL_INTERVAL)  # queues sessions and reports of lost events
+        while not transport.is_idle:  # noqa: ASYNC110 - a thread does it
+            await asyncio.sleep(_POLL_INTERVAL)
 
 
 async def close(client: BaseClient, timeout: float) -> None:
-    """End the client; that may block, so a thread of its own does it.
+    """Close the client in a thread, because that may block.
 
-    :param timeout: seconds for a transport that is not ours to send what waits. If the thread needs
-        much longer, it is left alone: it may be about to connect, and nothing wakes it from that.
+    :param timeout: seconds for a transport of the user's to send waiting events. The thread is
+        abandoned soon after that: it may be connecting, and can't be interrupted.
     """
     loop = asyncio.get_running_loop()
     if isinstance(client.transport, Transport):
         timeout = 0.0
     end = partial(client.close, timeout=timeout)
     with suppress(TimeoutError):
-        async with asyncio.timeout(timeout + GRACE):
+        async with asyncio.timeout(timeout + GRACE_PERIOD):
             await run_in_new_thread(loop, end, name="svcrun-sentry-close")

@@ -1,4 +1,4 @@
-"""Events of sentry, and what all of them have in common."""
+"""Make events of sentry from reports, and tag all events with their service."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _EVENT_ID = "_svcrun_event_id"
 
 _LEVELS = ((50, "fatal"), (40, "error"), (30, "warning"), (20, "info"), (0, "debug"))
 
-# Sentry has put itself in between: what comes after it is no code of the program either.
+# Modules between the program's log call and the handler; sentry wraps a method of logging.
 _LOGGING = ("logging", "sentry_sdk.integrations.logging")
 
-# Where what nobody has caught is logged.
+# Loggers of unhandled exceptions.
 _UNHANDLED = ("unhandled", "asyncio.unhandled")
 
 
 class ServiceTags(Integration):
-    """Tag events with the service that they come from, and let an exception be reported once.
+    """Tag each event with its service, and report each exception once.
 
-    That is for all of them: of the log, of tasks, and what a program captures itself. Sentry's own
-    integration for the latter does not look beyond the task, or thread, that it happens in.
+    This applies to events of log records, of tasks, and of the program's own captures. Sentry's own
+    integration against duplicates remembers the exceptions of one task or thread only.
     """
 
     identifier = "svcrun"
 
     @staticmethod
     def setup_once() -> None:
-        """Have a look at all events from now on, of any client."""
+        """Process all events from now on, of any client."""
         add_global_event_processor(_process)
 
 
@@ -61,21 +61,21 @@ def _process(event: Any, hint: dict[str, Any]) -> Any:
 
 
 class Scopes(NamedTuple):
-    """What sentry is to tell of the place of a log call: tags, the user, and what led to it."""
+    """The scopes of sentry at a log call: tags, user, and breadcrumbs."""
 
     isolation: Scope
     current: Scope
 
     @classmethod
     def fork(cls) -> Scopes:
-        """Copy them as they are now."""
+        """Copy the current scopes."""
         return cls(sentry_sdk.get_isolation_scope().fork(), sentry_sdk.get_current_scope().fork())
 
 
 def capture(report: Report) -> None:
-    """Make an event of a report that carries its :class:`Scopes`, and hand it to sentry."""
+    """Make an event of a report, whose snapshot is its :class:`Scopes`, and pass it to sentry."""
     record = report.record
-    if not EventHandler()._can_record(record):  # noqa: SLF001 - knows what ignore_logger() was told
+    if not EventHandler()._can_record(record):  # noqa: SLF001 - the loggers passed to ignore_logger()
         return
     options = sentry_sdk.get_client().options
     event: dict[str, Any] = {}
@@ -87,7 +87,7 @@ def capture(report: Report) -> None:
         )
         event.update(made)
     elif report.stack is not None:
-        stack = {"frames": _describe(report.stack, options)}
+        stack = {"frames": _describe_frames(report.stack, options)}
         event["threads"] = {"values": [{"stacktrace": stack, "crashed": False, "current": True}]}
     event |= {
         "timestamp": datetime.fromtimestamp(record.created, UTC),
@@ -101,12 +101,12 @@ def capture(report: Report) -> None:
         "extra": _extra(record),
     }
     hint["log_record"] = record
-    scopes: Scopes = report.note
+    scopes: Scopes = report.snapshot
     with use_isolation_scope(scopes.isolation), use_scope(scopes.current):
         sentry_sdk.capture_event(event, hint=hint)  # type: ignore[arg-type]  # it has the keys
 
 
-def _describe(stack: Stack, options: dict[str, Any]) -> list[dict[str, Any]]:
+def _describe_frames(stack: Stack, options: dict[str, Any]) -> list[dict[str, Any]]:
     while stack and stack[-1][0].f_globals.get("__name__") in _LOGGING:
         stack = stack[:-1]
     return [
@@ -122,7 +122,7 @@ def _describe(stack: Stack, options: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    known = EventHandler.COMMON_RECORD_ATTRS | {"serviceName"}  # which is a tag
+    known = EventHandler.COMMON_RECORD_ATTRS | {"serviceName"}  # the tag `service`
     return {
         name: value
         for name, value in vars(record).items()

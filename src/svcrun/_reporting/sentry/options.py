@@ -1,4 +1,4 @@
-"""What the client of sentry is told."""
+"""Check and complete the options of sentry-sdk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ("check_dsn", "check_options", "make_options", "show_dsn")
 
 _ACCEPTED = "https://PUBLIC_KEY@HOST/PROJECT as shown in the settings of the Sentry project"
 
-# The client must not wait, write to stderr, or start threads that nobody can end.
+# The client must not wait, write to stderr, or start threads that can't be ended.
 _DEFAULTS: dict[str, Any] = {
     "default_integrations": False,
     "enable_backpressure_handling": False,
@@ -35,9 +35,9 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def check_dsn(owner: object, value: object) -> str:
-    """Return a data source name as text; the errors show neither of its keys.
+    """Return a data source name as text.
 
-    :raises ValueError: telling what is accepted.
+    :raises ValueError: if it is malformed; the error shows neither of its keys.
     """
     text = str(value).strip()
     try:
@@ -56,17 +56,12 @@ def show_dsn(dsn: str) -> str:
     return f"{parsed.scheme}://{parsed.netloc}{parsed.path}{parsed.project_id}"
 
 
-def check_options(owner: object, options: Any) -> dict[str, Any]:
-    """Return options as a dictionary, and refuse what ``sentry_sdk.init()`` does not know.
+def check_options(owner: object, options: dict[str, Any]) -> None:
+    """Check options of ``sentry_sdk.init()``, and convert lists of integrations in place.
 
-    :raises ValueError, TypeError, FileNotFoundError: naming the option.
+    :raises ValueError, TypeError, FileNotFoundError: naming the option that is wrong.
     """
-    try:
-        given = dict(options)
-    except (TypeError, ValueError):
-        accepted = "a dictionary of options of sentry_sdk.init()"
-        raise ParameterTypeError(owner, "client_options", options, accepted) from None
-    for name in given:
+    for name in options:
         if name == "dsn":
             raise ParameterError(
                 owner, "client_options['dsn']", "...", "None (use the parameter sentry_dsn)"
@@ -75,12 +70,12 @@ def check_options(owner: object, options: Any) -> dict[str, Any]:
             accepted = "the name of an option of sentry_sdk.init()"
             raise ParameterError(owner, "a key of client_options", name, accepted)
     for name in ("ca_certs", "cert_file", "key_file"):
-        if given.get(name) is not None and not os.path.isfile(given[name]):
-            what = f"{type(owner).__qualname__}: client_options[{name!r}]"
-            raise FileNotFoundError(f"{what} must be a file that exists, not {given[name]!r}")
-    for name in {"integrations", "disabled_integrations"} & given.keys():
-        given[name] = _check_integrations(owner, name, given[name])
-    return given
+        path = options.get(name)
+        if path is not None and not os.path.isfile(path):
+            option = f"{type(owner).__qualname__}: client_options[{name!r}]"
+            raise FileNotFoundError(f"{option} must be a file that exists, not {path!r}")
+    for name in {"integrations", "disabled_integrations"} & options.keys():
+        options[name] = _check_integrations(owner, name, options[name])
 
 
 def _check_integrations(owner: object, name: str, value: Any) -> list[Integration]:
@@ -90,7 +85,7 @@ def _check_integrations(owner: object, name: str, value: Any) -> list[Integratio
         integrations = [value]
     for one in integrations:
         if not isinstance(one, Integration):
-            # Only what is turned off may be named by its class.
+            # A class is enough to disable an integration.
             is_class = isinstance(one, type) and issubclass(one, Integration)
             if not (is_class and name == "disabled_integrations"):
                 what = f"client_options[{name!r}]"
@@ -103,8 +98,8 @@ def make_options(
 ) -> dict[str, Any]:
     """Return all options for ``sentry_sdk.init()``.
 
-    :param given: those of the user, which win.
-    :param report_task: called with errors of tasks.
+    :param given: the options of the user, which win.
+    :param report_task: called with the error of a task.
     """
     integrations = {
         integration.identifier: integration
@@ -118,25 +113,25 @@ def make_options(
     }
     for unwanted in given.get("disabled_integrations", ()):
         integrations.pop(unwanted.identifier, None)
-    _leave_events_to_us(integrations.get(LoggingIntegration.identifier))
+    _disable_events(integrations.get(LoggingIntegration.identifier))
     chosen = [*integrations.values(), ServiceTags()]
     return {**_DEFAULTS, **given, "dsn": dsn, "integrations": chosen}
 
 
-def _leave_events_to_us(integration: Integration | None) -> None:
-    """Have the logging integration take note of what was logged before an error, and no more.
+def _disable_events(integration: Integration | None) -> None:
+    """Let the logging integration record breadcrumbs only.
 
-    It would make events in the thread that logs. For the note it needs the text of a record, but
-    formats the traceback as well.
+    It would make events in the log call. And for a breadcrumb it needs the text of the record, but
+    would format the traceback as well.
     """
     if isinstance(integration, LoggingIntegration):
-        integration._handler = None  # noqa: SLF001 - event_level=None, for one that is made already
-        notes = integration._breadcrumb_handler  # noqa: SLF001 - there is no way to give a formatter
-        if notes is not None:
-            notes.setFormatter(_Text())
+        integration._handler = None  # noqa: SLF001 - event_level=None works at construction only
+        breadcrumbs = integration._breadcrumb_handler  # noqa: SLF001 - takes no formatter otherwise
+        if breadcrumbs is not None:
+            breadcrumbs.setFormatter(_TextFormatter())
 
 
-class _Text(logging.Formatter):
+class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.message = record.getMessage()
         return record.message

@@ -1,4 +1,4 @@
-"""Errors of tasks, which are reported like those in the log."""
+"""Report errors of tasks like errors in the log."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ("TaskErrors", "name_of_task")
 
 
 class TaskErrors(AsyncioIntegration):
-    """Report each error that a task ends with, and give each task its own scope.
+    """Report each error that ends a task, and run each task in a scope of its own.
 
     Sentry's integration does so as well, but makes the reports in the event loop: a thousand tasks
     that fail at once would block it for a second.
 
-    :param report: called with an error, in the task.
+    :param report: called with the error, in the task.
     """
 
     def __init__(self, report: Callable[[Exception], object]) -> None:
@@ -31,7 +31,7 @@ class TaskErrors(AsyncioIntegration):
 
     @staticmethod
     def setup_once() -> None:
-        """Watch the tasks of the running loop from now on."""
+        """Wrap the task factory of the running loop."""
         loop = asyncio.get_running_loop()
         found = loop.get_task_factory()
         if not isinstance(found, _WatchingFactory):
@@ -39,7 +39,7 @@ class TaskErrors(AsyncioIntegration):
 
 
 def name_of_task() -> str:
-    """Return the name of the task at work."""
+    """Return the name of the current task."""
     task = asyncio.current_task()
     return "?" if task is None else task.get_name()
 
@@ -55,14 +55,14 @@ class _WatchingFactory:
         for name in ("__name__", "__qualname__"):
             setattr(watched, name, getattr(coro, name, type(coro).__name__))
         task = self._make(watched, loop=loop, **options)
-        # A task that is cancelled before its first step never gets to the coroutine, which would
-        # complain then.
+        # A task that is cancelled before its first step never awaits the coroutine. Closing it
+        # avoids the warning about that.
         task.add_done_callback(lambda _: coro.close())
         return task
 
 
 def _without_loop(factory: Factory) -> Factory:
-    """Turn a task factory into something to be called like a class of tasks."""
+    """Return a function with the signature of :class:`asyncio.Task` that calls a task factory."""
 
     def make(coro: Coroutine[Any, Any, Any], *, loop: Any, **options: Any) -> asyncio.Future[Any]:
         return factory(loop, coro, **options)
@@ -74,7 +74,7 @@ async def _watch(coro: Coroutine[Any, Any, Any]) -> Any:
     with sentry_sdk.isolation_scope():
         try:
             return await coro
-        except StopAsyncIteration:  # the end of an asynchronous iterator is no error
+        except StopAsyncIteration:  # the end of an asynchronous iterator is not an error
             raise
         except Exception as error:
             integration = sentry_sdk.get_client().get_integration(AsyncioIntegration)

@@ -1,4 +1,4 @@
-"""The way of reports to the server: sentry's own, with an end."""
+"""Send envelopes in sentry's thread, and end that thread with the service."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import urllib3
-from sentry_sdk._queue import EmptyError
 from sentry_sdk.transport import HttpTransport
 
-from svcrun._reporting.report_queue import hand_over, unreported
+from svcrun._reporting.report_queue import claim_report, unreported
 from svcrun._util.rate_limited_log import RateLimitedLog
 
 if TYPE_CHECKING:
@@ -29,145 +28,164 @@ __all__ = ("Transport",)
 log = logging.getLogger("svcrun.service.sentry")
 
 CONNECT_TIMEOUT = 3.0
-"""Seconds to connect: nothing wakes a thread from that."""
+"""Seconds to connect. A thread that connects can't be interrupted."""
 
-LOOK = 0.01
-"""Seconds between two looks at what sentry's thread does."""
+GRACE_PERIOD = 0.25
+"""Seconds for sentry's thread to end after its connections were closed."""
 
-GRACE = 0.25
-"""Seconds for the thread to end when its connection was cut."""
+_SPARE = 16  # places in sentry's queue for the request to end its thread, and for flushes
 
 
 class Transport(HttpTransport):
-    """Send reports by sentry's thread, as sentry does.
+    """Send events in sentry's thread, and end the thread when the transport is closed.
 
-    Sentry leaves that thread alone at the end: it may wait for a server for half a minute, or for
-    ever for something to do. Here its connection is cut.
+    Sentry leaves its thread running: the thread may wait half a minute for a server that does not
+    answer. :meth:`kill` shuts down its connections.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self._connections: WeakSet[HTTPConnection] = WeakSet()
-        self._given_up = threading.Event()
         self._losses = RateLimitedLog(log)
-        self._under_way = 0  # events in the envelope that is being sent
-        self.on_answer: Callable[[], object] | None = None
-        """Called in sentry's thread when the server has answered."""
+        self._connections: WeakSet[HTTPConnection] = WeakSet()
+        self._sender: threading.Thread | None = None  # sentry's thread; None before its first work
+        # Guards the counters below. It is reentrant, because a signal handler may capture an event.
+        self._changed = threading.Condition(threading.RLock())
+        self._is_closed = False
+        # Invariant: each event is counted once, as sent or as lost. An event is waiting from
+        # capture_envelope() until sentry's thread takes it; kill() counts waiting events as lost.
+        self._waiting = 0
+        self._sending = 0  # events that sentry's thread has taken
+        self._unfinished = 0  # envelopes in either state, including those without events
+        self._capacity: int = options["transport_queue_size"]
+        self.on_response: Callable[[], object] | None = None
+        """Called in sentry's thread after each response of the server."""
         self.sent = 0
-        """How many events the server has taken."""
-        super().__init__(options)
+        """The number of events that the server has accepted."""
+        super().__init__({**options, "transport_queue_size": self._capacity + _SPARE})
 
     @property
     def dropped(self) -> int:
-        """How many reports were not delivered."""
+        """The number of events that were lost."""
         return self._losses.total
-
-    def wait_for_room(self) -> bool:
-        """Wait until there is room for another event, and tell whether the server wants errors."""
-        while self._worker.full():
-            if self._given_up.wait(LOOK):
-                return False
-        return not self._check_disabled("error")
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits, nor is on its way."""
-        return not self._worker._queue.unfinished_tasks  # type: ignore[attr-defined]  # noqa: SLF001 - as in kill()
+        """Whether no envelope is waiting or being sent."""
+        return not self._unfinished
+
+    def wait_for_room(self) -> bool:
+        """Wait until the queue has room for an event; return False if the transport was closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._waiting < self._capacity)
+            return not self._is_closed
 
     def kill(self) -> None:
-        """Drop what waits, cut the connection, and wait for the end of the thread."""
-        self._given_up.set()
-        # What sentry's worker waits with, and in, has no public name.
-        thread, queue = self._worker._thread, self._worker._queue  # type: ignore[attr-defined]  # noqa: SLF001
-        with suppress(EmptyError):
-            while True:
-                queue.get_nowait()()  # which finds that it is too late
-                queue.task_done()
+        """Drop the events that are waiting, shut down the connections, and end sentry's thread."""
+        with self._changed:
+            self._is_closed = True
+            waiting, self._waiting = self._waiting, 0
+            self._changed.notify_all()
+        self._lose("shutdown timed out", waiting)
         for connection in list(self._connections):
-            sock = connection.sock
-            if sock is not None:
+            if connection.sock is not None:
                 with suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+                    connection.sock.shutdown(socket.SHUT_RDWR)
         super().kill()
-        if thread is not None:
-            thread.join(GRACE)
-        self._pool.clear()
+        if self._sender is not None:
+            self._sender.join(GRACE_PERIOD)
+        if self._sender is None or not self._sender.is_alive():
+            for connection in list(self._connections):
+                connection.close()
         with unreported():
             self._losses.close()
 
     def capture_envelope(self, envelope: Envelope) -> None:
-        """Take something to send; called by sentry, in any thread."""
-        if not hand_over():
+        """Add an envelope to sentry's queue; called by sentry, in any thread."""
+        if not claim_report():
             return
-        if self._given_up.is_set():
-            self._lose("there was no time left", _count_events(envelope))
-            return
-        super().capture_envelope(envelope)
-        if self._given_up.is_set():  # just now: the worker may have begun anew
-            super().kill()
+        count = _count_events(envelope)
+        with self._changed:
+            # The lock is held until the envelope is in the queue. Race: if kill() came in between,
+            # sentry would start a new thread for the envelope.
+            is_full = self._waiting >= self._capacity
+            if not self._is_closed and not is_full:
+                self._waiting += count
+                self._unfinished += 1
+                super().capture_envelope(envelope)
+                return
+        if is_full:
+            for item in envelope.items:
+                self.record_lost_event("queue_overflow", item=item)
+        self._lose("the queue is full" if is_full else "shutdown timed out", count)
 
     def on_dropped_event(self, reason: str) -> None:
-        """Count a report that is lost; called by sentry."""
-        self._lose(reason, 1 if reason == "full_queue" else self._under_way)
+        """Count the events of a request that failed; called by sentry, in its thread."""
+        self._lose(reason, self._sending)
 
     def _lose(self, reason: str, count: int) -> None:
-        if count:  # there are envelopes with no events, but with what sentry tells of itself
+        if count:  # an envelope may have no events, but sentry's reports about itself
+            server = "Sentry" if self.parsed_dsn is None else self.parsed_dsn.netloc
             with unreported():
-                self._losses.add("%s did not get a report: %s", self._place, reason, count=count)
+                self._losses.add("dropped events for %s: %s", server, reason, count=count)
 
-    @property
-    def _place(self) -> str:
-        return "Sentry" if self.parsed_dsn is None else f"Sentry at {self.parsed_dsn.netloc}"
+    # Hooks of sentry without public names. They run in sentry's thread, except the last one.
 
     def _send_envelope(self, envelope: Envelope) -> None:
-        events = _count_events(envelope)
-        if self._given_up.is_set():
-            self._lose("there was no time left", events)
-            return
-        self._under_way = events
-        super()._send_envelope(envelope)
+        self._sender = threading.current_thread()
+        with self._changed:
+            if self._is_closed:
+                return  # kill() has counted the events
+            self._sending = _count_events(envelope)
+            self._waiting -= self._sending
+            self._changed.notify_all()
+        try:
+            super()._send_envelope(envelope)
+        finally:
+            self._sending = 0
+            with self._changed:
+                self._unfinished -= 1
 
     def _request(self, *args: Any, **kwargs: Any) -> urllib3.BaseHTTPResponse:
-        with unreported():  # what urllib3 logs of its troubles
+        with unreported():  # urllib3 logs failures
             response = super()._request(*args, **kwargs)
-        if response.status < 300:  # noqa: PLR2004 - it was taken
-            self.sent += self._under_way
-        if self.on_answer is not None:
-            self.on_answer()
+        if response.status < 300:  # noqa: PLR2004 - success
+            self.sent += self._sending
+        if self.on_response is not None:
+            self.on_response()
         return response
-
-    def _get_pool_options(self) -> dict[str, Any]:
-        timeout = urllib3.Timeout(total=self.TIMEOUT, connect=CONNECT_TIMEOUT)
-        # urllib3 would try to connect three times more, at once, and log each. But a server may
-        # close a connection just when it is used again. Retry-After is for sentry to obey.
-        retries = urllib3.Retry(
-            1, connect=0, allowed_methods=None, respect_retry_after_header=False
-        )
-        return {**super()._get_pool_options(), "timeout": timeout, "retries": retries}
 
     def _make_pool(self) -> urllib3.PoolManager:
         manager = super()._make_pool()
-        watched: Any = {
-            scheme: partial(self._watch, pool_class)
+        # By default urllib3 would try to connect three more times at once, and log each. One retry
+        # is needed, because a server may close an idle connection at the moment when it is used
+        # again. Sentry itself obeys Retry-After.
+        manager.connection_pool_kw |= {
+            "timeout": urllib3.Timeout(total=self.TIMEOUT, connect=CONNECT_TIMEOUT),
+            "retries": urllib3.Retry(
+                1, connect=0, allowed_methods=None, respect_retry_after_header=False
+            ),
+        }
+        pools: Any = {
+            scheme: partial(self._make_host_pool, pool_class)
             for scheme, pool_class in manager.pool_classes_by_scheme.items()
         }
-        manager.pool_classes_by_scheme = watched  # they are only called
+        manager.pool_classes_by_scheme = pools  # urllib3 only calls them
         return manager
 
-    def _watch(
+    def _make_host_pool(
         self, pool_class: Callable[..., HTTPConnectionPool], *args: Any, **kwargs: Any
     ) -> HTTPConnectionPool:
-        """Make a pool of connections that are known here."""
+        """Create the connection pool of one host, whose connections :meth:`kill` shuts down."""
         pool = pool_class(*args, **kwargs)
         make: Any = pool.ConnectionCls
 
         def connect(**options: Any) -> Any:
-            if self._given_up.is_set():
+            if self._is_closed:
                 raise ConnectionAbortedError("the service has stopped")
             connection = make(**options)
             self._connections.add(connection)
             return connection
 
-        pool.ConnectionCls = connect  # type: ignore[assignment]  # it is only called
+        pool.ConnectionCls = connect  # type: ignore[assignment]  # urllib3 only calls it
         return pool
 
 

@@ -1,4 +1,4 @@
-"""Defects of raven 6.10 on today's Python that users of RavenSender do not feel."""
+"""Laws of the client that works around defects of raven 6.10 on current versions of Python."""
 
 import gc
 import http.client
@@ -20,7 +20,7 @@ import raven.context
 from raven.transport.http import HTTPTransport
 
 from svcrun.service.raven import RavenSender
-from tests.service.collectors import Collector, answer
+from tests.reporting.collectors import Collector, answer
 from tests.service.streams import running
 from tests.support import eventually
 
@@ -43,7 +43,7 @@ def values(collector: Collector) -> list[dict[str, Any]]:
     return found
 
 
-async def test_its_blocking_transports_are_not_used(
+async def test_the_blocking_transports_of_raven_are_not_used(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # That for HTTPS calls ssl.wrap_socket, which Python 3.12 has no more.
@@ -56,7 +56,7 @@ async def test_its_blocking_transports_are_not_used(
     assert sender.sent == 1
 
 
-async def test_an_error_is_sent_as_often_as_it_is_logged(collector: Collector) -> None:
+async def test_an_error_is_sent_each_time_it_is_logged(collector: Collector) -> None:
     # raven remembers errors by the addresses of what they are made of, which are soon used again,
     # and sends none that it takes for one of those.
     error = ValueError()
@@ -66,7 +66,7 @@ async def test_an_error_is_sent_as_often_as_it_is_logged(collector: Collector) -
     assert sorted(collector.messages) == ["one", "two"]
 
 
-async def test_no_error_is_kept_when_it_is_sent(collector: Collector) -> None:
+async def test_no_reference_to_an_error_is_kept_after_it_is_sent(collector: Collector) -> None:
     class Failure(Exception):
         pass
 
@@ -75,8 +75,10 @@ async def test_no_error_is_kept_when_it_is_sent(collector: Collector) -> None:
         reference = weakref.ref(error)
         exc_info = (Failure, error, None)
         # Not by a logger: pytest keeps its records.
-        assert sender._svcrun_handler is not None
-        sender._svcrun_handler.handle(logging.LogRecord("test", 40, "", 0, "here", (), exc_info))
+        assert sender._svcrun_reporting.handler is not None
+        sender._svcrun_reporting.handler.handle(
+            logging.LogRecord("test", 40, "", 0, "here", (), exc_info)
+        )
         del error, exc_info
         await eventually(lambda: sender.sent)
         gc.collect()
@@ -92,7 +94,7 @@ async def test_events_after_a_failure_are_sent(collector: Collector) -> None:
     assert (sender.sent, sender.dropped) == (4, 1)
 
 
-async def test_the_errors_of_a_group_are_told(collector: Collector) -> None:
+async def test_an_event_has_the_members_of_an_exception_group(collector: Collector) -> None:
     inner = ExceptionGroup("inner", [KeyError("a")])
     async with sending(collector):
         log.error("here", exc_info=ExceptionGroup("outer", [ValueError("b"), inner]))
@@ -100,7 +102,9 @@ async def test_the_errors_of_a_group_are_told(collector: Collector) -> None:
     assert found == ["'a'", "inner", "b", "outer"]
 
 
-async def test_causes_are_told_and_circles_of_them_have_an_end(collector: Collector) -> None:
+async def test_an_event_has_the_causes_of_an_exception_even_if_they_form_a_cycle(
+    collector: Collector,
+) -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     async with sending(collector):
@@ -108,7 +112,7 @@ async def test_causes_are_told_and_circles_of_them_have_an_end(collector: Collec
     assert [value["value"] for value in values(collector)] == ["second", "first"]
 
 
-async def test_notes_are_told(collector: Collector) -> None:
+async def test_an_event_has_the_notes_of_an_exception(collector: Collector) -> None:
     error = ValueError("why")
     error.add_note("because")
     async with sending(collector):
@@ -116,7 +120,7 @@ async def test_notes_are_told(collector: Collector) -> None:
     assert values(collector)[0]["value"] == "why\nbecause"
 
 
-async def test_code_without_line_numbers_is_told(collector: Collector) -> None:
+async def test_an_event_has_frames_without_line_numbers(collector: Collector) -> None:
     # raven fails where a line is None, as it is in generated code.
     def fail() -> None:
         raise ValueError
@@ -147,7 +151,7 @@ async def test_a_record_that_raven_can_not_read_is_sent_as_text(collector: Colle
     assert "ValueError: why" in event["extra"]["traceback"]
 
 
-async def test_odd_variables_do_no_harm(collector: Collector) -> None:
+async def test_variables_whose_repr_fails_are_sent(collector: Collector) -> None:
     class Odd:
         def __repr__(self) -> str:
             raise RuntimeError
@@ -180,7 +184,7 @@ async def test_versions_are_found_without_pkg_resources(
     assert collector.events[0]["modules"].keys() == {"python", "aiohttp"}
 
 
-async def test_neither_the_interpreter_nor_logging_nor_libraries_are_patched(
+async def test_neither_interpreter_nor_logging_nor_libraries_are_patched(
     collector: Collector,
 ) -> None:
     found = (
@@ -198,7 +202,7 @@ async def test_neither_the_interpreter_nor_logging_nor_libraries_are_patched(
         )
 
 
-async def test_clients_of_former_runs_are_forgotten(collector: Collector) -> None:
+async def test_no_reference_to_the_client_of_a_former_run_is_kept(collector: Collector) -> None:
     # Other tests, and programs, may have contexts of their own.
     before = raven.context.get_active_contexts()
     for _ in range(5):

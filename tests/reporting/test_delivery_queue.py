@@ -16,12 +16,11 @@ import pytest
 pytest.importorskip("raven")
 pytest.importorskip("aiohttp")
 
-from svcrun._reporting.raven import courier as _courier
-from svcrun._reporting.raven.answers import LONGEST_LIMIT, read_limit, read_retry_after
-from svcrun.service._internals import part_of
-from svcrun.service.raven import RavenSender, _Sending
+from svcrun._reporting.raven import delivery_queue as _delivery_queue
+from svcrun._reporting.raven.rate_limits import MAX_LIMIT, read_limit, read_retry_after
+from svcrun.service.raven import RavenSender
 from tests.conftest import Certificates
-from tests.service.collectors import (
+from tests.reporting.collectors import (
     OK,
     Answer,
     Collector,
@@ -41,7 +40,7 @@ log = logging.getLogger("test")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let attempts follow each other fast."""
-    monkeypatch.setattr(_courier, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(_delivery_queue, "FIRST_DELAY", 0.01)
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ async def until_settled(sender: RavenSender, count: int = 1) -> None:
 @pytest.mark.parametrize(
     "trouble", [answer(500), answer(503), reset, talk_nonsense, answer(429, retry_after="0")]
 )
-async def test_an_event_is_tried_again_until_the_server_takes_it(
+async def test_an_event_is_retried_until_the_server_accepts_it(
     collector: Collector, trouble: Answer | Misbehaviour
 ) -> None:
     collector.answers.extend([trouble, trouble])
@@ -75,7 +74,7 @@ async def test_an_event_is_tried_again_until_the_server_takes_it(
     assert collector.messages == ["here"] * 3
 
 
-async def test_an_event_is_tried_again_until_the_server_listens() -> None:
+async def test_an_event_is_retried_until_the_server_listens() -> None:
     with Collector(listening=False) as collector:
         async with sending(collector.dsn()) as sender:
             log.error("here")
@@ -93,32 +92,32 @@ async def test_a_server_that_disappears_and_comes_back_gets_the_rest(
         await until_settled(sender)
         await asyncio.to_thread(collector.close)
         log.error("two")
-        await eventually(lambda: "takes no events" in caplog.text)
+        await eventually(lambda: "could not send events" in caplog.text)
         with Collector(port=collector.port) as again:
             await until_settled(sender, 2)
             assert again.messages == ["two"]
     assert sender.sent == 2
-    assert "takes events again" in caplog.text
+    assert "accepts events again" in caplog.text
 
 
-async def test_attempts_have_an_end(
+async def test_an_event_is_dropped_after_the_maximum_of_attempts(
     collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_courier, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(_delivery_queue, "MAX_ATTEMPTS", 3)
     collector.usual = answer(500)
     async with sending(collector.dsn()) as sender:
         log.error("here")
         await until_settled(sender)
     assert (sender.sent, sender.dropped) == (0, 1)
     assert len(collector.requests) == 3
-    assert caplog.text.count("takes no events") == 1
-    assert "were dropped: the server could not be reached, or failed" in caplog.text
+    assert caplog.text.count("could not send events") == 1
+    assert "the server was unreachable or failed" in caplog.text
 
 
-async def test_an_event_that_is_old_is_not_tried_again(
+async def test_an_event_older_than_the_maximum_is_not_retried(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_courier, "MAX_AGE", -1.0)  # however coarse the clock is
+    monkeypatch.setattr(_delivery_queue, "MAX_AGE", -1.0)  # however coarse the clock is
     collector.usual = answer(500)
     async with sending(collector.dsn()) as sender:
         log.error("here")
@@ -127,7 +126,7 @@ async def test_an_event_that_is_old_is_not_tried_again(
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 413])
-async def test_what_the_server_refuses_is_dropped_and_told_once(
+async def test_rejected_events_are_dropped_and_logged_once(
     collector: Collector, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     collector.usual = answer(status, x_sentry_error="why not", location="http://127.0.0.1:9/")
@@ -137,7 +136,7 @@ async def test_what_the_server_refuses_is_dropped_and_told_once(
         await until_settled(sender, 2)
     assert (sender.sent, sender.dropped) == (0, 2)
     assert len(collector.requests) == 2
-    assert caplog.text.count(f"refuses events: status {status} why not") == 1
+    assert caplog.text.count(f"rejects events: status {status} why not") == 1
 
 
 @pytest.mark.parametrize(
@@ -149,13 +148,13 @@ async def test_what_the_server_refuses_is_dropped_and_told_once(
         answer(200, x_sentry_rate_limits="60::key"),
     ],
 )
-async def test_nothing_is_sent_while_the_server_wants_to_hear_nothing(
+async def test_no_event_is_sent_during_a_rate_limit(
     collector: Collector, limited: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:
     collector.answers.append(limited)
     async with sending(collector.dsn(), flush_timeout=4 * PATIENCE) as sender:
         log.error("one")
-        await eventually(lambda: "wants to hear nothing" in caplog.text)
+        await eventually(lambda: "limits the rate" in caplog.text)
         log.error("two")
         async with asyncio.timeout(PATIENCE):
             await sender.stop()
@@ -163,7 +162,7 @@ async def test_nothing_is_sent_while_the_server_wants_to_hear_nothing(
     assert sender.sent + sender.dropped == 2
 
 
-async def test_sending_goes_on_when_the_limit_is_over(collector: Collector) -> None:
+async def test_events_are_sent_again_after_a_rate_limit(collector: Collector) -> None:
     collector.answers.append(answer(429, retry_after="0.05"))
     async with sending(collector.dsn()) as sender:
         log.error("one")
@@ -172,7 +171,7 @@ async def test_sending_goes_on_when_the_limit_is_over(collector: Collector) -> N
     assert (sender.sent, sender.dropped) == (2, 0)
 
 
-def test_limits_are_read_in_every_way_that_servers_tell_them() -> None:
+def test_every_form_of_a_rate_limit_is_understood() -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     assert read_retry_after({"Retry-After": "7"}) == 7
     assert 90 < (read_retry_after({"Retry-After": soon}) or 0) <= 100
@@ -182,7 +181,7 @@ def test_limits_are_read_in_every_way_that_servers_tell_them() -> None:
     assert read_limit(200, {}) == 0
     assert read_limit(503, {"Retry-After": "7"}) == 0
     assert read_limit(429, {}) == 60
-    assert read_limit(429, {"Retry-After": "1e99"}) == LONGEST_LIMIT
+    assert read_limit(429, {"Retry-After": "1e99"}) == MAX_LIMIT
     limits = "x:error:a, 10:transaction:key, 5:default;error:organization, 2::key"
     assert read_limit(200, {"X-Sentry-Rate-Limits": limits}) == 5
     assert read_limit(200, {"X-Sentry-Rate-Limits": "nonsense"}) == 0
@@ -191,15 +190,15 @@ def test_limits_are_read_in_every_way_that_servers_tell_them() -> None:
 # Connections
 
 
-async def test_connections_are_few_and_kept(collector: Collector) -> None:
+async def test_a_few_connections_are_kept_open(collector: Collector) -> None:
     async with sending(collector.dsn(), flush_timeout=20):
         for number in range(50):
             log.error("number %d", number)
     assert len(collector.requests) == 50
-    assert collector.connections <= _courier.CONNECTIONS
+    assert collector.connections <= _delivery_queue.CONNECTIONS
 
 
-async def test_a_body_without_end_is_not_read(collector: Collector) -> None:
+async def test_an_endless_response_is_not_read(collector: Collector) -> None:
     collector.usual = talk_for_ever
     async with sending(collector.dsn()) as sender:
         log.error("one")
@@ -216,7 +215,7 @@ async def test_an_attempt_has_a_time_limit(
         log.error("here")
         await until_settled(sender)
     assert sender.sent == 1
-    assert "takes no events: ConnectionTimeoutError" in caplog.text or "Timeout" in caplog.text
+    assert ": ConnectionTimeoutError" in caplog.text or "Timeout" in caplog.text
 
 
 async def test_the_certificate_of_the_server_is_checked(
@@ -239,21 +238,21 @@ async def test_the_certificate_of_the_server_is_checked(
             assert sender.sent == sent, options
 
 
-async def test_an_ipv6_address_is_usable() -> None:
+async def test_the_server_may_have_an_ipv6_address() -> None:
     # raven leaves out its brackets.
     async with sending("http://public@[::1]:9/42") as sender:
         assert sender.client is not None
         assert sender.client.remote.store_endpoint == "http://[::1]:9/api/42/store/"
 
 
-async def test_the_name_of_the_host_is_looked_up(collector: Collector) -> None:
+async def test_the_host_name_is_resolved(collector: Collector) -> None:
     async with sending(collector.dsn(host="localhost")) as sender:
         log.error("here")
         await until_settled(sender)
     assert sender.sent == 1
 
 
-async def test_a_name_that_nobody_knows_is_an_address_that_can_not_be_reached(
+async def test_an_event_for_an_unknown_host_name_is_retried(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def look_up(*_: object) -> list[Any]:
@@ -262,7 +261,7 @@ async def test_a_name_that_nobody_knows_is_an_address_that_can_not_be_reached(
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     async with sending("http://public@sentry.invalid/42") as sender:
         log.error("here")
-        await eventually(lambda: "takes no events" in caplog.text)
+        await eventually(lambda: "could not send events" in caplog.text)
     assert sender.dropped == 1
     assert "Name or service not known" in caplog.text
 
@@ -282,7 +281,7 @@ def stuck_name_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("behaviour", [hang, "absent", "no name server"])
-def test_a_stop_gives_up_a_server_that_does_not_answer(
+def test_the_stop_does_not_wait_for_a_server_that_does_not_respond(
     loop_factory: LoopFactory,
     behaviour: Misbehaviour | str,
     monkeypatch: pytest.MonkeyPatch,
@@ -318,7 +317,7 @@ def test_a_stop_gives_up_a_server_that_does_not_answer(
     assert "20 in all" in caplog.text
 
 
-async def test_a_stop_sends_what_waits(collector: Collector) -> None:
+async def test_the_stop_sends_waiting_events(collector: Collector) -> None:
     collector.answers.append(answer(500))
     async with sending(collector.dsn(), flush_timeout=20) as sender:
         for _ in range(100):
@@ -334,12 +333,12 @@ async def test_an_event_between_two_attempts_gets_a_last_one_at_the_stop(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(_courier, "FIRST_DELAY", 3600)
+    monkeypatch.setattr(_delivery_queue, "FIRST_DELAY", 3600)
     collector.answers.append(answer(500))
     collector.usual = then
     async with sending(collector.dsn(), flush_timeout=20) as sender:
         log.error("here")
-        await eventually(lambda: "takes no events" in caplog.text)
+        await eventually(lambda: "could not send events" in caplog.text)
     assert (sender.sent, sender.dropped) == (sent, 1 - sent)
     assert len(collector.requests) == 2
 
@@ -368,7 +367,7 @@ async def test_a_stop_that_is_cancelled_leaves_nothing(
 # A flood
 
 
-async def test_what_is_neither_sent_nor_dropped_does_not_exist(collector: Collector) -> None:
+async def test_each_record_counts_as_sent_or_dropped(collector: Collector) -> None:
     async with sending(collector.dsn(), queue_size=20, flush_timeout=20) as sender:
         for number in range(2000):
             try:
@@ -377,14 +376,14 @@ async def test_what_is_neither_sent_nor_dropped_does_not_exist(collector: Collec
                 log.exception("failed")
             if number % 100 == 0:
                 await asyncio.sleep(0)
-        assert sender._svcrun_handler is not None
-        assert sender._svcrun_handler._queue.qsize() <= 20
+        assert sender._svcrun_reporting.handler is not None
+        assert sender._svcrun_reporting.handler._queue.qsize() <= 20
     assert sender.sent + sender.dropped == 2000
     assert sender.sent == len(collector.requests)
     assert sender.dropped > 1000
 
 
-async def test_what_the_program_captures_itself_is_dropped_where_there_is_no_room(
+async def test_events_captured_by_the_program_are_dropped_if_the_queue_is_full(
     collector: Collector,
 ) -> None:
     collector.usual = hang
@@ -395,16 +394,16 @@ async def test_what_the_program_captures_itself_is_dropped_where_there_is_no_roo
     assert (sender.sent, sender.dropped) == (0, 100)
 
 
-async def test_events_that_wait_are_bounded_and_none_is_made_that_there_is_no_room_for(
+async def test_waiting_events_are_bounded_and_no_event_is_made_without_room(
     collector: Collector,
 ) -> None:
     collector.usual = hang
     async with sending(collector.dsn(), queue_size=5, flush_timeout=0.1) as sender:
-        courier = part_of(sender, _Sending).courier
-        assert courier is not None
+        queue = sender._svcrun_reporting.delivery
+        assert queue is not None
         for _ in range(200):
             log.error("here")
             await asyncio.sleep(0.001)
-        await eventually(lambda: courier.is_full)
-        assert len(courier._queue) == 5
+        await eventually(lambda: queue.is_full)
+        assert len(queue._queue) == 5
     assert (sender.sent, sender.dropped) == (0, 200)

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from svcrun.service.sentry import SentrySender
-from tests.service.collectors import Collector, Request
+from tests.reporting.collectors import Collector, Request
 from tests.support import eventually
 
 Event = dict[str, Any]

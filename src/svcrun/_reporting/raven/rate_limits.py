@@ -1,4 +1,4 @@
-"""What the answers of a Sentry server say about later."""
+"""Read the rate limits in responses of a Sentry server."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ("LONGEST_LIMIT", "TOO_MANY_REQUESTS", "read_limit", "read_retry_after")
+__all__ = ("MAX_LIMIT", "TOO_MANY_REQUESTS", "read_limit", "read_retry_after")
 
 TOO_MANY_REQUESTS = 429
 
-LONGEST_LIMIT = 3600.0
-"""Seconds for which a server is obeyed that wants to hear nothing."""
+MAX_LIMIT = 3600.0
+"""The maximum of seconds for which a rate limit of a server is obeyed."""
 
-_UNTOLD = 60.0  # seconds, where a server says "too many" and not for how long
+_DEFAULT_LIMIT = 60.0  # seconds, if a server limits the rate without saying for how long
 
-_CATEGORIES = frozenset({"", "default", "error"})  # those that events of ours belong to
+_CATEGORIES = frozenset({"", "default", "error"})  # the categories of log events
 
 
 def read_limit(status: int, headers: Mapping[str, str]) -> float:
-    """Return for how many seconds the server wants to hear nothing, 0 if it does not say."""
+    """Return the seconds until events may be sent again, 0 if there is no limit."""
     limits = headers.get("X-Sentry-Rate-Limits")
     if limits is not None:
-        return min(_read_rate_limits(limits), LONGEST_LIMIT)
+        return min(_read_rate_limits(limits), MAX_LIMIT)
     if status == TOO_MANY_REQUESTS:
         seconds = read_retry_after(headers)
-        return min(_UNTOLD if seconds is None else seconds, LONGEST_LIMIT)
+        return min(_DEFAULT_LIMIT if seconds is None else seconds, MAX_LIMIT)
     return 0.0
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of a Retry-After, which may also name a date; None if it tells nothing."""
+    """Return the seconds until Retry-After, which may be a date; None without a valid one."""
     text = headers.get("Retry-After", "")
     seconds: float | None = None
     with suppress(ValueError, TypeError, OverflowError):
@@ -48,7 +48,7 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _read_rate_limits(text: str) -> float:
-    """Read ``seconds:category;category:scope, ...``; no category means all of them."""
+    """Return the longest of ``seconds:category;category:scope, ...``; no category means all."""
     longest = 0.0
     for limit in text.split(","):
         seconds, _, rest = limit.strip().partition(":")

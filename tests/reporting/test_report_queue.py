@@ -1,4 +1,4 @@
-"""The handler that takes note of what is to be reported, and its thread."""
+"""Laws of the handler that queues log records, and of the thread that makes reports of them."""
 
 import asyncio
 import contextvars
@@ -14,7 +14,7 @@ import pytest
 from svcrun._reporting.report_queue import (
     Report,
     ReportHandler,
-    hand_over,
+    claim_report,
     make_unhandled,
     unreported,
 )
@@ -23,11 +23,11 @@ from tests.support import PATIENCE, eventually
 
 log = logging.getLogger("test")
 
-who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
+user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="none")
 
 
 class Reports(list[Report]):
-    """Takes reports, at once or when it is let."""
+    """Collects reports, while its gate is open."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,14 +63,16 @@ def messages(reports: Reports) -> list[str]:
 
 
 @pytest.mark.usefixtures("no_leaks")
-async def test_what_waits_at_the_end_is_reported_and_nothing_is_left(reports: Reports) -> None:
+async def test_records_that_wait_at_the_stop_are_reported_and_nothing_is_left(
+    reports: Reports,
+) -> None:
     async with reporting(reports.make):
         for number in range(50):
             log.warning("number %d", number)
     assert messages(reports) == [f"number {number}" for number in range(50)]
 
 
-async def test_level_and_filters_tell_what_is_reported(reports: Reports) -> None:
+async def test_level_and_filters_select_the_reported_records(reports: Reports) -> None:
     filters = [logging.Filter("test"), lambda record: "no" not in record.msg]
     async with reporting(reports.make, level=logging.ERROR, filters=filters):
         log.warning("less")
@@ -92,19 +94,19 @@ async def test_a_failing_filter_loses_no_record(
     assert "a filter failed" in caplog.text
 
 
-async def test_a_log_call_does_not_raise_what_a_note_raises(
+async def test_an_error_of_the_snapshot_is_logged_and_not_raised_by_the_log_call(
     reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
-    async with reporting(reports.make, take_note=fail) as handler:
+    async with reporting(reports.make, snapshot=fail) as handler:
         log.warning("here")
     assert handler.dropped == 1
-    assert "no note could be taken of a record" in caplog.text
+    assert "could not queue a log record" in caplog.text
 
 
-async def test_a_report_tells_what_was_at_the_time_of_the_log_call(reports: Reports) -> None:
+async def test_a_report_has_the_values_of_the_time_of_the_log_call(reports: Reports) -> None:
     reports.gate.clear()
     async with reporting(reports.make):
         values, tags = [1], {"a": [1]}
@@ -135,7 +137,7 @@ async def test_a_message_that_fails_to_render_is_reported(reports: Reports) -> N
     assert messages(reports) == ["unprintable message '%d'"]
 
 
-async def test_a_record_that_is_filled_in_late_is_reported(reports: Reports) -> None:
+async def test_a_lazy_record_is_reported(reports: Reports) -> None:
     class Late(LazyRecord):
         levelno = logging.WARNING
 
@@ -151,22 +153,22 @@ async def test_a_record_that_is_filled_in_late_is_reported(reports: Reports) -> 
 
 async def test_a_report_is_made_in_the_context_of_the_log_call() -> None:
     found = []
-    async with reporting(lambda _: found.append(who.get())):
-        who.set("somebody")
+    async with reporting(lambda _: found.append(user.get())):
+        user.set("alice")
         log.warning("here")
-        who.set("nobody")
-    assert found == ["somebody"]
+        user.set("bob")
+    assert found == ["alice"]
 
 
-async def test_what_else_may_change_is_noted_by_the_log_call(reports: Reports) -> None:
-    async with reporting(reports.make, take_note=who.get):
-        who.set("somebody")
+async def test_the_snapshot_is_taken_in_the_log_call(reports: Reports) -> None:
+    async with reporting(reports.make, snapshot=user.get):
+        user.set("alice")
         log.warning("here")
-        who.set("nobody")
-    assert [report.note for report in reports] == ["somebody"]
+        user.set("bob")
+    assert [report.snapshot for report in reports] == ["alice"]
 
 
-async def test_what_there_is_no_room_for_further_on_counts_as_dropped() -> None:
+async def test_a_report_that_the_transport_has_no_room_for_counts_as_dropped() -> None:
     async with reporting(lambda _: False) as handler:
         log.warning("here")
     assert (handler.dropped, handler.failed) == (1, 0)
@@ -189,7 +191,7 @@ async def test_the_stack_of_the_log_call_is_taken_on_request(reports: Reports) -
         assert stack[0][0].f_back is None
 
 
-async def test_more_than_fit_are_dropped_counted_and_told(
+async def test_records_beyond_the_queue_size_are_dropped_and_counted_in_the_log(
     reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
     reports.gate.clear()
@@ -216,10 +218,10 @@ async def test_an_error_in_a_report_is_logged_and_counted(
         log.warning("two")
     assert messages(reports) == ["one", "two"]
     assert (handler.failed, handler.dropped) == (2, 0)
-    assert "could not be made: SystemExit" in caplog.text
+    assert "could not make a report: SystemExit" in caplog.text
 
 
-async def test_a_report_that_hangs_is_given_up_in_time(
+async def test_a_report_that_hangs_is_abandoned_after_the_timeout(
     reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
     reports.gate.clear()
@@ -236,31 +238,31 @@ async def test_a_report_that_hangs_is_given_up_in_time(
 
 
 @pytest.mark.parametrize("is_late", [False, True])
-async def test_a_report_that_is_given_up_is_counted_once(is_late: bool) -> None:
-    """Either it gets to the transport in time, or it counts as dropped."""
-    entered, gate, handed_over = threading.Event(), threading.Event(), []
+async def test_an_abandoned_report_is_counted_once(is_late: bool) -> None:
+    """Either the transport claims it in time, or it counts as dropped."""
+    entered, gate, claimed = threading.Event(), threading.Event(), []
 
     def make(_: Report) -> None:
         if not is_late:
-            handed_over.append(hand_over())
+            claimed.append(claim_report())
         entered.set()
         gate.wait(PATIENCE)
         if is_late:
-            handed_over.append(hand_over())
+            claimed.append(claim_report())
 
     handler = ReportHandler(make, level=logging.WARNING)
     handler.attach()
-    log.warning("in hand")
+    log.warning("current")
     await asyncio.to_thread(entered.wait, PATIENCE)
     log.warning("waiting")
     await handler.finish(0)
     gate.set()
-    await eventually(lambda: handed_over == [not is_late])
+    await eventually(lambda: claimed == [not is_late])
     assert handler.dropped == (2 if is_late else 1)
-    assert hand_over()  # in a thread that makes no reports
+    assert claim_report()  # in a thread that makes no reports
 
 
-async def test_what_the_reporting_logs_is_not_reported(reports: Reports) -> None:
+async def test_log_records_of_the_reporting_itself_are_not_reported(reports: Reports) -> None:
     async def report_from_task() -> None:
         log.error("from a task of it")
 
@@ -277,7 +279,7 @@ async def test_what_the_reporting_logs_is_not_reported(reports: Reports) -> None
     assert messages(reports) == ["from elsewhere"] * 2
 
 
-async def test_an_error_for_which_there_was_no_room_counts_as_unreported(reports: Reports) -> None:
+async def test_an_error_whose_record_was_dropped_counts_as_unreported(reports: Reports) -> None:
     reports.gate.clear()
     async with reporting(reports.make, queue_size=1) as handler:
         log.error("first")
@@ -292,7 +294,7 @@ async def test_an_error_for_which_there_was_no_room_counts_as_unreported(reports
     assert messages(reports) == ["first", "second", "Unhandled exception"]
 
 
-async def test_it_is_known_which_errors_were_reported(reports: Reports) -> None:
+async def test_a_handler_knows_the_errors_that_it_has_reported(reports: Reports) -> None:
     logged, other = ValueError(), ValueError()
     async with reporting(reports.make) as handler, reporting(reports.make, level=100) as deaf:
         log.error("here", exc_info=logged)
@@ -301,7 +303,7 @@ async def test_it_is_known_which_errors_were_reported(reports: Reports) -> None:
         assert not deaf.has_reported(logged)
 
 
-def test_an_error_that_nobody_logged_has_a_record_that_tells_its_place() -> None:
+def test_the_record_of_an_unhandled_error_has_its_file_and_traceback() -> None:
     try:
         raise ValueError("why")
     except ValueError as error:
@@ -315,7 +317,7 @@ async def test_a_forked_child_reports_nothing(reports: Reports) -> None:
     async with reporting(reports.make) as handler:
         pid = os.getpid()
         log.warning("parent")
-        handler._pid = pid + 1  # which is what a child finds
+        handler._pid = pid + 1  # as in a forked child
         log.warning("child")
         handler._pid = pid
     assert messages(reports) == ["parent"]

@@ -1,4 +1,4 @@
-"""Laws of SentrySender about servers that do not do as they should, and about floods (C36)."""
+"""Laws of SentrySender with servers that fail or hang, and with floods of errors (C36)."""
 
 import asyncio
 import logging
@@ -15,22 +15,22 @@ sentry_sdk = pytest.importorskip("sentry_sdk")
 
 from svcrun.service.sentry import SentrySender  # noqa: E402 - after sentry_sdk is known to be there
 from tests.conftest import Certificates  # noqa: E402
-from tests.service.collectors import (  # noqa: E402
+from tests.reporting.collectors import (  # noqa: E402
     Misbehaviour,
     answer,
     hang,
     reset,
     talk_nonsense,
 )
-from tests.service.envelopes import EnvelopeCollector  # noqa: E402
+from tests.reporting.envelopes import EnvelopeCollector  # noqa: E402
 from tests.service.streams import running  # noqa: E402
 from tests.support import PATIENCE, eventually, nothing_left  # noqa: E402
 
 log = logging.getLogger("test")
 
-# Seconds that a stop may take if the server does not answer: it is less than two, but machines are
-# busy. A server that hangs does so for four times as long.
-MOST = PATIENCE
+# Seconds that a stop may take if the server does not respond: two, but machines are busy. A server
+# that hangs does so for four times as long.
+MAX_STOP = PATIENCE
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def collector() -> Iterator[EnvelopeCollector]:
 
 
 async def no_threads() -> None:
-    """Wait for the end of threads, which is near."""
+    """Wait until the threads of sentry have ended."""
     threads = threading.enumerate
     await eventually(lambda: not [t for t in threads() if "sentry" in t.name], within=10)
 
 
 @pytest.mark.usefixtures("no_leaks")
-async def test_an_absent_server_does_not_hold_the_stop(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_absent_server_does_not_delay_the_stop(caplog: pytest.LogCaptureFixture) -> None:
     with EnvelopeCollector(listening=False) as collector:
         sender = SentrySender(sentry_dsn=collector.dsn())
         await sender.start()
@@ -54,15 +54,15 @@ async def test_an_absent_server_does_not_hold_the_stop(caplog: pytest.LogCapture
             log.error("lost %d", number)
         begin = time.monotonic()
         await sender.stop()
-        assert time.monotonic() - begin < MOST
+        assert time.monotonic() - begin < MAX_STOP
     assert sender.sent == 0
     assert sender.dropped == 200
-    assert any("did not get a report" in message for message in caplog.messages)
+    assert any("dropped events for 127.0.0.1" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.usefixtures("no_leaks")
-async def test_a_server_that_never_answers_does_not_hold_the_stop(full: bool) -> None:
+async def test_a_server_that_never_responds_does_not_delay_the_stop(full: bool) -> None:
     with EnvelopeCollector() as collector:
         collector.usual = hang
         options = {"transport_queue_size": 20}
@@ -74,14 +74,14 @@ async def test_a_server_that_never_answers_does_not_hold_the_stop(full: bool) ->
             sentry_sdk.capture_message(f"more {number}")
         begin = time.monotonic()
         await sender.stop()
-        assert time.monotonic() - begin < MOST
+        assert time.monotonic() - begin < MAX_STOP
         await no_threads()
     assert sender.sent == 0
     assert sender.dropped == (101 if full else 2)
 
 
 @pytest.mark.usefixtures("no_leaks")
-async def test_a_server_that_never_answers_over_tls_does_not_hold_the_stop(
+async def test_a_tls_server_that_never_responds_does_not_delay_the_stop(
     certificates: Certificates,
 ) -> None:
     with EnvelopeCollector(certificates) as collector:
@@ -93,13 +93,13 @@ async def test_a_server_that_never_answers_over_tls_does_not_hold_the_stop(
         await asyncio.to_thread(collector.wait_for, 1)
         begin = time.monotonic()
         await sender.stop()
-        assert time.monotonic() - begin < MOST
+        assert time.monotonic() - begin < MAX_STOP
         await no_threads()
     assert (sender.sent, sender.dropped) == (0, 1)
 
 
-async def test_a_server_that_lets_nobody_in_does_not_hold_the_stop() -> None:
-    """Its queue of connections is full, so that a client waits until its connection is made."""
+async def test_a_server_that_accepts_no_connection_does_not_delay_the_stop() -> None:
+    """The backlog of the listener is full, so that a client waits for its connection."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -113,12 +113,12 @@ async def test_a_server_that_lets_nobody_in_does_not_hold_the_stop() -> None:
         log.error("second")
         begin = time.monotonic()
         await sender.stop()
-        assert time.monotonic() - begin < MOST
+        assert time.monotonic() - begin < MAX_STOP
     await no_threads()
     assert sender.sent == 0
 
 
-async def test_an_error_of_the_server_costs_one_report_and_is_not_reported(
+async def test_an_error_of_the_server_drops_one_event_and_is_not_reported(
     collector: EnvelopeCollector,
 ) -> None:
     collector.answers.append(answer(500))
@@ -131,7 +131,7 @@ async def test_an_error_of_the_server_costs_one_report_and_is_not_reported(
 
 
 @pytest.mark.parametrize("how", [reset, talk_nonsense])
-async def test_a_connection_that_breaks_is_made_once_more(
+async def test_a_request_on_a_broken_connection_is_retried_once(
     collector: EnvelopeCollector, how: Misbehaviour
 ) -> None:
     collector.answers += [how, answer(200), how, how]
@@ -148,7 +148,7 @@ async def test_a_connection_that_breaks_is_made_once_more(
 @pytest.mark.parametrize(
     "headers", [{"Retry_After": "60"}, {"X_Sentry_Rate_Limits": "60:error:organization"}]
 )
-async def test_a_server_that_has_had_enough_is_left_alone(
+async def test_no_event_is_sent_during_a_rate_limit(
     collector: EnvelopeCollector, headers: dict[str, str]
 ) -> None:
     collector.answers.append(answer(429, **headers))
@@ -163,7 +163,7 @@ async def test_a_server_that_has_had_enough_is_left_alone(
     assert collector.messages == ["first"]
 
 
-async def test_it_is_heard_again_when_the_time_is_over(collector: EnvelopeCollector) -> None:
+async def test_events_are_sent_again_after_a_rate_limit(collector: EnvelopeCollector) -> None:
     collector.answers.append(answer(429, Retry_After="1"))
     async with running(collector.sender()) as sender:
         log.error("first")
@@ -176,7 +176,7 @@ async def test_it_is_heard_again_when_the_time_is_over(collector: EnvelopeCollec
     assert collector.messages[:2] == ["first", "again"]
 
 
-async def test_a_server_that_is_slow_but_answers_gets_all_that_waits(
+async def test_a_slow_server_that_responds_gets_all_waiting_events(
     collector: EnvelopeCollector,
 ) -> None:
     def be_slow(connection: socket.socket, closing: threading.Event) -> None:
@@ -207,7 +207,7 @@ async def test_a_stop_that_is_cancelled_leaves_nothing(collector: EnvelopeCollec
         collector.close()
 
 
-async def test_an_event_that_is_made_when_the_time_is_up_is_counted_once(
+async def test_an_event_made_after_the_stop_timed_out_is_counted_once(
     collector: EnvelopeCollector,
 ) -> None:
     entered, gate, left = threading.Event(), threading.Event(), threading.Event()
@@ -221,7 +221,7 @@ async def test_an_event_that_is_made_when_the_time_is_up_is_counted_once(
     options = {"before_send": before_send}
     sender = collector.sender(flush_timeout=0.1, client_options=options)
     await sender.start()
-    log.error("in hand")
+    log.error("current")
     await asyncio.to_thread(entered.wait, PATIENCE)
     log.error("waiting")
     await sender.stop()
@@ -246,7 +246,7 @@ async def _fail(number: int) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pytest from taking notes of a flood."""
+    """Keep pytest from recording a flood of log records."""
     root = logging.getLogger()
     handlers, root.handlers = root.handlers, []
     try:
@@ -263,7 +263,7 @@ def _begin_a_task(number: int) -> None:
 async def test_a_flood_is_bounded_and_counted(
     collector: EnvelopeCollector, work: Callable[[int], object]
 ) -> None:
-    """How late it makes the loop is in the benchmark."""
+    """The benchmark measures by how much it delays the loop."""
     with quiet():
         # On a busy machine, less time may cut the connection while the server takes an event.
         sender = collector.sender(flush_timeout=PATIENCE)

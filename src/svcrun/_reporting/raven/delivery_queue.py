@@ -1,4 +1,4 @@
-"""The way of events to the server: a queue, a few connections, and patience that has an end."""
+"""Send events to a Sentry server, and retry failed ones."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiohttp
 
 from svcrun._net.tls_options import SSLOptions
-from svcrun._reporting.raven.answers import TOO_MANY_REQUESTS, read_limit, read_retry_after
+from svcrun._reporting.raven.rate_limits import TOO_MANY_REQUESTS, read_limit, read_retry_after
 from svcrun._reporting.raven.resolver import Resolver
-from svcrun._reporting.report_queue import hand_over, unreported
+from svcrun._reporting.report_queue import claim_report, unreported
 from svcrun._util.rate_limited_log import RateLimitedLog
 from svcrun._util.tasks import cancel_and_wait
 
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 
     from svcrun._reporting.raven.dsn import DSN
 
-__all__ = ("Courier",)
+__all__ = ("DeliveryQueue",)
 
 log = logging.getLogger("svcrun.service.raven")
 
 CONNECTIONS = 4
-"""How many events are under way at a time."""
+"""The maximum of events that are sent at the same time."""
 
-LARGEST_QUEUE = 32 * 1024 * 1024
-"""Bytes that may wait; an event has some thousand."""
+MAX_QUEUED_BYTES = 32 * 1024 * 1024
+"""The maximum of waiting bytes; an event has some thousand."""
 
 MAX_ATTEMPTS = 8
 MAX_AGE = 300.0
-"""Attempts to send an event, and seconds since it was made, after which it is dropped."""
+"""The maximum of attempts to send an event, and of seconds since it was made."""
 
 FIRST_DELAY = 1.0
-LONGEST_DELAY = 60.0
-"""Seconds before the second attempt, twice as many before each one after it, up to the longest."""
+MAX_DELAY = 60.0
+"""Seconds of back-off after the first failure, doubled by each further one, up to the maximum."""
 
-_MOST_OF_ANSWER = 64 * 1024  # bytes to read so that the connection can be used again
+_MAX_BODY = 64 * 1024  # bytes of a response to read, so that its connection can be used again
 
-SERVER_ERROR = 500  # and above
+SERVER_ERROR = 500  # the lowest status
 
 
 class Event(NamedTuple):
-    """What is to be sent."""
+    """An encoded event, and when it was made by the loop's clock."""
 
     url: str
     data: bytes
@@ -56,15 +56,14 @@ class Event(NamedTuple):
     made: float
 
 
-class Courier:
-    """Send events in the event loop: a transport for raven, which hands them over in any thread.
+class DeliveryQueue:
+    """A transport for raven that sends events in the event loop; raven adds them in any thread.
 
-    While the server can't be reached, or wants to hear nothing, none is sent, and events wait. One
-    that had :data:`MAX_ATTEMPTS`, or is older than :data:`MAX_AGE`, is dropped, and so is what the
-    server refuses.
+    Events wait while the server is unreachable or limits their rate. An event is dropped after
+    :data:`MAX_ATTEMPTS` or :data:`MAX_AGE`, or if the server rejects it.
 
-    :param dsn: where to send.
-    :param size: how many events may wait.
+    :param dsn: the address of the server.
+    :param size: the maximum of waiting events.
     """
 
     is_async = True
@@ -74,37 +73,38 @@ class Courier:
         self._size = size
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Event] = deque()
-        # Each is counted up by one side alone.
-        self._bytes_taken = 0
-        self._bytes_gone = 0
+        # Two counters that only grow, each changed by one side: the threads that add events, which
+        # raven lets in one by one, and the loop. So they need no lock.
+        self._bytes_added = 0
+        self._bytes_removed = 0
         self._filled = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None
         self._closing = asyncio.Event()
-        self._limited_until = 0.0  # the server wants to hear nothing
-        self._failing_until = 0.0  # the server can't be reached, or has an error
+        self._limited_until = 0.0  # the end of a rate limit
+        self._retry_at = 0.0  # the end of the back-off after a failure
         self._failures = 0  # in a row
-        self._refusals: set[str] = set()  # that were logged
+        self._rejections: set[int] = set()  # statuses that were logged
         self._drops = RateLimitedLog(log)
         self.sent = 0
-        """How many events the server has taken."""
+        """The number of events that the server has accepted."""
 
     @property
     def dropped(self) -> int:
-        """How many events were not delivered."""
+        """The number of events that were not delivered."""
         return self._drops.total
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no room for another event."""
+        """Whether the queue has no room for another event."""
         return (
             len(self._queue) >= self._size
-            or self._bytes_taken - self._bytes_gone >= LARGEST_QUEUE
+            or self._bytes_added - self._bytes_removed >= MAX_QUEUED_BYTES
             or self._closing.is_set()
         )
 
     async def open(self) -> None:
-        """Begin to send.
+        """Start to send events.
 
         :raises OSError, ValueError: if the file of authorities can't be read.
         """
@@ -132,27 +132,25 @@ class Courier:
         success_cb: Any,
         failure_cb: Any,
     ) -> None:
-        """Take an event; called by raven.
+        """Add an event; called by raven, in any thread.
 
-        Its callbacks are not called. They would make it drop events for a while at the first one
-        that fails, and log each.
+        The callbacks are not called. After a failure they would make raven drop events for a while
+        and log each.
         """
         del success_cb, failure_cb
         event = Event(url, data, dict(headers), self._loop.time())
-        if not hand_over():
-            return
-        if self._closing.is_set():
+        if not claim_report() or self._closing.is_set():
             return
         with suppress(RuntimeError):  # the loop is closed
             if self.is_full:
-                self._loop.call_soon_threadsafe(self._drop, "there is no room for more")
+                self._loop.call_soon_threadsafe(self._drop, "the queue is full")
             else:
-                self._bytes_taken += len(data)
+                self._bytes_added += len(data)
                 self._queue.append(event)
                 self._loop.call_soon_threadsafe(self._filled.set)
 
     async def close(self, timeout: float) -> None:
-        """Send what waits, if that is possible within `timeout` seconds, and drop the rest."""
+        """Send waiting events for `timeout` seconds at most, and drop the rest."""
         self._closing.set()
         self._filled.set()
         try:
@@ -166,13 +164,13 @@ class Courier:
         await cancel_and_wait(self._workers)
         self._workers.clear()
         if self._queue:
-            self._drop("there was no time left", count=len(self._queue))
+            self._drop("shutdown timed out", count=len(self._queue))
             self._queue.clear()
         self._drops.close()
         if self._session is not None:
             await self._session.close()
 
-    # What the workers do.
+    # The workers.
 
     async def _work(self, session: aiohttp.ClientSession) -> None:
         while True:
@@ -184,23 +182,23 @@ class Courier:
                 self._filled.clear()
                 await self._filled.wait()
                 continue
-            self._bytes_gone += len(event.data)
+            self._bytes_removed += len(event.data)
             try:
                 await self._deliver(session, event)
             except asyncio.CancelledError:
-                self._drop("there was no time left")
+                self._drop("shutdown timed out")
                 raise
             except Exception:
-                log.exception("an event could not be sent to %s", self._dsn)
-                self._drop("of an unexpected error")
+                log.exception("could not send an event to %s", self._dsn)
+                self._drop("unexpected error")
 
     async def _deliver(self, session: aiohttp.ClientSession, event: Event) -> None:
-        """Send an event, in several attempts if need be."""
+        """Send an event, with several attempts if necessary."""
         for attempt in range(MAX_ATTEMPTS):
-            await self._wait_for_turn(event)
+            await self._wait_for_server(event)
             now = self._loop.time()
             if now < self._limited_until:
-                self._drop("the server wants to hear nothing")
+                self._drop("rate limit of the server")
                 return
             is_last = self._closing.is_set()
             if attempt and now - event.made > MAX_AGE:
@@ -209,13 +207,13 @@ class Courier:
                 return
             if is_last:
                 break
-        self._drop("the server could not be reached, or failed")
+        self._drop("the server was unreachable or failed")
 
-    async def _wait_for_turn(self, event: Event) -> None:
-        """Wait while nothing may be sent, but no longer than the event has time, or we have."""
+    async def _wait_for_server(self, event: Event) -> None:
+        """Wait for the end of a rate limit or back-off, of the event's time, or of the service."""
         while not self._closing.is_set():
             now = self._loop.time()
-            until = min(max(self._limited_until, self._failing_until), event.made + MAX_AGE)
+            until = min(max(self._limited_until, self._retry_at), event.made + MAX_AGE)
             if now >= until:
                 return
             with suppress(TimeoutError):
@@ -223,15 +221,15 @@ class Courier:
                     await self._closing.wait()
 
     async def _attempt(self, session: aiohttp.ClientSession, event: Event) -> bool:
-        """Send an event once, and tell whether that settled it."""
+        """Send an event once, and return whether it needs no further attempt."""
         try:
             async with session.post(
                 event.url, data=event.data, headers=event.headers, allow_redirects=False
-            ) as answer:
-                status, headers = answer.status, answer.headers
-                await _read(answer)
+            ) as response:
+                status, headers = response.status, response.headers
+                await _read(response)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # ValueError: what is no HTTP at all may be reported as such
+            # aiohttp raises ValueError for some responses that are not HTTP.
             self._failed(_describe(error))
             return False
         limit = read_limit(status, headers)
@@ -242,40 +240,39 @@ class Courier:
             return False
         if self._failures:
             self._failures = 0
-            self._failing_until = 0.0
-            log.warning("%s takes events again", self._dsn)
+            self._retry_at = 0.0
+            log.warning("%s accepts events again", self._dsn)
         if status // 100 == 2:  # noqa: PLR2004 - OK
             self.sent += 1
         else:
-            self._refused(status, headers.get("X-Sentry-Error", ""))
+            self._rejected(status, headers.get("X-Sentry-Error", ""))
         return True
 
     def _failed(self, reason: str, retry_after: float = 0.0) -> None:
         if not self._failures:
-            log.warning("%s takes no events: %s; they wait, and are tried again", self._dsn, reason)
+            log.warning("could not send events to %s: %s; retrying", self._dsn, reason)
         now = self._loop.time()
-        if now >= self._failing_until:  # else it is the same failure, of an event sent meanwhile
+        if now >= self._retry_at:  # else the failure of an event that was sent at the same time
             delay = FIRST_DELAY * 2 ** min(self._failures, 10)
-            delay = min(max(delay, retry_after), LONGEST_DELAY)
-            self._failing_until = now + delay * random.uniform(1, 1.25)  # noqa: S311 - no secret
+            delay = min(max(delay, retry_after), MAX_DELAY)
+            self._retry_at = now + delay * random.uniform(1, 1.25)  # noqa: S311 - no secret
             self._failures += 1
 
     def _limit(self, seconds: float) -> None:
         until = self._loop.time() + seconds
         if self._limited_until < self._loop.time():
-            log.warning("%s wants to hear nothing for %.0f s", self._dsn, seconds)
+            log.warning("%s limits the rate; sending no events for %.0f s", self._dsn, seconds)
         self._limited_until = max(self._limited_until, until)
 
-    def _refused(self, status: int, why: str) -> None:
-        kind = str(status)
-        if kind not in self._refusals:
-            self._refusals.add(kind)
-            log.error("%s refuses events: status %d %s", self._dsn, status, why[:200])
-        self._drop("the server refused them")
+    def _rejected(self, status: int, reason: str) -> None:
+        if status not in self._rejections:
+            self._rejections.add(status)
+            log.error("%s rejects events: status %d %s", self._dsn, status, reason[:200])
+        self._drop("rejected by the server")
 
     def _drop(self, reason: str, *, count: int = 1) -> None:
         with unreported():
-            self._drops.add("events for %s were dropped: %s", self._dsn, reason, count=count)
+            self._drops.add("dropped events for %s: %s", self._dsn, reason, count=count)
 
 
 def _make_tls_context(dsn: DSN) -> ssl.SSLContext:
@@ -292,13 +289,13 @@ def _make_tls_context(dsn: DSN) -> ssl.SSLContext:
     return options.create_context()
 
 
-async def _read(answer: aiohttp.ClientResponse) -> None:
-    """Read an answer to its end, so that its connection can be used again, unless it is long."""
+async def _read(response: aiohttp.ClientResponse) -> None:
+    """Read a response to its end, so that its connection can be used again; close a long one."""
     size = 0
-    async for chunk in answer.content.iter_any():
+    async for chunk in response.content.iter_any():
         size += len(chunk)
-        if size > _MOST_OF_ANSWER:
-            answer.close()
+        if size > _MAX_BODY:
+            response.close()
             return
 
 

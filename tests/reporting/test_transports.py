@@ -15,7 +15,7 @@ pytest.importorskip("aiohttp")
 from raven.exceptions import APIError, RateLimited
 
 from svcrun.service import raven as service
-from tests.service.collectors import Collector, answer, hang, reset
+from tests.reporting.collectors import Collector, answer, hang, reset
 from tests.support import eventually
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ async def test_events_of_any_thread_are_sent_and_their_callbacks_called(
 
 
 @pytest.mark.parametrize("cls", TRANSPORTS)
-async def test_a_client_of_raven_takes_them(
+async def test_the_transports_work_in_a_raven_client(
     collector: Collector, cls: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import raven.base
@@ -107,7 +107,7 @@ async def test_a_client_of_raven_takes_them(
     assert collector.messages == ["hello"]
 
 
-async def test_the_failure_callback_gets_the_answer_of_the_server(collector: Collector) -> None:
+async def test_the_failure_callback_gets_the_error_of_the_server(collector: Collector) -> None:
     collector.answers += [answer(429, Retry_After="7"), answer(400, X_Sentry_Error="bad"), reset]
     async with sending(collector, service.QueuedAioHttpTransport) as events:
         for name in ("limited", "refused", "lost", "taken"):
@@ -123,7 +123,7 @@ async def test_the_failure_callback_gets_the_answer_of_the_server(collector: Col
 
 
 @pytest.mark.parametrize("cls", QUEUED)
-async def test_the_oldest_event_gives_way_in_a_full_queue(collector: Collector, cls: Any) -> None:
+async def test_a_full_queue_drops_its_oldest_event(collector: Collector, cls: Any) -> None:
     async with sending(collector, cls, qsize=2) as events:
         for name in ("one", "two", "three"):  # before the worker has its first turn
             events.transport._take((events.url, name.encode(), {}, *callbacks(events, name)))
@@ -185,7 +185,7 @@ def test_a_transport_needs_a_running_loop_and_no_url() -> None:
         service.AioHttpTransport("http://127.0.0.1")  # type: ignore[arg-type]
 
 
-def test_an_event_after_the_end_of_the_loop_has_failed(collector: Collector) -> None:
+def test_an_event_after_the_end_of_the_loop_fails(collector: Collector) -> None:
     async def main() -> Sending:
         async with sending(collector) as events:
             return events

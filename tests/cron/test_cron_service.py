@@ -262,8 +262,8 @@ def test_only_coroutine_functions_can_be_registered() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"spec": "* * * *"}, "spec must be"),
-        ({"spec": "0 0 31 2 *"}, "spec must be"),
+        ({"spec": "* * * *"}, "5 or 6 fields"),
+        ({"spec": "0 0 31 2 *"}, "never matches"),
         ({"timezone": "Mars/Olympus"}, "timezone must be"),
         ({"misfire": "twice"}, "misfire must be"),
         ({"overlap": "wait"}, "overlap must be"),

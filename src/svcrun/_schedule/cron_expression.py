@@ -106,7 +106,7 @@ class CronSpec:
         try:
             self._match(0)
         except CroniterBadDateError:
-            raise _error(text, "the cron expression never matches a date") from None
+            raise _error(text, "the cron expression never matches") from None
 
     def next(self, after: float) -> int:
         """Return the first time past `after`, both as instants in seconds since the epoch."""
@@ -170,7 +170,7 @@ class CronSpec:
 
 
 def _error(text: str, problem: str) -> ValueError:
-    return ValueError(f"cron: spec={text!r}: {problem}")
+    return ValueError(f"cron: {problem}: spec={text!r}")
 
 
 def _parse(text: str) -> croniter:
@@ -183,7 +183,7 @@ def _parse(text: str) -> croniter:
         except (CroniterError, ValueError, KeyError):
             raise _error(text, f"the shortcut must be {_SHORTCUTS}") from None
     if len(fields) not in _FIELD_COUNTS:
-        problem = f"a cron expression has 5 or 6 fields ({_ACCEPTED}), not {len(fields)}"
+        problem = f"a cron expression must have 5 or 6 fields ({_ACCEPTED}), not {len(fields)}"
         raise _error(text, problem)
     if fields[_DAY] not in {"*", "?"} and re.search("#|l", fields[_WEEKDAY]):
         # croniter applies neither of the two fields.

@@ -8,8 +8,9 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from svcrun._runtime.lifetime import current_entrypoint
 from svcrun._util.per_loop import running_loop
-from svcrun.entrypoint import Entrypoint, current_entrypoint
+from svcrun.entrypoint import Entrypoint
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import signal
-from contextlib import ExitStack, suppress
-from contextvars import ContextVar, Token
+from contextlib import suppress
 
-from svcrun._runtime.options import OPTIONS, Options
+from svcrun._runtime.lifetime import (
+    Lifetime,
+    current_entrypoint,
+    entrypoints,
+    unless_cancelled,
+    wrong_loop,
+)
+from svcrun._runtime.options import OPTIONS
 from svcrun._util.hints import TYPE_CHECKING, Any, ClassVar, TypeVar, final
 from svcrun._util.lazy_exports import lazy_exports
-from svcrun._util.per_loop import PerLoop, running_loop
-from svcrun._util.raising import raise_together, raise_unchanged
+from svcrun._util.per_loop import running_loop
+from svcrun._util.raising import raise_together
 from svcrun._util.tasks import current_work
 from svcrun.errors import (
-    LoopClosed,
     NoEntrypoint,
     NotAService,
     NotEntered,
     OtherLoop,
-    ParameterError,
     ParameterTypeError,
     ShuttingDown,
 )
@@ -29,10 +32,8 @@ from svcrun.signal import Signal
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
-    from types import TracebackType
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from svcrun._runtime.block import Block
     from svcrun._runtime.runtime import Runtime
     from svcrun.context import Context as Context, get_context
     from svcrun.context_vars import CURRENT_ENTRYPOINT
@@ -64,13 +65,9 @@ T = TypeVar("T")
 
 __all__ = ("CURRENT_ENTRYPOINT", "Entrypoint", "entrypoint", "get_context", "run")
 
-# A service finds its entrypoint by the context that its start() was called in.
-current_entrypoint: ContextVar[Entrypoint | None] = ContextVar("svcrun_entrypoint", default=None)
-_by_loop: PerLoop[Entrypoint] = PerLoop()
-
 
 @final
-class Entrypoint(Options):
+class Entrypoint(Lifetime):
     """Run `services` for as long as a ``with`` block lasts.
 
     ``with entrypoint(...) as loop`` makes an event loop and owns it; ``async with entrypoint(...)
@@ -151,11 +148,10 @@ class Entrypoint(Options):
         start_retry: Restart | None = None,
         log_buffer_limit: int | None = None,
     ) -> None:
-        # All options by name, so before any other local name is bound.
-        super().__init__({name: value for name, value in locals().items() if name in OPTIONS})
+        # locals() has the options by their names, before any other local name is bound.
+        options = {name: value for name, value in locals().items() if name in OPTIONS}
         _check(services)
-        self._services = services
-        self._loop = None if loop is None else _check_loop(loop)
+        super().__init__(services, None if loop is None else _check_loop(loop), options)
         # Imported here, to keep ``import svcrun`` fast.
         from svcrun.plugins import load_plugins
 
@@ -165,28 +161,19 @@ class Entrypoint(Options):
         self.pre_stop = self.PRE_STOP.copy()
         self.post_stop = self.POST_STOP.copy()
 
-        self._entered = False
-        self._left = False
-        self._runtime: Runtime | None = None
-        self._undo = ExitStack()
-        self._raise_signal = False
-
-    # What a program asks of it.
-
     @staticmethod
     def get_current() -> Entrypoint:
         """Find the entrypoint that runs here.
 
         :raises RuntimeError: if there is none.
         """
-        current = current_entrypoint.get()
-        if current is not None and not current._left:  # noqa: SLF001 - the same class
-            return current
-        loop = running_loop()
-        current = None if loop is None else _by_loop.get(loop)
-        if current is None:
+        found: Entrypoint | None = current_entrypoint.get()
+        if found is None or found._is_left:  # noqa: SLF001 - the same class
+            loop = running_loop()
+            found = None if loop is None else entrypoints.get(loop)
+        if found is None:
             raise NoEntrypoint
-        return current
+        return found
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -206,7 +193,7 @@ class Entrypoint(Options):
     @property
     def ctx(self) -> Context | None:
         """The values that the services share; None before the entrypoint is entered."""
-        return None if self._runtime is None else self._runtime.context
+        return self._context
 
     async def closing(self) -> None:
         """Wait until the shutdown begins.
@@ -240,7 +227,7 @@ class Entrypoint(Options):
         except BaseException as error:
             started = [service for service in services if id(service) not in running]
             with suppress(Exception):  # logged, and not what went wrong first
-                await supervisor.stop(started, _unless_cancelled(error))
+                await supervisor.stop(started, unless_cancelled(error))
             raise
 
     async def stop_services(self, *services: Service, exc: BaseException | None = None) -> None:
@@ -281,195 +268,6 @@ class Entrypoint(Options):
         else:
             await asyncio.shield(shutdown)
 
-    # Entering and leaving.
-
-    def __enter__(self) -> asyncio.AbstractEventLoop:
-        if running_loop() is not None:
-            raise NotEntered(
-                "a loop runs in this thread already; write `async with entrypoint(...)`"
-            )
-        self._begin()
-        # Loaded here, so that importing the package costs little to those who do not run anything.
-        from svcrun._runtime.block import LoopBlock
-        from svcrun._runtime.event_loop import drive, make_loop
-
-        try:
-            owns_loop = self._loop is None
-            if self._loop is None:
-                self._loop = make_loop(self, self._undo)
-            loop = self._loop
-            if loop.is_running():
-                raise _wrong_loop(loop)
-            runtime = self._set_up(loop, LoopBlock(loop), owns_loop=owns_loop)
-            error = drive(loop, runtime.enter(self.start_services(*self._services)), cancel=True)
-            if error is not None:
-                try:
-                    if not self._left:  # else in a child process that was forked off
-                        self._finish(runtime, _unless_cancelled(error))
-                        error = runtime.start_error(error, self._exit_by_signal)
-                    raise_unchanged(error)
-                finally:
-                    del error  # whose traceback refers to this frame
-            runtime.begin_block()
-        except BaseException:
-            self._end()
-            raise
-        return loop
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if self._left:
-            return False
-        runtime = self._running()
-        runtime.end_block()
-        try:
-            if not self.loop.is_closed():
-                self._finish(runtime, runtime.cause(exc))
-            elif self.services:
-                runtime.note(LoopClosed(self.services))
-        finally:
-            self._end()
-        return self._conclude(runtime, exc)
-
-    def _finish(self, runtime: Runtime, exception: BaseException | None) -> None:
-        from svcrun._runtime.event_loop import drive
-
-        runtime.block.spare.free()
-        error = drive(self.loop, runtime.finish(exception), cancel=False)
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            runtime.note(error)
-        elif error is not None:
-            raise_unchanged(error)
-
-    async def __aenter__(self) -> Entrypoint:
-        self._begin()
-        from svcrun._runtime.block import TaskBlock
-
-        try:
-            loop = asyncio.get_running_loop()
-            if self._loop is not None and self._loop is not loop:
-                raise _wrong_loop(self._loop)
-            self._loop = loop
-            runtime = self._set_up(loop, TaskBlock(loop), owns_loop=False)
-            error = await runtime.enter_in_task(self.start_services(*self._services))
-            if error is not None:
-                try:
-                    if not self._left:  # else in a child process that was forked off
-                        await runtime.finish_in_task(_unless_cancelled(error))
-                        error = runtime.start_error(error, self._exit_by_signal)
-                    raise_unchanged(error)
-                finally:
-                    del error  # whose traceback refers to this frame
-            runtime.begin_block()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if self._left:
-            return False
-        runtime = self._running()
-        runtime.end_block()
-        cancelled: asyncio.CancelledError | None = None
-        try:
-            await runtime.finish_in_task(runtime.cause(exc))
-        except asyncio.CancelledError as error:  # by ourselves, late, or by somebody else
-            cancelled = error
-        finally:
-            self._end()
-        by_others = runtime.block.settle()
-        swallow = self._conclude(runtime, exc)
-        if cancelled is not None and by_others:
-            raise cancelled
-        return swallow and not (by_others and isinstance(exc, asyncio.CancelledError))
-
-    def _begin(self) -> None:
-        if self._entered:
-            raise NotEntered("an entrypoint can be entered once; make another one")
-        self._entered = True
-        self._undo.callback(self._restore_signals)
-        for hook in (self.pre_start, self.post_start, self.pre_stop, self.post_stop):
-            hook.freeze()
-
-    def _set_up(self, loop: asyncio.AbstractEventLoop, block: Block, *, owns_loop: bool) -> Runtime:
-        from svcrun._runtime.runtime import Runtime
-        from svcrun.plugins import report_plugins
-
-        _by_loop.add(loop, self)
-        self._undo.callback(self._reset_current, loop, current_entrypoint.set(self))
-        self._runtime = Runtime(
-            self,
-            loop,
-            block,
-            owns_loop=owns_loop,
-            call_hook=self._hook_call,
-            on_forked=self._disown,
-        )
-        self._undo.callback(self._runtime.dispose)
-        self._runtime.set_up()
-        report_plugins()
-        return self._runtime
-
-    def _reset_current(
-        self, loop: asyncio.AbstractEventLoop, token: Token[Entrypoint | None]
-    ) -> None:
-        _by_loop.discard(loop, self)
-        with suppress(ValueError):  # a fixture may leave in another context than it entered
-            current_entrypoint.reset(token)
-
-    def _restore_signals(self) -> None:
-        if self._runtime is not None:
-            self._runtime.restore_signals()
-
-    def _end(self) -> None:
-        self._left = True
-        self._undo.close()
-        self._services = ()  # free the services before the garbage collector frees this object
-
-    def _disown(self) -> None:
-        """Leave this entrypoint in a forked child: it belongs to the parent."""
-        self._left = True
-        self._undo.pop_all()
-        _by_loop.discard(self.loop, self)
-        if current_entrypoint.get() is self:
-            current_entrypoint.set(None)
-
-    def _conclude(self, runtime: Runtime, error: BaseException | None) -> bool:
-        swallow = runtime.conclude(error)
-        # A coroutine that handled its cancellation has returned, but not with what was asked for.
-        was_cut = error is None and runtime.signal is not None and runtime.block.was_cancelled
-        if self._raise_signal and (swallow or was_cut):
-            raise self._exit_by_signal(runtime.signal)
-        return swallow
-
-    def _exit_by_signal(self, signum: int | None) -> BaseException:
-        if not self._raise_signal or signum is None:
-            return SystemExit(0)
-        return KeyboardInterrupt() if signum == signal.SIGINT else SystemExit(128 + signum)
-
-    def _hook_call(
-        self, name: str, services: tuple[Service, ...]
-    ) -> Coroutine[Any, Any, None] | None:
-        hook: Signal = getattr(self, name)
-        return hook.call(entrypoint=self, services=services) if hook else None
-
-    def _running(self) -> Runtime:
-        if self._runtime is None:
-            raise NotEntered("the entrypoint is not entered; use it inside its `with` block")
-        if self._left:
-            raise NotEntered("the entrypoint has been left; use it inside its `with` block")
-        return self._runtime
-
     def _running_here(self) -> Runtime:
         runtime = self._running()
         if running_loop() is not self._loop:
@@ -499,7 +297,7 @@ def run(coro: Awaitable[T], *services: Service, **kwargs: Any) -> T:
         if not inspect.isawaitable(coro):
             raise ParameterTypeError("run", "coro", coro, "a coroutine, as in run(main())")
         ep = Entrypoint(*services, **kwargs)
-        ep._raise_signal = True  # noqa: SLF001 - the same module
+        ep._raises_signals = True  # noqa: SLF001 - the same module
         with ep as loop:
             result = loop.run_until_complete(coro)
         return result  # noqa: RET504 - in the block, type checkers would see a way around it
@@ -518,14 +316,5 @@ def _check_loop(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
     if not isinstance(loop, asyncio.AbstractEventLoop):
         raise ParameterTypeError("entrypoint", "loop", loop, "an event loop")
     if loop.is_closed():
-        raise _wrong_loop(loop)
+        raise wrong_loop(loop)
     return loop
-
-
-def _wrong_loop(loop: asyncio.AbstractEventLoop) -> ParameterError:
-    accepted = "an open loop that does not run (in `async with`: None)"
-    return ParameterError("entrypoint", "loop", loop, accepted)
-
-
-def _unless_cancelled(error: BaseException) -> BaseException | None:
-    return None if isinstance(error, asyncio.CancelledError) else error

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from svcrun._lifecycle.shutdown import GRACE_PERIOD
 from svcrun._runtime.event_loop import SpareDescriptors
 from svcrun._runtime.os_signals import BlockInterrupted
+from svcrun._util.drain import GRACE_PERIOD
 from svcrun._util.hints import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Block:
     """The code of a block."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self.spare = SpareDescriptors(loop)
         """For the loop, while it does not run."""
         self._closing = asyncio.Event()
@@ -63,7 +63,7 @@ class Block:
         finally:
             # Race: another callback of this iteration may be about to cancel the task. As long as
             # the task is in the set, interrupt() does not.
-            self._loop.call_soon(self._await_closing.discard, task)
+            self.loop.call_soon(self._await_closing.discard, task)
 
     def watch(self) -> None:
         """Begin to watch the block."""
@@ -77,19 +77,19 @@ class Block:
 
         Return whether there is a task that will end.
         """
-        return self.task in self._await_closing or self.insist()
+        return self.task in self._await_closing or self.cancel()
 
-    def insist(self) -> bool:
+    def cancel(self) -> bool:
         """Cancel the block's task, and return whether there was one."""
         cancelled = self.task is not None and self.task.cancel()
         self._cancellations += cancelled
         return cancelled
 
-    def settle(self) -> bool:
+    def uncancel(self) -> bool:
         """Withdraw our own cancellations, and return whether the task has another one."""
         return False
 
-    def give_up(self) -> bool:
+    def stop_loop(self) -> bool:
         """Stop the loop under a block that ignores its cancellation; return whether that works."""
         return False
 
@@ -108,7 +108,7 @@ class LoopBlock(Block):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._gave_up = False
+        self._stopped_loop = False
         self._watched = False
         self._runs_itself = False  # whether run_until_complete() calls run_forever()
         self._lets_run = False  # whether the block waits in run_forever()
@@ -122,12 +122,12 @@ class LoopBlock(Block):
         """Begin to watch the block."""
         self._watched = True
         self.spare.hold()
-        self._run_task = self._loop.run_until_complete
-        self._run_loop = self._loop.run_forever
+        self._run_task = self.loop.run_until_complete
+        self._run_loop = self.loop.run_forever
         # A loop with slots can't be wrapped. A signal then stops it without a cancellation.
         with suppress(AttributeError):
-            self._loop.run_until_complete = self._run  # type: ignore[assignment, method-assign]
-            self._loop.run_forever = self._run_forever  # type: ignore[method-assign]
+            self.loop.run_until_complete = self._run  # type: ignore[assignment, method-assign]
+            self.loop.run_forever = self._run_forever  # type: ignore[method-assign]
 
     def unwatch(self) -> None:
         """Restore the methods of the loop."""
@@ -141,16 +141,16 @@ class LoopBlock(Block):
             ("run_forever", self._run_loop),
         ):
             with suppress(AttributeError):
-                delattr(self._loop, name)
-                if getattr(self._loop, name) != found:  # an outer entrypoint's wrapper
-                    setattr(self._loop, name, found)
+                delattr(self.loop, name)
+                if getattr(self.loop, name) != found:  # an outer entrypoint's wrapper
+                    setattr(self.loop, name, found)
 
     def _run(self, future: Awaitable[T]) -> T:
-        if self._loop.is_running() or self._loop.is_closed():
+        if self.loop.is_running() or self.loop.is_closed():
             result: T = self._run_task(future)  # raises the loop's own error
             return result
         is_new = not asyncio.isfuture(future)
-        self.task = task = asyncio.ensure_future(future, loop=self._loop)
+        self.task = task = asyncio.ensure_future(future, loop=self.loop)
         if self.is_closing:
             self._limit_clean_up()
         try:
@@ -177,14 +177,14 @@ class LoopBlock(Block):
         return result
 
     def _run_forever(self) -> None:
-        if self._runs_itself or self._loop.is_running() or self._loop.is_closed():
+        if self._runs_itself or self.loop.is_running() or self.loop.is_closed():
             self._run_loop()  # called by run_until_complete(), or raises the loop's own error
             return
         if self.is_closing:
             self._runs += 1
             if self._runs > MAX_RUNS:
                 raise BlockInterrupted
-            self._loop.stop()
+            self.loop.stop()
         self._lets_run = True
         self.spare.free()
         try:
@@ -199,27 +199,27 @@ class LoopBlock(Block):
             self.spare.hold()
 
     def _limit_clean_up(self) -> None:
-        now = self._loop.time()
+        now = self.loop.time()
         if self._clean_up_until is None:
             self._clean_up_until = now + GRACE_PERIOD
         # Race: cancelling at once would cancel __aexit__() of an entrypoint that was entered by
         # hand before it calls unwatch().
-        self._cut = self._loop.call_at(max(self._clean_up_until, now), self.insist)
+        self._cut = self.loop.call_at(max(self._clean_up_until, now), self.cancel)
 
     def _after_run(self) -> None:
         """Run after each wait of the block; does nothing here."""
 
-    def insist(self) -> bool:
+    def cancel(self) -> bool:
         """Cancel the future that the block waits for, or stop the loop that it runs."""
         if self.task is not None:
-            return super().insist()
-        self._loop.stop()
+            return super().cancel()
+        self.loop.stop()
         return True
 
-    def give_up(self) -> bool:
+    def stop_loop(self) -> bool:
         """Stop the loop that the block runs."""
-        self._gave_up = True
-        self._loop.stop()
+        self._stopped_loop = True
+        self.loop.stop()
         return True
 
     def is_interruption(self, error: BaseException | None) -> bool:
@@ -227,8 +227,8 @@ class LoopBlock(Block):
         return (
             super().is_interruption(error)
             or isinstance(error, BlockInterrupted)
-            # run_until_complete() raises RuntimeError when give_up() stops the loop.
-            or (self._gave_up and isinstance(error, RuntimeError))
+            # run_until_complete() raises RuntimeError when stop_loop() stops the loop.
+            or (self._stopped_loop and isinstance(error, RuntimeError))
         )
 
 
@@ -263,34 +263,34 @@ class TaskBlock(LoopBlock):
         self.task = None
         super().watch()
         if self.is_closing:
-            self.insist()
+            self.cancel()
 
     def interrupt(self) -> bool:
         """Cancel the task, or end the wait of a block that was entered by hand."""
         super().interrupt()
         return True
 
-    def insist(self) -> bool:
+    def cancel(self) -> bool:
         """Cancel the task, or end the wait of a block that was entered by hand."""
         if not self._by_hand or self.task is not None:
-            return Block.insist(self)
+            return Block.cancel(self)
         is_seen = self._lets_run or self._runs_itself
-        if self._loop.is_running() and not is_seen and self.stop_services is not None:
+        if self.loop.is_running() and not is_seen and self.stop_services is not None:
             # This run of the loop began before watch() could wrap its method, so _after_run() will
             # not be called. Stop the loop once the services have stopped.
-            self.stop_services().add_done_callback(lambda _: self._loop.stop())
+            self.stop_services().add_done_callback(lambda _: self.loop.stop())
             return True
-        return super().insist()
+        return super().cancel()
 
     def _after_run(self) -> None:
         if self._watched and self.is_closing and self.stop_services is not None:
             self._run_itself(self.stop_services())
 
-    def give_up(self) -> bool:
+    def stop_loop(self) -> bool:
         """Stop the loop of a block that was entered by hand; a task can't be interrupted so."""
-        return self._by_hand and super().give_up()
+        return self._by_hand and super().stop_loop()
 
-    def settle(self) -> bool:
+    def uncancel(self) -> bool:
         """Withdraw our own cancellations, and return whether the task has another one."""
         if self._by_hand or self._entering is None:
             return False

@@ -9,21 +9,20 @@ from functools import cache
 from importlib import import_module
 
 from svcrun._runtime.options import sets_debug, uses_uvloop
-from svcrun._util.eager import current_loop, wakeup_descriptor
+from svcrun._util.eager import wakeup_descriptor
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-    from contextlib import ExitStack
 
     from svcrun._runtime.options import Options
 
 __all__ = ("SpareDescriptors", "collect", "drive", "make_loop")
 
 
-def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
-    """Create an event loop and set it as the current one; `undo` closes it."""
+def make_loop(options: Options) -> asyncio.AbstractEventLoop:
+    """Create an event loop and set it as the current one."""
     factory = options.loop_factory
     loop = _new_loop(options) if factory is None else factory()
     is_loop = isinstance(loop, asyncio.AbstractEventLoop)
@@ -31,20 +30,12 @@ def make_loop(options: Options, undo: ExitStack) -> asyncio.AbstractEventLoop:
         kind = ParameterError if is_loop else ParameterTypeError
         accepted = f"a function that returns a new event loop (it returned {loop!r})"
         raise kind("entrypoint", "loop_factory", factory, accepted)
-    undo.callback(_close_loop, loop, current_loop())
     # Otherwise the debug mode is the factory's choice. uvloop reads only one of the interpreter's
     # two switches.
     if sets_debug(options):
         loop.set_debug(options.debug)
     asyncio.set_event_loop(loop)
     return loop
-
-
-def _close_loop(
-    loop: asyncio.AbstractEventLoop, previous: asyncio.AbstractEventLoop | None
-) -> None:
-    asyncio.set_event_loop(previous)
-    loop.close()
 
 
 def _new_loop(options: Options) -> asyncio.AbstractEventLoop:

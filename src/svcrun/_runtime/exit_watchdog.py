@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from svcrun._util.signal_timer import Handler
+
     _Alarm = tuple[float, Callable[[], object]]  # the time by the monotonic clock, and a callback
 
 __all__ = ("BLOCKED_AFTER", "EXIT_HUNG", "SHUTDOWN_THREAD_DELAY", "THREAD_DELAY", "ExitWatchdog")
@@ -90,10 +92,8 @@ class ExitWatchdog:
         # the threading module while it held a lock of its own. Its locks would deadlock here.
         self._alarms: list[_Alarm] = []
         self._is_watching = False
-        self._cpu_timer = SignalTimer(signal.ITIMER_VIRTUAL, signal.SIGVTALRM, self._on_cpu_timer)
-        self._fallback_timer = SignalTimer(
-            signal.ITIMER_REAL, signal.SIGALRM, self._on_fallback_timer
-        )
+        self._cpu_timer = SignalTimer(signal.ITIMER_VIRTUAL, signal.SIGVTALRM)
+        self._fallback_timer = SignalTimer(signal.ITIMER_REAL, signal.SIGALRM)
         self._needs_thread_from = 0.0  # a shutdown that begins later needs the thread at once
         self._thread_timer: asyncio.TimerHandle | None = None
         self._released = False
@@ -143,7 +143,7 @@ class ExitWatchdog:
     def _hand_over(self) -> None:
         """Leave the deadline to the thread, which has started after it was set."""
         self._fallback_timer.give_back()
-        self._ring_at_next_alarm(self._cpu_timer)
+        self._ring_at_next_alarm(self._cpu_timer, self._on_cpu_timer)
 
     def _ensure(self, *, at_once: bool) -> None:
         """Start the thread for a deadline, or the timer that does so later."""
@@ -152,11 +152,11 @@ class ExitWatchdog:
         if (
             at_once
             or time.monotonic() >= self._needs_thread_from
-            or not self._fallback_timer.set(SHUTDOWN_THREAD_DELAY)
+            or not self._fallback_timer.set(SHUTDOWN_THREAD_DELAY, self._on_fallback_timer)
         ):
             self._fallback_timer.give_back()
             if not self.start_thread():
-                self._ring_at_next_alarm(self._fallback_timer)
+                self._ring_at_next_alarm(self._fallback_timer, self._on_fallback_timer)
 
     def _run(self, ended: _thread.LockType) -> None:
         self._ident = _thread.get_ident()
@@ -290,7 +290,7 @@ class ExitWatchdog:
         self._alarms.append((time.monotonic() + pause, action))
         self._ensure(at_once=at_once)
         if self._ended is not None:
-            self._ring_at_next_alarm(self._cpu_timer)
+            self._ring_at_next_alarm(self._cpu_timer, self._on_cpu_timer)
             _open(self._wake)
 
     def _call_due(self) -> None:
@@ -307,19 +307,19 @@ class ExitWatchdog:
                 self._alarms.remove(alarm)
                 alarm[1]()
 
-    def _ring_at_next_alarm(self, timer: SignalTimer) -> None:
+    def _ring_at_next_alarm(self, timer: SignalTimer, handler: Handler) -> None:
         # Race: without an alarm, the thread is between removing one and setting the next. It can go
         # on only when the timer's handler has interrupted the function that holds the GIL.
         times = [when for when, _ in self._alarms]
         pause = min(times) - time.monotonic() if times else 0.0
-        timer.set(max(pause, _TICK))
+        timer.set(max(pause, _TICK), handler)
 
     def _on_cpu_timer(self, _signum: int, _frame: object) -> None:
         self._call_due()
         if self._exiting_thread not in (0, _thread.get_ident()):
             _exit_after(EXIT_TIME_LIMIT)  # the thread is writing the stacks meanwhile
         if not self._released:
-            self._ring_at_next_alarm(self._cpu_timer)
+            self._ring_at_next_alarm(self._cpu_timer, self._on_cpu_timer)
 
     def _on_fallback_timer(self, _signum: int, _frame: object) -> None:
         if self._exiting_thread:
@@ -327,12 +327,14 @@ class ExitWatchdog:
         if self._released:
             return
         if self._stopped_for_fork:
-            self._fallback_timer.set(SHUTDOWN_THREAD_DELAY)  # try again after the fork
+            self._fallback_timer.set(
+                SHUTDOWN_THREAD_DELAY, self._on_fallback_timer
+            )  # try again after the fork
         elif self._ended is not None or self.start_thread():
             self._hand_over()
         else:
             self._call_due()
-            self._ring_at_next_alarm(self._fallback_timer)
+            self._ring_at_next_alarm(self._fallback_timer, self._on_fallback_timer)
 
     # The end of the process.
 

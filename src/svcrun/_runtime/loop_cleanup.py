@@ -10,8 +10,8 @@ import sys
 import threading
 from contextlib import suppress
 
-from svcrun._lifecycle.shutdown import GRACE_PERIOD
 from svcrun._runtime.exit_watchdog import EXIT_HUNG
+from svcrun._util.drain import GRACE_PERIOD
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.signal_timer import set_handler

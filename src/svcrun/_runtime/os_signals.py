@@ -80,7 +80,6 @@ class OSSignals:
         self.repeats = 0
         """1 once :meth:`repeat` has sent the signal again, 2 once the handler has received it."""
         self._replaced: dict[int, object] = {}
-        self.caught = self._handle  # bound once, so that the handler can be compared by identity
         self._added: dict[int, tuple[Callable[..., object], tuple[object, ...], Context]] = {}
         self._warned: list[object] = []
         self._descriptor: int | None = None
@@ -100,7 +99,7 @@ class OSSignals:
             )
         try:
             for signum in self.signals:
-                self._replaced[signum] = set_handler(signum, self.caught)
+                self._replaced[signum] = set_handler(signum, self.handle)
         except (OSError, TypeError, ValueError):
             self.restore()
             raise ParameterError(
@@ -192,7 +191,7 @@ class OSSignals:
     # The handler may run between any two bytecodes of the main thread, also while that thread holds
     # a lock. So it takes no lock, and passes the work on to the loop.
 
-    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+    def handle(self, signum: int, _frame: FrameType | None) -> None:
         is_repetition = self.repeats == 1
         try:
             self._react(signum)
@@ -257,7 +256,7 @@ class OSSignals:
     def on_wakeup(self, signum: int) -> None:
         """React, in the loop, to a signal that woke it, unless the handler has done so."""
         if self._take_back(signum):
-            self.caught(signum, None)
+            self.handle(signum, None)
 
     def check(self) -> None:
         """Chain the handlers that replaced those of the entrypoint."""
@@ -275,7 +274,7 @@ class OSSignals:
         if _is_ours(theirs):
             return False
         if theirs is signal.default_int_handler or theirs == signal.SIG_DFL:
-            set_handler(signum, self.caught)  # the service removed the handler
+            set_handler(signum, self.handle)  # the service removed the handler
             return True
         if not callable(theirs):
             return False

@@ -75,6 +75,7 @@ class ShutdownReport:
         if self._progress is None:
             return
         self._progress.cancel()
+        self._progress = None  # it refers to this object
         seconds = self._loop.time() - self._began
         if complete:
             message = "shutdown completed in %.1f s, all services have stopped"

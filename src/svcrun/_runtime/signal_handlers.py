@@ -54,7 +54,7 @@ class ChainedHandler:
         """
         is_repetition = self.os_signals.repeats == 1
         try:
-            self.os_signals.caught(signum, frame)
+            self.os_signals.handle(signum, frame)
         finally:
             if not is_repetition:
                 self._theirs(signum, frame)
@@ -73,7 +73,7 @@ def watch_signals(loop: asyncio.AbstractEventLoop, os_signals: OSSignals) -> Non
             # Keep a handler that the program added to the loop before the entrypoint.
             if getattr(os_signals.previous_handler(signum), "__self__", None) is not loop:
                 add(signum, _on_wakeup, loop, signum)
-                set_handler(signum, os_signals.caught)
+                set_handler(signum, os_signals.handle)
     with suppress(AttributeError):  # the loop may have slots
         loop.add_signal_handler = partial(_add, loop, add)  # type: ignore[method-assign, assignment]
         loop.remove_signal_handler = partial(_remove, loop, remove)  # type: ignore[method-assign]
@@ -138,7 +138,7 @@ def _remove(loop: asyncio.AbstractEventLoop, remove: Callable[[int], bool], sig:
         # which the signal would kill the process.
         return False
     removed = remove(sig)  # the program added it before the entrypoint
-    set_handler(sig, os_signals.caught)
+    set_handler(sig, os_signals.handle)
     os_signals.reset_wakeup()
     return removed
 

@@ -1,4 +1,4 @@
-"""Timers of the process, which ring by a signal, where the program does not use them."""
+"""The interval timers of the process, where the program does not use them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from svcrun._util.hints import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
+
+    Handler = Callable[[int, FrameType | None], object]
 
 __all__ = ("DEFAULT_ACTION", "SignalTimer", "set_handler")
 
@@ -30,33 +32,32 @@ class SignalTimer:
     action. The program is free to take it over at any time.
 
     :param which: the timer, such as ``signal.ITIMER_REAL``.
-    :param signum: the signal by which it rings.
-    :param ring: the handler of the signal.
+    :param signum: the signal that the timer sends.
     """
 
-    __slots__ = ("_pause", "_ring", "_signum", "_taken", "_which")
+    __slots__ = ("_handler", "_pause", "_signum", "_which")
 
-    def __init__(
-        self, which: int, signum: int, ring: Callable[[int, FrameType | None], object]
-    ) -> None:
+    def __init__(self, which: int, signum: int) -> None:
         self._which = which
         self._signum = signum
-        self._ring = ring  # bound once, to be recognized
-        self._taken = False
+        self._handler: Handler | None = None  # installed while the timer is taken
         self._pause = 0.0
 
-    def set(self, pause: float) -> bool:
-        """Ring after `pause` seconds, and return whether the timer could be had."""
-        if not self._taken:
+    def set(self, pause: float, handler: Handler) -> bool:
+        """Send the signal after `pause` seconds, and return whether the timer could be taken.
+
+        :param handler: the handler of the signal, the same one in each call.
+        """
+        if self._handler is None:
             if _thread.get_ident() != threading.main_thread().ident:
                 return False
             if _signal.getitimer(self._which)[0]:
                 return False
             if _signal.getsignal(self._signum) is not DEFAULT_ACTION:
                 return False
-            set_handler(self._signum, self._ring)
-            self._taken = True
-        elif _signal.getsignal(self._signum) is not self._ring:
+            set_handler(self._signum, handler)
+            self._handler = handler
+        elif _signal.getsignal(self._signum) is not self._handler:
             return False  # the program uses it by now
         self._pause = pause
         _signal.setitimer(self._which, pause)
@@ -64,10 +65,8 @@ class SignalTimer:
 
     def give_back(self) -> None:
         """Stop the timer and restore the default action, as far as it is still ours."""
-        if not self._taken:
-            return
-        self._taken = False
-        if _signal.getsignal(self._signum) is not self._ring:
+        handler, self._handler = self._handler, None
+        if handler is None or _signal.getsignal(self._signum) is not handler:
             return
         left, interval = _signal.setitimer(self._which, 0)
         if interval or left > self._pause + _ROUNDED:  # the program has set it, not the handler

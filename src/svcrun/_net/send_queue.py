@@ -1,4 +1,4 @@
-"""Send datagrams without waiting: what the socket does not take at once is queued."""
+"""Send datagrams without waiting, and queue those that the socket does not accept at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import logging
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from svcrun._net.addresses import format_address
 from svcrun.errors import ParameterError, ParameterTypeError
@@ -21,27 +21,27 @@ __all__ = ("SendQueue",)
 
 log = logging.getLogger("svcrun.service.udp")
 
-# What may be queued in all, in bytes; an empty datagram takes space, too.
-LIMIT = 1_048_576
-OVERHEAD = 128
+# The maximum size of the queue in bytes. Each datagram adds an overhead, so that empty ones count.
+MAX_SIZE: Final = 1_048_576
+OVERHEAD: Final = 128
 
-# Seconds until the next attempt where polling can't tell when it makes sense.
-RETRY = 0.02
+# Seconds until the next attempt when polling does not report that a peer is ready.
+RETRY_DELAY: Final = 0.02
 
-# Hosts that are known to be IP addresses.
-KNOWN_HOSTS = 1024
+# The maximum of hosts that are remembered as IP addresses.
+MAX_KNOWN_HOSTS: Final = 1024
 
 
 class SendQueue:
-    """Send datagrams through a socket that does not block.
+    """Send datagrams through a non-blocking socket.
 
-    Datagrams to one address are sent in their order. Like a datagram transport, this does not raise
-    what the network has to say, which may come with a later datagram or not at all, but counts it.
+    Datagrams to one address are sent in their order. Like a datagram transport, it counts errors of
+    the network instead of raising them: the system may report them with a later datagram.
 
-    :param owner: the server, as messages show it.
-    :param loop: the event loop that sends what was queued.
-    :param sock: the socket; it stays open after :meth:`close`.
-    :param unsent: counts datagrams that were not sent.
+    :param owner: the server, as log messages show it.
+    :param loop: the event loop that sends the queue.
+    :param sock: the socket. It stays open after :meth:`close`.
+    :param unsent: counts and logs datagrams that were not sent.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SendQueue:
         self._is_unix = sock.family not in {socket.AF_INET, socket.AF_INET6}
         self._sendto = sock.sendto
         self._unsent = unsent
-        # A host name would be looked up by sendto(), and hold the loop as long as that takes.
+        # Known IP addresses. sendto() would resolve a host name, and block the loop meanwhile.
         self._hosts: set[str] = set()
 
         self._queues: dict[Any, deque[bytes]] = {}
@@ -67,11 +67,11 @@ class SendQueue:
         self._emptied: asyncio.Future[None] | None = None
 
     def send(self, data: Data, addr: Any) -> None:
-        """Send `data` to `addr` now, or as soon as the socket takes it.
+        """Send `data` to `addr` now, or as soon as the socket accepts it.
 
-        :raises OSError: ``EMSGSIZE`` if a datagram can't be as long.
+        :raises OSError: ``EMSGSIZE`` if `data` is too long for a datagram.
         :raises ValueError: if `addr` is not an address of the socket's family.
-        :raises TypeError: if `addr` or `data` is of a wrong type.
+        :raises TypeError: if `addr` or `data` has a wrong type.
         """
         try:
             if self._is_unix or addr[0] in self._hosts:
@@ -91,19 +91,19 @@ class SendQueue:
             raise
 
         self._check(data, addr)
-        if len(self._hosts) >= KNOWN_HOSTS:
+        if len(self._hosts) >= MAX_KNOWN_HOSTS:
             self._hosts.clear()
         self._hosts.add(addr[0])
         self.send(data, addr)
 
     async def flush(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds until everything is sent."""
+        """Wait until the queue is empty, for `timeout` seconds at most."""
         if self._queues:
             self._emptied = self._loop.create_future()
             await asyncio.wait((self._emptied,), timeout=timeout)
 
     def close(self) -> None:
-        """Give up what is still queued; idempotent."""
+        """Discard the queue, and count its datagrams as unsent. Idempotent."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -111,16 +111,16 @@ class SendQueue:
             self._loop.remove_writer(self._fd)
         for addr, queue in self._queues.items():
             for _ in queue:
-                self._count(addr, "the server stopped before the socket took it")
+                self._count(addr, "the server stopped before the socket accepted it")
         self._queues.clear()
         self._size = 0
 
-    # The queue
+    # The queue.
 
     def _queue(self, data: Data, addr: Any) -> None:
         data = bytes(data)
-        if self._size + len(data) + OVERHEAD > LIMIT:
-            self._count(addr, f"more than {LIMIT} bytes wait to be sent already")
+        if self._size + len(data) + OVERHEAD > MAX_SIZE:
+            self._count(addr, f"the send queue is full ({MAX_SIZE} bytes)")
             return
         if not self._queues:
             self._loop.add_writer(self._fd, self._on_writable)
@@ -133,23 +133,23 @@ class SendQueue:
             if self._send_queued(addr):
                 del self._queues[addr]
             elif not self._is_unix:
-                break  # the socket is full, whatever the address; a Unix peer may be full alone
+                break  # the socket is full for every address; with Unix, one peer may be full
 
         if not self._queues:
             self._loop.remove_writer(self._fd)
             if self._emptied is not None and not self._emptied.done():
                 self._emptied.set_result(None)
         elif self._size == before:
-            # Polling tells that this socket has space, not whether a Unix peer has.
+            # Polling reports that this socket has space, not that a Unix peer has.
             self._loop.remove_writer(self._fd)
-            self._retry = self._loop.call_later(RETRY, self._try_again)
+            self._retry = self._loop.call_later(RETRY_DELAY, self._poll_again)
 
-    def _try_again(self) -> None:
+    def _poll_again(self) -> None:
         self._retry = None
         self._loop.add_writer(self._fd, self._on_writable)
 
     def _send_queued(self, addr: Any) -> bool:
-        """Send what waits for `addr`; tell whether that was all."""
+        """Send the queued datagrams for `addr`; return whether all of them were sent."""
         queue = self._queues[addr]
         while queue:
             data = queue[0]
@@ -163,25 +163,25 @@ class SendQueue:
             self._size -= len(data) + OVERHEAD
         return True
 
-    # What goes wrong
+    # Errors.
 
     def _failed(self, error: OSError, data: Data, addr: Any) -> None:
-        # The rest is the network's; an address that can't be sent to may be a stranger's forgery.
+        # Other errors do not concern the caller: the sender of a datagram can forge its address.
         if error.errno in {errno.EMSGSIZE, None}:
             raise type(error)(
                 error.errno or errno.EINVAL,
-                f"{self._owner!r} can't send {len(data)} bytes to {format_address(addr)}: "
+                f"{self._owner!r}: could not send {len(data)} bytes to {format_address(addr)}: "
                 f"{error.strerror or error}",
             ) from error
         self._count(addr, error)
 
     def _count(self, addr: Any, reason: object) -> None:
         self._unsent.add(
-            "%r did not send a datagram to %s: %s", self._owner, format_address(addr), reason
+            "%r: could not send a datagram to %s: %s", self._owner, format_address(addr), reason
         )
 
     def _check(self, data: object, addr: Any) -> None:
-        """Refuse what can't be sent with a message that says why."""
+        """Raise an error if `data` or `addr` is not accepted."""
         try:
             memoryview(data)  # type: ignore[arg-type]
         except TypeError:
@@ -199,13 +199,13 @@ class SendQueue:
         accepted = f"a tuple (IPv{version} address, port)"
         if not (
             isinstance(addr, tuple)
-            and len(addr) >= 2  # noqa: PLR2004 - those of IPv6 have four parts
+            and len(addr) >= 2  # noqa: PLR2004 - an IPv6 address has four parts
             and isinstance(addr[0], str)
             and all(isinstance(part, int) for part in addr[1:])
         ):
             raise ParameterTypeError(self._owner, "addr", addr, accepted)
         host, port = addr[:2]
-        if not 0 <= port <= 65_535:  # noqa: PLR2004 - as many ports as there are
+        if not 0 <= port <= 65_535:  # noqa: PLR2004 - the highest port
             raise ParameterError(
                 self._owner, "addr", addr, f"{accepted} with a port between 1 and 65535"
             )

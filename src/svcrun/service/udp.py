@@ -1,4 +1,7 @@
-"""A server that handles datagrams."""
+"""A server of datagrams.
+
+Datagrams arrive in ``svcrun/_net/datagrams.py``, and leave through ``svcrun/_net/send_queue.py``.
+"""
 
 from __future__ import annotations
 
@@ -35,26 +38,28 @@ TransportType: TypeAlias = asyncio.DatagramTransport | None
 
 
 class UDPServer(Listening, SimpleServer):
-    """Handle each datagram that arrives at an address with a call of :meth:`handle_datagram`.
+    """Call :meth:`handle_datagram` for each datagram that arrives at an address.
 
-    :param address: an IP address, a host name, or the path of a Unix socket; ``"::"`` stands for
-        all addresses, those of IPv4 included. See :class:`svcrun._net.endpoint.Endpoint`.
-    :param port: 0 to 65535; 0 takes a free one.
-    :param options: socket options as ``(level, option, value)``. A larger ``SO_RCVBUF`` lets longer
-        bursts wait for their turn.
-    :param sock: a bound datagram socket in place of an address; the server closes it at its end.
-    :param path: the path of a Unix socket in place of `address` and `port`.
-    :param reuse_port: let several processes share the port, among which the system divides senders.
-    :param max_tasks: how many handlers may be under way at a time, 1024 by default. Datagrams past
-        that are dropped and counted in :attr:`dropped`.
-    :param drain_timeout: seconds that handlers under way have to end when the server stops, 5 by
-        default; 0 cancels them at once.
+    :param address: an IP address (``"::"`` for all, of IPv6 and IPv4), a host name, or the path of
+        a Unix socket.
+    :param port: 0 to 65535; 0 selects a free port. While the server runs, :attr:`address` and
+        :attr:`port` are those of the bound socket.
+    :param options: socket options as ``(level, option, value)``. A larger ``SO_RCVBUF`` holds
+        longer bursts.
+    :param sock: a bound datagram socket, instead of `address` and `port`. The server closes it when
+        it stops.
+    :param path: the path of a Unix socket, instead of `address` and `port`.
+    :param reuse_port: let several processes share the port. The system assigns each sender to one
+        of them. Off by default.
+    :param max_tasks: the maximum of handlers in flight; 1024 by default. More datagrams are dropped
+        and counted in :attr:`dropped`.
+    :param drain_timeout: seconds that handlers in flight may continue during a stop; 5 by default,
+        0 to cancel them at once.
 
-    :raises ValueError: if a parameter has a value that can't be right.
-    :raises TypeError: if it is of a wrong type.
+    :raises ValueError, TypeError: naming a parameter whose value is not accepted.
 
-    Once started, :attr:`address` and :attr:`port` tell what was bound, and :attr:`socket` is the
-    socket. A handler that raises is logged with the address of the sender, and the server goes on.
+    An exception of a handler is logged with the address of the sender, and does not affect other
+    datagrams.
 
     .. code-block:: python
 
@@ -96,41 +101,43 @@ class UDPServer(Listening, SimpleServer):
 
     @overridable
     def dropped(self) -> int:
-        """How many datagrams were read but not handled, as `max_tasks` handlers were at work."""
+        """The number of datagrams dropped because `max_tasks` handlers were in flight."""
         return part_of(self, _Datagrams).dropped.total
 
     @overridable
     def unsent(self) -> int:
-        """How many datagrams :meth:`sendto` took and could not send."""
+        """The number of datagrams that :meth:`sendto` accepted and that could not be sent."""
         return part_of(self, _Datagrams).unsent.total
 
     @abstractmethod
     def handle_datagram(self, data: bytes, addr: Any) -> Any:
-        """Do what is to be done with a datagram.
+        """Handle a datagram.
 
-        :param data: what was received, maybe nothing (``b""``).
-        :param addr: the address of the sender: a tuple of IP address, port, and more with IPv6; the
-            path of a Unix socket, None if that is not bound.
+        It is called once for each datagram, in the order of their arrival. Handlers run
+        concurrently, each in a task of its own while it runs. A handler that never waits costs no
+        task.
 
-        Handlers run at the same time, each in a task of its own as long as it runs. One that never
-        waits costs no task.
+        :param data: the contents, which may be empty.
+        :param addr: the address of the sender. It is a tuple of IP address and port, with two more
+            items for IPv6, or the path of a Unix socket, None if that socket is not bound.
         """
         raise NotImplementedError
 
     def sendto(self, data: bytes | bytearray | memoryview, addr: Any) -> None:
-        """Send a datagram, without waiting.
+        """Send a datagram without waiting.
 
-        :param data: at most 65,507 bytes (IPv4).
-        :param addr: where to, in the form that :meth:`handle_datagram` gets it. Host names are not
-            looked up.
+        A datagram that the socket does not accept at once is queued. The queue holds up to 1 MiB.
+        Datagrams beyond that, and those that the system refuses to send, are counted in
+        :attr:`unsent` and logged at a limited rate.
 
-        What the socket does not take at once is queued, up to 1 MiB. Datagrams past that, and those
-        that the system refuses to send, are counted in :attr:`unsent` and logged now and then.
+        :param data: the contents, at most 65,507 bytes with IPv4.
+        :param addr: the address of the receiver, in the form that :meth:`handle_datagram` gets.
+            Host names are not resolved.
 
         :raises RuntimeError: if the server is not running.
         :raises OSError: ``EMSGSIZE`` if `data` is too long for a datagram.
-        :raises ValueError: if `addr` can't be an address of the server's family.
-        :raises TypeError: if `data` or `addr` is of a wrong type.
+        :raises ValueError: if `addr` is not an address of the server's family.
+        :raises TypeError: if `data` or `addr` has a wrong type.
         """
         send_queue = part_of(self, _Datagrams).send_queue
         if send_queue is None:
@@ -138,7 +145,10 @@ class UDPServer(Listening, SimpleServer):
         send_queue.send(data, addr)
 
     async def start(self) -> None:
-        """Bind the socket and begin to read from it."""
+        """Bind the socket and start to receive datagrams.
+
+        :raises OSError: if the address can't be bound. The error names address, port and service.
+        """
         own = part_of(self, _Datagrams)
         if own.pool is not None:
             raise AlreadyRunning(self)
@@ -166,10 +176,9 @@ class UDPServer(Listening, SimpleServer):
         own.send_queue = SendQueue(self, loop, sock, own.unsent)
 
     async def stop(self, exception: Any = None) -> None:
-        """Stop reading, let handlers end or cancel them, send what is queued, close the socket.
+        """Stop reading, drain the handlers, send the queue, and close the socket.
 
-        May be called from a handler, at any time and more than once; each call returns when all
-        is done.
+        A handler may call this, and is then not waited for. Concurrent calls return together.
         """
         own = part_of(self, _Datagrams)
         pool, send_queue = own.pool, own.send_queue
@@ -187,7 +196,7 @@ class UDPServer(Listening, SimpleServer):
                 await super().stop(exception)
                 await send_queue.flush(max(0, deadline - loop.time()))
             except BaseException:
-                # This wait was cut short: cancel the rest without waiting for it.
+                # The stop was cut short: cancel the rest without waiting for it.
                 pool.cancel()
                 for task in tasks_of(self) - {asyncio.current_task()}:
                     task.cancel()
@@ -196,8 +205,8 @@ class UDPServer(Listening, SimpleServer):
                 send_queue.close()
                 self._svcrun_unbind()
                 own.pool = own.send_queue = None
-                for tally in (own.dropped, own.unsent, own.failures):
-                    tally.close()
+                for counter in (own.dropped, own.unsent, own.failures):
+                    counter.close()
 
     def _svcrun_check_parameters(self) -> None:
         super()._svcrun_check_parameters()
@@ -206,7 +215,7 @@ class UDPServer(Listening, SimpleServer):
 
 
 class _Datagrams:
-    """The pool and the send_queue of a server, and the counts of lost datagrams."""
+    """The worker pool and the send queue of a server, and the counts of lost datagrams."""
 
     def __init__(self, _: UDPServer) -> None:
         self.pool: WorkerPool | None = None

@@ -19,7 +19,7 @@ from logging import FileHandler, StreamHandler
 from svcrun.log import basic_config, forking
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
-forking._PATIENCE = 3600
+forking._STOP_TIMEOUT = 3600
 reader, writer = os.pipe()
 os.set_inheritable(writer, True)
 
@@ -129,7 +129,7 @@ def test_a_handler_may_fork(run_program: RunProgram) -> None:
         "import logging, os, sys, warnings\n"
         "from svcrun.log import basic_config, forking\n"
         "warnings.simplefilter('ignore', DeprecationWarning)\n"
-        "forking._PATIENCE = 3600\n"
+        "forking._STOP_TIMEOUT = 3600\n"
         "class Forking(logging.Handler):\n"
         "    def emit(self, record):\n"
         "        child = os.fork()\n"

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from svcrun.log import ThreadedHandler
-from svcrun.log.handler import EXCEPTIONS
+from svcrun.log.handler import MAX_EXCEPTIONS
 from svcrun.log.writer import THREAD_NAME
 from tests.support import PATIENCE, nothing_left, refuses
 
@@ -213,7 +213,7 @@ def test_in_a_flood_few_exceptions_are_kept_and_all_are_written(log: logging.Log
         log.error("failed", exc_info=error)
     del error
     gc.collect()
-    assert EXCEPTIONS <= len(alive) <= EXCEPTIONS + 1
+    assert MAX_EXCEPTIONS <= len(alive) <= MAX_EXCEPTIONS + 1
     stream.gate.set()
     log.handlers[0].close()
     assert stream.getvalue().count("Burden: heavy") == 700
@@ -251,11 +251,11 @@ def test_a_formatter_that_fails_in_a_flood_is_told_of_by_who_writes(
     attach(log, target, flush_interval=0)
     log.info("0")
     assert stream.busy.wait(PATIENCE)
-    for error in fail(EXCEPTIONS + 1):
+    for error in fail(MAX_EXCEPTIONS + 1):
         log.error("failed", exc_info=error)
     stream.gate.set()
     log.handlers[0].close()
-    assert capsys.readouterr().err.count("LookupError: no text") == EXCEPTIONS + 1
+    assert capsys.readouterr().err.count("LookupError: no text") == MAX_EXCEPTIONS + 1
 
 
 def test_flush_waits_for_what_was_logged_before_it(log: logging.Logger) -> None:

@@ -1,7 +1,7 @@
-"""Logging that never blocks an event loop.
+"""Logging that never blocks the event loop.
 
-:func:`basic_config` gives the root logger a format. A log call then takes note of the record; a
-thread formats and writes it. See :class:`LogFormat` for the formats.
+:func:`basic_config` configures the root logger. From then on, a log call appends its record to a
+buffer, and a thread formats and writes the record. See :class:`LogFormat` for the formats.
 """
 
 from svcrun.log.config import basic_config

@@ -1,8 +1,8 @@
-"""Copies of log records as they are at the log call, for a thread that formats them later.
+"""Copy log records as they are at the log call, for a thread that formats them later.
 
-Race: after the log call, the caller may change the arguments, and other handlers may change the
-record, before the thread writes it. So the thread gets a copy of the record. If an argument is not
-a string or a number, the copy also has the text of the message, and copies of its containers.
+Race: after the log call and before the thread writes the record, the caller may change the
+arguments, and other handlers may change the record. So the thread gets a copy of the record. If an
+argument is mutable, the copy also has the text of the message, and copies of its containers.
 
 Invariant: the record itself is not changed, so other handlers receive it as the caller made it.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
+from functools import cache
 from itertools import islice
 
 from svcrun._util.hints import TYPE_CHECKING, Any
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from contextvars import Context
 
 __all__ = (
-    "CapturedRecord",
     "capture",
     "captured_context",
     "copy_extra",
@@ -32,10 +32,10 @@ __all__ = (
 
 
 class _Captured:
-    """The attributes of a captured record in addition to those of its class.
+    """The attributes that a captured record has in addition to those of its own class.
 
-    They are in slots, so ``vars(record)`` has only the attributes of the record. Some formatters
-    print everything in ``vars(record)``.
+    Invariant: they are in slots, so ``vars(record)`` has only the attributes of the record. Some
+    formatters print everything in ``vars(record)``.
     """
 
     __slots__ = ()
@@ -43,7 +43,7 @@ class _Captured:
     if TYPE_CHECKING:
         msg: Any
         args: Any
-        captured_text: tuple[Any, Any, str] | None  # the message, the arguments, and their text
+        captured_text: tuple[Any, Any, str] | None  # the message, its arguments, and their text
         context_of_call: Context | None
 
     def getMessage(self) -> str:  # noqa: N802 - the name is logging's
@@ -62,53 +62,33 @@ class _Captured:
         return logging.makeLogRecord, (self.__dict__,)
 
 
-class CapturedRecord(_Captured, logging.LogRecord):
-    """A captured record of the plain class."""
+@cache
+def _captured_class(kind: type[logging.LogRecord]) -> type[Any]:
+    """Return a class of captured records that extends `kind`, and so has its methods.
 
-    __slots__ = ("captured_text", "context_of_call")
-
-
-# The class of the captured record for each class of record that the program's factories make.
-_classes: dict[type[logging.LogRecord], type[Any]] = {logging.LogRecord: CapturedRecord}
-
-
-def _class_for(kind: type[logging.LogRecord]) -> type[Any]:
-    """Return a class of captured records that extends `kind`, and so has its methods."""
-    found = _classes.get(kind)
-    if found is None:
-        found = kind if issubclass(kind, _Captured) else _extend(kind)
-        _classes[kind] = found
-    return found
-
-
-def _extend(kind: type[logging.LogRecord]) -> type[Any]:
+    :param kind: the class of the record, which the log record factory of the program chooses.
+    """
+    if issubclass(kind, _Captured):
+        return kind
     try:
-        return type(kind.__name__, (_Captured, kind), {"__slots__": CapturedRecord.__slots__})
-    except Exception:  # noqa: BLE001 - a class of the user's may refuse to be extended
-        return CapturedRecord
+        return type(kind.__name__, (_Captured, kind), {"__slots__": _SLOTS})
+    except Exception:  # noqa: BLE001 - a class of the program may forbid subclasses
+        return _captured_class(logging.LogRecord)
+
+
+_SLOTS = ("captured_text", "context_of_call")
 
 
 def copy_record(record: logging.LogRecord) -> logging.LogRecord:
     """Return a copy of the record with the same message, arguments and attributes."""
-    copy: Any
-    if type(record) is logging.LogRecord:  # the fast path, for nearly all records
-        copy = _new(CapturedRecord)
-        copy.__dict__ = record.__dict__.copy()
-        copy.captured_text = copy.context_of_call = None
-        return copy  # type: ignore[no-any-return]
     if isinstance(record, LazyRecord):
         return logging.makeLogRecord(vars(record))
-    copy = _new(_class_for(type(record)))
-    copy.__dict__ = record.__dict__.copy()
-    if isinstance(record, _Captured):
-        copy.captured_text = record.captured_text
-        copy.context_of_call = record.context_of_call
-    else:
-        copy.captured_text = copy.context_of_call = None
+    kind = _captured_class(type(record))
+    copy: Any = object.__new__(kind)
+    copy.__dict__.update(record.__dict__)
+    copy.captured_text = getattr(record, "captured_text", None)
+    copy.context_of_call = getattr(record, "context_of_call", None)
     return copy  # type: ignore[no-any-return]
-
-
-_new: Any = object.__new__
 
 
 def captured_context(record: logging.LogRecord) -> Context | None:
@@ -120,36 +100,36 @@ def captured_context(record: logging.LogRecord) -> Context | None:
 def capture(
     record: logging.LogRecord,
     *,
-    settled: bool,
+    immutable: bool,
     extra: bool = False,
     context: Context | None = None,
 ) -> logging.LogRecord:
     """Return a copy that keeps the present text and values of the record.
 
-    A message that can't be rendered is replaced by an :class:`Unrenderable`.
+    A message that cannot be rendered is replaced by an :class:`Unrenderable`.
 
-    :param settled: whether the text can't change, because the message is a string and the arguments
-        are strings and numbers.
+    :param immutable: whether the message and all arguments are of immutable types, so that the
+        thread can render the text later.
     :param extra: whether to copy the containers given as ``extra=``.
     :param context: the context of the log call, in which the record is written.
     """
     copy: Any = copy_record(record)
     copy.context_of_call = context
-    if not settled:
+    if not immutable:
         text = render_text(record)
         if type(text) is Unrenderable:
             copy.msg, copy.args, copy.captured_text = text, None, None
         else:
             msg, args = copy.msg, copy.args
             if type(msg) is not str:
-                msg = copy.msg = _settle(msg)
+                msg = copy.msg = _copy_container(msg)
                 if type(msg) is dict and msg.get("exc_info") is True and sys.exception():
-                    # structlog's formatters read the exception being handled, which is known here
-                    # but not in the thread.
+                    # structlog's formatters read the current exception, which sys.exc_info()
+                    # returns here but not in the thread.
                     msg["exc_info"] = sys.exc_info()
             for value in args if type(args) is tuple else (args,):
                 if type(value) in _CONTAINERS:
-                    args = copy.args = _settle(args)
+                    args = copy.args = _copy_container(args)
                     break
             copy.captured_text = msg, args, text
     if extra:
@@ -163,16 +143,16 @@ def render_text(record: logging.LogRecord) -> str | Unrenderable:
         return record.msg
     try:
         return str(record.getMessage())
-    except Exception as error:  # noqa: BLE001 - a log call must not raise an error of __str__()
+    except Exception as error:  # noqa: BLE001 - a log call never raises, but __str__() may
         return Unrenderable(record, error)
 
 
 def render_exception(record: logging.LogRecord, formatter: logging.Formatter | None) -> None:
-    """Replace the exception of a record by its text."""
+    """Replace the exception of a record by the text of its traceback."""
     if not record.exc_text:
         try:
             record.exc_text = (formatter or _FORMATTER).formatException(record.exc_info)  # type: ignore[arg-type]
-        except Exception:  # noqa: BLE001 - the handler calls the formatter again, and reports it
+        except Exception:  # noqa: BLE001 - the sink calls the formatter again, and reports the error
             return
     record.exc_info = None
 
@@ -181,14 +161,14 @@ _FORMATTER = logging.Formatter()
 
 
 def copy_extra(record: logging.LogRecord) -> None:
-    """Copy the containers given as ``extra=``, which may change before the write.
+    """Replace the containers given as ``extra=`` by copies, because they may change.
 
-    Other objects are left as they are: handlers look for attributes of theirs on them.
+    Other objects stay, because handlers may look for attributes of them.
     """
     attributes = vars(record)
     for name, value in list(islice(attributes.items(), ATTRIBUTE_COUNT, None)):
         if type(value) not in IMMUTABLE_TYPES:
-            attributes[name] = _settle(value)
+            attributes[name] = _copy_container(value)
 
 
 # Containers whose copy() runs no code of the program, and the depth to which they are copied.
@@ -199,21 +179,20 @@ _CONTAINERS = _MAPPINGS | _SEQUENCES | _SETS | {tuple}
 _DEPTH = 64
 
 
-def _settle(value: Any) -> Any:
+def _copy_container(value: Any) -> Any:
     """Return a deep copy of a container, and any other object unchanged."""
-    if type(value) in IMMUTABLE_TYPES:
-        return value
     try:
         return _copy(value, _DEPTH, {})
-    except Exception:  # noqa: BLE001 - a key's __hash__ may raise anything
+    except Exception:  # noqa: BLE001 - __hash__() of a key may raise any exception
         return value
 
 
 def _copy(value: Any, depth: int, known: dict[int, Any]) -> Any:
-    """Return a deep copy of a container; one that occurs several times is copied once.
+    """Return a deep copy of a container; a container that occurs several times is copied once.
 
-    :param known: the copies by the ids of the originals, which also ends recursion of a container
-        that contains itself.
+    :param depth: the levels of nested containers to copy.
+    :param known: the copies by the ids of the originals. A container that contains itself is found
+        there, so the recursion ends.
     """
     kind = type(value)
     if kind in IMMUTABLE_TYPES or not depth:

@@ -28,9 +28,9 @@ _LEVEL_COLORS = {
 def create_formatter(
     text: str, date_format: str | None, options: dict[str, Any]
 ) -> logging.Formatter:
-    """Make a formatter that shows the level in its colour; the environment's NO_COLOR is heeded.
+    """Return a formatter that shows the level in its colour, unless ``NO_COLOR`` is set.
 
-    :param text: the format without colours; its first two fields are level and logger.
+    :param text: the format without colours; its first two fields are the level and the logger.
     """
     head, colon, message = text.rpartition(":")
     text = f"%(log_color)s{head}%(reset)s{colon}{message}"

@@ -1,4 +1,4 @@
-"""The base of handlers that send records to a local daemon."""
+"""Base class of handlers that send records to a local daemon."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ("DaemonHandler", "connect", "is_socket")
 
 
-_CONNECT_TIMEOUT = 1.0  # seconds; a daemon's queue of connections may be full
+_CONNECT_TIMEOUT = 1.0  # seconds, in case the daemon's queue of connections is full
 
 
 def is_socket(path: str | os.PathLike[str]) -> bool:
-    """Return whether `path` is a socket; an abstract address, without a file, counts as one."""
+    """Check whether `path` is a socket; an abstract address, without a file, counts as one."""
     if str(path).startswith("\0"):
         return True
     try:
@@ -47,10 +47,10 @@ def connect(path: str, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.so
 
 
 class DaemonHandler(SessionHandler):
-    """A handler whose daemon may be restarted at any time.
+    """A handler whose daemon may restart at any time.
 
-    Records are lost while the daemon does not run. One line on stderr reports that, and a log
-    record gives their number when the daemon is back.
+    Records are lost while the daemon does not run. A line on stderr reports the first loss, and a
+    log record the number of lost records when the daemon is back.
     """
 
     _lost = 0
@@ -63,7 +63,7 @@ class DaemonHandler(SessionHandler):
     def count_lost(self, error: OSError, place: object) -> None:
         """Count a record that could not be sent.
 
-        :param place: where the daemon takes records.
+        :param place: the address of the daemon.
         """
         if not self._lost:
             write_to_stderr(

@@ -1,4 +1,4 @@
-"""What nobody caught goes to the log: from the main thread, other threads and event loops."""
+"""Log unhandled exceptions of the main thread, of other threads and of event loops."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import traceback
 from svcrun._util.current_service import current_service, on_behalf_of
 from svcrun._util.hints import TYPE_CHECKING, Any, Final
 from svcrun._util.tasks import service_of
+from svcrun.errors import show
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -19,40 +20,40 @@ if TYPE_CHECKING:
 
 __all__ = ("ExceptionHooks", "UnhandledLoopHook", "log_loop_exception")
 
-# These end a program, or a thread, on purpose.
+# These exceptions end a program or a thread on purpose.
 _NOT_LOGGED: Final = (KeyboardInterrupt, SystemExit)
 
 
 class ExceptionHooks:
-    """``sys.excepthook`` and ``threading.excepthook`` that log, in place from now on.
+    """Install a ``sys.excepthook`` and a ``threading.excepthook`` that log.
 
-    :param has_output: tells whether what is logged gets anywhere. If not, the hooks that were
-        found do their work, so that no traceback is hidden.
-    :param flush: waits until the log is written.
+    :param has_output: called for each exception; returns whether log records are shown anywhere.
+        If not, the previous hooks are called, so that no traceback is hidden.
+    :param flush: called after an exception of the main thread; waits until the log is written.
     """
 
     def __init__(self, has_output: Callable[[], bool], flush: Callable[[], object]) -> None:
         self._has_output = has_output
         self._flush = flush
         self._in_use = True
-        self._found_main = sys.excepthook
-        self._found_thread = threading.excepthook
-        # Bound once, to be recognized
+        self._previous_main = sys.excepthook
+        self._previous_thread = threading.excepthook
+        # Bound once, because remove() compares identities.
         self._main = self._log_main
         self._thread = self._log_thread
         sys.excepthook = self._main
         threading.excepthook = self._thread
 
     def remove(self) -> None:
-        """Put back what was found, unless something else has taken the place meanwhile.
+        """Restore the previous hooks, unless other code has replaced these hooks.
 
-        That may go on calling these hooks; they only pass on from now on.
+        That code may still call these hooks. From now on, they only call the previous hooks.
         """
         self._in_use = False
         if sys.excepthook is self._main:
-            sys.excepthook = self._found_main
+            sys.excepthook = self._previous_main
         if threading.excepthook is self._thread:
-            threading.excepthook = self._found_thread
+            threading.excepthook = self._previous_thread
 
     def _log_main(
         self,
@@ -62,9 +63,9 @@ class ExceptionHooks:
     ) -> None:
         logged = self._log("Unhandled exception", kind, error, trace)
         if self._in_use:
-            self._flush()  # the process ends now
+            self._flush()  # because the process ends now
         if not logged:
-            self._found_main(kind, error, trace)
+            self._previous_main(kind, error, trace)
 
     def _log_thread(self, args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread else "?"
@@ -72,7 +73,7 @@ class ExceptionHooks:
         if not self._log(
             f"Unhandled exception in thread {name}", args.exc_type, error, args.exc_traceback
         ):
-            self._found_thread(args)
+            self._previous_thread(args)
 
     def _log(
         self,
@@ -91,9 +92,9 @@ class ExceptionHooks:
 
 
 class UnhandledLoopHook:
-    """An event loop's exception handler that logs what the loop reports, with its context.
+    """An exception handler for event loops that logs each report of the loop with its context.
 
-    :param logger_name: the logger to use.
+    :param logger_name: the name of the logger.
 
     .. code-block:: python
 
@@ -104,17 +105,17 @@ class UnhandledLoopHook:
         self._logger_name = logger_name
 
     def __call__(self, loop: AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log one report; whatever it holds, nothing is raised."""
+        """Log a report of the loop; never raise."""
         try:
             with on_behalf_of(_find_service(context)):
                 logging.getLogger(self._logger_name).error(
                     "%s", "\n".join(_describe(context)), exc_info=_find_exception(context)
                 )
-        except Exception:  # noqa: BLE001 - what was reported must not get lost by a fault of ours
+        except Exception:  # noqa: BLE001 - an error here must not hide the report
             loop.default_exception_handler(context)
 
 
-#: The one hook that all sessions share.
+#: The hook that all sessions share.
 log_loop_exception: Final = UnhandledLoopHook()
 
 
@@ -124,11 +125,11 @@ def _describe(context: dict[str, Any]) -> Iterator[str]:
         if key in {"message", "exception"} or value is None:
             continue
         if key in {"source_traceback", "handle_traceback"}:
-            what = "Object" if key == "source_traceback" else "Handle"
-            yield f"{what} created at (most recent call last):"
+            subject = "Object" if key == "source_traceback" else "Handle"
+            yield f"{subject} created at (most recent call last):"
             yield "".join(traceback.format_list(value)).rstrip()
             continue
-        yield f"{key}: {_represent(value)}"
+        yield f"{key}: {show(value)}"
         if key == "transport":
             yield from _describe_ends(value)
 
@@ -137,21 +138,18 @@ def _describe_ends(transport: Any) -> Iterator[str]:
     for name in ("peername", "sockname"):
         try:
             value = transport.get_extra_info(name)
-        except Exception:  # noqa: BLE001 - a transport of the user's may have no such method
+        except Exception:  # noqa: BLE001 - a transport of the program may have no such method
             return
         if value:
-            yield f"{name}: {_represent(value)}"
-
-
-def _represent(value: object) -> str:
-    try:
-        return repr(value)
-    except Exception:  # noqa: BLE001 - a __repr__ may raise anything
-        return f"<{type(value).__name__} object>"
+            yield f"{name}: {show(value)}"
 
 
 def _find_service(context: dict[str, Any]) -> object:
-    """Tell whose work is reported: the loop may do so in any context, long after."""
+    """Return the service that the report is about.
+
+    The loop may report an exception in any context, long after the task ended. So the service is
+    that of the task, and the context counts only if the report names no task.
+    """
     work = context.get("task") or context.get("future") or context.get("handle")
     return current_service.get() if work is None else service_of(work)
 

@@ -1,14 +1,17 @@
-"""Writers across ``os.fork()``, which copies only the thread that forks.
+"""Stop the writers of the log before ``os.fork()``, and restart them after it.
 
-Before a fork each writer thread ends after its current record, so that none holds a lock of a
-stream: the child would inherit the lock and never release it. The parent then starts the threads
-again. The child begins with empty buffers, because the parent writes the buffered records.
+A child process has only the thread that forked. If a writer thread held the lock of a stream during
+the fork, the child would inherit the lock and never release it. So each writer thread ends after
+its current record, and the parent restarts it after the fork. The child starts with empty buffers,
+because the parent writes the buffered records.
 
-A fork does not wait for a slow sink, such as a full pipe. Its writer goes on in the parent, and the
-child opens the stream again.
+A fork does not wait for a slow sink, such as a full pipe. The writer of a slow sink keeps running
+in the parent, and the child reopens the stream.
 
-Invariants: from before the fork until after it, no stopped writer starts a thread, and a record is
-written by the parent or by the child, never by both.
+Invariants:
+
+* Between the two handlers of a fork, no stopped writer starts a thread.
+* A record is written by the parent or by the child, never by both.
 """
 
 from __future__ import annotations
@@ -26,33 +29,35 @@ if TYPE_CHECKING:
 
 __all__ = ("forget", "wait_until_gone", "watch")
 
-_PATIENCE: Final = 0.2  # seconds that a fork waits for writers that make progress
+_STOP_TIMEOUT: Final = 0.2  # seconds that a fork waits for writers that make progress
 
-# Seconds that a thread may take from its last bytecode until the kernel has removed it.
+# Seconds that a fork waits, after the last bytecode of a thread, until the kernel has removed it.
 _EXIT_TIME: Final = 0.1
 _EXIT_STEP: Final = 0.0002
 
 _running: WeakSet[Writer] = WeakSet()
 _stopped: list[Writer] = []
-_child_exit_watched = 0  # the id of the process that flushes when it ends
+_child_exit_watched = 0  # the id of the process whose end flushes the writers
 
 
 def watch(writer: Writer) -> None:
-    """Register a writer whose thread starts."""
+    """Register a writer before its thread starts."""
     _running.add(writer)
     _watch_child_exit()
 
 
 def forget(writer: Writer) -> None:
-    """Unregister a writer whose thread has ended for good."""
+    """Unregister a writer whose thread will not start again."""
     _running.discard(writer)
 
 
 def wait_until_gone(*numbers: int | None) -> None:
-    """Wait until the kernel has removed threads, given by their native identifiers.
+    """Wait until the kernel has removed threads.
 
     Race: ``Thread.join()`` returns a moment before the kernel removes the thread, and Python warns
-    of a fork as long as the kernel counts a second thread.
+    of a fork while the kernel counts a second thread.
+
+    :param numbers: the native identifiers of the threads; None and 0 are skipped.
     """
     end = monotonic() + _EXIT_TIME
     for number in filter(None, numbers):
@@ -60,15 +65,15 @@ def wait_until_gone(*numbers: int | None) -> None:
             sleep(_EXIT_STEP)
 
 
-# Held from before a fork until after it. Race: of two forks at the same time, the first to finish
-# would restart the writers that the second has stopped. The lock is reentrant, because a signal
-# handler may fork while its thread forks.
+# Held during a fork. Race: if two threads forked at the same time, the first to finish would restart
+# the writers that the second has stopped. The lock is reentrant, because a signal handler may fork
+# while its thread forks.
 _forking = threading.RLock()
 
 
 def _before_fork() -> None:
     _forking.acquire()
-    deadline = monotonic() + _PATIENCE
+    deadline = monotonic() + _STOP_TIMEOUT
     running = list(_running)
     for writer in running:
         writer.request_stop_for_fork()
@@ -83,7 +88,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _forking  # noqa: PLW0603 - it belongs to the process
+    global _forking  # noqa: PLW0603 - each process has its own
     _forking = threading.RLock()
     for writer in list(_running):
         writer.reset()
@@ -103,7 +108,7 @@ if hasattr(os, "register_at_fork"):
 
 def _watch_child_exit() -> None:
     """Flush the writers at the end of a ``multiprocessing`` child, which skips ``atexit``."""
-    global _child_exit_watched  # noqa: PLW0603 - it belongs to the process
+    global _child_exit_watched  # noqa: PLW0603 - each process has its own
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None or _child_exit_watched == os.getpid():
         return

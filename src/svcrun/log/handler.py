@@ -1,4 +1,4 @@
-"""A logging handler that only takes note of records; a thread passes them to another handler."""
+"""A logging handler that buffers records, for a thread that passes them to another handler."""
 
 from __future__ import annotations
 
@@ -15,54 +15,56 @@ from svcrun.log.session_handler import SessionHandler
 from svcrun.log.sinks import make_sink
 from svcrun.log.writer import Writer, writing_threads
 
-__all__ = ("NamingHandler", "ThreadedHandler")
+__all__ = ("ServiceNameHandler", "ThreadedHandler")
 
 _ERROR: Final = logging.ERROR
-_RECORD: Final = logging.LogRecord
 _root_logger: Final = logging.getLogger()
 
-# So many records may wait together with their exceptions. A traceback keeps all that its functions
-# had in hand: in a flood of errors it is the garbage collector that would stop the program.
-EXCEPTIONS: Final = 500
+# The number of buffered records that may keep their exceptions. A traceback keeps the local
+# variables of its frames, so in a flood of errors the garbage collector would block the program.
+MAX_EXCEPTIONS: Final = 500
 
 
-class NamingHandler(logging.NullHandler):
-    """Have records tell which service is at work, for the handlers that come after this one."""
+class ServiceNameHandler(logging.NullHandler):
+    """Add the name of the current service to records, for the handlers after this one."""
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Name the service; a record that is filled in late has it named already."""
+        """Add the name; a lazy record has it already."""
         if not isinstance(record, LazyRecord):
             name_service(record)
         return True
 
 
 class ThreadedHandler(SessionHandler):
-    """Pass records to another handler, in a thread of its own.
+    """Pass records to another handler in a separate thread.
 
-    A log call takes note of the record and returns: it never waits and never raises. The thread
-    starts with the first record. It writes when ``buffer_size`` records wait, when the first of
-    them has waited for ``flush_interval`` seconds, and at once when one is an error. Filters of the
-    target run in the log call. Its formatter and its ``emit()`` run in that thread, with the
-    context variables of the log call.
+    A log call appends its record to a buffer and returns. It never waits and never raises. The
+    first record starts the thread. The thread writes when the buffer has ``buffer_size`` records,
+    when the oldest is ``flush_interval`` seconds old, and at once after an error.
 
-    The record itself is not changed, for the handlers after this one. The target receives a copy
-    with the same message and arguments. Its ``getMessage()`` returns the text of the log call.
+    The filters of the target run in the log call. Its formatter and its ``emit()`` run in the
+    thread, with the context variables of the log call.
 
-    Past ``buffer_limit`` records new ones are dropped; their number is logged when there is room.
-    While 500 records or more wait for a stream, a log call puts its traceback into text itself.
+    The record itself does not change, so the handlers after this one receive it as it was logged.
+    The target receives a copy with the same message and arguments, whose ``getMessage()`` returns
+    the text that the message had in the log call.
 
-    :param target: the handler that writes. It is flushed, but not closed, by :meth:`close`.
-    :param flush_interval: how long a record waits for others, in seconds, 0.2 by default.
-    :param buffered: whether records are buffered; if not, each record wakes the thread.
+    While the buffer has ``buffer_limit`` records, new records are dropped. Their number is logged
+    as soon as there is room. While the buffer of a stream has 500 records or more, a log call
+    formats its own traceback.
+
+    :param target: the handler that writes. :meth:`close` flushes it and does not close it.
+    :param flush_interval: seconds from a record until it is written; 0.2 by default.
+    :param buffered: False wakes the thread for each record.
     :param queue_size: another name for `buffer_limit`; 0 has no effect.
-    :param buffer_size: the number of records that wakes the thread, 1024 by default.
-    :param buffer_limit: how many records may wait, 100 000 by default.
+    :param buffer_size: the number of records that wakes the thread; 1024 by default.
+    :param buffer_limit: the most records in the buffer; 100 000 by default.
     :param passive: whether the target logs nothing itself while it writes, and uses no context
         variables. Only such a target receives records that other targets log while they write.
-    :param extra: whether the target may show what was given as ``extra=``; then lists, dictionaries
-        and sets in it are copied in the log call.
+    :param extra: whether the target may show ``extra=``. Then the log call copies lists,
+        dictionaries and sets in it.
     :raises ValueError: if a number is out of range.
-    :raises TypeError: if a parameter is of a wrong type.
+    :raises TypeError: if a parameter has a wrong type.
 
     .. code-block:: python
 
@@ -99,8 +101,9 @@ class ThreadedHandler(SessionHandler):
         self.target = target
         self._passive = passive
         self._extra = extra
-        self._is_text = type(target) is logging.StreamHandler  # others may need an exception itself
-        # A handle() of the program's own may skip the filters, or add behaviour.
+        # A handler of another class may need the exception itself, and not only its text.
+        self._is_text = type(target) is logging.StreamHandler
+        # If the class of the target overrides handle(), the override decides about the filters.
         self._has_standard_handle = getattr(target.handle, "__func__", None) is _handle
         self._writer = Writer(
             make_sink(target, in_context=not passive),
@@ -114,19 +117,17 @@ class ThreadedHandler(SessionHandler):
         """Return at once: the thread starts with the first record."""
 
     def createLock(self) -> None:  # noqa: N802 - the name is logging's
-        """Make no lock: the calling thread must never wait for one."""
+        """Create no lock, because a log call never waits for one."""
         self.lock = None
 
     def setFormatter(  # noqa: N802 - the name is logging's
         self, fmt: logging.Formatter | None
     ) -> None:
-        """Give the target another formatter."""
+        """Set the formatter of the target."""
         self.target.setFormatter(fmt)
 
-    # handle() and emit() are one function in two: each call costs what it is there to save.
-
     def handle(self, record: logging.LogRecord) -> bool:
-        """Take note of a record if this handler's own filters let it through."""
+        """Buffer a record that passes the filters."""
         if writing_threads and get_ident() in writing_threads and not self._passive:
             return False
         if self.filters or self.target.filters:
@@ -147,11 +148,12 @@ class ThreadedHandler(SessionHandler):
                     return False
                 filterers.append(target)
             for filterer in filterers:
-                kept: object = filterer.filter(copy)
-                if not kept:
+                # Since Python 3.12, a filter may return another record.
+                passed: object = filterer.filter(copy)
+                if not passed:
                     return False
-                if isinstance(kept, logging.LogRecord):
-                    copy = kept
+                if isinstance(passed, logging.LogRecord):
+                    copy = passed
         except Exception as error:  # noqa: BLE001 - a log call never raises
             copy = logging.makeLogRecord(vars(record))
             copy.msg, copy.args = Unrenderable(record, error), None
@@ -159,21 +161,21 @@ class ThreadedHandler(SessionHandler):
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take note of a record."""
-        # The first check is fast, and decides for nearly all records.
-        if type(record) is _RECORD or not isinstance(record, LazyRecord):
+        """Buffer a record, or a copy of it if anything may still change it."""
+        if not isinstance(record, LazyRecord):
             name_service(record)
+            # The thread can render immutable values as well. All others may change until then.
             args = record.args
-            settled = type(record.msg) is str and (not args or type(args) is tuple)
-            if settled and args:
+            immutable = type(record.msg) is str and (not args or type(args) is tuple)
+            if immutable and args:
                 for value in args:
                     if type(value) not in IMMUTABLE_TYPES:
-                        settled = False
+                        immutable = False
                         break
             has_extra = self._extra and len(record.__dict__) > NAMED_COUNT
             handlers = _root_logger.handlers
             if (
-                not settled
+                not immutable
                 or has_extra
                 or record.exc_info
                 or not self._passive
@@ -181,8 +183,8 @@ class ThreadedHandler(SessionHandler):
                 or handlers[-1] is not self  # the next handler may change the record
             ):
                 context = None if self._passive else copy_context()
-                record = capture(record, settled=settled, extra=has_extra, context=context)
-                if record.exc_info and self._is_text and len(self._buffer) >= EXCEPTIONS:
+                record = capture(record, immutable=immutable, extra=has_extra, context=context)
+                if record.exc_info and self._is_text and len(self._buffer) >= MAX_EXCEPTIONS:
                     render_exception(record, self.target.formatter)
         else:
             record = self._take_lazy(record)
@@ -203,27 +205,27 @@ class ThreadedHandler(SessionHandler):
         return record
 
     def flush_soon(self) -> None:
-        """Have what is buffered written now; do not wait for it."""
+        """Make the thread write all buffered records now; return at once."""
         self._writer.flush_soon()
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until every record logged before this call is written.
 
-        :param timeout: how long to wait, in seconds; by default as long as something is written.
+        :param timeout: seconds to wait; by default, wait as long as the target makes progress.
         """
         self._writer.wait(timeout)
 
     def wait_written(self, timeout: float | None = None) -> bool:
-        """Do what :meth:`flush` does, and tell whether all was written in time."""
+        """Do the same as :meth:`flush`, and return whether all records were written in time."""
         return self._writer.wait(timeout)
 
     def close(self, timeout: float | None = None) -> None:
         """Write every buffered record and end the thread.
 
-        What can't be written in time is given up, and its number is told to stderr. A record that
-        comes after this is written by the thread that logs it.
+        Records that are not written in time are lost; a line on stderr says how many. After this
+        call, each log call writes its own record.
 
-        :param timeout: how long to wait, in seconds; by default as long as something is written.
+        :param timeout: seconds to wait; by default, wait as long as the target makes progress.
         """
         if self.in_use:
             return
@@ -232,7 +234,7 @@ class ThreadedHandler(SessionHandler):
 
     @property
     def abandoned(self) -> bool:
-        """Whether :meth:`close` gave up before all was written."""
+        """Whether :meth:`close` reached its time limit with records unwritten."""
         return self._writer.abandoned
 
 
@@ -243,12 +245,12 @@ _check_seconds: Final = number(low=0, high=TIMEOUT_MAX, unit="seconds")
 
 
 def check_buffer(buffer_size: object, flush_interval: object, buffer_limit: object) -> None:
-    """Refuse values that no buffer can have."""
+    """Check the size, the flush interval and the limit of a buffer."""
     check_number_of_records("buffer_size", buffer_size)
     check_number_of_records("buffer_limit", buffer_limit)
     _check_seconds("log", "flush_interval", flush_interval)
 
 
 def check_number_of_records(name: str, value: object) -> None:
-    """Check whether `value` is a positive number of records."""
+    """Check that `value` is a positive number of records."""
     number(low=1, whole=True, unit="records")("log", name, value)

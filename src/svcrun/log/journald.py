@@ -23,7 +23,7 @@ __all__ = ("create_handler",)
 
 
 class _Priorities(dict[int, int]):
-    """The syslog priority of a level; levels between the standard ones count as the lower one."""
+    """The syslog priority by level; a level between two standard ones has that of the lower one."""
 
     def __missing__(self, level: int) -> int:
         lower = [known for known in self if known <= level]
@@ -31,20 +31,19 @@ class _Priorities(dict[int, int]):
 
 
 class _Transport:
-    """Send records to the journal, and connect again after an error.
+    """Send records to the journal, and reconnect after an error.
 
-    Some versions of the library never connect again. Others give up for good if journald is not
-    back at the first attempt.
+    Some versions of the library never reconnect. Others stop after one attempt.
     """
 
     def __init__(self, handler: _Handler, transport: JournaldTransport) -> None:
         self._handler = handler
         self._transport = transport
-        transport.connected = False  # disables the attempts of the library
+        transport.connected = False  # disables the library's own reconnection
 
     @property
     def socket(self) -> socket.socket:
-        """The connection."""
+        """The socket connected to the journal."""
         found: socket.socket = self._transport.socket
         return found
 
@@ -66,7 +65,7 @@ class _Transport:
 
 
 class _Handler(DaemonHandler, JournaldLogHandler):  # type: ignore[misc]  # the library has no types
-    # The library's own table lacks all other levels, and takes CRITICAL for the emergency that
+    # The library's table has no other levels, and maps CRITICAL to the emergency priority, which
     # journald announces on every terminal of the machine.
     LEVELS = _Priorities(
         {
@@ -86,7 +85,7 @@ class _Handler(DaemonHandler, JournaldLogHandler):  # type: ignore[misc]  # the 
         self.transport = _Transport(self, own)
 
     def close(self) -> None:
-        """Close the connection, which the library leaves open."""
+        """Close the socket, which the library leaves open, unless a session uses the handler."""
         if self.in_use:
             return
         self.transport.socket.close()
@@ -94,7 +93,10 @@ class _Handler(DaemonHandler, JournaldLogHandler):  # type: ignore[misc]  # the 
 
 
 def create_handler(formatter: logging.Formatter, options: dict[str, Any]) -> logging.Handler:
-    """Connect to the journal."""
+    """Return a handler that is connected to the journal.
+
+    :raises OSError: if journald has no socket or refuses the connection.
+    """
     path = options.get("socket_path") or _Handler.SOCKET_PATH
     message = "log: format 'journald' needs systemd-journald; choose another log_format"
     if not is_socket(path):

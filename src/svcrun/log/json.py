@@ -6,6 +6,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from svcrun.errors import show
+
 try:
     from pythonjsonlogger.core import RESERVED_ATTRS
     from pythonjsonlogger.json import JsonFormatter
@@ -24,17 +26,17 @@ _DEPTH = 16  # levels of nested containers that are written
 
 
 def create_formatter(date_format: str | None, options: dict[str, Any]) -> logging.Formatter:
-    """Make a formatter that writes one object per line.
+    """Return a formatter that formats each record as one line with a JSON object.
 
-    It holds ``timestamp`` (ISO 8601), ``levelname``, ``name``, ``message``, ``process``,
-    ``threadName``, what was given as ``extra``, ``exc_info`` with a traceback, and ``service`` if
-    one is at work. With a date format there is ``asctime`` instead of ``timestamp``.
+    The object has ``timestamp`` (ISO 8601), ``levelname``, ``name``, ``message``, ``process``,
+    ``threadName``, the attributes given as ``extra=``, ``exc_info`` with a traceback, and the
+    current ``service``, if any. With a date format it has ``asctime`` instead of ``timestamp``.
     """
     defaults: dict[str, Any] = {"json_serializer": _dump, "datefmt": date_format}
     options["reserved_attrs"] = [*options.get("reserved_attrs", RESERVED_ATTRS), "serviceName"]
     if date_format:
         return _Formatter("%(asctime)s " + _FIELDS, **(defaults | options))
-    # Naming it among the fields makes it the first of them.
+    # As a field of the format, the timestamp comes first.
     return _Formatter("%(timestamp)s " + _FIELDS, **(defaults | {"timestamp": True} | options))
 
 
@@ -42,7 +44,7 @@ class _Formatter(JsonFormatter):
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
-        """Collect the fields; a ``service`` that somebody gave stays."""
+        """Collect the fields; a ``service`` that was given as ``extra=`` stays."""
         super().add_fields(log_data, record, message_dict)
         error = log_data.get("exc_info")
         if isinstance(error, tuple) and len(error) == 3 and isinstance(error[1], BaseException):  # noqa: PLR2004 - as of sys.exc_info()
@@ -53,19 +55,22 @@ class _Formatter(JsonFormatter):
 
 
 def _dump(fields: dict[str, Any], **options: Any) -> str:
-    """Write whatever there is; what JSON can't express becomes text."""
+    """Return the JSON text; values that JSON cannot express become text."""
     try:
         return json.dumps(fields, allow_nan=False, **options)
-    except Exception:  # noqa: BLE001 - a __repr__ raises, a circle, keys that are no text, NaN ...
+    except Exception:  # noqa: BLE001 - a cycle, NaN, keys that are no text, a __repr__() that raises
         return json.dumps(_simplify(fields, options, _DEPTH), **options)
 
 
 def _simplify(value: Any, options: dict[str, Any], depth: int) -> Any:
-    """Replace what can't be written; `options` are those of the writing."""
+    """Replace the values that JSON cannot express by text.
+
+    :param options: the options of ``json.dumps``.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if depth and isinstance(value, dict):
-        pairs = list(value.items())
+        pairs = list(value.items())  # another thread may change the dictionary
         return {_to_text(key): _simplify(item, options, depth - 1) for key, item in pairs}
     if depth and isinstance(value, (list, tuple, set, frozenset)):
         return [_simplify(item, options, depth - 1) for item in list(value)]
@@ -77,9 +82,4 @@ def _simplify(value: Any, options: dict[str, Any], depth: int) -> Any:
 
 
 def _to_text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return repr(value)
-    except Exception:  # noqa: BLE001 - code of the user's, it may raise anything
-        return f"<unprintable {type(value).__name__} object>"
+    return value if isinstance(value, str) else show(value)

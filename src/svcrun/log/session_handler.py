@@ -1,4 +1,4 @@
-"""Handlers that nobody but their session closes."""
+"""Handlers that only their session closes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ("SessionHandler",)
 
 
 class SessionHandler(logging.Handler):
-    """A handler whose ``close()`` is to do nothing as long as it is in use.
+    """A handler whose ``close()`` does nothing while a session uses it.
 
-    ``logging.config`` closes every handler of the process before it makes new ones, those too
+    ``logging.config`` closes every handler of the process before it creates new ones, even those
     that stay with their loggers.
 
     :ivar in_use: whether a session uses the handler.

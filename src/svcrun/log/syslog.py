@@ -21,17 +21,17 @@ _REMEDY = "start a syslog daemon, or choose another log_format"
 
 
 class _Handler(DaemonHandler, SysLogHandler):
-    _has_failed = False  # whether the current record could not be sent
+    _has_failed = False  # whether the send of the current record failed
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record; the base class connects again if the socket fails."""
+        """Send a record; the base class reconnects after an error."""
         self._has_failed = False
         super().emit(record)
         if not self._has_failed:
             self.report_lost()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
-        """Count a record that could not be sent; report other errors as the base class does."""
+        """Count a record that was not sent; report other errors as the base class does."""
         self._has_failed = True
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
@@ -46,9 +46,9 @@ class _Handler(DaemonHandler, SysLogHandler):
 
 
 def create_handler(formatter: logging.Formatter, options: dict[str, Any]) -> logging.Handler:
-    """Connect to the local daemon, by its socket if there is one, otherwise by UDP.
+    """Return a handler that sends to the local daemon, by its socket if it has one, else by UDP.
 
-    :raises OSError: if the given address is not a socket, or UDP can't be used.
+    :raises OSError: if the given address is not a socket, or the socket cannot be created.
     """
     if "address" in options:
         address = options["address"]
@@ -67,7 +67,7 @@ def create_handler(formatter: logging.Formatter, options: dict[str, Any]) -> log
 
 
 def _find_address() -> str | tuple[str, int]:
-    """Return the socket of the daemon, which need not run at the moment, or the UDP address."""
+    """Return the socket of the daemon, even of one that does not run now, or the UDP address."""
     paths = [path for path in _SOCKETS if is_socket(path)]
     for path in paths:
         if any(_accepts(path, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)):
@@ -91,12 +91,13 @@ def _accepts(path: str, kind: socket.SocketKind) -> bool:
 
 
 def _refuses(port: int) -> bool:
-    """Return whether a local UDP port is known to have no listener.
+    """Check whether a local UDP port refuses datagrams.
 
-    The system answers a datagram to such a port with an error. No error proves nothing.
+    The kernel answers with an error if no socket is bound to the port. The absence of an error
+    proves nothing.
     """
     try:
-        # The first address is the one that the handler sends to: on some machines, that of IPv6.
+        # The handler sends to the first address, which is an IPv6 address on some machines.
         family, kind, proto, _, address = socket.getaddrinfo(
             "localhost", port, type=socket.SOCK_DGRAM
         )[0]

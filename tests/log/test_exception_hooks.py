@@ -74,7 +74,7 @@ def test_every_part_of_the_context_is_a_line(loop: asyncio.AbstractEventLoop, sp
     assert found is error
     assert message.splitlines() == [
         "It failed",
-        "extra: <Hostile object>",
+        "extra: <Hostile, without a representation: RuntimeError>",
         "protocol: '<a protocol>'",
         "socket: '<a socket>'",
         "transport: <a transport>",

@@ -63,7 +63,7 @@ class _Captured:
 
 
 @cache
-def _captured_class(kind: type[logging.LogRecord]) -> type[Any]:
+def _captured_class(kind: Any) -> Any:
     """Return a class of captured records that extends `kind`, and so has its methods.
 
     :param kind: the class of the record, which the log record factory of the program chooses.
@@ -83,8 +83,8 @@ def copy_record(record: logging.LogRecord) -> logging.LogRecord:
     """Return a copy of the record with the same message, arguments and attributes."""
     if isinstance(record, LazyRecord):
         return logging.makeLogRecord(vars(record))
-    kind = _captured_class(type(record))
-    copy: Any = object.__new__(kind)
+    kind: Any = type(record)
+    copy: Any = object.__new__(_captured_class(kind))
     copy.__dict__.update(record.__dict__)
     copy.captured_text = getattr(record, "captured_text", None)
     copy.context_of_call = getattr(record, "context_of_call", None)

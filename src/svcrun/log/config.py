@@ -1,4 +1,4 @@
-"""``basic_config``: the logging of a program in one call."""
+"""Configure the logging of a program in one call."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ("basic_config",)
 _ACCEPTED = "a list of logging.Handler instances"
 _WRAPPER = "a function that takes a logging.Handler and returns one"
 
-# Formats that show what is given as `extra`.
+# Formats that show the attributes given as ``extra=``.
 _STRUCTURED = frozenset({LogFormat.json, LogFormat.journald})
 
 
@@ -47,31 +47,31 @@ def basic_config(
     handler_wrapper: Callable[[logging.Handler], logging.Handler] | None = None,
     **options: Any,
 ) -> LogSession:
-    """Configure the root logger until the session that is returned is closed.
+    """Configure the root logger, and return a session that restores it when it is closed.
 
-    The root logger gets new handlers and a level; unhandled exceptions of the program, its
-    threads and the event loop are logged. A session that is never closed is flushed when the
-    interpreter ends.
+    The root logger gets a level and new handlers. Unhandled exceptions of the program, of its
+    threads and of the event loop are logged. A session that is never closed is flushed at the end
+    of the interpreter.
 
     :param level: the lowest level that is logged, by name or number.
-    :param log_format: the format, see :class:`LogFormat`; by default what suits stderr.
-    :param buffered: whether threads do the formatting and writing, one for the format and one for
-        each of ``handlers``. They start with the first record. Without, a log call writes.
-    :param buffer_size: how many records wake such a thread.
-    :param flush_interval: how long a record waits for others, in seconds.
-    :param loop: the event loop whose unhandled exceptions are logged; by default the one that
-        runs, if any.
+    :param log_format: the format, see :class:`LogFormat`; by default :meth:`LogFormat.default`.
+    :param buffered: whether threads format and write the records: one for the format and one for
+        each of ``handlers``, started by the first record. If False, each log call writes.
+    :param buffer_size: the number of buffered records that wakes such a thread.
+    :param flush_interval: seconds from a record until it is written.
+    :param loop: the event loop whose unhandled exceptions are logged; by default the running loop,
+        if any.
     :param handlers: more handlers for every record. They are flushed at the end, not closed.
-    :param date_format: how to show the time, as for ``time.strftime``.
-    :param buffer_limit: how many records may wait; past it new ones are dropped, and counted.
+    :param date_format: the format of the time, as for ``time.strftime``.
+    :param buffer_limit: the most records in a buffer. Further records are dropped and counted.
     :param handler_wrapper: called with each handler; the handler that it returns is used instead.
         A new handler, such as a ``MemoryHandler`` around the first, is flushed and closed at the
         end.
-    :param options: further options of the format, see :func:`create_logging_handler`. The
-        entrypoint's names for the parameters above are accepted as well, such as ``log_level``.
-    :raises ValueError: if a level, a format or a number is not usable.
-    :raises TypeError: if a parameter is of a wrong type.
-    :raises ImportError: if the library that the format needs is not there.
+    :param options: further options of the format, see :func:`create_logging_handler`; or the
+        entrypoint's names of the parameters above, such as ``log_level``.
+    :raises ValueError: if a level or format is unknown, or a number is out of range.
+    :raises TypeError: if a parameter has a wrong type.
+    :raises ImportError: if the library of the format is not installed.
 
     .. code-block:: python
 
@@ -88,27 +88,29 @@ def basic_config(
     number = parse_level(level)
     chosen = parse_format(log_format)
     check_buffer(buffer_size, flush_interval, buffer_limit)
-    yours = _check_handlers(handlers)
+    borrowed = _check_handlers(handlers)
     own = create_logging_handler(chosen, date_format, **options)
     session = LogSession(number, has_output=own is not None)
-    for target in (*yours,) if own is None else (own, *yours):
+    for target in borrowed if own is None else (own, *borrowed):
         is_own = target is own
-        writing = target if handler_wrapper is None else _wrap(handler_wrapper, target)
-        is_known = is_own and writing is target
-        handler = writing
-        if buffered and not isinstance(writing, ThreadedHandler):
+        wrapped = target if handler_wrapper is None else _wrap(handler_wrapper, target)
+        handler = wrapped
+        if buffered and not isinstance(wrapped, ThreadedHandler):
+            # Only the handlers of the formats are known to log nothing themselves.
+            is_known = is_own and wrapped is target
             handler = ThreadedHandler(
-                writing,
+                wrapped,
                 buffer_size=buffer_size,
                 flush_interval=flush_interval,
                 buffer_limit=buffer_limit,
                 passive=is_known,
                 extra=not is_known or chosen in _STRUCTURED,
             )
-        session.attach(handler, yours=handler is target and not is_own)
-        for closed, is_ours in ((writing, writing is not target), (target, is_own)):
-            if is_ours and not isinstance(closed, ThreadedHandler):
-                session.close_at_end(closed)
+        session.attach(handler, borrowed=handler is target and not is_own)
+        if wrapped is not target and not isinstance(wrapped, ThreadedHandler):
+            session.close_at_end(wrapped)
+        if is_own:
+            session.close_at_end(target)
     LOG_LEVEL.set(number)
     LOG_FORMAT.set(chosen)
     session.open(loop or _get_running_loop())

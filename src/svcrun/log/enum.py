@@ -1,4 +1,4 @@
-"""Formats, levels and dates, under the module name that aiomisc has for them."""
+"""Log formats, levels and date formats, under aiomisc's module name."""
 
 from svcrun.log.formats import DateFormat, LogFormat, LogLevel
 

@@ -22,10 +22,20 @@ import threading
 from time import monotonic, sleep
 from weakref import WeakSet
 
-from svcrun._util.hints import TYPE_CHECKING, Final
+from svcrun._util.hints import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from svcrun.log.writer import Writer
+
+    class Writer(Protocol):
+        """A writer whose thread must not run during a fork; see :mod:`svcrun.log.writer`."""
+
+        def request_stop_for_fork(self) -> None: ...
+        def wait_for_stop(self, deadline: float) -> bool: ...
+        def restart_after_fork(self) -> None: ...
+        def reset(self) -> None: ...
+        def reopen_stream(self) -> None: ...
+        def wait(self) -> bool: ...
+
 
 __all__ = ("forget", "wait_until_gone", "watch")
 
@@ -65,9 +75,9 @@ def wait_until_gone(*numbers: int | None) -> None:
             sleep(_EXIT_STEP)
 
 
-# Held during a fork. Race: if two threads forked at the same time, the first to finish would restart
-# the writers that the second has stopped. The lock is reentrant, because a signal handler may fork
-# while its thread forks.
+# Held during a fork. Race: if two threads forked at the same time, the first to finish would
+# restart the writers that the second has stopped. The lock is reentrant, because a signal handler
+# may fork while its thread forks.
 _forking = threading.RLock()
 
 
@@ -93,7 +103,7 @@ def _after_fork_in_child() -> None:
     for writer in list(_running):
         writer.reset()
         if writer not in _stopped:
-            writer.renew_stream()
+            writer.reopen_stream()
     _stopped.clear()
     _running.clear()
 

@@ -1,6 +1,6 @@
-"""The formats and levels by name, and the handler that each format is made of.
+"""Log formats, levels and date formats, and a handler for each format.
 
-A format that needs a library has a module of its own, loaded when the format is asked for.
+A format that needs a library is in its own module, which is imported on first use.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 
 @unique
 class LogFormat(IntEnum):
-    """What log records look like, and where they go.
+    """The appearance of log records, and their destination.
 
     >>> LogFormat["json"] is LogFormat.json
     True
     """
 
     disabled = -1
-    """Nothing is written, except by the handlers of your own."""
+    """No output, except by handlers that you add."""
     stream = 0
-    """``LEVEL:logger:message`` on stderr, as the standard library does it."""
+    """``LEVEL:logger:message`` on stderr, as in the standard library."""
     color = 1
     """The same in colours; needs ``svcrun[color]``."""
     json = 2
@@ -52,11 +52,11 @@ class LogFormat(IntEnum):
     rich = 6
     """Columns and colours on stderr; needs ``svcrun[rich]``."""
     rich_tb = 7
-    """``rich``, with tracebacks that show the code around."""
+    """``rich``, with tracebacks that show the surrounding code."""
 
     @classmethod
     def choices(cls) -> tuple[str, ...]:
-        """List the names.
+        """Return the names.
 
         >>> LogFormat.choices()[:3]
         ('disabled', 'stream', 'color')
@@ -65,18 +65,16 @@ class LogFormat(IntEnum):
 
     @classmethod
     def default(cls) -> str:
-        """Name the format that suits this process and the libraries it has.
+        """Return the name of the default format.
 
-        ``journald`` under systemd, ``color`` on a terminal, else ``stream``.
+        It is ``journald`` if systemd reads stderr, ``color`` on a terminal, otherwise ``stream``.
+        The first two need their libraries.
         """
         if "JOURNAL_STREAM" in os.environ and _journal_reads_stderr() and _has("logging_journald"):
             return cls.journald.name
         if _stderr_is_terminal() and _has("colorlog"):
             return cls.color.name
         return cls.stream.name
-
-
-_FORMATS: Final = dict(LogFormat.__members__)  # the enum makes a new mapping at each look
 
 
 class LogLevel(IntEnum):
@@ -95,17 +93,17 @@ class LogLevel(IntEnum):
 
     @classmethod
     def choices(cls) -> tuple[str, ...]:
-        """List the names."""
+        """Return the names."""
         return tuple(cls.__members__)
 
     @classmethod
     def default(cls) -> str:
-        """Name the level that is used where none is given."""
+        """Return the name of the default level."""
         return cls.info.name
 
 
 class DateFormat(Enum):
-    """The date format of each log format, under the names that aiomisc has."""
+    """The date format of each log format, under aiomisc's names."""
 
     color = "%Y-%m-%d %H:%M:%S"
     stream = "[%Y-%m-%d %H:%M:%S]"
@@ -116,7 +114,7 @@ class DateFormat(Enum):
 
 LOG_LEVEL: ContextVar[int] = ContextVar("LOG_LEVEL", default=LogLevel.info)
 LOG_FORMAT: ContextVar[LogFormat] = ContextVar("LOG_FORMAT", default=LogFormat.stream)
-"""The level and the format that logging was configured with last, in this context."""
+"""The level and the format of the latest configuration in this context."""
 
 
 def parse_date_format(
@@ -124,7 +122,7 @@ def parse_date_format(
 ) -> str | None:
     """Return a date format for :func:`time.strftime`.
 
-    :param owner: the owner of the parameter, for the error.
+    :param owner: the owner of the parameter, for the error message.
     :raises TypeError: if `value` is not a date format.
     """
     found: object = value.value if isinstance(value, DateFormat) else value
@@ -134,11 +132,11 @@ def parse_date_format(
 
 
 def parse_level(value: int | str, name: str = "level") -> int:
-    """Find out which level is meant.
+    """Return the number of a level.
 
     :param value: a number, its digits, or a name in any case: of :class:`LogLevel`, or one given to
         ``logging.addLevelName``.
-    :param name: what the value was given as, for the error.
+    :param name: the name of the parameter, for the error message.
     :raises ValueError: if there is no such level.
     :raises TypeError: if it is neither a number nor a name.
 
@@ -167,10 +165,10 @@ def _describe_levels() -> str:
 
 
 def parse_format(value: LogFormat | str | int | None, name: str = "log_format") -> LogFormat:
-    """Find out which format is meant.
+    """Return the member of :class:`LogFormat` for a name or number.
 
     :param value: a :class:`LogFormat`, its name in any case, or its number; None for the default.
-    :param name: what the value was given as, for the error.
+    :param name: the name of the parameter, for the error message.
     :raises ValueError: if there is no such format.
     :raises TypeError: if it is neither a format nor a name.
 
@@ -181,11 +179,11 @@ def parse_format(value: LogFormat | str | int | None, name: str = "log_format") 
     if isinstance(found, LogFormat):
         return found
     if isinstance(found, str):
-        member = _FORMATS.get(found.strip().lower())
+        member = LogFormat.__members__.get(found.strip().lower())
         if member is not None:
             return member
     elif isinstance(found, int) and not isinstance(found, bool):
-        if found in _FORMATS.values():
+        if found in LogFormat.__members__.values():
             return LogFormat(found)
     else:
         raise ParameterTypeError("log", name, value, _describe_formats())
@@ -203,17 +201,18 @@ def create_logging_handler(
     stream: TextIO | None = None,
     **options: Any,
 ) -> logging.Handler | None:
-    """Make a handler that writes at once, in one of the formats.
+    """Return a handler for a format, which writes in the log call.
 
-    :param log_format: the format, by its name or as :class:`LogFormat`.
-    :param date_format: how to show the time, as for ``time.strftime``. ``stream`` shows none by
-        default; ``plain`` and ``syslog`` never do.
-    :param stream: where to write, stderr by default; not for ``syslog`` and ``journald``.
-    :param options: what else the library of the format takes: ``ColoredFormatter``,
-        ``JsonFormatter``, ``RichHandler``, ``JournaldLogHandler``, ``SysLogHandler``.
-    :return: the handler, None for ``disabled``.
-    :raises ImportError: if the library of the format is not there; the text tells what to install.
-    :raises OSError: if journald or syslog can't be reached.
+    :param log_format: a :class:`LogFormat` or its name.
+    :param date_format: the format of the time, as for ``time.strftime``. By default, ``stream``
+        shows no time. ``plain`` and ``syslog`` never show it.
+    :param stream: the stream to write to, stderr by default; not for ``syslog`` and ``journald``.
+    :param options: further options of the formatter or handler of the library:
+        ``ColoredFormatter``, ``JsonFormatter``, ``RichHandler``, ``JournaldLogHandler`` or
+        ``SysLogHandler``.
+    :return: the handler; None for ``disabled``.
+    :raises ImportError: if the library of the format is not installed.
+    :raises OSError: if journald or syslog cannot be reached.
 
     >>> create_logging_handler("stream")
     <StreamHandler <stderr> (NOTSET)>
@@ -239,7 +238,7 @@ def create_logging_handler(
 def _create_formatter(
     log_format: LogFormat, date_format: str | None, stream: TextIO | None, options: dict[str, Any]
 ) -> logging.Formatter:
-    """Make the formatter of a format that goes to a stream."""
+    """Return the formatter of a format that writes to a stream."""
     match log_format:
         case LogFormat.color:
             from svcrun.log import color
@@ -272,12 +271,12 @@ def _get_formatter(text: str, date_format: str | None) -> logging.Formatter:
 def _stderr_is_terminal() -> bool:
     try:
         return sys.stderr.isatty()
-    except (AttributeError, OSError, ValueError):  # None, some object, closed
+    except (AttributeError, OSError, ValueError):  # None, an object without isatty(), or closed
         return False
 
 
 def _journal_reads_stderr() -> bool:
-    """Tell whether stderr is the very stream that systemd named to this process."""
+    """Check whether stderr is the stream that ``JOURNAL_STREAM`` names."""
     try:
         device, inode = map(int, os.environ["JOURNAL_STREAM"].split(":", 1))
         status = os.fstat(sys.stderr.fileno())
@@ -289,7 +288,7 @@ def _journal_reads_stderr() -> bool:
 
 def _has(module: str) -> bool:
     if module in sys.modules:
-        return sys.modules[module] is not None  # None: it shall not be imported
+        return sys.modules[module] is not None  # None blocks the import
     from importlib.util import find_spec
 
     return find_spec(module) is not None

@@ -1,4 +1,4 @@
-"""Who has the root logger: a stack of sessions, and under them what was found."""
+"""Stack of root-logger configurations."""
 
 from __future__ import annotations
 
@@ -25,33 +25,34 @@ __all__ = ("LogSession",)
 
 _root_logger = logging.getLogger()
 
-# In the order of opening; the last one is in force.
+# The open sessions in the order of opening; the last one is active.
 _sessions: list[LogSession] = []
-_lock = threading.RLock()  # of the stack; no log call takes it
+# Protects the stack. No log call acquires it.
+_lock = threading.RLock()
 
 
 class LogSession:
-    """One configuration of the root logger, from :func:`basic_config` until it is closed.
+    """One configuration of the root logger, from :func:`basic_config` until :meth:`close`.
 
-    Sessions may overlap and be closed in any order: the one opened last is in force. When none is
-    left, the root logger has the level and the handlers that were found, and those that others
-    have added to it meanwhile; the hooks are as they were found.
+    Sessions may overlap and be closed in any order; the session that was opened last is active.
+    After the last session, the root logger has its previous level and handlers again, in addition
+    to handlers that other code added in the meantime. The exception hooks are restored as well.
 
     :param level: the level of the root logger.
-    :param has_output: whether one of the handlers writes for people to see, so that unhandled
-        exceptions need not be printed besides.
+    :param has_output: whether a handler shows records to people, so that unhandled exceptions need
+        not be printed as well.
     """
 
     def __init__(self, level: int, *, has_output: bool) -> None:
         self.level = level
         self.has_output = has_output
         self.handlers: list[logging.Handler] = []
-        """What the root logger has while the session is in force."""
-        self._yours: list[logging.Handler] = []  # to be flushed, not closed
-        self._targets: list[logging.Handler] = []  # to be closed after those that write to them
+        """The handlers of the root logger while the session is active."""
+        self._borrowed: list[logging.Handler] = []  # flushed at the end, not closed
+        self._targets: list[logging.Handler] = []  # closed after the handlers that write to them
         self._loop: AbstractEventLoop | None = None
-        self._found_loop_handler: LoopHandler | None = None
-        self._complete = True
+        self._previous_loop_handler: LoopHandler | None = None
+        self._is_complete = True
 
     def __enter__(self) -> Self:
         return self
@@ -64,158 +65,160 @@ class LogSession:
     ) -> None:
         self.close()
 
-    def attach(self, handler: logging.Handler, *, yours: bool = False) -> None:
+    def attach(self, handler: logging.Handler, *, borrowed: bool = False) -> None:
         """Add a handler before the session is opened.
 
-        :param yours: whether it outlives the session.
+        :param borrowed: whether the handler outlives the session.
         """
         self.handlers.append(handler)
-        if yours:
-            self._yours.append(handler)
+        if borrowed:
+            self._borrowed.append(handler)
 
     def close_at_end(self, handler: logging.Handler) -> None:
-        """Close a handler after those that write to it."""
+        """Close a handler at the end, after the handlers that write to it."""
         self._targets.append(handler)
 
     def open(self, loop: AbstractEventLoop | None = None) -> None:
-        """Take over the root logger, and the exception handler of the loop."""
+        """Configure the root logger, and the exception handler of the loop."""
         if not (self.handlers and isinstance(self.handlers[0], ThreadedHandler)):
-            # Without any handler, logging prints warnings by itself.
+            # If the root logger had no handler, logging would print warnings itself.
             self.handlers.insert(0, ServiceNameHandler())
         with _lock:
             if not _sessions:
-                _root.take()
+                _root.save()
             if loop is not None:
-                self._take_loop(loop)
+                self._set_loop_handler(loop)
             _sessions.append(self)
             self._set_in_use(True)
-            _root.place(self.level, self.handlers)
+            _root.configure(self.level, self.handlers)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until every record logged before this call is written, and tell whether it is.
+        """Wait until every record logged before this call is written.
 
-        :param timeout: how long to wait, in seconds; by default as long as something is written.
+        :param timeout: seconds to wait; by default, wait as long as the handlers make progress.
+        :return: whether all records are written.
         """
-        left = _countdown(timeout)
+        remaining = _countdown(timeout)
         self._flush_all_soon()
-        complete = True
+        is_complete = True
         for handler in self.handlers:
             if isinstance(handler, ThreadedHandler):
-                complete = handler.wait_written(left()) and complete
+                is_complete = handler.wait_written(remaining()) and is_complete
             else:
                 flush_handler(handler)
-        return complete
+        return is_complete
 
     def close(self, timeout: float | None = None) -> bool:
-        """Give back the root logger, write every buffered record, and end the threads.
+        """Restore the root logger, write every buffered record, and end the threads.
 
-        Closing twice does nothing more.
+        Further calls do nothing and return the same value.
 
-        :param timeout: how long to wait, in seconds; by default as long as something is written.
-        :return: whether all was written. What was not is given up, its number told to stderr.
+        :param timeout: seconds to wait; by default, wait as long as the handlers make progress.
+        :return: whether all records are written. Others are lost; a line on stderr says how many.
         """
-        left = _countdown(timeout)
+        remaining = _countdown(timeout)
         with _lock:
             if self not in _sessions:
-                return self._complete
-            self._give_back()
+                return self._is_complete
+            self._restore()
             self._set_in_use(False)
         self._flush_all_soon()
         for handler in self.handlers:
             if not isinstance(handler, ThreadedHandler):
                 flush_handler(handler)
-            elif handler in self._yours:
-                self._complete = handler.wait_written(left()) and self._complete
+            elif handler in self._borrowed:
+                self._is_complete = handler.wait_written(remaining()) and self._is_complete
             else:
-                handler.close(left())
-                self._complete = self._complete and not handler.abandoned
-        if self._complete:  # a stuck one is left alone
+                handler.close(remaining())
+                self._is_complete = self._is_complete and not handler.abandoned
+        if self._is_complete:  # otherwise a thread may still be writing to a target
             for target in self._targets:
                 close_handler(target)
-        return self._complete
+        return self._is_complete
 
     def end_threads(self) -> None:
-        """Write every buffered record and end the threads; from then on, a log call writes."""
+        """Write every buffered record and end the threads; later log calls write themselves."""
         self._set_in_use(False)
         self._flush_all_soon()
         for handler in self.handlers:
-            if isinstance(handler, ThreadedHandler) and handler not in self._yours:
+            if isinstance(handler, ThreadedHandler) and handler not in self._borrowed:
                 handler.close()
 
     def _set_in_use(self, in_use: bool) -> None:
-        """Let nobody else close the handlers of the session, or let them be closed."""
+        """Protect the handlers of the session from ``logging.config``, or end the protection."""
         for handler in (*self.handlers, *self._targets):
-            if isinstance(handler, SessionHandler) and handler not in self._yours:
+            if isinstance(handler, SessionHandler) and handler not in self._borrowed:
                 handler.in_use = in_use
 
     def _flush_all_soon(self) -> None:
-        """Set all threads to work, so that one time limit does for all."""
+        """Make all threads write at the same time, because they share one time limit."""
         for handler in self.handlers:
             if isinstance(handler, ThreadedHandler):
                 handler.flush_soon()
 
-    def _give_back(self) -> None:
-        was_in_force = _sessions[-1] is self
+    def _restore(self) -> None:
+        was_active = _sessions[-1] is self
         _sessions.remove(self)
         if not _sessions:
-            _root.give_back()
-        elif was_in_force:
-            _root.place(_sessions[-1].level, _sessions[-1].handlers)
+            _root.restore()
+        elif was_active:
+            _root.configure(_sessions[-1].level, _sessions[-1].handlers)
         if self._loop is not None:
-            self._give_back_loop(self._loop)
+            self._restore_loop_handler(self._loop)
 
-    def _take_loop(self, loop: AbstractEventLoop) -> None:
+    def _set_loop_handler(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         sharing = [one for one in _sessions if one._loop is loop]  # noqa: SLF001 - the same class
         if sharing:
-            self._found_loop_handler = sharing[-1]._found_loop_handler  # noqa: SLF001
+            self._previous_loop_handler = sharing[-1]._previous_loop_handler  # noqa: SLF001
         else:
-            self._found_loop_handler = loop.get_exception_handler()
+            self._previous_loop_handler = loop.get_exception_handler()
         loop.set_exception_handler(log_loop_exception)
 
-    def _give_back_loop(self, loop: AbstractEventLoop) -> None:
+    def _restore_loop_handler(self, loop: AbstractEventLoop) -> None:
         self._loop = None
         if (
             all(one._loop is not loop for one in _sessions)  # noqa: SLF001 - the same class
             and loop.get_exception_handler() is log_loop_exception
         ):
-            loop.set_exception_handler(self._found_loop_handler)
+            loop.set_exception_handler(self._previous_loop_handler)
 
 
 class _RootLogger:
-    """The root logger and the hooks: what was found there, and what is put in its place."""
+    """The state of the root logger before the first session, and its present configuration."""
 
     def __init__(self) -> None:
         self._level = _root_logger.level
-        self._found: list[logging.Handler] = []
-        self._placed: list[logging.Handler] = []
+        self._saved: list[logging.Handler] = []
+        self._configured: list[logging.Handler] = []
         self._hooks: ExceptionHooks | None = None
 
-    def take(self) -> None:
-        """Remember what is found, before the first session."""
+    def save(self) -> None:
+        """Save the state of the root logger, and install the exception hooks."""
         self._level = _root_logger.level
-        self._found = self._placed = list(_root_logger.handlers)
+        self._saved = self._configured = list(_root_logger.handlers)
         self._hooks = ExceptionHooks(_has_output, _flush_newest)
         if can_make_records():
             logging.setLogRecordFactory(make_record)
 
-    def place(self, level: int, handlers: list[logging.Handler]) -> None:
-        """Replace what was placed before; what others have added meanwhile stays."""
+    def configure(self, level: int, handlers: list[logging.Handler]) -> None:
+        """Replace the configured handlers; handlers that other code has added stay."""
         added = [
             handler
             for handler in _root_logger.handlers
-            if handler not in self._placed and handler not in handlers
+            if handler not in self._configured and handler not in handlers
         ]
-        # In one step, and in place: a log call of another thread may be going through the list.
+        # Race: a log call of another thread may be iterating over the list. So change the list in
+        # place and in one step; addHandler() and removeHandler() would let records be lost.
         _root_logger.handlers[:] = handlers + added
-        self._placed = handlers
+        self._configured = handlers
         if _root_logger.level != level:
             _root_logger.setLevel(level)
 
-    def give_back(self) -> None:
-        """Put back what was found, after the last session."""
-        self.place(self._level, self._found)
-        self._found = self._placed = []
+    def restore(self) -> None:
+        """Restore the saved state, after the last session."""
+        self.configure(self._level, self._saved)
+        self._saved = self._configured = []
         if self._hooks is not None:
             self._hooks.remove()
             self._hooks = None
@@ -237,16 +240,17 @@ def _flush_newest() -> None:
 
 @atexit.register
 def _end_threads() -> None:
-    """Write what sessions that are never closed have buffered.
+    """Write the buffered records of sessions that were never closed.
 
-    That runs before logging.shutdown(), which has an empty list after some uses of logging.config.
+    This runs before ``logging.shutdown()``, whose list of handlers is empty after some uses of
+    ``logging.config``.
     """
     for session in tuple(_sessions):
         session.end_threads()
 
 
 def _countdown(timeout: float | None) -> Callable[[], float | None]:
-    """Make a function that tells how much is left of a time limit."""
+    """Return a function that returns the remaining seconds of a time limit."""
     if timeout is None:
         return lambda: None
     deadline = monotonic() + timeout

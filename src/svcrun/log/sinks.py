@@ -1,6 +1,6 @@
-"""Where the writer's thread puts records: a plain stream in large pieces, or any other handler.
+"""Sinks of a writer: a plain stream, written in large pieces, or any other handler.
 
-A sink never raises. What it can't format or write it reports, and counts.
+A sink never raises. It reports records that it cannot format or write, and counts the lost ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from svcrun.log.streams import (
     is_raw,
     is_writable,
     raw_encoding,
-    renew,
+    reopen,
     write_descriptor,
     write_to_stderr,
 )
@@ -41,30 +41,27 @@ __all__ = (
 
 T = TypeVar("T")
 
-# A pipe takes so many bytes in one piece, not mixed with what other processes write to it; anything
-# else takes more, and each write is an occasion for other threads to take the interpreter.
+# Bytes of one write. A pipe accepts PIPE_BUF bytes without mixing them with the output of other
+# processes. Files get larger pieces, because each write gives the interpreter to other threads.
 _PIPE_PIECE = getattr(select, "PIPE_BUF", 512)
 _FILE_PIECE = 1 << 18
 
-# Seconds for which a stream is taken to be what it was; to look is such an occasion as well.
-_STAYS = 1.0
+# Seconds of sleep after a traceback, which takes long to format. A thread that computes without a
+# break delays the event loop by 5 ms, the switch interval, after each of the loop's system calls.
+_BREAK = 0.00005
 
-# Seconds to rest after a traceback, which takes a while to be put into text. A thread that computes
-# without a rest keeps the event loop waiting for 5 ms at each of its system calls.
-_REST = 0.00005
-
-# Seconds after which a fork does not wait for the record that is being written.
+# A fork does not wait for a record that is being written for more than so many seconds.
 _SLOW = 0.05
 
 
 class Sink:
-    """The target of a writer: it writes records in the writer's thread.
+    """Write records to a handler, in the thread of a writer.
 
     :param handler: the handler to write to. Its filters have run in the log call.
     :param in_context: whether to write each record in the context of its log call.
     :ivar handler: the handler that is written to.
-    :ivar done: the number of records that the current call of :meth:`write` has written.
-    :ivar abandoned: set when the program no longer waits for the thread.
+    :ivar done: the number of records that the current call of :meth:`write` has processed.
+    :ivar abandoned: set when the program stops waiting for the thread.
     :ivar paused: set before a fork, so that :meth:`write` returns after the current record.
     """
 
@@ -73,7 +70,7 @@ class Sink:
         self.done = 0
         self.abandoned = False
         self.paused = False
-        self._moved = 0.0  # the time when the current record was begun; 0 if there is none
+        self._began = 0.0  # the time when the current record began; 0 if there is none
         self._in_context = in_context
 
     def _call(
@@ -87,42 +84,42 @@ class Sink:
         :param given: the record that was captured in the log call; `record` may be made from it.
         """
         context = captured_context(given)
-        # Race: another handler's thread may write the same record, and a context can't be entered
-        # twice at the same time. So enter a copy.
+        # Race: the thread of another handler may write the same record, and a context cannot be
+        # entered twice at the same time. So enter a copy.
         return function(record) if context is None else context.copy().run(function, record)
 
     def write(self, records: Sequence[logging.LogRecord]) -> int:
-        """Write records in order, and return their number; fewer than all if a fork pauses."""
+        """Write records in order, and return their number: fewer than all if a fork pauses."""
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Make the handler pass on what it holds back."""
+        """Flush the handler."""
         raise NotImplementedError
 
     def is_slow(self) -> bool:
-        """Return whether the current record has been taking long, or will take long."""
-        moved = self._moved
+        """Check whether the current record takes so long that a fork must not wait for it."""
+        moved = self._began
         return bool(moved) and time.monotonic() - moved > _SLOW
 
-    def renew_stream(self) -> None:
-        """Replace the stream of the handler in a child that was forked during a write.
+    def reopen_stream(self) -> None:
+        """Replace the stream of the handler, in a child that was forked during a write.
 
         The thread that holds the lock of the old stream does not exist in the child, so a write
-        would deadlock. The parent writes the contents of the old stream's buffer.
+        would deadlock. The parent writes the buffer of the old stream.
         """
         handler = self.handler
         if isinstance(handler, logging.StreamHandler):
-            renewed = renew(handler.stream)
-            if renewed is not None:
-                handler.stream = renewed
+            reopened = reopen(handler.stream)
+            if reopened is not None:
+                handler.stream = reopened
 
 
 class HandlerSink(Sink):
-    """Any handler; it gets one record at a time."""
+    """Write to any handler, one record at a time."""
 
     def __init__(self, handler: logging.Handler, *, in_context: bool = False) -> None:
         super().__init__(handler, in_context=in_context)
-        # The standard handle() would run the filters again. A handle() of the program's is called.
+        # The standard handle() would run the filters again. An override is called instead.
         standard = getattr(handler.handle, "__func__", None) is logging.Handler.handle
         self._emit = self._emit_locked if standard else handler.handle
 
@@ -134,12 +131,12 @@ class HandlerSink(Sink):
             self.handler.release()
 
     def write(self, records: Sequence[logging.LogRecord]) -> int:
-        """Hand over the records that the handler's level lets through."""
+        """Pass on the records that have at least the level of the handler."""
         self.done = 0
         for given in records:
             if self.abandoned:
                 break
-            self._moved = time.monotonic()
+            self._began = time.monotonic()
             record = given.to_record() if isinstance(given, LazyRecord) else given
             if type(record.msg) is Unrenderable:
                 report(record, record.msg.error)
@@ -151,93 +148,89 @@ class HandlerSink(Sink):
                         else:
                             self._emit(record)
                         if record.exc_info:
-                            time.sleep(_REST)
-                except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
+                            time.sleep(_BREAK)
+                except BaseException as error:  # noqa: BLE001 - no error may end the thread
                     report(record, error)
             self.done += 1
             if self.paused:
                 break
-        self._moved = 0.0
+        self._began = 0.0
         return self.done
 
     def flush(self) -> None:
         """Flush the handler."""
-        self._moved = time.monotonic()
+        self._began = time.monotonic()
         flush_handler(self.handler)
-        self._moved = 0.0
+        self._began = 0.0
 
 
 class StreamSink(Sink):
-    """A plain ``logging.StreamHandler``: many records are formatted, then written at once.
+    """Write to a plain ``logging.StreamHandler``: format many records, then write them at once.
 
-    The process's own stderr is written through its file descriptor. So nothing is ever left in
-    a buffer that a forked child would write a second time, or that would make the interpreter exit
-    with an error because the disk is full; and nobody waits for the stream's lock when it blocks.
+    The original stderr is written through its file descriptor, for three reasons. No text stays in
+    the buffer of the stream, where a forked child would write it again, and where a full disk would
+    make the interpreter exit with an error. And no thread waits for the lock of the stream while a
+    write blocks.
     """
 
     handler: logging.StreamHandler[TextIO]
 
     def __init__(self, handler: logging.StreamHandler[TextIO], *, in_context: bool = False) -> None:
         super().__init__(handler, in_context=in_context)
-        self._lost = 0  # records since the stream failed
-        self._limit = 0  # bytes of a piece
-        self._limit_until = 0.0
-        self._frames = LineTemplates(handler)
+        self._lost = 0  # the number of records since the stream failed
+        self._templates = LineTemplates(handler)
 
     def write(self, records: Sequence[logging.LogRecord]) -> int:
         """Write the records that have at least the level of the handler."""
         self.done = 0
-        self._frames.refresh()
+        self._templates.refresh()
         stream: TextIO | None = self.handler.stream
-        if stream is None:  # there is no stderr
+        if stream is None:  # the process has no stderr
             return len(records)
         encoding = raw_encoding(stream)
         if encoding is None:
             written = self._write_whole(stream, records)
         else:
             written = self._write_pieces(stream, encoding, records)
-        self._moved = 0.0
+        self._began = 0.0
         return written
 
     def flush(self) -> None:
         """Do nothing: every write is flushed."""
 
     def is_slow(self) -> bool:
-        """Return whether the current record has been taking long, or will: a full pipe."""
+        """Check whether the current record takes long, or waits for a full pipe."""
         stream = self.handler.stream
         if not is_raw(stream):
             return super().is_slow()
         try:
-            return bool(self._moved) and not is_writable(stream.fileno())
+            return bool(self._began) and not is_writable(stream.fileno())
         except (OSError, ValueError):  # closed
             return False
 
-    def renew_stream(self) -> None:
+    def reopen_stream(self) -> None:
         """Replace the stream, unless it is written through its descriptor."""
         if not is_raw(self.handler.stream):
-            super().renew_stream()
+            super().reopen_stream()
 
     def _write_whole(self, stream: TextIO, records: Iterable[logging.LogRecord]) -> int:
-        """Write all at once."""
+        """Format all records, then write them at once."""
         lines: list[str] = []
         for record in records:
-            self._moved = time.monotonic()
+            self._began = time.monotonic()
             lines.append(self._format(record))
             if self.paused:
                 break
-        self._moved = time.monotonic()
+        self._began = time.monotonic()
         self._attempt(stream, "".join(lines), len(lines))
         return len(lines)
 
     def _write_pieces(
         self, stream: TextIO, encoding: str, records: Iterable[logging.LogRecord]
     ) -> int:
-        """Write pieces that end with a line, as large as can be written in one go."""
-        self._moved = now = time.monotonic()
-        if now >= self._limit_until:
-            self._limit = _FILE_PIECE if _is_file(stream) else _PIPE_PIECE
-            self._limit_until = now + _STAYS
-        limit = self._limit
+        """Write pieces of whole lines."""
+        self._began = time.monotonic()
+        limit = _FILE_PIECE if _is_file(stream) else _PIPE_PIECE
         lines: list[str] = []
         size = written = 0
         for record in records:
@@ -262,10 +255,10 @@ class StreamSink(Sink):
         record = given
         if isinstance(given, LazyRecord):
             try:
-                frame = self._frames.find(given)
-                if frame is not None:
-                    return frame[0] + given.compute_text() + frame[1]
-            except Exception:  # noqa: BLE001, S110 - the long way will tell
+                template = self._templates.find(given)
+                if template is not None:
+                    return template[0] + given.compute_text() + template[1]
+            except Exception:  # noqa: BLE001, S110 - to_record() reports the error
                 pass
             record = given.to_record()
         if type(record.msg) is Unrenderable:
@@ -279,19 +272,19 @@ class StreamSink(Sink):
             else:
                 text = handler.format(record) + handler.terminator
             if record.exc_info:
-                time.sleep(_REST)
+                time.sleep(_BREAK)
             return text
-        except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
+        except BaseException as error:  # noqa: BLE001 - no error may end the thread
             report(record, error)
             return ""
 
     def _attempt(self, stream: TextIO, piece: str | bytes, count: int) -> None:
-        """Write a piece that holds so many records; say it when the stream fails and recovers."""
+        """Write a piece of `count` records; report when the stream fails and when it recovers."""
         if not piece:
             return
         try:
             self._put(stream, piece)
-        except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
+        except BaseException as error:  # noqa: BLE001 - no error may end the thread
             if not self._lost:
                 name = getattr(stream, "name", stream)
                 write_to_stderr(
@@ -312,7 +305,7 @@ class StreamSink(Sink):
         if isinstance(piece, bytes):
             write_descriptor(stream.fileno(), piece, self)
             return
-        # The stream may be shared with whoever else uses this handler.
+        # Other users of the handler may write to the same stream.
         self.handler.acquire()
         try:
             try:
@@ -331,23 +324,23 @@ def _encode(lines: list[str], encoding: str) -> bytes:
 
 
 def make_sink(handler: logging.Handler, *, in_context: bool = False) -> Sink:
-    """Choose the way to write to a handler."""
-    # A subclass may do anything in its emit(), so it is called for each record.
+    """Return the sink for a handler."""
+    # A subclass may override emit(), so it gets each record.
     if type(handler) is logging.StreamHandler:
         return StreamSink(handler, in_context=in_context)
     return HandlerSink(handler, in_context=in_context)
 
 
 def flush_handler(handler: logging.Handler) -> None:
-    """Flush a handler; an error is worth a line on stderr."""
+    """Flush a handler, and write an error to stderr."""
     try:
         handler.flush()
-    except BaseException as error:  # noqa: BLE001 - nothing may end the writer's thread
+    except BaseException as error:  # noqa: BLE001 - no error may end the thread
         write_to_stderr(f"svcrun.log: {handler!r} can't be flushed: {describe_error(error)}\n")
 
 
 def close_handler(handler: logging.Handler) -> None:
-    """Close a handler; an error is worth a line on stderr."""
+    """Close a handler, and write an error to stderr."""
     try:
         handler.close()
     except Exception as error:  # noqa: BLE001 - code of a library
@@ -355,14 +348,14 @@ def close_handler(handler: logging.Handler) -> None:
 
 
 def warn(message: str, *args: Any) -> logging.LogRecord:
-    """Make a record of the log's own."""
+    """Return a warning of the log itself."""
     record = make_record(__package__, logging.WARNING, __file__, 0, message, args, None)
     record.serviceName = None
     return record
 
 
 def report(record: logging.LogRecord, error: BaseException) -> None:
-    """Tell stderr that a record could not be written, as ``logging.Handler.handleError`` does."""
+    """Report a record that was not written on stderr, like ``logging.Handler.handleError``."""
     if not logging.raiseExceptions:
         return
     failed = record.msg if type(record.msg) is Unrenderable else Unrenderable(record, error)
@@ -378,5 +371,5 @@ def report(record: logging.LogRecord, error: BaseException) -> None:
 def _is_file(stream: TextIO) -> bool:
     try:
         return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
-    except (OSError, ValueError):  # closed; the attempt to write will tell
+    except (OSError, ValueError):  # closed; the write reports it
         return False

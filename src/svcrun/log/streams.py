@@ -1,4 +1,4 @@
-"""Write to the descriptors of text streams, below their buffers."""
+"""Write to the file descriptors of text streams, bypassing their buffers."""
 
 from __future__ import annotations
 
@@ -8,29 +8,35 @@ import sys
 import traceback
 from io import BufferedWriter, TextIOWrapper
 
-from svcrun._util.hints import TYPE_CHECKING, Any, TextIO
+from svcrun._util.hints import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from svcrun.log.sinks import Sink
+
+    class Abandonable(Protocol):
+        """An object that the program may stop waiting for."""
+
+        abandoned: bool
+
 
 __all__ = (
     "describe_error",
     "is_raw",
     "is_writable",
     "raw_encoding",
-    "renew",
+    "reopen",
     "write_descriptor",
     "write_to_stderr",
 )
 
-_TICK = 100  # milliseconds between two checks whether the sink of a full pipe was abandoned
+# Milliseconds between two checks whether the sink of a full pipe was abandoned.
+_POLL_TIMEOUT = 100
 
 
 def write_to_stderr(text: str, *, wait: bool = False, unless: object = None) -> None:
-    """Write to stderr if possible, and raise nothing.
+    """Write to stderr if possible; never raise.
 
-    :param wait: whether to wait while stderr is a full pipe; otherwise the text is dropped then.
-    :param unless: a stream that is blocked or broken, to which nothing is written.
+    :param wait: whether to wait while stderr is a full pipe; otherwise the text is dropped.
+    :param unless: a blocked or broken stream; nothing is written if it is stderr.
     """
     stream = sys.stderr
     try:
@@ -46,10 +52,10 @@ def write_to_stderr(text: str, *, wait: bool = False, unless: object = None) -> 
 
 
 def raw_encoding(stream: TextIO | None) -> str | None:
-    """Return the encoding for writes to a stream's descriptor; None if that would be unsafe.
+    """Return the encoding for writes to the descriptor of a stream; None if that is not safe.
 
-    It is safe for the stderr that the process began with, unless newlines are translated: other
-    code hardly leaves text in its buffer.
+    It is safe for the original stderr of the process, because other code leaves no text in its
+    buffer, unless the stream translates newlines.
     """
     if stream is None or stream is not sys.__stderr__ or type(stream) is not TextIOWrapper:
         return None
@@ -59,20 +65,20 @@ def raw_encoding(stream: TextIO | None) -> str | None:
 
 
 def is_raw(stream: TextIO | None) -> bool:
-    """Return whether a stream is written through its descriptor."""
+    """Check whether a stream is written through its descriptor."""
     return raw_encoding(stream) is not None
 
 
-def renew(stream: Any) -> TextIO | None:
-    """Open the file or pipe of a stream again; return None for any other stream.
+def reopen(stream: Any) -> TextIO | None:
+    """Reopen the file or pipe of a stream; return None for any other stream.
 
-    The old stream is kept alive, because freeing it would write its buffer a second time: the
-    parent process writes it, too.
+    The old stream stays alive, because its destructor would write its buffer. The parent process
+    writes that buffer, too.
     """
     if type(stream) is not TextIOWrapper or type(stream.buffer) is not BufferedWriter:
         return None
     try:
-        renewed = open(  # noqa: SIM115 - in use until the process ends
+        reopened = open(  # noqa: SIM115 - in use until the process ends
             stream.fileno(), "w", encoding=stream.encoding, errors=stream.errors, closefd=False
         )
     except (OSError, ValueError):  # closed
@@ -80,14 +86,14 @@ def renew(stream: Any) -> TextIO | None:
     _replaced.append(stream)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is stream:
-            setattr(sys, name, renewed)
-    return renewed
+            setattr(sys, name, reopened)
+    return reopened
 
 
 _replaced: list[object] = []
 
 
-def write_descriptor(descriptor: int, data: bytes, sink: Sink | None = None) -> None:
+def write_descriptor(descriptor: int, data: bytes, sink: Abandonable | None = None) -> None:
     """Write all of `data`, even to a non-blocking descriptor, unless `sink` is abandoned."""
     rest = memoryview(data)
     while rest:
@@ -96,11 +102,11 @@ def write_descriptor(descriptor: int, data: bytes, sink: Sink | None = None) -> 
         except BlockingIOError:
             if sink is not None and sink.abandoned:
                 return
-            is_writable(descriptor, _TICK)
+            is_writable(descriptor, _POLL_TIMEOUT)
 
 
 def is_writable(descriptor: int, timeout: int = 0) -> bool:
-    """Return whether a short text can be written within `timeout` milliseconds."""
+    """Check whether a short text can be written within `timeout` milliseconds."""
     if not hasattr(select, "poll"):
         return True
     poll = select.poll()

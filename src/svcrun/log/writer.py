@@ -1,8 +1,8 @@
-"""A buffer of records and the thread that writes them.
+"""Buffer log records, and write them in a thread.
 
-Who logs shares no lock with the thread. It appends to a ``deque`` and, at most, opens a bare lock
-that the thread sleeps on. Each is a single step of the interpreter, so a log call from a signal
-handler or a destructor, in the middle of another log call, does no harm.
+Invariant: a log call holds no lock. It appends to a ``deque`` and, if the thread sleeps, releases
+the lock that the thread waits for. Both are atomic, so a signal handler or a destructor may log in
+the middle of another log call.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ __all__ = ("THREAD_NAME", "Writer", "writing_threads")
 
 THREAD_NAME: Final = "svcrun-log"
 
-#: Where no time limit is given: a writer that wrote nothing for so many seconds is given up.
+#: Without a time limit, a writer is abandoned if it writes nothing for so many seconds.
 PATIENCE: Final = 5.0
 
-_LOOK: Final = 0.005  # seconds between two looks at whether a sink has become slow
+_POLL_INTERVAL: Final = 0.005  # seconds between two checks whether a sink has become slow
 
-_BATCH: Final = 1024  # records that are formatted between two looks at anything else
+_BATCH: Final = 1024  # the most records of one call of a sink
 
-#: The threads that are in a sink. What a handler logs while it writes must not come back to it.
+#: The threads that are in a sink. A record that a handler logs while it writes would be written by
+#: the same handler, and so on without end.
 writing_threads: set[int] = set()
 
 
@@ -47,36 +48,36 @@ def _acquired_lock() -> threading.Lock:
 
 
 def _release(lock: threading.Lock) -> None:
-    """Release a lock that anybody may release at any time."""
+    """Release a lock that any thread may release at any time."""
     if lock.locked():
-        with suppress(RuntimeError):  # somebody was faster
+        with suppress(RuntimeError):  # another thread has just released it
             lock.release()
 
 
 class _FlushMarker:
-    """An entry among the records; it is reached when all records before it are written."""
+    """An entry in the buffer that is reached when all records before it are written."""
 
     __slots__ = ("last", "reached")
 
     def __init__(self, *, last: bool = False) -> None:
-        self.last = last  # the writer ends here
+        self.last = last  # whether the writer ends here
         self.reached = _acquired_lock()
 
 
 class Writer:
-    """Writes records to a sink, in a thread that starts with the first of them.
+    """Write records to a sink, in a thread that the first record starts.
 
-    The life of the thread: it sleeps until a record comes, lets others join it for
-    ``flush_interval`` seconds or until there are ``buffer_size``, writes what there is by then, and
-    begins again.
+    The thread repeats three steps. It sleeps until the buffer has a record. It collects further
+    records for ``flush_interval`` seconds, or until there are ``buffer_size``. It writes them.
 
-    :param sink: where to write; it never raises.
-    :param buffer_size: how many records end the wait for others.
-    :param flush_interval: how long to wait for others, in seconds.
-    :param buffer_limit: how many records may wait before new ones are dropped.
-    :ivar buffer: where to append records; then, past the threshold, call :meth:`wake`.
-    :ivar threshold: up to so many waiting records are no reason to wake the thread, which sets it.
-        It does so before it looks at the buffer a last time and sleeps.
+    :param sink: the sink, which never raises.
+    :param buffer_size: the number of records that ends the collection.
+    :param flush_interval: the longest time of the collection, in seconds.
+    :param buffer_limit: the most records in the buffer. Further records are dropped.
+    :ivar buffer: the buffer. A log call appends a record; if the buffer then has more records than
+        the threshold, it calls :meth:`wake`.
+    :ivar threshold: the thread sets it to the number of records that it need not know of. It does
+        so before it checks the buffer a last time and sleeps, so no record is missed.
     """
 
     def __init__(
@@ -87,38 +88,36 @@ class Writer:
         self._interval = flush_interval
         self._limit = buffer_limit
         self.buffer: deque[LogRecord | _FlushMarker] = deque()
-        self._closing = threading.Lock()  # taken by the one who closes
+        self._closing = threading.Lock()  # acquired by the first call of close()
         self._closed = False
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew, with an empty buffer and no thread."""
+        """Start afresh with an empty buffer and no thread; a forked child calls this."""
         writing_threads.clear()
         self.buffer.clear()
         self._sink.paused = False
         self._thread: threading.Thread | None = None
-        self._launcher = 0  # the native identifier of the thread that started it
+        self._launcher = 0  # the native identifier of the thread that started the thread
         self.threshold = 0
         self._flush_requested = False
-        self._wake_lock = _acquired_lock()  # opened to make the thread look at the buffer
-        self._thread_slot = threading.Lock()  # held as long as there is a thread, or may be none
+        self._wake_lock = _acquired_lock()  # released to wake the thread
+        self._thread_slot = threading.Lock()  # held while a thread runs, or must not start
         self._in_sink = threading.Lock()
-        self._stop_lock = (
-            _acquired_lock()
-        )  # opened to ask the thread to end, even with records buffered
-        self._stopped_lock = _acquired_lock()  # opened by the thread when it accepts that request
-        self._batch = 0  # records in the sink
+        self._stop_lock = _acquired_lock()  # released to request the end of the thread
+        self._stopped_lock = _acquired_lock()  # released by the thread when it accepts that request
+        self._batch = 0  # the number of records in the sink
         self._written = 0
-        self._drops = count()  # unlike `+= 1`, next() can't be interrupted
+        self._drops = count()  # next() is atomic, unlike `+= 1`
         self._drops_known = 0
 
     @property
     def abandoned(self) -> bool:
-        """Whether the writer was closed before all was written."""
+        """Whether the writer was closed with records unwritten."""
         return self._sink.abandoned
 
     def wake(self) -> None:
-        """Make the thread look at the buffer, or start it; to be called past the threshold."""
+        """Wake the thread, or start it; called if the buffer exceeds the threshold."""
         if len(self.buffer) > self._limit:
             self._drop()
         if self._closed:
@@ -129,41 +128,41 @@ class Writer:
             _release(self._wake_lock)
 
     def flush_soon(self) -> None:
-        """Have what is buffered written now; do not wait for it."""
+        """Make the thread write the buffered records now; return at once."""
         if self.buffer:
             self._flush_requested = True
             self.wake()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all that was put before is written, and tell whether it is.
+        """Wait until all records buffered before this call are written; return whether they are.
 
-        :param timeout: how long to wait, in seconds; by default as long as something is written.
+        :param timeout: seconds to wait; by default, wait as long as the sink makes progress.
         """
-        if self.abandoned or get_ident() in writing_threads:  # it would wait for itself
+        if self.abandoned or get_ident() in writing_threads:  # the thread would wait for itself
             return False
         if not self.buffer and not self._thread_slot.locked():
             return True
         return self._wait_for_marker(_FlushMarker(), timeout)
 
     def close(self, timeout: float | None = None) -> None:
-        """Write all and end the thread; past the time limit, give up the rest and say so.
+        """Write all records and end the thread; after the time limit, abandon the thread.
 
-        From then on, records are written by the threads that put them.
+        From then on, each log call writes its own record.
 
-        :param timeout: how long to wait, in seconds; by default as long as something is written.
+        :param timeout: seconds to wait; by default, wait as long as the sink makes progress.
         """
         if not self._closing.acquire(blocking=False):
             return
-        if self._thread_slot.acquire(
-            blocking=False
-        ):  # no thread, and from now on there will be none
+        if self._thread_slot.acquire(blocking=False):
+            # There is no thread, and while the slot is held, none can start.
             self._closed = True
             self.threshold = -1
             self._write_here()
             forking.forget(self)
-        elif get_ident() not in writing_threads and self._wait_for_marker(
-            _FlushMarker(last=True), timeout
-        ):
+            return
+        # A handler that closes itself while it writes would wait for its own thread.
+        is_own_thread = get_ident() in writing_threads
+        if not is_own_thread and self._wait_for_marker(_FlushMarker(last=True), timeout):
             self._join()
         else:
             self._abandon()
@@ -171,7 +170,7 @@ class Writer:
     def _drop(self) -> None:
         try:
             newest = self.buffer.pop()
-        except IndexError:  # all has been written meanwhile
+        except IndexError:  # the thread has just emptied the buffer
             return
         if isinstance(newest, _FlushMarker):
             self.buffer.append(newest)
@@ -181,13 +180,13 @@ class Writer:
     def _start(self) -> None:
         """Start the thread without waiting for it.
 
-        ``Thread.start`` waits, and takes locks that the code under a signal handler may hold; so a
-        thread of its own does it.
+        Race: ``Thread.start()`` waits, and acquires locks. A signal handler that logs may have
+        interrupted the thread that holds these locks. So another thread calls it.
         """
         try:
             forking.watch(self)
             start_new_thread(self._launch, ())
-        except RuntimeError:  # no thread to be had, such as at the interpreter's end
+        except RuntimeError:  # no thread can start, for example at the end of the interpreter
             self._write_without_thread()
         except BaseException:  # KeyboardInterrupt
             self._thread_slot.release()
@@ -201,16 +200,16 @@ class Writer:
             self._write_without_thread()
 
     def _write_without_thread(self) -> None:
-        """Do once what the thread would do, in its place: who closes waits for it."""
+        """Write in place of the thread, because :meth:`close` may be waiting for the thread."""
         while True:
             self._write_here()
             self._thread_slot.release()
-            # Who put a record there in the meantime took this for the thread.
+            # Race: a log call that found the slot taken relies on the thread to write its record.
             if not self.buffer or not self._thread_slot.acquire(blocking=False):
                 return
 
     def _write_here(self) -> None:
-        """Write in this thread, unless another one does: it goes on until the buffer is empty."""
+        """Write in this thread, unless another thread does; that one empties the buffer."""
         while self.buffer:
             if self.abandoned:
                 self._discard()
@@ -222,15 +221,15 @@ class Writer:
             else:
                 return
 
-    def _wait_for_marker(self, mark: _FlushMarker, timeout: float | None) -> bool:
-        """Wait until a mark is reached, and tell whether it was."""
-        self.buffer.append(mark)
+    def _wait_for_marker(self, marker: _FlushMarker, timeout: float | None) -> bool:
+        """Put a marker into the buffer, and return whether it is reached in time."""
+        self.buffer.append(marker)
         self.flush_soon()
         if timeout is not None:
-            reached = mark.reached.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
+            reached = marker.reached.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
             return reached and not self.abandoned
         progress = self._progress
-        while not mark.reached.acquire(timeout=PATIENCE):
+        while not marker.reached.acquire(timeout=PATIENCE):
             before, progress = progress, self._progress
             if progress == before:
                 return False
@@ -242,10 +241,10 @@ class Writer:
 
     def _join(self) -> None:
         if self._thread is not None:
-            self._thread.join(PATIENCE)  # it has nothing left to do
+            self._thread.join(PATIENCE)  # the thread has nothing left to do
 
     def _abandon(self) -> None:
-        """Give up what is not written; the thread ends as soon as its sink lets it."""
+        """Discard the unwritten records; the thread ends when its sink returns."""
         lost = self._batch - self._sink.done
         self._sink.abandoned = True
         self._closed = True
@@ -259,19 +258,19 @@ class Writer:
             )
 
     def _discard(self) -> int:
-        """Empty the buffer; nobody waits in vain. Tell how many records there were."""
+        """Empty the buffer, release the waiters of markers, and return the number of records."""
         discarded = 0
         while self.buffer:
-            records, mark = self._take()
+            records, marker = self._take()
             discarded += len(records)
-            if mark is not None:
-                _release(mark.reached)
+            if marker is not None:
+                _release(marker.reached)
         return discarded
 
-    # The thread
+    # In the thread
 
     def _serve(self) -> None:
-        """Write records until the last mark is reached or a fork stops the thread."""
+        """Write records until the last marker is reached or a fork stops the thread."""
         self._thread = threading.current_thread()
         buffer, wake, stop = self.buffer, self._wake_lock, self._stop_lock
         while not self.abandoned:
@@ -285,12 +284,12 @@ class Writer:
             wake.acquire(blocking=False)  # the next line checks each reason to open it
             if buffer and len(buffer) < self._size and not self._flush_requested and stop.locked():
                 wake.acquire(timeout=self._interval)
-            # Race: a caller that hurries appends its record, then sets the flag. So reset the flag
-            # first and read the buffer then; in the other order the record could be missed.
+            # Race: flush_soon() sets the flag after the record was appended. So reset the flag
+            # before reading the buffer; in the other order, the record could be missed.
             self._flush_requested = False
             self.threshold = self._limit
-            # Leave records that arrive meanwhile to the next round: with a caller that logs without
-            # a pause, this one would write them one by one.
+            # Records that arrive from now on belong to the next round. Otherwise, a caller that
+            # logs without a pause would make the thread write them one by one.
             left = len(buffer)
             while left > 0 and stop.locked() and not self.abandoned:
                 with self._in_sink:
@@ -304,7 +303,7 @@ class Writer:
         ident = get_ident()
         writing_threads.add(ident)
         try:
-            records, mark = self._take()
+            records, marker = self._take()
             if records:
                 self._sink.done = 0
                 self._batch = len(records)
@@ -312,21 +311,21 @@ class Writer:
                 self._written += through
                 self._batch = self._sink.done = 0
                 if through < len(records) and not self.abandoned:
-                    self._put_back(records[through:], mark)
+                    self._put_back(records[through:], marker)
                     return through
                 self._report_drops()
-            if mark is not None:
+            if marker is not None:
                 self._sink.flush()
-                if mark.last:  # what comes now is written by those who log it
+                if marker.last:  # from now on, log calls write
                     self._closed = True
                     self.threshold = -1
-                _release(mark.reached)
+                _release(marker.reached)
         finally:
             writing_threads.discard(ident)
-        return len(records) + (mark is not None)
+        return len(records) + (marker is not None)
 
     def _take(self) -> tuple[list[LogRecord], _FlushMarker | None]:
-        """Take records out of the buffer, up to a mark."""
+        """Take records out of the buffer, up to a marker."""
         records: list[LogRecord] = []
         popleft = self.buffer.popleft
         try:
@@ -339,10 +338,10 @@ class Writer:
             pass
         return records, None
 
-    def _put_back(self, records: list[LogRecord], mark: _FlushMarker | None) -> None:
-        """Put records that a fork left unwritten back in front of those buffered since."""
-        if mark is not None:
-            self.buffer.appendleft(mark)
+    def _put_back(self, records: list[LogRecord], marker: _FlushMarker | None) -> None:
+        """Put records back that a fork left unwritten, in front of those buffered since."""
+        if marker is not None:
+            self.buffer.appendleft(marker)
         self.buffer.extendleft(reversed(records))
 
     def _report_drops(self) -> None:
@@ -353,7 +352,7 @@ class Writer:
             message = "%d log records were dropped: more than %d waited to be written"
             self.buffer.append(warn(message, dropped, self._limit))
 
-    # Forks
+    # Around forks
 
     def request_stop_for_fork(self) -> None:
         """Ask the thread to end after its current record."""
@@ -362,18 +361,18 @@ class Writer:
         _release(self._wake_lock)
 
     def wait_for_stop(self, deadline: float) -> bool:
-        """Wait for the thread to end, and return whether it did; then no thread starts any more.
+        """Wait for the thread to end, and return whether it did.
 
-        Return at once while the sink is slow.
+        If it did, no thread starts until :meth:`restart_after_fork`. Do not wait for a slow sink.
         """
         if self._thread_slot.acquire(blocking=False):
-            self._stop_lock.acquire(blocking=False)  # no thread runs, so none has seen the request
+            self._stop_lock.acquire(blocking=False)  # withdraw the request; there is no thread
             self._sink.paused = False
             return True
-        while not self._stopped_lock.acquire(timeout=0 if self._is_stuck() else _LOOK):
+        while not self._stopped_lock.acquire(timeout=0 if self._is_stuck() else _POLL_INTERVAL):
             if self._is_stuck() or monotonic() >= deadline:
-                # Race: the request belongs to the one that acquires the lock, the thread to accept
-                # it or this fork to withdraw it.
+                # Race: the thread acquires this lock to accept the request, and this fork acquires
+                # it to withdraw the request. Only one of them succeeds.
                 if self._stop_lock.acquire(blocking=False):
                     self._sink.paused = False
                     return False
@@ -387,15 +386,15 @@ class Writer:
         return True
 
     def _is_stuck(self) -> bool:
-        """Return whether the thread can't end soon: its sink is slow, or a handler forks in it."""
+        """Check whether the sink is slow or the thread itself forks, so it cannot end soon."""
         return self._sink.is_slow() or self._thread is threading.current_thread()
 
-    def renew_stream(self) -> None:
-        """Open a new stream in a child that was forked during a write."""
-        self._sink.renew_stream()
+    def reopen_stream(self) -> None:
+        """Reopen the stream, in a child that was forked during a write."""
+        self._sink.reopen_stream()
 
     def restart_after_fork(self) -> None:
-        """Allow a thread again, and start one if records are buffered."""
+        """Allow the thread again, and start it if records are buffered."""
         self._thread_slot.release()
         if self.buffer:
             self.wake()

@@ -369,9 +369,9 @@ def test_the_insight_is_where_memory_leaks_and_what_blocks_the_loop(run: Run) ->
     ask(address, b"leak 20000\n")
     program.wait_for_line(r"^ +\d+ \| +\d+ \|.*MiB \| examples/insight\.py:\d+$", stream="stderr")
     ask(address, b"block 2\n")
-    program.wait_for_line(r"the event loop has not turned for \d\.\d", stream="stderr")
+    program.wait_for_line(r"event loop blocked for \d\.\d", stream="stderr")
     program.wait_for_line(r"time\.sleep\(float\(seconds\)\)", stream="stderr")
-    program.wait_for_line("the event loop turns again", stream="stderr")
+    program.wait_for_line("event loop unblocked after", stream="stderr")
     assert re.fullmatch(rb"\d+ incidents, \d\.\d s blocked\n", ask(address, b"lag\n"))
     program.terminate()
     assert program.wait().returncode == 0

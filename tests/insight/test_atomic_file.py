@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from svcrun import Service
-from svcrun._insight.atomic_file import Dump
+from svcrun._insight.atomic_file import AtomicFile
 
 
 class Owner(Service):
@@ -20,14 +20,14 @@ class Owner(Service):
 def test_who_reads_finds_all_of_one_writing(tmp_path: Path) -> None:
     path = tmp_path / "file"
     contents = (b"a" * 100_000, b"b" * 200_000)
-    dump = Dump(Owner(), path)
-    dump.write(contents[0])
+    file = AtomicFile(Owner(), path)
+    file.write(contents[0])
     is_over = threading.Event()
 
     def write() -> None:
         for _ in range(100):
             for content in contents:
-                dump.write(content)
+                file.write(content)
         is_over.set()
 
     thread = threading.Thread(target=write)
@@ -43,9 +43,9 @@ def test_a_file_that_can_not_be_written_is_one_warning_until_it_can_be(
 ) -> None:
     caplog.set_level(logging.INFO)
     path = tmp_path / "absent" / "file"
-    dump = Dump(Owner(name="owner"), path)
+    file = AtomicFile(Owner(name="owner"), path)
     for _ in range(3):
-        dump.write(b"")
+        file.write(b"")
     (warning,) = caplog.records
     assert warning.levelno == logging.WARNING
     assert "owner" in warning.getMessage()
@@ -53,7 +53,7 @@ def test_a_file_that_can_not_be_written_is_one_warning_until_it_can_be(
 
     path.parent.mkdir()
     for _ in range(3):
-        dump.write(b"content")
+        file.write(b"content")
     assert path.read_bytes() == b"content"
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
 
@@ -64,8 +64,8 @@ def test_only_a_regular_file_is_replaced(
 ) -> None:
     path = tmp_path / "file"
     make(path)
-    Dump(Owner(), path).write(b"content")
-    assert "no regular file" in caplog.text
+    AtomicFile(Owner(), path).write(b"content")
+    assert "not a regular file" in caplog.text
     assert not path.is_file()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -73,18 +73,18 @@ def test_only_a_regular_file_is_replaced(
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     path, link = tmp_path / "file", tmp_path / "link"
     link.symlink_to(path)
-    Dump(Owner(), link).write(b"content")
+    AtomicFile(Owner(), link).write(b"content")
     assert link.is_symlink()
     assert path.read_bytes() == b"content"
 
 
 def test_a_path_that_no_system_can_have_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    Dump(Owner(), "a\0b").write(b"content")
-    assert "can't write" in caplog.text
+    AtomicFile(Owner(), "a\0b").write(b"content")
+    assert "could not write" in caplog.text
 
 
 def test_others_may_read_the_file_as_far_as_the_process_lets_them(tmp_path: Path) -> None:
     path, other = tmp_path / "file", tmp_path / "other"
-    Dump(Owner(), path).write(b"content")
+    AtomicFile(Owner(), path).write(b"content")
     other.touch()
     assert path.stat().st_mode == other.stat().st_mode

@@ -47,9 +47,9 @@ def find_calls(tree: Any, *outer: str) -> Iterator[tuple[str, ...]]:
 
 def spin(sampler: Sampler, looks: int) -> None:
     """Keep the processor busy until a sampler has looked a few times."""
-    end = sampler._looks + looks
+    end = sampler._samples + looks
     deadline = time.monotonic() + PATIENCE
-    while sampler._looks < end and time.monotonic() < deadline:
+    while sampler._samples < end and time.monotonic() < deadline:
         pass
 
 
@@ -104,7 +104,7 @@ def test_calls_are_under_the_service_that_they_are_made_for(
 def test_the_time_in_which_the_loop_waits_is_left_out(loop_factory: LoopFactory) -> None:
     async def main() -> str:
         sampler = Sampler(asyncio.get_running_loop(), 0.001)
-        await eventually(lambda: sampler._looks >= 100)
+        await eventually(lambda: sampler._samples >= 100)
         sampler.stop()
         return sampler.render()
 
@@ -165,8 +165,8 @@ async def test_a_deep_stack_is_cut() -> None:
 
 
 async def test_the_number_of_stacks_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sampling, "_MOST_STACKS", 3)
-    monkeypatch.setattr(_sampling, "_MOST_LABELS", 3)
+    monkeypatch.setattr(_sampling, "_MAX_STACKS", 3)
+    monkeypatch.setattr(_sampling, "_MAX_LABELS", 3)
     sampler = Sampler(asyncio.get_running_loop(), 0.001)
     for number in range(10):
         source = f"def f{number}():\n look()\nf{number}()"

@@ -1,1 +1,1 @@
-"""Memory, profiles and flame graphs of a running program."""
+"""Memory statistics, profiles and flame graphs of a running program."""

@@ -1,8 +1,8 @@
-"""What tracemalloc knows of a program, added up beside an event loop that goes on.
+"""Add up the traces of tracemalloc in a thread, without delaying the event loop.
 
-A thread that computes takes the interpreter's lock at each system call of the loop, and keeps it
-for 5 ms. With a million of objects to add up, a server would be at a crawl for seconds. So this is
-done in small portions, each followed by a rest.
+A thread that computes gets the interpreter's lock at each system call of the loop, and keeps it for
+5 ms. Adding up a million objects at once would slow down a server for seconds. So this is done in
+small portions, with a pause after each.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     Filter = tracemalloc.Filter | tracemalloc.DomainFilter
-    LineTemplates = tuple[tuple[str, int], ...]  # the innermost first
-    Place = tuple[int, LineTemplates, int]  # domain, frames, how many there were
+    Frames = tuple[tuple[str, int], ...]  # the innermost first
+    Place = tuple[int, Frames, int]  # domain, frames, number of frames before the limit
     Grouped = dict[tracemalloc.Traceback, tracemalloc.Statistic]
 
 __all__ = ("differences", "forget", "group", "tracing")
 
-# How many traces are a portion, which takes about half a millisecond, and the rest after it.
+# The number of traces in a portion, which takes about half a millisecond, and the seconds of the
+# pause after it.
 PORTION = 1_000
-REST = 0.0005
+PAUSE = 0.0005
 
 
 class Tracing:
-    """Keeps tracemalloc on as long as anybody needs it, if it was not on before."""
+    """Counts the users of tracemalloc, and turns it off after the last one if it was off before."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,7 +37,7 @@ class Tracing:
         self._is_ours = False
 
     def begin(self, frames: int) -> bool:
-        """Count one more who needs it, and tell whether it was turned on for that one."""
+        """Add a user, and return whether tracemalloc was turned on for it."""
         with self._lock:
             was_off = not tracemalloc.is_tracing()
             if was_off:
@@ -46,7 +47,7 @@ class Tracing:
             return was_off
 
     def end(self) -> None:
-        """Count one less."""
+        """Remove a user."""
         with self._lock:
             self._users -= 1
             if not self._users and self._is_ours:
@@ -63,15 +64,15 @@ def group(
     filters: Sequence[Filter] = (),
     leave_out: Collection[str] = (),
 ) -> Grouped:
-    """Add up the traces of a snapshot, as its method ``statistics`` does in one go.
+    """Add up the traces of a snapshot, as its method ``statistics`` does without pauses.
 
     :param key: ``"lineno"``, ``"filename"`` or ``"traceback"``.
-    :param filters: say which traces count.
+    :param filters: select the traces that count.
     :param leave_out: files whose own allocations do not count.
     """
     sums = _add_up(snapshot)
     if filters:
-        # One for each place, and not one for each of the objects that come from there.
+        # One trace for each place, and not one for each object allocated there.
         traces = [(domain, 0, frames, total) for domain, frames, total in sums]
         chosen = tracemalloc.Snapshot(traces, snapshot.traceback_limit).filter_traces(filters)
         sums = {
@@ -92,7 +93,7 @@ def group(
 
 
 def _add_up(snapshot: tracemalloc.Snapshot) -> dict[Place, list[int]]:
-    """Return how many bytes, and how many objects, come from each place."""
+    """Return the bytes and the number of objects that were allocated at each place."""
     sums: dict[Place, list[int]] = {}
     traces = _traces(snapshot)
     for start in range(0, len(traces), PORTION):
@@ -104,27 +105,27 @@ def _add_up(snapshot: tracemalloc.Snapshot) -> dict[Place, list[int]]:
             else:
                 found[0] += size
                 found[1] += 1
-        time.sleep(REST)
+        time.sleep(PAUSE)
     return sums
 
 
 def forget(snapshot: tracemalloc.Snapshot) -> None:
-    """Empty a snapshot that nobody needs any more."""
+    """Free the memory of a snapshot, with pauses."""
     traces = _traces(snapshot)
     while traces:
         del traces[-PORTION:]
-        time.sleep(REST)
+        time.sleep(PAUSE)
 
 
-def _traces(snapshot: tracemalloc.Snapshot) -> list[tuple[int, int, LineTemplates, int]]:
-    """Return the traces as they are kept: domain, size, frames, how many frames there were."""
-    # `snapshot.traces` makes an object of each, which takes ten times as long as all the rest.
+def _traces(snapshot: tracemalloc.Snapshot) -> list[tuple[int, int, Frames, int]]:
+    """Return the traces as tuples: domain, size, frames, number of frames before the limit."""
+    # `snapshot.traces` creates an object for each, which takes ten times as long as all the rest.
     traces: Any = snapshot.traces
     return traces._traces  # type: ignore[no-any-return]  # noqa: SLF001 - for that reason
 
 
 def differences(before: Grouped, after: Grouped) -> list[tracemalloc.StatisticDiff]:
-    """Return how all that is there differs from before; what grew most comes first."""
+    """Return the difference of each group to the one before, the greatest growth first."""
     return sorted(
         _differences(before, after), key=lambda one: (one.size_diff, one.size), reverse=True
     )

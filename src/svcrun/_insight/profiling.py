@@ -1,4 +1,4 @@
-"""The interpreter's one place for a profiler: taken, read, and given back."""
+"""Profile one thread, and summarize the profile."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import io
 import logging
 import marshal
+import os
 import sys
 from cProfile import Profile
 from pstats import Stats
@@ -17,93 +18,77 @@ from svcrun.errors import ProfilerActive, show
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcrun.service.base import Service
-
 __all__ = ("Recording", "summarize")
 
 log = logging.getLogger("svcrun.service.profiler")
 
-# The functions of asyncio in which all others are called, as a profile names them. From Python 3.14
-# on, a handle of call_soon_threadsafe() has a `_run` of its own.
-_LOOP = {
-    ("~", 0, "<method 'run' of '_contextvars.Context' objects>"),
-    *(
-        (code.co_filename, code.co_firstlineno, code.co_name)
-        for code in (
-            asyncio.BaseEventLoop.run_until_complete.__code__,
-            asyncio.BaseEventLoop.run_forever.__code__,
-            asyncio.BaseEventLoop._run_once.__code__,  # type: ignore[attr-defined]  # noqa: SLF001 - it is in a profile
-            *(
-                kind.__dict__["_run"].__code__
-                for kind in (asyncio.Handle, *asyncio.Handle.__subclasses__())
-                if "_run" in kind.__dict__
-            ),
-        )
-    ),
-}
+# The functions of asyncio in which the event loop makes all calls. A profile omits them.
+_LOOP_FOLDER = os.path.dirname(asyncio.__file__)
+_LOOP_FUNCTIONS = frozenset({"run_until_complete", "run_forever", "_run_once", "_run"})
+_CONTEXT_RUN = ("~", 0, "<method 'run' of '_contextvars.Context' objects>")
 
-# An interpreter, or on Python 3.11 a thread, has one place for a profiler. There, a `Profile` that
-# has lost it empties the place when it is freed, whoever has it by then. So it is kept.
-_ousted: list[Profile] = []
+# An interpreter, or on Python 3.11 a thread, has one active profiler. On 3.11, a `Profile` that was
+# replaced by another one deactivates that when it is freed. So replaced ones are never freed.
+_replaced: list[Profile] = []
 
 
 class Recording:
-    """The calls of the thread that makes this, from then on until :meth:`end`.
+    """Record the calls of the calling thread until :meth:`end`.
 
-    :param service: whom it is for.
+    :param service: the service that records, for messages.
 
-    :raises ProfilerActive: if another profiler, or a debugger, is at work.
+    :raises ProfilerActive: if another profiler, or a debugger, is active.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: object) -> None:
         self.profile = _ThreadProfile()
         self._service = service
         self._thread = get_ident()
-        self._is_ousted = False
+        self._is_replaced = False
         found = _find_profiler() or _find_debugger()
         if found is not None:
             raise ProfilerActive(service, found)
         self.profile.enable()
 
     def read(self) -> list[Any]:
-        """Return what was measured so far, and go on."""
+        """Return the entries so far, and go on."""
         self._disable()
         entries = self.profile.getstats()
-        if not self._is_ousted:
+        if not self._is_replaced:
             self.profile.enable()
         return entries
 
     def end(self) -> list[Any]:
-        """Measure no more, and return all that was measured."""
+        """Stop the recording, and return all entries."""
         self._disable()
         return self.profile.getstats()
 
     def _disable(self) -> None:
-        """Empty the place, which completes the calls under way, unless it is not ours any more."""
-        if self._is_ousted:
+        """Deactivate the profiler, which completes the entries of calls in progress."""
+        if self._is_replaced:
             return
-        found = self._find_usurper()
+        found = self._find_replacement()
         if found is None:
             self.profile.disable()
             return
-        self._is_ousted = True
-        _ousted.append(self.profile)
-        log.warning("%s measures no more: %s", show(self._service), found)
+        self._is_replaced = True
+        _replaced.append(self.profile)
+        log.warning("%s: profiling ended: %s", show(self._service), found)
 
-    def _find_usurper(self) -> str | None:
+    def _find_replacement(self) -> str | None:
         if sys.version_info < (3, 12) and get_ident() != self._thread:
-            return "it was started in another thread, which alone can switch it off"
+            return "the profiler can only be disabled in the thread that started it"
         found = _find_profiler()
         if found == ("cProfile" if sys.version_info >= (3, 12) else self.profile):
             return None
-        return "it was switched off" if found is None else f"{found!r} has taken its place"
+        return "the profiler was disabled" if found is None else f"replaced by {found!r}"
 
 
 class _ThreadProfile(Profile):
-    """Measures the thread that makes it.
+    """A profile of the calling thread.
 
-    From Python 3.12 on, a profile is told of the calls of all threads, and takes them for those of
-    one: a call seems to last while others come and go. So it is told of those of one thread.
+    Since Python 3.12, :class:`cProfile.Profile` gets the calls of all threads and takes them for
+    those of one, so that times are wrong. This class ignores the calls of other threads.
     """
 
     def __init__(self) -> None:
@@ -124,12 +109,12 @@ def _in_this_thread(callback: Callable[..., object]) -> Callable[..., None]:
 
 
 def summarize(entries: list[Any], order: str, count: int) -> tuple[str, bytes]:
-    """Return a table, and the content of a file, for the entries of a profile.
+    """Return a table, and the content of a file, of the entries of a profile.
 
-    This takes a while. The table leaves out what the event loop makes all calls in.
+    This takes long. The table omits the functions in which the event loop makes all calls.
 
     :param order: as of :meth:`pstats.Stats.sort_stats`.
-    :param count: how many functions the table has.
+    :param count: the number of functions in the table.
     """
     profile = Profile()
     profile.getstats = lambda: entries  # type: ignore[method-assign]
@@ -137,16 +122,22 @@ def summarize(entries: list[Any], order: str, count: int) -> tuple[str, bytes]:
     content = marshal.dumps(profile.stats)
 
     table = io.StringIO()
-    stats: Any = Stats(stream=table)  # which would refuse a profile without a call
+    stats: Any = Stats(stream=table)  # Stats(profile) would refuse a profile without calls
     stats.stats = profile.stats
     stats.get_top_level_stats()
-    stats.stats = {key: calls for key, calls in stats.stats.items() if key not in _LOOP}
+    stats.stats = {key: calls for key, calls in stats.stats.items() if not _is_of_loop(key)}
     stats.strip_dirs().sort_stats(order).print_stats(count)
     return table.getvalue().strip(), content
 
 
+def _is_of_loop(key: tuple[str, int, str]) -> bool:
+    filename, _, name = key
+    is_in_asyncio = os.path.dirname(filename) == _LOOP_FOLDER
+    return key == _CONTEXT_RUN or (is_in_asyncio and name in _LOOP_FUNCTIONS)
+
+
 def _find_profiler() -> object:
-    """Return what profiles this thread, or the name that it goes by; None if nothing does."""
+    """Return the active profiler of this thread or its name; None without one."""
     if sys.version_info >= (3, 12):
         tool = sys.monitoring.get_tool(sys.monitoring.PROFILER_ID)
         if tool is not None:
@@ -155,7 +146,10 @@ def _find_profiler() -> object:
 
 
 def _find_debugger() -> object:
-    """Return what debugs this thread, or its name; what measures coverage does not."""
+    """Return the active debugger of this thread or its name; None without one.
+
+    A tool that measures coverage is not a debugger.
+    """
     if sys.version_info >= (3, 12):
         tool = sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID)
         if tool is not None:

@@ -1,4 +1,4 @@
-"""A service that tells where the time of a program goes."""
+"""A service that profiles the event loop's thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from pstats import SortKey, Stats
 from typing import TYPE_CHECKING, Any
 
-from svcrun._insight.atomic_file import Dump
+from svcrun._insight.atomic_file import AtomicFile
 from svcrun._insight.profiling import Recording, summarize
 from svcrun._util.current_service import name_of
 from svcrun._util.validation import number
@@ -34,28 +34,27 @@ _PATH = "the path of a file or None"
 
 
 class Profiler(Service):
-    """Log, every `interval` seconds, which functions took most time since the start.
+    """Log, every `interval` seconds, the functions that took most time since the start.
 
-    The calls of the event loop's thread are measured, by :class:`cProfile.Profile`;
-    :attr:`profiler` is that of the last start. The table is put together in another thread; the
-    first comes at the start, the last at the stop.
+    :class:`cProfile.Profile` records the calls of the event loop's thread; :attr:`profiler` is the
+    one of the last start. Another thread makes the tables. It logs the first table at the start,
+    and the last one at the stop.
 
     :param interval: seconds between two tables; 10 by default.
-    :param top_results: how many functions a table has; 10 by default.
-    :param order: what comes first in a table: a :class:`pstats.SortKey`, or its value, which may be
+    :param top_results: the number of functions in a table; 10 by default.
+    :param order: the order of a table: a :class:`pstats.SortKey`, or its value, which may be
         shortened; ``"cumulative"`` by default.
-    :param path: a file that is replaced, together with each table, by all that was measured, for
+    :param path: a file that is replaced with each table by the profile so far, for
         :class:`pstats.Stats`, snakeviz and others; none by default.
-    :param flamegraph: a file that is replaced in the same way by a flame graph, a page for a
-        browser that needs nothing else; none by default. Calls are under the service that they are
-        made for. The time in which the loop waits is left out.
-    :param sample_interval: seconds between two looks at what the loop does, for the flame graph;
-        0.01 by default.
+    :param flamegraph: a file that is replaced with each table by a flame graph, an HTML page
+        without external resources; none by default. Calls are grouped by service. The time in which
+        the loop waits is omitted.
+    :param sample_interval: seconds between two samples for the flame graph; 0.01 by default.
 
-    A file that can't be written is tried again each time, and logged once.
+    A file that can't be written is retried with each table, and logged once.
 
-    :raises ValueError, TypeError: naming a parameter that has a wrong value.
-    :raises ImportError: if there is to be a flame graph, and pyinstrument is not installed.
+    :raises ValueError, TypeError: naming the parameter that has a wrong value.
+    :raises ImportError: if `flamegraph` is given and pyinstrument is not installed.
 
     >>> import time
     >>> from svcrun import entrypoint
@@ -90,9 +89,9 @@ class Profiler(Service):
         return part_of(self, _Profiling).periodic
 
     async def start(self) -> None:
-        """Begin to measure, and write the first table and files.
+        """Start the profile, and write the first table and files.
 
-        :raises ProfilerActive: if another profiler, or a debugger, is at work.
+        :raises ProfilerActive: if another profiler, or a debugger, is active.
         """
         own = part_of(self, _Profiling)
         if own.recording is not None:
@@ -114,7 +113,7 @@ class Profiler(Service):
             raise
 
     async def stop(self, exception: Any = None) -> None:
-        """Measure no more, and write the last table and files."""
+        """Stop the profile, and write the last table and files."""
         own = part_of(self, _Profiling)
         if own.recording is not None:
             entries = own.end()
@@ -149,7 +148,7 @@ class Profiler(Service):
 
     def __check_flamegraph(self, path: str | os.PathLike[str]) -> None:
         try:
-            import svcrun._insight.flame_graph  # noqa: F401 - so that it is missed now, not later
+            import svcrun._insight.flame_graph  # noqa: F401 - to fail now, not in start()
         except ImportError as error:
             raise ImportError(
                 "svcrun.service.Profiler(flamegraph=...) needs pyinstrument: "
@@ -162,21 +161,23 @@ class Profiler(Service):
 
 
 class _Profiling:
-    """The measurement of a service, and the files that it writes."""
+    """The recording of a service, and the files that it writes."""
 
     profile: Profile
 
     def __init__(self, service: Profiler) -> None:
         self._service = service
-        self._dump = None if service.path is None else Dump(service, service.path)
-        self._graph = None if service.flamegraph is None else Dump(service, service.flamegraph)
+        self._profile_file = None if service.path is None else AtomicFile(service, service.path)
+        self._graph_file = (
+            None if service.flamegraph is None else AtomicFile(service, service.flamegraph)
+        )
         self.periodic = PeriodicCallback(self.report, name=name_of(service))
         self.recording: Recording | None = None
         self.sampler: Sampler | None = None
         self.has_reported = asyncio.Event()
 
     def end(self) -> list[Any]:
-        """Stop the measurement, and return its entries."""
+        """Stop the recording, and return its entries."""
         recording, self.recording = self.recording, None
         if self.sampler is not None:
             self.sampler.stop()
@@ -199,7 +200,7 @@ class _Profiling:
         service = self._service
         table, content = summarize(entries, service.order, service.top_results)
         log.info("%s", table)
-        if self._dump is not None:
-            self._dump.write(content)
-        if self._graph is not None and self.sampler is not None:
-            self._graph.write(self.sampler.render().encode(errors="backslashreplace"))
+        if self._profile_file is not None:
+            self._profile_file.write(content)
+        if self._graph_file is not None and self.sampler is not None:
+            self._graph_file.write(self.sampler.render().encode(errors="backslashreplace"))

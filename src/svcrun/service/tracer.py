@@ -1,4 +1,4 @@
-"""A service that tells which lines of the program hold memory."""
+"""A service that logs the lines of the program that hold memory."""
 
 from __future__ import annotations
 
@@ -30,48 +30,49 @@ log = logging.getLogger(__name__)
 
 __all__ = ("GroupBy", "MemoryTracer")
 
-# Calls that are kept of each allocation when it is told by its traceback, and how many can be.
-DEEP, MOST_FRAMES = 10, 65_535
+# The frames recorded per allocation if rows are tracebacks, and the maximum of tracemalloc.
+TRACEBACK_FRAMES, MAX_FRAMES = 10, 65_535
 
-# Where the tracer itself allocates.
+# The files of the tracer itself.
 OWN_FILES = frozenset({__file__, _memory.__file__, tracemalloc.__file__})
 
 
 class GroupBy(enum.Enum):
-    """What makes a row of the table."""
+    """The grouping of allocations into rows of the table."""
 
     lineno = "lineno"
     """A line of a file."""
     filename = "filename"
     """A file."""
     traceback = "traceback"
-    """A line, and the calls that led to it."""
+    """A line and the calls that led to it."""
 
 
 class MemoryTracer(Service):
     """Log a table of the lines that hold most memory, every `interval` seconds.
 
-    What grows most is at the top, so that a leak gets there sooner or later. Only what is allocated
-    while ``tracemalloc`` is on is known. It is turned on by the start of the service, unless it
-    was on before, and off again by the stop.
+    The greatest growth is at the top, so that a leak gets there sooner or later. The table has the
+    allocations since ``tracemalloc`` was turned on. The start of the service turns it on, unless it
+    was on before, and the stop turns it off again.
 
-    :param interval: seconds between two tables; the first comes at once.
-    :param top_results: the most rows of a table.
-    :param group_by: what makes a row, a :class:`GroupBy`: a line (the default), a file, or a line
-        together with the calls that led to it.
-    :param name: tells it apart in the log.
-    :param logger: is called with the text of each table, in a thread; logs it by default.
-    :param compare_to: what the differences are to: the ``"start"`` of the service (the default), or
+    :param interval: seconds between two tables; 5 by default. The first one is logged at once.
+    :param top_results: the maximum of rows in a table; 20 by default.
+    :param group_by: a :class:`GroupBy`: one row for each line (the default), for each file, or for
+        each line together with the calls that led to it.
+    :param name: names the service in log messages; ``"memory-tracer"`` by default.
+    :param logger: a function that is called with the text of each table, in a thread; by default it
+        logs the text.
+    :param compare_to: whether differences are to the ``"start"`` of the service (the default) or to
         the ``"previous"`` table.
-    :param filters: patterns of file names to be shown, such as ``"*/myapp/*"``, or
-        :class:`tracemalloc.Filter` objects; everything is shown by default.
-    :param frames: how many calls are kept of each allocation; 10 if they make the rows, else 1.
-        If tracemalloc is on already, it stays as it is.
+    :param filters: patterns of the file names to show, such as ``"*/myapp/*"``, or
+        :class:`tracemalloc.Filter` objects; all files by default.
+    :param frames: the number of frames recorded per allocation; 10 if rows are tracebacks, else 1.
+        If tracemalloc is on already, its number of frames stays.
 
-    :raises ValueError, TypeError: naming a parameter that has a wrong value.
+    :raises ValueError, TypeError: naming the parameter that has a wrong value.
 
-    A snapshot holds up the whole process for about half a second for each million of objects. What
-    is done to it afterwards is done in a thread, beside the event loop.
+    A snapshot blocks the whole process for about half a second per million objects. The rest is
+    done in a thread, with pauses.
 
     >>> from svcrun.service import MemoryTracer
     >>> MemoryTracer(interval=60, top_results=5)
@@ -105,7 +106,7 @@ class MemoryTracer(Service):
         check_period(self, self.interval, 0)
         number(low=1, whole=True)(self, "top_results", self.top_results)
         if self.frames is not None:
-            number(low=1, high=MOST_FRAMES, whole=True)(self, "frames", self.frames)
+            number(low=1, high=MAX_FRAMES, whole=True)(self, "frames", self.frames)
         if not isinstance(self.group_by, GroupBy):
             raise ParameterTypeError(self, "group_by", self.group_by, "a member of GroupBy")
         if not callable(self.logger):
@@ -130,21 +131,22 @@ class MemoryTracer(Service):
         return filters
 
     async def start(self) -> None:
-        """Turn tracemalloc on, and begin to log tables.
+        """Turn tracemalloc on, and start to log tables.
 
         :raises AlreadyRunning: if it was started and not stopped.
         """
         if self.__own.is_tracing:
             raise AlreadyRunning(self)
         self.__check()
-        frames = self.frames or (DEEP if self.group_by is GroupBy.traceback else 1)
+        frames = self.frames or (TRACEBACK_FRAMES if self.group_by is GroupBy.traceback else 1)
         self.__own.periodic.start(self.interval, loop=asyncio.get_running_loop())
-        # What is on already may know of much; the first table is where to begin then.
+        # If tracemalloc was on before, the first snapshot has older allocations. Then differences
+        # are to that snapshot.
         self.__own.before = {} if tracing.begin(frames) else None
         self.__own.is_tracing = True
 
     async def stop(self, exception: Any = None) -> None:
-        """Log no more tables, wait for a round under way, and turn tracemalloc off again."""
+        """Log no more tables, wait for a table in progress, and turn tracemalloc off again."""
         was_tracing, self.__own.is_tracing = self.__own.is_tracing, False
         try:
             await self.__own.periodic.finish()
@@ -155,11 +157,11 @@ class MemoryTracer(Service):
         await super().stop(exception)
 
     async def show_stats(self) -> None:
-        """Log a table now. The work is done in a thread.
+        """Log a table now; a thread does the work.
 
         :raises RuntimeError: if tracemalloc is off.
         """
-        # The pool may be busy with the very thing that one wants to know more about.
+        # Not in the thread pool, which may be exhausted by the fault that is being traced.
         await run_in_new_thread(
             asyncio.get_running_loop(), self.__show, name=self.name or "memory-tracer"
         )
@@ -167,7 +169,7 @@ class MemoryTracer(Service):
     def __show(self) -> None:
         was_tracing = self.__own.is_tracing
         snapshot = self.take_snapshot()
-        if not was_tracing or self.__own.is_tracing:  # race: else a stop began meanwhile
+        if not was_tracing or self.__own.is_tracing:  # race: a stop has begun in the meantime
             grouped = self.__group(snapshot)
             before = self.__own.before
             if before is None or self.compare_to == "previous":
@@ -181,11 +183,11 @@ class MemoryTracer(Service):
     def compare_snapshot(
         self, snapshot_from: tracemalloc.Snapshot, snapshot_to: tracemalloc.Snapshot
     ) -> list[tracemalloc.StatisticDiff]:
-        """Return how `snapshot_to` differs from the other one, what grew most first."""
+        """Return the differences of `snapshot_to` to `snapshot_from`, the greatest growth first."""
         return differences(self.__group(snapshot_from), self.__group(snapshot_to))
 
     def log_diff(self, diff: Iterable[tracemalloc.StatisticDiff]) -> None:
-        """Log the table of differences, as many of them as there is to be."""
+        """Log a table of the first `top_results` differences."""
         head = {
             "count": "Objects",
             "count_diff": "Obj.Diff",
@@ -210,12 +212,12 @@ class MemoryTracer(Service):
 
     @staticmethod
     def take_snapshot() -> tracemalloc.Snapshot:
-        """Return all that tracemalloc knows; the whole process stands still meanwhile."""
+        """Take a snapshot of all allocations, which blocks the whole process."""
         return tracemalloc.take_snapshot()
 
     @staticmethod
     def humanize(num: float, suffix: str = "B") -> str:
-        """Show a number of bytes.
+        """Return a number of bytes as text with a unit.
 
         >>> MemoryTracer.humanize(1536)
         '1.5KiB'
@@ -229,12 +231,12 @@ class MemoryTracer(Service):
 
 
 class _Tracing:
-    """The state of a service's tracing."""
+    """The state of a tracer."""
 
     def __init__(self, service: MemoryTracer) -> None:
         self.periodic = PeriodicCallback(service.show_stats, name=service.name or "memory-tracer")
         self.is_tracing = False
-        # The snapshot that differences refer to.
+        # The snapshot that differences refer to; None before the first one.
         self.before: Grouped | None = None
 
 
@@ -244,7 +246,7 @@ def _show_frame(frame: tracemalloc.Frame) -> str:
 
 
 def _shorten(filename: str) -> str:
-    """Return the path of a file from where modules are looked for, at least its last two parts."""
+    """Return the path of a file relative to `sys.path`, at least its last two parts."""
     folders = [path.rstrip(os.sep) + os.sep for path in sys.path if path]
     folder = max((it for it in folders if filename.startswith(it)), key=len, default="")
     path = filename[len(folder) :]

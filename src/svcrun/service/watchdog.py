@@ -1,4 +1,4 @@
-"""A service that notices when the event loop is blocked, and tells by what."""
+"""A service that logs what blocks the event loop."""
 
 from __future__ import annotations
 
@@ -30,60 +30,60 @@ log = logging.getLogger(__name__)
 
 __all__ = ("LoopLag", "LoopWatchdog")
 
-# Seconds between two turns of the timer at the least: each costs some microseconds.
-SHORTEST_INTERVAL = 0.005
+# The minimum of seconds between two timers, each of which costs some microseconds.
+MIN_INTERVAL = 0.005
 
-# Seconds between two looks of the thread at the most.
-LONGEST_PAUSE = 1.0
+# The maximum of seconds between two checks of the thread.
+MAX_PAUSE = 1.0
 
-# Of a deep stack, the innermost calls tell what goes on.
-DEEPEST = 50
+# The number of innermost calls that are logged of a deep stack.
+MAX_FRAMES = 50
 
-# A program that somebody debugs stands still because it is told to.
+# The modules of debuggers. A program that is halted in one is not blocked.
 DEBUGGERS = frozenset({"bdb", "pdb", "pydevd"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopLag:
-    """By how much an event loop was late with what was due; in seconds, since the start.
+    """The lag of an event loop since the start: by how many seconds a timer was late.
 
-    The counters only ever grow, so that an exporter can leave averages over a while to who reads
-    them: the growth of `total` by that of `count`.
+    Counters only grow, so that an exporter of metrics can leave averages to its readers: the growth
+    of `total` divided by that of `count`.
     """
 
     last: float = 0.0
-    """By how much it was late most recently, or is late now."""
+    """The latest lag, or the current one of a timer that is due."""
     max: float = 0.0
-    """The longest it was late."""
+    """The maximum of all lags."""
     total: float = 0.0
-    """All of it together."""
+    """The sum of all lags."""
     count: int = 0
-    """How often it was measured."""
+    """The number of measurements."""
     incidents: int = 0
-    """How often it was late by the threshold or more."""
+    """The number of lags of the threshold or more."""
     blocked: float = 0.0
-    """All of that together."""
+    """The sum of the lags of the threshold or more."""
 
     @property
     def mean(self) -> float:
-        """By how much it was late on average."""
+        """The average of all lags."""
         return self.total / self.count if self.count else 0.0
 
 
 class LoopWatchdog(Service):
-    """Log what blocks the event loop, while it does, and for how long it did.
+    """Log the stack of the code that blocks the event loop, and how long it blocked.
 
-    A thread watches a timer of the loop. When that is late by `threshold` seconds, the log gets a
-    warning with the stack of what runs in the loop, its task and its service, once; and another
-    when the loop turns again. A process that did not run, since it was suspended or the machine had
-    no time for it, is told apart, and so is one that a debugger holds.
+    A thread watches a timer of the loop. When the timer is late by `threshold` seconds, the
+    watchdog logs a warning with the stack, the task and the service of the code that runs in the
+    loop. It logs another warning when the loop is unblocked. A process that was suspended or got no
+    processor time is logged as such, and a process halted in a debugger is not logged.
 
-    :param threshold: seconds for which the loop may be late; 0.5 by default.
-    :param interval: seconds between two turns of the timer, by which a delay may be longer than it
-        is said to be; a fifth of the threshold by default, though at least 0.005.
-    :param name: tells it apart in the log.
+    :param threshold: seconds by which the timer may be late; 0.5 by default.
+    :param interval: seconds between two timers, and so the inaccuracy of a measured lag; by default
+        a fifth of the threshold, at least 0.005.
+    :param name: names the service in log messages; ``"loop-watchdog"`` by default.
 
-    :raises ValueError, TypeError: naming a parameter that has a wrong value.
+    :raises ValueError, TypeError: naming the parameter that has a wrong value.
 
     >>> from svcrun.service import LoopWatchdog
     >>> LoopWatchdog(threshold=0.2).lag.incidents
@@ -109,27 +109,27 @@ class LoopWatchdog(Service):
 
     @overridable
     def lag(self) -> LoopLag:
-        """By how much the loop was late, and is; any thread may ask, also after the stop."""
+        """The lag of the loop since the start; any thread may read it, also after the stop."""
         watch = part_of(self, _Watching).watch
-        return LoopLag() if watch is None else watch.tell()
+        return LoopLag() if watch is None else watch.figures()
 
     async def start(self) -> None:
-        """Begin to watch the running loop.
+        """Start to watch the running loop.
 
         :raises AlreadyRunning: if it was started and not stopped.
-        :raises RuntimeError: if the system has no more threads to give.
+        :raises RuntimeError: if the system has no more threads.
         """
         own = part_of(self, _Watching)
         if own.watch is not None and not own.watch.is_over:
             raise AlreadyRunning(self)
         self.__check()
-        interval = self.interval or max(self.threshold / 5, SHORTEST_INTERVAL)
+        interval = self.interval or max(self.threshold / 5, MIN_INTERVAL)
         watch = _Watch(asyncio.get_running_loop(), self.threshold, interval)
         watch.start(self.name or "loop-watchdog")
         own.watch = watch
 
     async def stop(self, exception: Any = None) -> None:
-        """End the watch; its thread has ended then."""
+        """End the watch, and wait for its thread."""
         watch = part_of(self, _Watching).watch
         if watch is not None:
             await watch.end()
@@ -146,12 +146,12 @@ class _Watching:
 class _Watch:
     """The watch over one loop, from a start to a stop.
 
-    The loop has no more to do than to write down when its timer was due and when it came. All that
-    is made of it is made in the thread, which alone changes the figures.
+    The loop only records when each timer was due and when it fired. The thread evaluates that.
+    Invariant: only the thread changes the figures.
 
-    :param loop: the loop, which runs in this thread.
-    :param threshold: seconds by which it may be late.
-    :param interval: seconds between two turns that it has to show.
+    :param loop: the loop, which runs in the calling thread.
+    :param threshold: seconds by which the timer may be late.
+    :param interval: seconds between two timers.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threshold: float, interval: float) -> None:
@@ -161,38 +161,41 @@ class _Watch:
         self._thread: asyncio.Future[None] | None = None
         self._over = threading.Event()
 
-        # What the loop writes.
+        # Written by the loop.
         self._loop_thread = 0
-        self._caller: CodeType | None = None  # what is outside of all that runs in the loop
+        self._caller: CodeType | None = None  # the function that calls all callbacks of the loop
         self._due = 0.0
-        self._turns: deque[tuple[float, float]] = deque()  # when each was due, and when it came
+        self._timings: deque[tuple[float, float]] = deque()  # when timers were due and fired
         self._timer: asyncio.Handle | None = None
 
         self._figures = LoopLag()
-        self._excused = 0.0  # seconds of the present delay that are not the fault of the loop
-        self._is_reported = False  # whether the present delay has had its warning
+        self._excused = 0.0  # seconds of the current lag in which the loop could not run
+        self._is_reported = False  # whether the current lag was logged
 
     # In the loop.
 
     def start(self, name: str) -> None:
-        """Begin to watch, in a thread of that name."""
+        """Start to watch, in a thread of that name."""
         self._due = time.monotonic()
-        self._timer = self._loop.call_soon(self._turn)
+        self._timer = self._loop.call_soon(self._on_timer)
         try:
             self._thread = run_in_new_thread(self._loop, self._run, name=name, detach=False)
         except BaseException:
             self._stop_timer()
             raise
 
-    def _turn(self) -> None:
+    def _on_timer(self) -> None:
         if self.is_over:
             return
         self._loop_thread = threading.get_ident()
         self._caller = sys._getframe(1).f_code  # noqa: SLF001 - documented
         now = time.monotonic()
-        due, self._due = self._due, now + self._interval  # before the thread learns of the turn
-        self._turns.append((due, now))
-        self._timer = self._loop.call_later(self._interval, self._turn)
+        due, self._due = (
+            self._due,
+            now + self._interval,
+        )  # race: set before the thread can see the timing
+        self._timings.append((due, now))
+        self._timer = self._loop.call_later(self._interval, self._on_timer)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -200,7 +203,7 @@ class _Watch:
 
     async def end(self) -> None:
         """End the watch, and wait for the thread."""
-        self._turn()  # for a delay that the timer has not seen the end of
+        self._on_timer()  # ends the current lag
         self._stop_timer()
         self._over.set()
         if self._thread is not None and not self._loop.is_closed():
@@ -208,7 +211,7 @@ class _Watch:
 
     @property
     def is_over(self) -> bool:
-        """Whether the thread watches no longer."""
+        """Whether the watch has ended."""
         return self._over.is_set()
 
     # In the thread.
@@ -216,56 +219,55 @@ class _Watch:
     def _run(self) -> None:
         with stoppable(self._over.set):
             try:
-                self._look_on()
+                self._watch()
             finally:
                 self._over.set()
 
-    def _look_on(self) -> None:
+    def _watch(self) -> None:
         while not self._is_abandoned():
             pause = self._pause()
             began, worked = time.monotonic(), time.process_time()
             if self._over.wait(pause):
                 break
             self._excuse(time.monotonic() - began, pause, time.process_time() - worked)
-            self._look()
+            self._check()
         self._settle()
 
     def _pause(self) -> float:
-        """Return the seconds until the next look: it is not to come late to a loop that is."""
-        usual = min(self._threshold / 4, LONGEST_PAUSE)
+        """Return the seconds until the next check, which is in time for the threshold."""
+        usual = min(self._threshold / 4, MAX_PAUSE)
         left = self._due + self._excused + self._threshold - time.monotonic()
-        return max(left, SHORTEST_INTERVAL) if 0 < left < usual else usual
+        return max(left, MIN_INTERVAL) if 0 < left < usual else usual
 
     def _is_abandoned(self) -> bool:
-        """Tell whether nobody will run the loop again, nor stop the service."""
+        """Return whether the loop will not run again, although the service was not stopped."""
         return self._loop.is_closed() or not (
             self._loop.is_running() or threading.main_thread().is_alive()
         )
 
     def _excuse(self, slept: float, pause: float, worked: float) -> None:
-        """Take note if the loop had no chance to turn.
+        """Excuse a lag during which the loop could not run.
 
-        :param slept: seconds for which this thread has slept,
-        :param pause: for which it wanted to,
-        :param worked: and of processor time that the process took meanwhile.
+        :param slept: seconds for which this thread has slept.
+        :param pause: seconds for which it should have slept.
+        :param worked: seconds of processor time of the process in this time.
         """
         if not self._loop.is_running():
             self._excused += slept
             return
-        # Who keeps this thread waiting, holds the interpreter's lock, and works. Else the process
-        # has not run.
+        # Code that delays this thread holds the interpreter's lock and takes processor time.
+        # Otherwise the process has not run.
         overslept = slept - pause
         if overslept > self._interval and worked < overslept / 2:
             self._excused += overslept
             if overslept >= self._threshold:
                 log.warning(
-                    "the process did not run for %.3g s: it was suspended, or the machine had no "
-                    "time for it",
+                    "process did not run for %.3g s: it was suspended or got no processor time",
                     overslept,
                 )
 
-    def _look(self) -> None:
-        """Make up the account of the turns, and see whether the loop is late with the next."""
+    def _check(self) -> None:
+        """Evaluate the timings, and log a timer that is late by the threshold."""
         self._settle()
         due = self._due
         lag = time.monotonic() - due - self._excused
@@ -275,15 +277,15 @@ class _Watch:
             self._report(due, lag)
 
     def _report(self, due: float, lag: float) -> None:
-        """Tell what blocks the loop."""
+        """Log the code that blocks the loop."""
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented
         task, service = running_task_and_service(self._loop, frame)
         calls = list(_calls(frame, self._caller))
-        # Up to here nothing has given up the interpreter's lock, which who blocks the loop may wait
-        # for as well.
+        # Invariant: nothing above releases the interpreter's lock. Otherwise the blocking code
+        # could go on, and the calls would be those of other code.
         if self._due != due:
-            # The loop turns again, and the calls may be those of something else. The delay is over:
-            # if this thread sleeps too long from now on, that does not excuse it.
+            # Race: the loop was unblocked before the stack was read. The lag is over; a later pause
+            # of this thread does not excuse it.
             self._settle()
             return
         if _is_debugger(calls):
@@ -292,17 +294,17 @@ class _Watch:
         self._is_reported = True
         self._figures = replace(self._figures, incidents=self._figures.incidents + 1)
         log.warning(
-            "the event loop has not turned for %.3g s; %s is at\n%s",
+            "event loop blocked for %.3g s; %s is at\n%s",
             lag,
             _name(task, service),
             _format(calls) or f"  {_callback(frame)}",
         )
 
     def _settle(self) -> None:
-        """Make up the account of the turns that the loop has shown."""
-        while self._turns:
-            due, came = self._turns.popleft()
-            late = max(0.0, came - due)
+        """Evaluate the timings that the loop has recorded."""
+        while self._timings:
+            due, fired = self._timings.popleft()
+            late = max(0.0, fired - due)
             excused = min(late, self._excused)
             self._excused -= excused
             self._count(late - excused)
@@ -320,19 +322,18 @@ class _Watch:
             blocked=was.blocked + lag * is_incident,
         )
         if self._is_reported:
-            log.warning("the event loop turns again; it had not turned for %.3g s", lag)
+            log.warning("event loop unblocked after %.3g s", lag)
         elif is_incident:
             log.warning(
-                "the event loop did not turn for %.3g s; it turned again before it could be seen "
-                "what blocked it",
+                "event loop was blocked for %.3g s, and unblocked before its stack could be read",
                 lag,
             )
         self._is_reported = False
 
     # In any thread.
 
-    def tell(self) -> LoopLag:
-        """Return the figures, with a delay that is not over."""
+    def figures(self) -> LoopLag:
+        """Return the figures, including the current lag."""
         figures = self._figures
         now = time.monotonic() - self._due - self._excused
         if now <= 0 or self.is_over or not self._loop.is_running():
@@ -341,7 +342,7 @@ class _Watch:
 
 
 def _calls(frame: FrameType | None, caller: CodeType | None) -> Iterator[Call]:
-    """Go outwards through the calls in a thread, as far as `caller`."""
+    """Yield the calls in a thread from the innermost one outwards, as far as `caller`."""
     while frame is not None and frame.f_code is not caller:
         yield frame, frame.f_lineno
         frame = frame.f_back
@@ -355,16 +356,16 @@ def _name(task: asyncio.Task[Any] | None, service: object) -> str:
 
 
 def _format(calls: Sequence[Call]) -> str:
-    """Return what :mod:`traceback` shows of calls, the innermost last."""
-    stack = traceback.StackSummary.extract(iter(calls), limit=DEEPEST)
+    """Return calls in the format of :mod:`traceback`, the innermost last."""
+    stack = traceback.StackSummary.extract(iter(calls), limit=MAX_FRAMES)
     stack.reverse()
     return "".join(stack.format()).rstrip()
 
 
 def _callback(frame: FrameType | None) -> str:
-    """Return what the loop calls, if that is not written in Python."""
+    """Return a description of a callback that is not written in Python."""
     if frame is None or frame.f_code is not CALLBACK:
-        return "(something that is not written in Python)"
+        return "(code not written in Python)"
     return show(frame.f_locals["self"])
 
 

@@ -213,7 +213,7 @@ def test_the_tls_echo_serves_only_clients_of_the_authority_that_it_was_given(
     ):
         client.sendall(b"hello\n")
         assert client.recv(100) == b""
-    program.wait_for_line("shows no certificate", stream="stderr")
+    program.wait_for_line("sent no certificate", stream="stderr")
 
     context.load_cert_chain(certificates.client_cert, certificates.client_key)
     with (

@@ -38,7 +38,7 @@ NAMES = {
     "ThreadPoolExecutor": "svcrun.thread_pool.executor",
     "__version__": "svcrun.version",
     "awaitable": "svcrun.utils",
-    "bind_socket": "svcrun._net.endpoint",
+    "bind_socket": "svcrun.sockets",
     "cancel_tasks": "svcrun.utils",
     "chunk_list": "svcrun.utils",
     "current_service": "svcrun._util.current_service",

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from svcrun import log as log, service as service
-    from svcrun._net.endpoint import bind_socket
     from svcrun.context import Context, get_context
     from svcrun.context_vars import CURRENT_ENTRYPOINT, StrictContextVar
     from svcrun.entrypoint import Entrypoint, entrypoint, run
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from svcrun.restart import Restart
     from svcrun.service.base import Service, parameter
     from svcrun.signal import Signal, receiver
+    from svcrun.sockets import bind_socket
     from svcrun.state import ServiceState
     from svcrun.thread_pool import (
         IteratorWrapper,
@@ -110,7 +110,7 @@ _HOMES = {
     "ThreadPoolExecutor": "svcrun.thread_pool",
     "__version__": "svcrun.version",
     "awaitable": "svcrun.utils",
-    "bind_socket": "svcrun._net.endpoint",
+    "bind_socket": "svcrun.sockets",
     "cancel_tasks": "svcrun.utils",
     "chunk_list": "svcrun.utils",
     "current_service": "svcrun._util.current_service",

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
     from uuid import UUID
 
-    from svcrun._net.endpoint import bind_socket
+    from svcrun.sockets import bind_socket
 else:
-    __getattr__ = lazy_exports(__name__, {"bind_socket": "svcrun._net.endpoint"})
+    __getattr__ = lazy_exports(__name__, {"bind_socket": "svcrun.sockets"})
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from svcrun._net.addresses import format_address
-from svcrun._net.endpoint import Endpoint, bind_socket, local_address
+from svcrun._net.endpoint import Endpoint, local_address
 from svcrun.errors import NoEndpoint, NotASocket, ParameterError, ParameterTypeError
+from svcrun.sockets import bind_socket
 from tests.support import refuses
 
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -272,7 +273,7 @@ class TestPlaces:
         endpoints.append(Endpoint("The server", address="127.0.0.1", port=port))
         second = endpoints[1].bind()  # both may, as long as nobody listens
         endpoints[0].listen(first, 1)
-        place = f"<the service> can't listen on tcp://127.0.0.1:{port}"
+        place = f"<the service>: could not listen on tcp://127.0.0.1:{port}"
         with pytest.raises(OSError, match=place) as caught:
             endpoints[1].listen(second, 1, "<the service>")
         assert caught.value.errno == errno.EADDRINUSE
@@ -284,7 +285,7 @@ class TestPlaces:
             sock.listen()
             port = sock.getsockname()[1]
             endpoint = Endpoint("The server", address="127.0.0.1", port=port)
-            with pytest.raises(OSError, match="<the service> can't listen") as caught:
+            with pytest.raises(OSError, match="<the service>: could not listen") as caught:
                 endpoint.bind("<the service>", backlog=1)
             assert caught.value.errno == errno.EADDRINUSE
             assert f"tcp://127.0.0.1:{port}" in str(caught.value)
@@ -383,8 +384,8 @@ class TestFiles:
         (("::1", 80, 0, 0), "[::1]:80"),
         ("/run/x.sock", "/run/x.sock"),
         (b"\0name", "@name"),
-        ("", "a nameless peer"),
-        (None, "a nameless peer"),
+        ("", "an unnamed peer"),
+        (None, "an unnamed peer"),
     ],
 )
 def test_addresses_are_written_as_people_do(address: Any, text: str) -> None:

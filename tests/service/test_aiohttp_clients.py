@@ -346,7 +346,7 @@ async def test_a_nameless_client_of_a_unix_socket_is_told_of(
     async with running(service), client(service) as (reader, writer):
         writer.write(b"gar bage\r\n\r\n")
         assert (await read_answer(reader)).status == 400
-    assert "a nameless peer sent a malformed request" in only_line(caplog)
+    assert "an unnamed peer sent a malformed request" in only_line(caplog)
 
 
 async def test_hundreds_of_clients_at_once_leave_nothing(web: Web) -> None:

@@ -16,12 +16,12 @@ import aiohttp
 from aiohttp import web as aioweb
 
 from svcrun import entrypoint
-from svcrun._net.endpoint import bind_socket
 from svcrun._util import drain
 from svcrun._web import graceful
 from svcrun.errors import AlreadyRunning
 from svcrun.service import aiohttp as module
 from svcrun.service.aiohttp import AIOHTTPService
+from svcrun.sockets import bind_socket
 from tests.service.streams import running
 from tests.service.webs import (
     Truncated,

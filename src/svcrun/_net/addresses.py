@@ -1,4 +1,4 @@
-"""What an address, a port or a path may look like, and how people write them."""
+"""Check addresses, ports and paths, and format them for messages."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _MAX_PORT: Final = 65535
 
 
 def check_port(owner: str, port: int) -> int:
-    """Return `port` if it can be one.
+    """Return `port` if it is a port.
 
-    :param owner: what an error message calls the server.
-    :raises ValueError, TypeError: naming owner, parameter and value; so do the other checks here.
+    :param owner: how an error message names the server.
+    :raises ValueError, TypeError: naming owner, parameter and value, as the other checks here do.
     """
     _check_port(owner, "port", port)
     return port
@@ -70,7 +70,7 @@ def check_address(owner: str, address: object) -> tuple[str, int | None]:
 
 
 def path_of(address: object) -> str | os.PathLike[str] | None:
-    """Return the path that `address` is, None if it is a network address."""
+    """Return `address` without ``unix:`` if it is a path, None if it is a network address."""
     if isinstance(address, os.PathLike):
         return address
     if not isinstance(address, str):
@@ -97,8 +97,8 @@ def check_path(owner: str, path: object) -> str:
 
 
 def check_socket(owner: str, sock: object, kind: int) -> None:
-    """Refuse what is no open, plain socket of type `kind`."""
-    # An SSLSocket would do TLS by itself, and blocking.
+    """Raise an error unless `sock` is an open socket of type `kind`, without TLS."""
+    # An SSLSocket would perform blocking handshakes.
     if not isinstance(sock, socket.socket) or hasattr(sock, "do_handshake"):
         raise NotASocket(owner, sock)
     if sock.fileno() == -1:
@@ -130,7 +130,7 @@ def check_options(owner: str, options: Iterable[Option]) -> tuple[Option, ...]:
 
 
 def host_and_port(family: int, address: Any) -> tuple[str, int | None]:
-    """Part an address of the socket module into what can be connected to; a path has no port."""
+    """Return host and port of an address of the socket module. A path has no port."""
     if family == AF_UNIX:
         return os.fsdecode(address), None
     host, port = address[:2]
@@ -140,7 +140,7 @@ def host_and_port(family: int, address: Any) -> tuple[str, int | None]:
 
 
 def format_url(scheme: str, family: int, address: Any) -> str:
-    """Write an address of the socket module as a URL."""
+    """Return an address of the socket module as a URL."""
     host, port = host_and_port(family, address)
     if port is None:
         return f"unix://{format_path(host)}"
@@ -148,9 +148,9 @@ def format_url(scheme: str, family: int, address: Any) -> str:
 
 
 def format_address(address: Any) -> str:
-    """Write the address of a peer.
+    """Return the address of a peer as text.
 
-    :param address: as of :meth:`socket.socket.getpeername`; None or empty if there is none.
+    :param address: the result of :meth:`socket.socket.getpeername`; None or empty if it has none.
 
     >>> format_address(("::1", 80, 0, 0))
     '[::1]:80'
@@ -158,9 +158,9 @@ def format_address(address: Any) -> str:
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return format_path(os.fsdecode(address)) if address else "a nameless peer"
+    return format_path(os.fsdecode(address)) if address else "an unnamed peer"
 
 
 def format_path(path: str) -> str:
-    """Write an abstract name with ``@`` in place of its NUL, as ``ss`` and ``lsof`` do."""
+    """Return `path`, with ``@`` for the NUL of an abstract name, as ``ss`` and ``lsof`` show it."""
     return "@" + path[1:] if path.startswith("\0") else path

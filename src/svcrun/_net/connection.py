@@ -27,6 +27,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from svcrun._net.addresses import format_address
+from svcrun._net.handshake import accept_tls
 from svcrun._net.stream_reader import Reader
 from svcrun._net.stream_writer import Writer, extra_info
 from svcrun._util.eager import start_eagerly
@@ -239,12 +240,7 @@ class Connection(asyncio.Protocol):
         self.reader.set_transport(None)
         self.shaking_hands = True
         try:
-            transport = await self.server.loop.start_tls(
-                self.transport, self, context, server_side=True, **options
-            )
-            if transport is None or transport.get_extra_info("ssl_object") is None:
-                # The client disconnected during the handshake. No loop treats that as an error.
-                raise ConnectionResetError("client disconnected")
+            transport = await accept_tls(self.transport, self, context, **options)
         except BaseException as error:
             # The TLS layer does not always report the loss of a connection in a handshake.
             self.socket_transport.abort()

@@ -1,4 +1,4 @@
-"""A TLS handshake before a protocol of somebody else's."""
+"""TLS handshakes on the server's side, and the log messages about failed ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from weakref import WeakSet, ref
 from svcrun._net.addresses import format_address
 from svcrun._util.eager import start_eagerly
 
-__all__ = ("Handshake", "Handshakes", "TLSParameters", "log_handshake_failure")
+__all__ = ("Handshake", "Handshakes", "TLSParameters", "accept_tls", "log_handshake_failure")
 
 log = logging.getLogger("svcrun.net")
 
@@ -20,7 +20,7 @@ _NOT_TLS = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMB
 
 
 class TLSParameters(Protocol):
-    """A server whose clients speak TLS, as far as a handshake reads it."""
+    """A server of TLS clients, as far as a handshake uses it."""
 
     @property
     def _svcrun_ssl_context(self) -> ssl.SSLContext:
@@ -33,6 +33,23 @@ class TLSParameters(Protocol):
     @property
     def minimum_version(self) -> ssl.TLSVersion:
         """The oldest version of TLS that is accepted."""
+
+
+async def accept_tls(
+    transport: Any, protocol: asyncio.Protocol, context: ssl.SSLContext, **options: Any
+) -> Any:
+    """Put TLS between `transport` and `protocol`, as the server, and return the TLS transport.
+
+    :param options: time limits, as of :meth:`asyncio.loop.start_tls`.
+    :raises OSError: if the handshake fails.
+    """
+    tls = await asyncio.get_running_loop().start_tls(
+        transport, protocol, context, server_side=True, **options
+    )
+    if tls is None or tls.get_extra_info("ssl_object") is None:
+        # The client disconnected during the handshake. No loop treats that as an error.
+        raise ConnectionResetError("client disconnected")
+    return tls
 
 
 class Handshakes:
@@ -84,16 +101,12 @@ class Handshake(asyncio.Protocol):
     async def _shake_hands(self, plain: Any) -> None:
         server = self._server
         try:
-            transport = await asyncio.get_running_loop().start_tls(
+            transport = await accept_tls(
                 plain,
                 self,
                 server._svcrun_ssl_context,
-                server_side=True,
                 ssl_handshake_timeout=server.ssl_handshake_timeout,
             )
-            if transport is None or transport.get_extra_info("ssl_object") is None:
-                # The client closed the connection meanwhile, which no loop takes for an error.
-                raise ConnectionResetError("the client closed the connection")
         except OSError as error:
             log_handshake_failure(server, format_address(plain.get_extra_info("peername")), error)
             plain.abort()
@@ -154,13 +167,13 @@ def log_handshake_failure(server: TLSParameters, peer: str, error: OSError) -> N
 def _explain(error: OSError, server: TLSParameters) -> str:
     """Return why a handshake failed, in the terms of the server's parameters."""
     if not isinstance(error, ssl.SSLError):
-        return str(error) or "the client closed the connection"
+        return str(error) or "client disconnected"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the client's certificate is not accepted: {error.verify_message}"
     if error.reason == "UNSUPPORTED_PROTOCOL":
         return f"the client offers less than minimum_version={server.minimum_version.name}"
     if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-        return "the client shows no certificate, as require_client_cert=True asks for"
+        return "the client sent no certificate, which require_client_cert=True requires"
     if error.reason in _NOT_TLS:
         return f"the client does not speak TLS ({error.reason})"
     return error.reason or str(error)

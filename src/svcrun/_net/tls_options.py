@@ -1,4 +1,4 @@
-"""What TLS is to check and to show, and the SSL context that is made of it."""
+"""The parameters of TLS, and the SSL context created from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svcrun.errors import ParameterError, ParameterTypeError
 
 __all__ = ("SSLOptions",)
 
-#: Ciphers of TLS 1.2, should ``minimum_version`` allow it; those of TLS 1.3 can't be chosen.
+#: Ciphers of TLS 1.2, if ``minimum_version`` allows it. Those of TLS 1.3 can't be configured.
 DEFAULT_CIPHERS: Final = (
     "ECDHE-RSA-AES256-GCM-SHA384",
     "ECDHE-ECDSA-AES256-GCM-SHA384",
@@ -23,34 +23,34 @@ DEFAULT_CIPHERS: Final = (
 )
 DEFAULT_VERSION: Final = ssl.TLSVersion.TLSv1_3
 
-# The names that aiomisc has for these defaults.
+# The names of these defaults in aiomisc.
 DEFAULT_SSL_CIPHERS: Final = DEFAULT_CIPHERS
 DEFAULT_SSL_MAX_VERSION: Final = DEFAULT_VERSION
 DEFAULT_SSL_MIN_VERSION: Final = DEFAULT_VERSION
 
 PathOrStr: TypeAlias = str | os.PathLike[str]
-"""A file."""
+"""The type of the path of a file."""
 
 
 class SSLOptions:
     """The parameters of TLS on a server or a client.
 
-    :param cert: a PEM file with the own certificate, and those between it and its authority.
-    :param key: a PEM file with its private key, not encrypted; by default it is in `cert`.
-    :param ca: a PEM file with the authorities that the peer's certificate has to come from. A
-        client without it trusts those of the system.
-    :param verify: check the peer's certificate. On a client: its chain and the host name. On a
-        server with `ca`: that of a client which shows one.
-    :param require_client_cert: on a server, refuse a client that shows no certificate of `ca`,
-        whatever `verify` says.
+    :param cert: a PEM file with the own certificate and its intermediate certificates.
+    :param key: a PEM file with the private key, not encrypted; by default, `cert` contains it.
+    :param ca: a PEM file with the authorities that may have issued the peer's certificate. Without
+        it, a client trusts the authorities of the system.
+    :param verify: check the peer's certificate. A client checks chain and host name. A server with
+        `ca` checks the certificate of a client that sends one.
+    :param require_client_cert: on a server, refuse a client without a certificate of `ca`,
+        independent of `verify`.
     :param purpose: ``ssl.Purpose.CLIENT_AUTH`` on a server, ``SERVER_AUTH`` on a client.
-    :param minimum_version: the lowest version to speak; TLS 1.3 by default.
-    :param maximum_version: the highest one.
-    :param ciphers: OpenSSL's names of the ciphers for TLS 1.2 and before.
-    :param owner: what error messages call the service.
+    :param minimum_version: the lowest version to accept; TLS 1.3 by default.
+    :param maximum_version: the highest version to accept; TLS 1.3 by default.
+    :param ciphers: OpenSSL's names of the ciphers for TLS 1.2 and earlier.
+    :param owner: how error messages name the service.
 
-    :raises FileNotFoundError: if a file is absent, naming the parameter and the path.
-    :raises ValueError, TypeError: naming the parameter with a value that can't be used.
+    :raises FileNotFoundError: if a file does not exist, naming the parameter and the path.
+    :raises ValueError, TypeError: naming a parameter whose value is not accepted.
 
     .. code-block:: python
 
@@ -117,7 +117,8 @@ class SSLOptions:
         """Read the files and return a new context.
 
         :raises OSError: if a file can't be read, naming the parameter and the path.
-        :raises ValueError: if what it contains, or a version or cipher, can't be used.
+        :raises ValueError: if a file has other contents than its parameter requires, or OpenSSL
+            does not support a version or cipher.
         """
         is_server = self.purpose is ssl.Purpose.CLIENT_AUTH
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
@@ -164,7 +165,7 @@ class SSLOptions:
             context.load_default_certs(self.purpose)
 
     def _load_own(self, context: ssl.SSLContext, cert: str) -> None:
-        # The SSL module does not tell which of the files it can't read.
+        # The SSL module does not say which of the files it could not read.
         for name, path in (("cert", cert), ("key", self.key)):
             if path is not None:
                 try:
@@ -176,7 +177,7 @@ class SSLOptions:
         encrypted = False
 
         def password() -> str:
-            # Without this OpenSSL would ask the terminal, and block.
+            # Without this function, OpenSSL would ask at the terminal, and block.
             nonlocal encrypted
             encrypted = True
             return ""
@@ -188,13 +189,13 @@ class SSLOptions:
             raise ParameterError(self.owner, name, value, accepted) from error
 
     def _explain(self, error: ssl.SSLError, cert: str, *, encrypted: bool) -> tuple[str, str, str]:
-        """Tell which parameter OpenSSL could not use, its value, and what would do."""
+        """Return the parameter that OpenSSL rejected, its value, and what is accepted."""
         key_name, key = ("cert", cert) if self.key is None else ("key", self.key)
         if encrypted:
             return key_name, key, "a private key that is not encrypted"
         if error.reason == "KEY_VALUES_MISMATCH":
             return key_name, key, f"the private key of the certificate in {cert!r}"
-        # Whatever else is wrong, it is the certificate unless that can be loaded by itself.
+        # If the certificate alone can be loaded, the error is in the key.
         probe = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             probe.load_verify_locations(cafile=cert)

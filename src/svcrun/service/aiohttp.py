@@ -11,7 +11,6 @@ except ImportError as error:
     msg = "svcrun.service.aiohttp needs aiohttp: pip install 'svcrun[aiohttp]'"
     raise ImportError(msg) from error
 
-from svcrun._net.endpoint import bind_socket as bind_socket
 from svcrun._net.tls_options import PathOrStr as PathOrStr, SSLOptions as SSLOptions
 from svcrun._util.shared_stop import SharedStop
 from svcrun._util.tasks import current_work
@@ -25,6 +24,7 @@ from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening
 from svcrun.service._secure import Secure
 from svcrun.service.base import Service as Service, parameter
+from svcrun.sockets import bind_socket as bind_socket
 
 if TYPE_CHECKING:
     import os

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svcrun._net.connection import Connection
-from svcrun._net.endpoint import bind_socket as bind_socket
 from svcrun.service._stream import StreamServer
 from svcrun.service.base import SimpleClient as SimpleClient, SimpleServer as SimpleServer
+from svcrun.sockets import bind_socket as bind_socket
 from svcrun.utils import (
     OptionsType as OptionsType,
     TimeoutType as TimeoutType,

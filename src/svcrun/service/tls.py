@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svcrun._net.connections import Connections
-from svcrun._net.endpoint import bind_socket as bind_socket
 from svcrun._net.tls_connection import TLSConnection
 from svcrun._net.tls_options import (
     DEFAULT_SSL_CIPHERS as DEFAULT_SSL_CIPHERS,
@@ -18,6 +17,7 @@ from svcrun.service._internals import part_of
 from svcrun.service._secure import Secure
 from svcrun.service._stream import StreamServer
 from svcrun.service.base import SimpleServer as SimpleServer
+from svcrun.sockets import bind_socket as bind_socket
 from svcrun.utils import (
     OptionsType as OptionsType,
     TimeoutType as TimeoutType,

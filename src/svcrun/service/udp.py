@@ -12,7 +12,6 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from svcrun._net.datagrams import WorkerPool
-from svcrun._net.endpoint import bind_socket as bind_socket
 from svcrun._net.send_queue import SendQueue
 from svcrun._util.callables import is_coroutine_function
 from svcrun._util.rate_limited_log import RateLimitedLog
@@ -21,6 +20,7 @@ from svcrun.errors import AlreadyRunning, NotRunning
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening
 from svcrun.service.base import SimpleServer, parameter, tasks_of
+from svcrun.sockets import bind_socket as bind_socket
 from svcrun.utils import OptionsType as OptionsType, awaitable as awaitable
 
 if TYPE_CHECKING:

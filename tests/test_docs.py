@@ -242,16 +242,29 @@ def test_the_diagram_and_the_table_of_states_show_the_moves_that_there_are() -> 
     assert {(old, new) for old, after in rows for new in after.split(", ")} == moves
 
 
+ARCHITECTURE = (DOCS / "explanation" / "architecture.rst").read_text(encoding="utf-8")
+
+
 def test_the_layers_of_the_manual_are_those_that_the_linter_checks() -> None:
-    text = (DOCS / "explanation" / "architecture.rst").read_text(encoding="utf-8")
-    tables = re.findall(
-        r"^=+  =+\nLayer.*?\n=+  =+\n(.*?)\n=+  =+$", text, re.DOTALL | re.MULTILINE
-    )
-    tables += re.findall(r"^Within.*?\n\n=+  =+\n(.*?)\n=+  =+$", text, re.DOTALL | re.MULTILINE)
+    section = ARCHITECTURE.split("\nLayers\n------")[1].split("\nOne owner of the states")[0]
+    tables = section.split("Within ``service``:")
     contracts = PROJECT["tool"]["importlinter"]["contracts"]
     layered = [it for it in contracts if it["type"] == "layers"]
     for table, contract, folder in zip(tables, layered, (SOURCE, SOURCE / "service"), strict=True):
-        shown = re.findall(r"``(\w+)``", "\n".join(row[:49] for row in table.splitlines()))
+        shown = re.findall(r"^    \* - ``(\w+)``$", table, re.MULTILINE)
         names = [name for layer in contract["layers"] for name in re.findall(r"\w+", layer)]
         existing = [it for it in names if (folder / it).is_dir() or (folder / f"{it}.py").is_file()]
         assert shown == existing
+
+
+def test_the_walks_of_the_manual_name_files_and_classes_that_exist() -> None:
+    steps = re.findall(
+        r"^#\. ``([\w/]+\.py)``: (.*?)(?=^#|^\S)", ARCHITECTURE, re.DOTALL | re.MULTILINE
+    )
+    assert len(steps) >= 20
+    for path, text in steps:
+        source = (SOURCE / path).read_text(encoding="utf-8")
+        subject = re.search(r"``([A-Z]\w+)(?:\.(\w+)\(\))?``", text)
+        if subject is not None and not text.startswith("``start()``"):
+            assert f"class {subject[1]}" in source, (path, text)
+            assert subject[2] is None or f"def {subject[2]}(" in source, (path, text)

@@ -124,7 +124,7 @@ def test_the_extra_all_has_every_other_one() -> None:
 @pytest.mark.parametrize("page", ["README.rst", "docs/installation.rst"])
 def test_every_extra_is_in_the_list_of_extras(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    listed = re.findall(r"^``(\w+)`` ", text, re.MULTILINE)
+    listed = re.findall(r"^(?: +\* - )?``(\w+)``(?: |$)", text, re.MULTILINE)
     assert set(listed) | {"all"} == set(EXTRAS)
 
 

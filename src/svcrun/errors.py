@@ -69,8 +69,7 @@ class MissingParameters(AttributeError):
         self.owner = owner
         self.names = tuple(sorted(names))
         listed = ", ".join(f"{name}=" for name in self.names)
-        plural = "s" if len(self.names) > 1 else ""
-        super().__init__(f"{owner} needs {listed} as keyword argument{plural}")
+        super().__init__(f"{owner} needs {listed} among its keyword arguments")
 
 
 class MissingMethod(TypeError):

@@ -145,5 +145,13 @@ def check_period(owner: object, interval: float, delay: float, jitter: float = 0
     _above_zero(owner, "interval", interval)
     _seconds(owner, "delay", delay)
     _seconds(owner, "jitter", jitter)
+    check_jitter(owner, interval, jitter)
+
+
+def check_jitter(owner: object, interval: float, jitter: float) -> None:
+    """Check whether the jitter is shorter than the interval.
+
+    :raises ValueError: naming `owner`, the jitter and the interval.
+    """
     if jitter >= interval:
         raise ParameterError(owner, "jitter", jitter, f"less than interval ({interval:g})")

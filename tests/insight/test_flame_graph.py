@@ -200,7 +200,7 @@ def test_its_library_is_asked_for_when_the_service_is_made(
 
 
 @pytest.mark.parametrize("value", [0, -1, "1", True, float("inf")])
-def test_a_wrong_sample_interval_is_named(value: object) -> None:
+def test_a_wrong_sample_interval_is_named(value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="sample_interval must be"):
         Profiler(flamegraph="page.html", sample_interval=value)
 

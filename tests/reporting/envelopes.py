@@ -16,7 +16,8 @@ class EnvelopeCollector(Collector):
 
     def sender(self, **options: Any) -> SentrySender:
         """Make a sender that reports here, and has time to send all of it when it stops."""
-        return SentrySender(**{"sentry_dsn": self.dsn(), "flush_timeout": 30} | options)
+        parameters: dict[str, Any] = {"sentry_dsn": self.dsn(), "flush_timeout": 30}
+        return SentrySender(**parameters | options)
 
     @property
     def items(self) -> list[tuple[str, Event]]:

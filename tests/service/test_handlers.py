@@ -210,7 +210,7 @@ def test_a_handler_that_is_no_callable_is_refused(value: object) -> None:
         with pytest.raises(TypeError, match=rf"^Own\.{name} must be callable, not {value!r}"):
             type("Own", (base,), {name: value})
     with pytest.raises(TypeError, match=r"^PeriodicService: callback must be"):
-        PeriodicService(interval=1, callback=value)
+        PeriodicService(interval=1, callback=value)  # type: ignore[call-arg]
 
 
 # Methods that have to be coroutine functions.

@@ -425,7 +425,7 @@ async def test_the_calls_of_other_threads_are_left_out() -> None:
         ("flamegraph", b"page", TypeError),
     ],
 )
-def test_a_wrong_parameter_is_named(name: str, value: object, error: type[Exception]) -> None:
+def test_a_wrong_parameter_is_named(name: str, value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"{name} must be .*, not {re.escape(repr(value))}"):
         Profiler(**{name: value})
 

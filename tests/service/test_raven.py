@@ -44,7 +44,8 @@ def no_global_client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sending(collector: Collector, **options: Any) -> AbstractAsyncContextManager[RavenSender]:
     """Run a sender; when the block is left, all has been sent."""
-    return running(RavenSender(**({"sentry_dsn": collector.dsn(), "flush_timeout": 20} | options)))
+    parameters: dict[str, Any] = {"sentry_dsn": collector.dsn(), "flush_timeout": 20}
+    return running(RavenSender(**parameters | options))
 
 
 def fail(number: int = 0) -> None:
@@ -290,7 +291,7 @@ def test_a_wrong_value_is_refused_and_no_key_is_shown(
 
 def test_the_address_is_required() -> None:
     with pytest.raises(AttributeError, match="RavenSender needs sentry_dsn="):
-        RavenSender()
+        RavenSender()  # type: ignore[call-arg]
 
 
 @pytest.mark.usefixtures("no_leaks")

@@ -6,8 +6,11 @@ __all__ = ("is_own", "near_method")
 
 
 def is_own(cls: type) -> bool:
-    """Return whether `cls` is one of the package's own base classes."""
-    return cls.__module__.startswith("svcrun.")
+    """Return whether `cls` is one of the package's own base classes.
+
+    The package marks each of them: ``class Echo(Service, base=True)``.
+    """
+    return "_svcrun_is_base" in vars(cls)
 
 
 def near_method(cls: type, meant: str) -> str | None:

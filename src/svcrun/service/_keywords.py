@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
-import sys
 from types import MappingProxyType
 
 from svcrun._util.callables import is_generator_function
 from svcrun._util.current_service import on_behalf_of
 from svcrun._util.hints import TYPE_CHECKING, Any, Final
 from svcrun.errors import MissingParameters, ParameterTypeError
-from svcrun.service._meta import check_reserved, kept
+from svcrun.service._meta import check_reserved
+from svcrun.service._parameters import annotated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -20,18 +20,13 @@ if TYPE_CHECKING:
     from svcrun.service.base import Service
 
 __all__ = (
-    "LIFE_CYCLE",
     "check_methods",
     "check_present",
-    "keep",
     "parameters_of",
     "warn_of_misspellings",
 )
 
 log = logging.getLogger("svcrun.service.base")
-
-LIFE_CYCLE: Final = frozenset({"depends_on", "on_crash", "start_timeout", "stop_timeout"})
-"""Parameters that every service has; their values are checked for each instance."""
 
 # Names that other libraries use for parameters of this one.
 _WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -77,9 +72,7 @@ def check_methods(service: Service, given: Mapping[str, Any]) -> None:
             if not callable(given[name]) or is_generator_function(given[name]):
                 accepted = "a function that is not a generator"
                 raise ParameterTypeError(cls.__qualname__, name, given[name], accepted)
-        elif name in cls._svcrun_several:
-            keep(service, name)
-        elif name not in LIFE_CYCLE:
+        else:
             keywords.known.add(name)
             if not hasattr(cls, name):
                 keywords.undeclared[name] = frozenset(given)
@@ -97,18 +90,6 @@ def check_present(service: Service) -> None:
     absent = [name for name in cls.__required__ if not hasattr(service, name)]
     if absent:
         raise MissingParameters(cls.__qualname__, absent)
-
-
-def keep(service: Service, name: str) -> None:
-    """Replace the value of the parameter `name` by a tuple if it can be iterated only once."""
-    given = getattr(service, name, None)
-    value = kept(given)
-    # A property of a subclass may return a new iterator for each access.
-    if value is not given and not isinstance(getattr(type(service), name, None), property):
-        setattr(service, name, value)
-        if name in service._svcrun_given:
-            given_now = {**service._svcrun_given, name: value}
-            object.__setattr__(service, "_svcrun_given", given_now)
 
 
 def warn_of_misspellings(service: Service) -> None:
@@ -142,7 +123,7 @@ def _meant(name: str, declared: frozenset[str], given: frozenset[str]) -> str | 
 def _declared(cls: ServiceMeta) -> Iterator[str]:
     yield from cls.__required__
     for base in cls.__mro__[:-1]:
-        names = {*_annotated(base), *(n for n, value in vars(base).items() if _is_value(value))}
+        names = {*annotated(base), *(n for n, value in vars(base).items() if _is_value(value))}
         names.update(parameters_of(vars(base).get("__init__")))
         yield from (name for name in names if not (name.startswith("_") or name.isupper()))
 
@@ -159,11 +140,3 @@ def parameters_of(init: Callable[..., None] | None) -> tuple[str, ...]:
 def _is_value(value: object) -> bool:
     """Return whether a class attribute is a default value, not a method or descriptor."""
     return not hasattr(type(value), "__get__")
-
-
-def _annotated(cls: type) -> list[str]:
-    if sys.version_info >= (3, 14):
-        from annotationlib import Format, get_annotations
-
-        return list(get_annotations(cls, format=Format.STRING))
-    return list(inspect.get_annotations(cls))

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from svcrun._net.endpoint import Endpoint, local_address
 from svcrun.service._internals import overridable, part_of
-from svcrun.service._keywords import check_present, keep
+from svcrun.service._keywords import check_present
+from svcrun.service._parameters import check_parameters, parameter, several
 from svcrun.service.base import Service
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection
+    from collections.abc import Iterable
 
     from svcrun._net.addresses import Option
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ("Listening", "Place")
 
 
-class Listening(Service):
+class Listening(Service, base=True):
     """A service with an endpoint: an address and port, a path, or a socket.
 
     The endpoint is checked when the service is created, and bound by :meth:`_bind` when it starts.
@@ -30,21 +31,19 @@ class Listening(Service):
 
     _svcrun_is_server: ClassVar[bool] = True
 
-    _svcrun_several: ClassVar[Any] = ("options",)
-
     PROTO_NAME: ClassVar[str] = "tcp"
     """The name of the protocol in the log."""
     SOCKET_KIND: ClassVar[int] = socket.SOCK_STREAM
 
-    address: str | os.PathLike[str] | None = None
-    port: int | None = None
-    options: Collection[Option] = ()
-    sock: Socket | None = None
+    address: str | os.PathLike[str] | None = parameter(default=None, kw_only=False)
+    port: int | None = parameter(default=None, kw_only=False)
+    options: Iterable[Option] = parameter(default=(), check=several, kw_only=False)
+    sock: Socket | None = parameter(default=None, kw_only=False)
     path: str | os.PathLike[str] | None = None
     reuse_port: bool = False
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def _svcrun_check_together(self) -> None:
+        super()._svcrun_check_together()
         part_of(self, Place)
 
     @overridable
@@ -69,9 +68,6 @@ class Listening(Service):
             if isinstance(value, list | tuple | set):
                 kept += value
         return any(map(_is_listener, kept))
-
-    def _svcrun_check_parameters(self) -> None:
-        """Raise an error for values that are not accepted, before the endpoint is created."""
 
     def _svcrun_make_endpoint(self) -> Endpoint:
         return Endpoint(
@@ -131,9 +127,8 @@ class Place:
 
     def __init__(self, service: Listening) -> None:
         check_present(service)
-        for name in type(service)._svcrun_several:
-            keep(service, name)
-        service._svcrun_check_parameters()
+        if not service._svcrun_given:  # the __init__ of a subclass may have assigned attributes
+            check_parameters(service)
         self.socket: Socket | None = None
         self.configure(service)
 

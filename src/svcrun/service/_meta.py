@@ -5,30 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABCMeta
-from collections.abc import Iterator, MappingView
 
 import svcrun._util.hints as typing
 from svcrun._util.base_classes import is_own, near_method
 from svcrun._util.callables import is_coroutine_function, is_generator_function
 from svcrun._util.hints import TYPE_CHECKING
 from svcrun.errors import MissingMethod
+from svcrun.service._parameters import collect, kept, overridden, parameter, signature
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-__all__ = ("Keywords", "ServiceMeta", "kept", "parameter")
+    from svcrun._util.validation import Check
+    from svcrun.service._parameters import Parameter
 
-
-def parameter(*, default: typing.Any = None, kw_only: bool = True, init: bool = True) -> typing.Any:
-    """Declare an attribute of a service to type checkers, and return `default`.
-
-    :param default: the value of the class attribute.
-    :param kw_only: whether the parameter is keyword-only.
-    :param init: whether the attribute is a keyword. ``client: Client = parameter(init=False)`` is
-        an attribute that :meth:`Service.start` sets, not a keyword.
-    """
-    del kw_only, init
-    return default
+__all__ = ("Keywords", "ServiceMeta")
 
 
 class Keywords:
@@ -58,8 +49,18 @@ class ServiceMeta(ABCMeta):
     __required__: Collection[str]
     _svcrun_handlers: frozenset[str]
     """The methods that a base class calls and that may be any callable."""
-    _svcrun_several: frozenset[str]
-    """The parameters that accept an iterable of values."""
+    _svcrun_declared: dict[str, Parameter]
+    """The parameters that the class itself declares by :func:`parameter`."""
+    _svcrun_parameters: dict[str, Parameter]
+    """The parameters that the class and its bases declare by :func:`parameter`."""
+    _svcrun_checks: dict[str, Check]
+    """The checks of those parameters that have one."""
+    _svcrun_overridden: tuple[str, ...]
+    """The parameters with a check whose default a subclass has replaced."""
+    _svcrun_positional: tuple[str, ...]
+    """The parameters that are accepted by position, in their order."""
+    _svcrun_order: tuple[str, ...]
+    """That order, if it is not the order of the declarations."""
     _svcrun_keywords: Keywords
     _svcrun_stop_takes_exception: bool
     """Whether ``stop()`` has a parameter for the exception; a subclass may omit it."""
@@ -69,21 +70,44 @@ class ServiceMeta(ABCMeta):
     __instancecheck__ = type.__instancecheck__
     __subclasscheck__ = type.__subclasscheck__
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The signature that the parameters make, for help() and documentation."""
+        return signature(cls)
+
     def __new__(
         mcs,
         name: str,
         bases: tuple[type, ...],
         namespace: dict[str, typing.Any],
+        *,
+        base: bool = False,
         **kwargs: typing.Any,
     ) -> ServiceMeta:
-        """Create and check the class `name`."""
+        """Create and check the class `name`.
+
+        :param base: whether the class belongs to the package. A subclass may use any name but
+            those of the package, which begin with ``_svcrun_``.
+        """
+        if base:
+            namespace = {**namespace, "_svcrun_is_base": True}
         cls = super().__new__(mcs, name, bases, namespace, **kwargs)
-        for merged in ("__async_required__", "_svcrun_handlers", "_svcrun_several"):
+        for merged in ("__async_required__", "_svcrun_handlers"):
             inherited = (_names(getattr(base, merged, ())) for base in bases)
             setattr(cls, merged, _names(namespace.get(merged, ())).union(*inherited))
-        cls.__required__ = _required(cls, namespace)
-        for several in cls._svcrun_several & namespace.keys():
-            setattr(cls, several, kept(namespace[several]))
+        declared, cls._svcrun_parameters = collect(cls, namespace)
+        cls._svcrun_declared = declared
+        cls.__required__ = _required(cls, namespace, declared)
+        cls._svcrun_checks = {
+            key: one.check for key, one in cls._svcrun_parameters.items() if one.check is not None
+        }
+        cls._svcrun_positional = cls._svcrun_order or tuple(
+            key for key, one in cls._svcrun_parameters.items() if one.is_positional
+        )
+        cls._svcrun_overridden = overridden(cls, cls._svcrun_checks)
+        # An iterator that is a default can be read once, and is there for all instances.
+        for key in cls._svcrun_checks.keys() & namespace.keys() - declared.keys():
+            setattr(cls, key, kept(namespace[key]))
         cls._svcrun_keywords = Keywords()
         cls._svcrun_stop_takes_exception = _takes_argument(getattr(cls, "stop", None))
 
@@ -94,23 +118,13 @@ class ServiceMeta(ABCMeta):
             found = ", ".join(f"{name}.{method}" for method in wrong)
             msg = f"must be coroutine functions (async def): {found}"
             raise TypeError(msg)
-        if not is_own(cls):
+        if not base:
             _check_handlers(cls)
             _check_set_loop(cls)
             _check_private_names(cls, namespace)
             if cls.__abstractmethods__:
                 _explain_absence(cls)
         return cls
-
-
-def kept(value: typing.Any) -> typing.Any:
-    """Return a tuple for an iterator or a view, and any other value unchanged.
-
-    A tuple can be iterated again, and pickled.
-    """
-    if isinstance(value, Iterator | MappingView) and not isinstance(type(value), ServiceMeta):
-        return tuple(typing.cast("Iterable[object]", value))
-    return value
 
 
 def _is_coroutine_method(cls: type, name: str) -> bool:
@@ -205,13 +219,16 @@ def _names(value: str | Iterable[str]) -> frozenset[str]:
     return frozenset((value,) if isinstance(value, str) else value)
 
 
-def _required(cls: type, namespace: dict[str, typing.Any]) -> frozenset[str]:
+def _required(
+    cls: type, namespace: dict[str, typing.Any], declared: dict[str, Parameter]
+) -> frozenset[str]:
     """Return the names of the required keywords: those of the class and those of its bases.
 
     A keyword of a base is not required if another class has an attribute of that name. An attribute
     of the class that requires the keyword does not count.
     """
-    required = set(_names(namespace.get("__required__", ())))
+    required = {name for name, one in declared.items() if one.is_required}
+    required |= _names(namespace.get("__required__", ()))
     for base in cls.__mro__[1:]:
         asked = _names(vars(base).get("__required__", ()))
         if asked:

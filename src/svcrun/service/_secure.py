@@ -6,13 +6,14 @@ import logging
 import ssl
 from abc import abstractmethod
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from svcrun._net.tls_options import DEFAULT_CIPHERS, DEFAULT_VERSION, SSLOptions
 from svcrun._util.validation import number
 from svcrun.errors import NotRunning
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening, Place
+from svcrun.service._parameters import parameter, several
 
 if TYPE_CHECKING:
     import os
@@ -23,25 +24,24 @@ __all__ = ("Secure",)
 log = logging.getLogger("svcrun.service.tls")
 
 
-class Secure(Listening):
+class Secure(Listening, base=True):
     """A service whose clients have to speak TLS.
 
     Each connection takes its context from :attr:`ssl_context` when it is made, so that another
     one may take its place at any time.
     """
 
-    __required__: ClassVar[Any] = ("cert", "key")
-    _svcrun_several: ClassVar[Any] = ("ciphers",)
-
-    cert: str | os.PathLike[str]
-    key: str | os.PathLike[str]
+    cert: str | os.PathLike[str] = parameter()
+    key: str | os.PathLike[str] = parameter()
     ca: str | os.PathLike[str] | None = None
     require_client_cert: bool = False
     verify: bool = True
     minimum_version: ssl.TLSVersion = DEFAULT_VERSION
     maximum_version: ssl.TLSVersion = DEFAULT_VERSION
-    ciphers: str | Iterable[str] = DEFAULT_CIPHERS
-    ssl_handshake_timeout: float = 10.0
+    ciphers: str | Iterable[str] = parameter(default=DEFAULT_CIPHERS, check=several)
+    ssl_handshake_timeout: float = parameter(
+        default=10.0, check=number(above=0, high=inf, unit="seconds")
+    )
 
     @overridable
     def ssl_context(self) -> ssl.SSLContext:
@@ -89,10 +89,8 @@ class Secure(Listening):
             owner=type(self).__qualname__,
         )
 
-    def _svcrun_check_parameters(self) -> None:
-        super()._svcrun_check_parameters()
-        check = number(above=0, high=inf, unit="seconds")
-        check(self, "ssl_handshake_timeout", self.ssl_handshake_timeout)
+    def _svcrun_check_together(self) -> None:
+        super()._svcrun_check_together()
         self._svcrun_make_options()  # for its checks
 
 

@@ -13,6 +13,7 @@ from svcrun._util.validation import number
 from svcrun.errors import ParameterError, ParameterTypeError
 from svcrun.log import parse_level
 from svcrun.service._internals import overridable, part_of
+from svcrun.service._parameters import parameter
 from svcrun.service.base import Service
 
 if TYPE_CHECKING:
@@ -23,30 +24,56 @@ if TYPE_CHECKING:
 __all__ = ("Sender",)
 
 
-class Sender(Service):
+def _check_dsn(owner: Any, name: str, value: Any) -> Any:
+    del name
+    if value:
+        owner._svcrun_parse_dsn(value)
+    return value
+
+
+def _check_level(owner: object, name: str, value: Any) -> Any:
+    del owner
+    parse_level(value, name)
+    return value
+
+
+def _check_options(owner: Any, name: str, value: Any) -> dict[str, Any]:
+    try:
+        options = dict(value)
+    except (TypeError, ValueError):
+        accepted = f"a dictionary of options of {owner._svcrun_takes_options}"
+        raise ParameterTypeError(owner, name, value, accepted) from None
+    owner._svcrun_check_options(options)
+    return options
+
+
+def _check_filters(owner: object, name: str, value: Any) -> tuple[Filter, ...]:
+    accepted = "logging.Filter instances or functions of a record"
+    try:
+        filters = tuple(value)
+    except TypeError:
+        raise ParameterTypeError(owner, name, value, accepted) from None
+    for one in filters:
+        if not callable(one) and not callable(getattr(one, "filter", None)):
+            raise ParameterTypeError(owner, name, one, accepted)
+    return filters
+
+
+class Sender(Service, base=True):
     """Report log records. It stops after the other services, to report how they ended."""
 
     _svcrun_stops_last = True
-    _svcrun_several: ClassVar[Any] = ("client_options", "filters")
     # The function that takes the options, for error messages.
     _svcrun_takes_options: ClassVar[str]
 
-    sentry_dsn: Any = None  # a string, or an object that converts to one, such as yarl.URL
-    min_level: int | str = logging.WARNING
-    client_options: Mapping[str, Any] = MappingProxyType({})
-    filters: Iterable[Filter] = ()
-    queue_size: int = QUEUE_SIZE
-    flush_timeout: float = 1.5
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if self.sentry_dsn:
-            self._svcrun_parse_dsn(self.sentry_dsn)
-        parse_level(self.min_level, "min_level")
-        self.client_options = self.__check_options(self.client_options)
-        self.filters = self.__check_filters(self.filters)
-        number(low=1, whole=True, unit="records")(self, "queue_size", self.queue_size)
-        number(low=0, unit="seconds")(self, "flush_timeout", self.flush_timeout)
+    sentry_dsn: Any = parameter(default=None, check=_check_dsn)  # a str, a yarl.URL or the like
+    min_level: int | str = parameter(default=logging.WARNING, check=_check_level)
+    client_options: Mapping[str, Any] = parameter(
+        default=MappingProxyType({}), check=_check_options
+    )
+    filters: Iterable[Filter] = parameter(default=(), check=_check_filters)
+    queue_size: int = parameter(default=QUEUE_SIZE, check=number(low=1, whole=True, unit="records"))
+    flush_timeout: float = parameter(default=1.5, check=number(low=0, unit="seconds"))
 
     @overridable
     def sent(self) -> int:
@@ -103,26 +130,6 @@ class Sender(Service):
             stacks=stacks,
             snapshot=snapshot,
         )
-
-    def __check_options(self, value: Any) -> dict[str, Any]:
-        try:
-            options = dict(value)
-        except (TypeError, ValueError):
-            accepted = f"a dictionary of options of {self._svcrun_takes_options}"
-            raise ParameterTypeError(self, "client_options", value, accepted) from None
-        self._svcrun_check_options(options)
-        return options
-
-    def __check_filters(self, value: Any) -> tuple[Filter, ...]:
-        accepted = "logging.Filter instances or functions of a record"
-        try:
-            filters = tuple(value)
-        except TypeError:
-            raise ParameterTypeError(self, "filters", value, accepted) from None
-        for one in filters:
-            if not callable(one) and not callable(getattr(one, "filter", None)):
-                raise ParameterTypeError(self, "filters", one, accepted)
-        return filters
 
 
 class Reporting:

@@ -15,43 +15,21 @@ from svcrun.service._listening import Listening
 from svcrun.service.base import SimpleServer, parameter, tasks_of
 
 if TYPE_CHECKING:
-    import os
-    import socket
     from collections.abc import Callable, Collection
 
-    from svcrun._net.addresses import Option
     from svcrun._net.connection import Connection
 
 __all__ = ("StreamServer",)
 
 
-class StreamServer(Listening, SimpleServer):
+class StreamServer(Listening, SimpleServer, base=True):
     """A server of byte streams; see :class:`~svcrun.service.tcp.TCPServer`."""
 
     _svcrun_handlers: ClassVar[Any] = ("handle_client",)
 
-    # These are also accepted as positional arguments.
-    address: str | os.PathLike[str] | None = parameter(default=None, kw_only=False)
-    port: int | None = parameter(default=None, kw_only=False)
-    options: Collection[Option] = parameter(default=(), kw_only=False)
-    sock: socket.socket | None = parameter(default=None, kw_only=False)
-
-    backlog: int = 1024
-    limit: int = 1 << 16
-    drain_timeout: float = 5.0
-
-    def __init__(
-        self,
-        address: str | os.PathLike[str] | None = None,
-        port: int | None = None,
-        options: Collection[Option] = (),
-        sock: socket.socket | None = None,
-        **kwargs: Any,
-    ) -> None:
-        # None stands for the default, which a subclass may have changed.
-        given = {"address": address, "port": port, "options": options or None, "sock": sock}
-        kwargs.update((name, value) for name, value in given.items() if value is not None)
-        super().__init__(**kwargs)
+    backlog: int = parameter(default=1024, check=number(low=1, whole=True, unit="connections"))
+    limit: int = parameter(default=1 << 16, check=number(low=1, whole=True, unit="bytes"))
+    drain_timeout: float = parameter(default=5.0, check=number(low=0, unit="seconds"))
 
     if not TYPE_CHECKING:
 
@@ -133,12 +111,6 @@ class StreamServer(Listening, SimpleServer):
     def _svcrun_connection_factory(self, connections: Connections) -> Callable[[], Connection]:
         """Return a function that creates the protocol of a connection."""
         raise NotImplementedError
-
-    def _svcrun_check_parameters(self) -> None:
-        super()._svcrun_check_parameters()
-        number(low=1, whole=True, unit="connections")(self, "backlog", self.backlog)
-        number(low=1, whole=True, unit="bytes")(self, "limit", self.limit)
-        number(low=0, unit="seconds")(self, "drain_timeout", self.drain_timeout)
 
     def __close_listener(self, connections: Connections) -> None:
         connections.stopping = True

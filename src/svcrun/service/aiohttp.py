@@ -22,14 +22,17 @@ from svcrun._web.application import check_application, check_import_string, load
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, show
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening
+from svcrun.service._parameters import parameter, several
 from svcrun.service._secure import Secure
-from svcrun.service.base import Service as Service, parameter
+from svcrun.service.base import Service as Service
 from svcrun.sockets import bind_socket as bind_socket
 
 if TYPE_CHECKING:
     import os
     import socket
     from collections.abc import Callable, Iterable, Mapping
+
+    from svcrun._net.addresses import Option
 
 __all__ = ("AIOHTTPSSLService", "AIOHTTPService", "AccessLogger", "Runner")
 
@@ -46,7 +49,7 @@ _NOT_OF_THE_RUNNER = {
 }
 
 
-class AIOHTTPService(Listening):
+class AIOHTTPService(Listening, base=True):
     """Serve an aiohttp application.
 
     Give it as `app`, or override :meth:`create_application`. The place is bound before the
@@ -91,44 +94,24 @@ class AIOHTTPService(Listening):
     PROTO_NAME = "http"
 
     __async_required__: ClassVar[Any] = ("create_application", "make_runner", "create_site")
-    _svcrun_several: ClassVar[Any] = ("runner_kwargs",)
 
-    # Given by position as well.
     address: str | os.PathLike[str] | None = parameter(default="localhost", kw_only=False)
-    port: int | None = parameter(default=None, kw_only=False)
-    sock: socket.socket | None = parameter(default=None, kw_only=False)
-    shutdown_timeout: float = parameter(default=5, kw_only=False)
+    options: Iterable[Option] = parameter(default=())
+    shutdown_timeout: float = parameter(
+        default=5, check=number(low=0, unit="seconds"), kw_only=False
+    )
     handler_cancellation: bool = parameter(default=True, kw_only=False)
-    runner_kwargs: RunnerKwargsType | None = parameter(default=None, kw_only=False)
-
+    runner_kwargs: RunnerKwargsType | None = parameter(default=None, check=several, kw_only=False)
     app: web.Application | Callable[[], Any] | str | None = None
-    backlog: int = 1024
+    backlog: int = parameter(default=1024, check=number(low=1, whole=True, unit="connections"))
 
     _svcrun_runner_class: ClassVar[type[Runner]] = Runner
 
-    def __init__(
-        self,
-        address: str | os.PathLike[str] | None = None,
-        port: int | None = None,
-        sock: socket.socket | None = None,
-        shutdown_timeout: float | None = None,
-        handler_cancellation: bool | None = None,
-        runner_kwargs: RunnerKwargsType | None = None,
-        **kwargs: Any,
-    ) -> None:
-        # None stands for what a subclass has as its default.
-        given = {
-            "address": address,
-            "port": port,
-            "sock": sock,
-            "shutdown_timeout": shutdown_timeout,
-            "handler_cancellation": handler_cancellation,
-            "runner_kwargs": runner_kwargs,
-        }
-        kwargs.update((name, value) for name, value in given.items() if value is not None)
-        if address is None and not kwargs.keys().isdisjoint({"path", "sock"}):
+    def _svcrun_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        kwargs = super()._svcrun_arguments(args, kwargs)
+        if "address" not in kwargs and not kwargs.keys().isdisjoint({"path", "sock"}):
             kwargs["address"] = None  # the default is not meant then
-        super().__init__(**kwargs)
+        return kwargs
 
     @property
     def __own(self) -> _Serving:
@@ -289,10 +272,8 @@ class AIOHTTPService(Listening):
                 raise ParameterError(owner, where, value, accepted)
         return found
 
-    def _svcrun_check_parameters(self) -> None:
-        super()._svcrun_check_parameters()
-        number(low=1, whole=True, unit="connections")(self, "backlog", self.backlog)
-        number(low=0, unit="seconds")(self, "shutdown_timeout", self.shutdown_timeout)
+    def _svcrun_check_together(self) -> None:
+        super()._svcrun_check_together()
         check_import_string(self)
         check_application(self, AIOHTTPService, "create_application")
         self._svcrun_runner_kwargs()  # for its checks
@@ -314,7 +295,7 @@ def _is_factory(app: Any) -> bool:
     return callable(app) and not isinstance(app, web.Application)
 
 
-class AIOHTTPSSLService(Secure, AIOHTTPService):
+class AIOHTTPSSLService(Secure, AIOHTTPService, base=True):
     """Serve an aiohttp application by HTTPS.
 
     As :class:`AIOHTTPService`, with these parameters besides. A handshake that fails is one line
@@ -342,32 +323,26 @@ class AIOHTTPSSLService(Secure, AIOHTTPService):
 
     PROTO_NAME = "https"
 
-    def __init__(
-        self,
-        cert: str | os.PathLike[str] | None = None,
-        key: str | os.PathLike[str] | None = None,
-        ca: str | os.PathLike[str] | None = None,
-        address: str | os.PathLike[str] | None = None,
-        port: int | None = None,
-        verify: bool | None = None,
-        sock: socket.socket | None = None,
-        shutdown_timeout: float | None = None,
-        require_client_cert: bool | None = None,
-        **kwargs: Any,
-    ) -> None:
-        given = {
-            "cert": cert,
-            "key": key,
-            "ca": ca,
-            "address": address,
-            "port": port,
-            "verify": verify,
-            "sock": sock,
-            "shutdown_timeout": shutdown_timeout,
-            "require_client_cert": require_client_cert,
-        }
-        kwargs.update((name, value) for name, value in given.items() if value is not None)
-        super().__init__(**kwargs)
+    _svcrun_order: ClassVar[tuple[str, ...]] = (
+        *("cert", "key", "ca", "address", "port", "verify", "sock", "shutdown_timeout"),
+        "require_client_cert",
+    )
+
+    if TYPE_CHECKING:  # this order is not that of the declarations
+
+        def __init__(
+            self,
+            cert: str | os.PathLike[str],
+            key: str | os.PathLike[str],
+            ca: str | os.PathLike[str] | None = None,
+            address: str | os.PathLike[str] | None = "localhost",
+            port: int | None = None,
+            verify: bool = True,
+            sock: socket.socket | None = None,
+            shutdown_timeout: float = 5,
+            require_client_cert: bool = False,
+            **kwargs: Any,
+        ) -> None: ...
 
     async def start(self) -> None:
         """Read the certificates, and do what :class:`AIOHTTPService` does.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 try:
     from aiohttp import web
@@ -17,12 +17,13 @@ except ImportError as error:
     msg = "svcrun.service.asgi needs aiohttp-asgi: pip install 'svcrun[asgi]'"
     raise ImportError(msg) from error
 
-from svcrun._util.validation import number
+from svcrun._util.validation import number, one_of, optional
 from svcrun._web.application import check_application, is_factory, load
 from svcrun._web.asgi.resource import ASGIRunner, Resource
 from svcrun._web.asgi.websocket import WebSocketOptions
 from svcrun._web.lifespan import Lifespan, Mode
-from svcrun.errors import MissingParameters, ParameterError, ParameterTypeError
+from svcrun.errors import MissingParameters, ParameterTypeError
+from svcrun.service._parameters import parameter
 from svcrun.service.aiohttp import AIOHTTPService, AIOHTTPSSLService
 
 __all__ = (
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 _ARGUMENTS = 3
 
 
-class ASGIHTTPService(AIOHTTPService):
+class ASGIHTTPService(AIOHTTPService, base=True):
     """Serve an ASGI application, such as one of FastAPI, Starlette or Django.
 
     Give it as `app`, or override :meth:`create_asgi_app`. It is told of the start and the end of
@@ -85,9 +86,13 @@ class ASGIHTTPService(AIOHTTPService):
     __async_required__: ClassVar[Any] = ("create_asgi_app",)
 
     app: Any = None
-    lifespan: Mode = "auto"
-    ws_max_size: int = 16 * 1024 * 1024
-    ws_ping_interval: float | None = 20.0
+    lifespan: Mode = parameter(default="auto", check=one_of("auto", "on", "off"))
+    ws_max_size: int = parameter(
+        default=16 * 1024 * 1024, check=number(low=1, whole=True, unit="bytes")
+    )
+    ws_ping_interval: float | None = parameter(
+        default=20.0, check=optional(number(low=0.001, unit="seconds"), "no pings")
+    )
     ws_per_message_deflate: bool = True
 
     _svcrun_runner_class = ASGIRunner
@@ -123,21 +128,15 @@ class ASGIHTTPService(AIOHTTPService):
             "handler_cancellation": True,  # by which aiohttp tells that a client has gone
         }
 
-    def _svcrun_check_parameters(self) -> None:
-        super()._svcrun_check_parameters()
+    def _svcrun_check_together(self) -> None:
+        super()._svcrun_check_together()
         cls, owner = type(self), type(self).__qualname__
         check_application(self, ASGIHTTPService, "create_asgi_app")
         if self.app is None and cls.create_asgi_app is ASGIHTTPService.create_asgi_app:
             raise MissingParameters(owner, {"app"})
-        if self.lifespan not in ("auto", "on", "off"):
-            accepted = "'auto', 'on' or 'off'"
-            raise ParameterError(owner, "lifespan", self.lifespan, accepted)
-        number(low=1, whole=True, unit="bytes")(self, "ws_max_size", self.ws_max_size)
-        if self.ws_ping_interval is not None:
-            number(low=0.001, unit="seconds")(self, "ws_ping_interval", self.ws_ping_interval)
 
 
-class ASGIHTTPSSLService(AIOHTTPSSLService, ASGIHTTPService):
+class ASGIHTTPSSLService(AIOHTTPSSLService, ASGIHTTPService, base=True):
     """Serve an ASGI application by HTTPS.
 
     The parameters of :class:`~svcrun.service.aiohttp.AIOHTTPSSLService` and those of
@@ -152,6 +151,7 @@ class ASGIHTTPSSLService(AIOHTTPSSLService, ASGIHTTPService):
             loop.run_forever()
     """
 
-    __init__ = AIOHTTPSSLService.__init__  # type checkers would make another one
+    if TYPE_CHECKING:
+        __init__ = AIOHTTPSSLService.__init__
 
     app: Any = None

@@ -11,7 +11,7 @@ from svcrun._util.base_classes import is_own
 from svcrun._util.hints import TYPE_CHECKING
 from svcrun._util.lazy_exports import lazy_exports
 from svcrun._util.tasks import cancel_and_wait
-from svcrun._util.validation import number
+from svcrun._util.validation import instance_of, number, optional
 from svcrun.errors import MissingParameters, NotAService, ParameterError, ParameterTypeError
 from svcrun.restart import Restart
 from svcrun.service._internals import (
@@ -22,14 +22,9 @@ from svcrun.service._internals import (
     overridable_event,
     part_of,
 )
-from svcrun.service._keywords import (
-    LIFE_CYCLE,
-    check_methods,
-    keep,
-    parameters_of,
-    warn_of_misspellings,
-)
-from svcrun.service._meta import ServiceMeta, parameter
+from svcrun.service._keywords import check_methods, parameters_of, warn_of_misspellings
+from svcrun.service._meta import ServiceMeta
+from svcrun.service._parameters import check_parameters, check_value, kept, parameter
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
@@ -58,7 +53,30 @@ __all__ = ("Service", "ServiceMeta", "SimpleClient", "SimpleServer", "TaskStoreB
 _set = object.__setattr__
 
 
-class Service(metaclass=ServiceMeta):
+def _check_dependencies(owner: object, name: str, value: typing.Any) -> typing.Any:
+    value = kept(value)
+    single = isinstance(value, Service | type)
+    try:
+        found = (value,) if single else tuple(value)
+    except TypeError:
+        found = (value,)
+    for one in found:
+        if not (issubclass(one, Service) if isinstance(one, type) else isinstance(one, Service)):
+            raise ParameterTypeError(owner, name, one, "services or service classes")
+    return value
+
+
+def _check_reaction(owner: object, name: str, value: object) -> object:
+    if value not in ("shutdown", "ignore") and not isinstance(value, Restart):
+        raise ParameterError(owner, name, value, "'shutdown', 'ignore' or a svcrun.Restart")
+    return value
+
+
+_time_limit: typing.Final = optional(number(above=0, high=inf, unit="seconds"), "no limit")
+_check_retry: typing.Final = optional(instance_of(Restart, "a svcrun.Restart"), "no retries")
+
+
+class Service(metaclass=ServiceMeta, base=True):
     """Something that is started, runs, and is stopped.
 
     Every keyword argument becomes an attribute; class attributes are the defaults. Override
@@ -99,15 +117,17 @@ class Service(metaclass=ServiceMeta):
         name: str | None = None
     else:
         name: str | None  # a service without a name has no such attribute, as in aiomisc
-    depends_on: Dependency | Iterable[Dependency] = ()
-    start_timeout: float | None = None
-    stop_timeout: float | None = None
-    start_retry: Restart | None = None
-    on_crash: typing.Literal["shutdown", "ignore"] | Restart = "shutdown"
+    depends_on: Dependency | Iterable[Dependency] = parameter(default=(), check=_check_dependencies)
+    start_timeout: float | None = parameter(default=None, check=_time_limit)
+    stop_timeout: float | None = parameter(default=None, check=_time_limit)
+    start_retry: Restart | None = parameter(default=None, check=_check_retry)
+    on_crash: typing.Literal["shutdown", "ignore"] | Restart = parameter(
+        default="shutdown", check=_check_reaction
+    )
 
     # Whether the service is a server. _svcrun_listens() returns whether it listens.
     _svcrun_is_server: typing.ClassVar[bool] = False
-    _svcrun_several: typing.ClassVar[typing.Any] = ("depends_on",)
+    _svcrun_order: typing.ClassVar[tuple[str, ...]] = ()
     # Whether the service is stopped after all others, to report how they ended.
     _svcrun_stops_last: typing.ClassVar[bool] = False
     # The keywords of the instance.
@@ -115,8 +135,10 @@ class Service(metaclass=ServiceMeta):
     # Created on first use, so that creating a service is fast.
     _svcrun_internals: ServiceInternals | None = parameter(default=None, init=False)
 
-    def __init__(self, **kwargs: typing.Any) -> None:
+    def __init__(self, *args: typing.Any, **kwargs: typing.Any) -> None:
         cls = type(self)
+        if args or cls._svcrun_positional:
+            kwargs = self._svcrun_arguments(args, kwargs)
         absent = cls.__required__ - kwargs.keys()
         if absent:
             raise MissingParameters(cls.__qualname__, absent)
@@ -126,8 +148,37 @@ class Service(metaclass=ServiceMeta):
             setattr(self, name, value)
         if not cls._svcrun_keywords.known.issuperset(kwargs):
             check_methods(self, kwargs)
-            if not LIFE_CYCLE.isdisjoint(kwargs):
-                check_lifecycle_parameters(self)
+        checks = cls._svcrun_checks
+        for name in kwargs:
+            if name in checks:
+                check_value(self, name, checks[name], kwargs[name])
+        if cls._svcrun_overridden:
+            check_parameters(self, cls._svcrun_overridden)
+        self._svcrun_check_together()
+
+    def _svcrun_arguments(
+        self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
+    ) -> dict[str, typing.Any]:
+        """Return all arguments as keywords.
+
+        None stands for the default of a positional parameter, which a subclass may have replaced.
+        """
+        cls = type(self)
+        names = cls._svcrun_positional
+        if len(args) > len(names):
+            expected = f"{len(names)} positional arguments" if names else "keyword arguments only"
+            raise TypeError(f"{cls.__qualname__} takes {expected}, not {len(args)} positional ones")
+        for name, value in zip(names, args, strict=False):
+            if name in kwargs:
+                raise TypeError(f"{cls.__qualname__} got two values for {name}")
+            kwargs[name] = value
+        for name in names:
+            if name in kwargs and kwargs[name] is None:
+                del kwargs[name]
+        return kwargs
+
+    def _svcrun_check_together(self) -> None:
+        """Check parameters that depend on each other; called when all have their values."""
 
     @overridable
     def state(self) -> ServiceState:
@@ -227,8 +278,12 @@ def state_of(service: Service) -> ServiceState:
 def check_service(service: object) -> None:
     """Check an object that is about to be started as a service.
 
+    The parameters of the life cycle are checked once more, because attributes may be assigned until
+    the start.
+
     :raises TypeError: if it is not a service.
-    :raises ValueError, TypeError: as :func:`check_lifecycle_parameters` does.
+    :raises ValueError, TypeError: if a parameter of the life cycle has a value that is not
+        accepted.
     """
     if not isinstance(service, Service):
         raise NotAService(service)
@@ -238,37 +293,9 @@ def check_service(service: object) -> None:
         and service.on_crash == "shutdown"
         and service.depends_on is Service.depends_on
     ):
-        check_lifecycle_parameters(service)
+        check_parameters(service, ("start_timeout", "stop_timeout", "on_crash", "depends_on"))
     if type(service)._svcrun_keywords.undeclared:
         warn_of_misspellings(service)
-
-
-def check_lifecycle_parameters(service: Service) -> None:
-    """Check the values of the parameters that every service has.
-
-    :raises ValueError, TypeError: naming the service, the parameter, the value and the accepted
-        values.
-    """
-    for name in ("start_timeout", "stop_timeout"):
-        value = getattr(service, name)
-        if value is not None:
-            number(above=0, high=inf, unit="seconds")(service, name, value)
-
-    if service.on_crash not in ("shutdown", "ignore") and not isinstance(service.on_crash, Restart):
-        raise ParameterError(
-            service, "on_crash", service.on_crash, "'shutdown', 'ignore' or a svcrun.Restart"
-        )
-
-    for dependency in dependencies(service):
-        is_service = (
-            issubclass(dependency, Service)
-            if isinstance(dependency, type)
-            else isinstance(dependency, Service)
-        )
-        if not is_service:
-            raise ParameterTypeError(
-                service, "depends_on", dependency, "services or service classes"
-            )
 
 
 def base_stop(service: Service) -> Callable[..., Coroutine[typing.Any, typing.Any, None]] | None:
@@ -287,17 +314,10 @@ def base_stop(service: Service) -> Callable[..., Coroutine[typing.Any, typing.An
 
 
 def dependencies(service: Service) -> tuple[Dependency, ...]:
-    """Return what `service` depends on, as a tuple whichever way it was written."""
-    keep(service, "depends_on")
+    """Return the dependencies of `service`, which may be one service or several."""
+    check_parameters(service, ("depends_on",))
     value = service.depends_on
-    if isinstance(value, Service | type):
-        return (value,)
-    try:
-        return tuple(value)
-    except TypeError:
-        raise ParameterTypeError(
-            service, "depends_on", value, "services or service classes"
-        ) from None
+    return (value,) if isinstance(value, Service | type) else tuple(value)
 
 
 def tasks_of(service: Service) -> set[asyncio.Task[typing.Any]]:
@@ -309,7 +329,7 @@ def _no_tasks(_: Service) -> set[asyncio.Task[typing.Any]]:
     return set()
 
 
-class TaskStoreBase(Service):
+class TaskStoreBase(Service, base=True):
     """A service that keeps tasks and cancels them when it stops."""
 
     @overridable
@@ -333,7 +353,7 @@ class TaskStoreBase(Service):
             await super().stop(exception)  # of another base, perhaps
 
 
-class SimpleServer(TaskStoreBase):
+class SimpleServer(TaskStoreBase, base=True):
     """A service with a listening server, which its ``start()`` assigns to `server`."""
 
     server: asyncio.AbstractServer | None = parameter(default=None, init=False)
@@ -347,5 +367,5 @@ class SimpleServer(TaskStoreBase):
         await super().stop(exception)
 
 
-class SimpleClient(TaskStoreBase):
+class SimpleClient(TaskStoreBase, base=True):
     """A service around a connection that it opens."""

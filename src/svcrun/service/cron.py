@@ -16,7 +16,8 @@ from svcrun._schedule.local_time import get_zone
 from svcrun._util.callables import is_coroutine_function
 from svcrun.errors import ParameterTypeError
 from svcrun.service._internals import overridable, part_of
-from svcrun.service.base import Service, parameter, state_of
+from svcrun.service._parameters import parameter
+from svcrun.service.base import Service, state_of
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
@@ -106,7 +107,13 @@ class Job(NamedTuple):
         )
 
 
-class CronService(Service):
+def _check_zone(owner: object, name: str, value: Any) -> Any:
+    del name
+    get_zone(owner, value)
+    return value
+
+
+class CronService(Service, base=True):
     """Call functions at the times of cron expressions.
 
     Pass functions to :meth:`register`, or decorate methods of a subclass with :func:`cron`. Calls
@@ -127,13 +134,11 @@ class CronService(Service):
     0
     """
 
-    timezone: str | tzinfo = "UTC"
+    timezone: str | tzinfo = parameter(default="UTC", check=_check_zone)
     clock: Clock | None = parameter(default=None)
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if "timezone" in kwargs:
-            get_zone(self, self.timezone)
+    def _svcrun_check_together(self) -> None:
+        super()._svcrun_check_together()
         _jobs_of(self)
 
     def register(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from svcrun._util.drain import log_late
 from svcrun._util.tasks import current_work
-from svcrun._util.validation import number
+from svcrun._util.validation import number, optional
 from svcrun.errors import show
 from svcrun.service._internals import loop_of, part_of
+from svcrun.service._parameters import parameter
 from svcrun.service.base import Service
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ __all__ = ("GracefulService",)
 log = logging.getLogger(__name__)
 
 
-class GracefulService(Service):
+class GracefulService(Service, base=True):
     """Create tasks that are waited for, or cancelled, when the service stops.
 
     It goes with every other service: ``class Shop(GracefulService, TCPServer)`` stops the server
@@ -60,14 +61,10 @@ class GracefulService(Service):
     delivered
     """
 
-    graceful_wait_timeout: float | None = None
+    graceful_wait_timeout: float | None = parameter(
+        default=None, check=optional(number(low=0, high=inf, unit="seconds"), "no limit")
+    )
     cancel_on_timeout: bool = True
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # some servers have positional ones
-        super().__init__(*args, **kwargs)
-        limit = self.graceful_wait_timeout
-        if limit is not None:
-            number(low=0, high=inf, unit="seconds")(self, "graceful_wait_timeout", limit)
 
     def create_graceful_task(
         self, coro: Coroutine[Any, Any, T], *, cancel: bool = False

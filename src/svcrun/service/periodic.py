@@ -10,15 +10,15 @@ from weakref import WeakSet
 from svcrun._schedule.runner import check_call_options
 from svcrun._util.base_classes import near_method
 from svcrun._util.current_service import name_of
+from svcrun._util.validation import number, one_of
 from svcrun.errors import MissingMethod, show
-from svcrun.periodic import PeriodicCallback, check_period
+from svcrun.periodic import PeriodicCallback, check_jitter
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._keywords import check_present
-from svcrun.service.base import Service, parameter
+from svcrun.service._parameters import kept, parameter
+from svcrun.service.base import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from svcrun._schedule.clock import Clock
     from svcrun._schedule.runner import ExceptionsType, Overlap
 
@@ -27,7 +27,14 @@ __all__ = ("PeriodicService",)
 log = logging.getLogger(__name__)
 
 
-class PeriodicService(Service):
+def _check_exceptions(owner: object, name: str, value: Any) -> Any:
+    del name
+    value = kept(value)
+    check_call_options(owner, "skip", value)
+    return value
+
+
+class PeriodicService(Service, base=True):
     """Call the method :meth:`callback`, which a subclass overrides, every `interval` seconds.
 
     Calls are due `interval` seconds apart, however long a call takes and however late the event
@@ -56,23 +63,20 @@ class PeriodicService(Service):
     Cleaner(interval=3600,delay=0)
     """
 
-    __required__: ClassVar[Collection[str]] = ("interval",)
     _svcrun_handlers: ClassVar[Any] = ("callback",)
-    _svcrun_several: ClassVar[Any] = ("suppress_exceptions",)
 
-    interval: float
-    delay: float = 0
-    jitter: float = 0
-    overlap: Overlap = "skip"
-    suppress_exceptions: ExceptionsType = ()
+    interval: float = parameter(check=number(above=0, unit="seconds"))
+    delay: float = parameter(default=0, check=number(low=0, unit="seconds"))
+    jitter: float = parameter(default=0, check=number(low=0, unit="seconds"))
+    overlap: Overlap = parameter(default="skip", check=one_of("skip", "queue", "cancel"))
+    suppress_exceptions: ExceptionsType = parameter(default=(), check=_check_exceptions)
     clock: Clock | None = parameter(default=None)
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if not _CHECKED.isdisjoint(kwargs):
-            check_period(self, self.interval, self.delay, self.jitter)
-            check_call_options(self, self.overlap, self.suppress_exceptions)
+    def _svcrun_check_together(self) -> None:
+        super()._svcrun_check_together()
         part_of(self, _Calls)
+        if self.jitter:
+            check_jitter(self, self.interval, self.jitter)
 
     @overridable
     def periodic(self) -> PeriodicCallback:
@@ -136,6 +140,3 @@ def _log_misspelt(service: PeriodicService, misspelt: str) -> None:
         _warned.add(type(service))
         log.warning("%s.%s() is never called; did you mean callback()?", name, misspelt)
     log.error("%s has no callback(); %s makes no calls", name, show(service))
-
-
-_CHECKED = frozenset({"interval", "delay", "jitter", "overlap", "suppress_exceptions"})

@@ -15,8 +15,9 @@ from svcrun._insight.profiling import Recording, summarize
 from svcrun._util.current_service import name_of
 from svcrun._util.validation import number
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
-from svcrun.periodic import PeriodicCallback, check_period
+from svcrun.periodic import PeriodicCallback
 from svcrun.service._internals import overridable, part_of
+from svcrun.service._parameters import parameter
 from svcrun.service.base import Service
 from svcrun.thread_pool.separate_threads import run_in_new_thread
 
@@ -33,7 +34,26 @@ _ORDER = "a pstats.SortKey such as 'cumulative', 'tottime' or 'ncalls'"
 _PATH = "the path of a file or None"
 
 
-class Profiler(Service):
+def _check_order(owner: object, name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ParameterTypeError(owner, name, value, _ORDER)
+    order = value.value if isinstance(value, SortKey) else value
+    if order not in Stats().get_sort_arg_defs():
+        raise ParameterError(owner, name, value, _ORDER)
+    return value
+
+
+def _check_path(owner: object, name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike):
+        raise ParameterTypeError(owner, name, value, _PATH)
+    if not os.fspath(value):
+        raise ParameterError(owner, name, value, _PATH)
+    return value
+
+
+class Profiler(Service, base=True):
     """Log, every `interval` seconds, the functions that took most time since the start.
 
     :class:`cProfile.Profile` records the calls of the event loop's thread; :attr:`profiler` is the
@@ -66,17 +86,30 @@ class Profiler(Service):
     """
 
     name: str | None = "profiler"
-    interval: float = 10
-    top_results: int = 10
-    order: str | SortKey = "cumulative"
-    path: str | os.PathLike[str] | None = None
-    flamegraph: str | os.PathLike[str] | None = None
-    sample_interval: float = 0.01
+    interval: float = parameter(default=10, check=number(above=0, unit="seconds"))
+    top_results: int = parameter(default=10, check=number(low=1, whole=True))
+    order: str | SortKey = parameter(default="cumulative", check=_check_order)
+    path: str | os.PathLike[str] | None = parameter(default=None, check=_check_path)
+    flamegraph: str | os.PathLike[str] | None = parameter(default=None, check=_check_path)
+    sample_interval: float = parameter(
+        default=0.01, check=number(above=0, high=threading.TIMEOUT_MAX, unit="seconds")
+    )
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.__check_parameters()
+    def _svcrun_check_together(self) -> None:
+        super()._svcrun_check_together()
         part_of(self, _Profiling)
+        if self.flamegraph is None:
+            return
+        try:
+            import svcrun._insight.flame_graph  # noqa: F401 - to fail now, not in start()
+        except ImportError as error:
+            raise ImportError(
+                "svcrun.service.Profiler(flamegraph=...) needs pyinstrument: "
+                "pip install 'svcrun[flamegraph]'"
+            ) from error
+        path = os.path.abspath(self.flamegraph)
+        if self.path is not None and os.path.abspath(self.path) == path:
+            raise ParameterError(self, "flamegraph", self.flamegraph, "a file other than path")
 
     @overridable
     def profiler(self) -> Profile:
@@ -120,44 +153,6 @@ class Profiler(Service):
             await own.periodic.finish()
             await own.write(entries)
         await super().stop(exception)
-
-    def __check_parameters(self) -> None:
-        check_period(self, self.interval, 0)
-        number(low=1, whole=True)(self, "top_results", self.top_results)
-        self.__check_order()
-        for name in ("path", "flamegraph"):
-            self.__check_path(name)
-        if self.flamegraph is not None:
-            self.__check_flamegraph(self.flamegraph)
-
-    def __check_order(self) -> None:
-        if not isinstance(self.order, str):
-            raise ParameterTypeError(self, "order", self.order, _ORDER)
-        order = self.order.value if isinstance(self.order, SortKey) else self.order
-        if order not in Stats().get_sort_arg_defs():
-            raise ParameterError(self, "order", self.order, _ORDER)
-
-    def __check_path(self, name: str) -> None:
-        path = getattr(self, name)
-        if path is None:
-            return
-        if not isinstance(path, str | os.PathLike):
-            raise ParameterTypeError(self, name, path, _PATH)
-        if not os.fspath(path):
-            raise ParameterError(self, name, path, _PATH)
-
-    def __check_flamegraph(self, path: str | os.PathLike[str]) -> None:
-        try:
-            import svcrun._insight.flame_graph  # noqa: F401 - to fail now, not in start()
-        except ImportError as error:
-            raise ImportError(
-                "svcrun.service.Profiler(flamegraph=...) needs pyinstrument: "
-                "pip install 'svcrun[flamegraph]'"
-            ) from error
-        seconds, longest = self.sample_interval, threading.TIMEOUT_MAX
-        number(above=0, high=longest, unit="seconds")(self, "sample_interval", seconds)
-        if self.path is not None and os.path.abspath(self.path) == os.path.abspath(path):
-            raise ParameterError(self, "flamegraph", path, "a file other than path")
 
 
 class _Profiling:

@@ -26,11 +26,10 @@ from svcrun._reporting.raven.transports import (
 from svcrun._reporting.report_queue import ReportHandler, unreported
 from svcrun.errors import AlreadyRunning, ParameterError
 from svcrun.service._internals import overridable
+from svcrun.service._parameters import parameter
 from svcrun.service._sender import Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from svcrun._reporting.raven.dsn import DSN
 
 __all__ = ("RavenSender",)
@@ -38,7 +37,7 @@ __all__ = ("RavenSender",)
 log = logging.getLogger(__name__)
 
 
-class RavenSender(Sender):
+class RavenSender(Sender, base=True):
     """Report log records, and the error that ended the program, to Sentry.
 
     A log call only queues a record. A thread makes the event, and the event loop sends it. Records
@@ -71,11 +70,9 @@ class RavenSender(Sender):
     <RavenSender NEW>
     """
 
-    __required__: ClassVar[Collection[str]] = ("sentry_dsn",)
     _svcrun_takes_options: ClassVar[str] = "raven.Client"
 
-    def __init__(self, **kwargs: Any) -> None:  # type checkers would make another one
-        super().__init__(**kwargs)
+    sentry_dsn: Any = parameter()
 
     @overridable
     def client(self) -> Client | None:

@@ -31,7 +31,7 @@ __all__ = ("SentrySender",)
 log = logging.getLogger(__name__)
 
 
-class SentrySender(Sender):
+class SentrySender(Sender, base=True):
     """Report log records, errors of tasks, and the error that ended the program to Sentry.
 
     While the service runs, its client is that of ``sentry_sdk``: the program may capture errors and
@@ -69,9 +69,6 @@ class SentrySender(Sender):
     """
 
     _svcrun_takes_options: ClassVar[str] = "sentry_sdk.init()"
-
-    def __init__(self, **kwargs: Any) -> None:  # type checkers would make another one
-        super().__init__(**kwargs)
 
     @overridable
     def client(self) -> BaseClient | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ("TCPServer",)
 
 
-class TCPServer(StreamServer):
+class TCPServer(StreamServer, base=True):
     """Serve the clients of a TCP port or of a Unix socket, each in a task of its own.
 
     Override :meth:`handle_client`, which gets asyncio's reader and writer. The connection is closed

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ("SSLOptions", "TLSServer")
 
 
-class TLSServer(StreamServer, Secure):
+class TLSServer(StreamServer, Secure, base=True):
     """Serve TLS clients, each in a task of its own.
 
     It has the parameters of :class:`~svcrun.service.tcp.TCPServer` and, as keywords, those below. A

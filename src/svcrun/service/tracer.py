@@ -10,14 +10,15 @@ import sys
 import tracemalloc
 from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from svcrun._insight import memory as _memory
 from svcrun._insight.memory import differences, forget, group, tracing
-from svcrun._util.validation import number
-from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError
-from svcrun.periodic import PeriodicCallback, check_period
+from svcrun._util.validation import function, instance_of, number, one_of, optional
+from svcrun.errors import AlreadyRunning, ParameterTypeError
+from svcrun.periodic import PeriodicCallback
 from svcrun.service._internals import part_of
+from svcrun.service._parameters import check_parameters, kept, parameter
 from svcrun.service.base import Service
 from svcrun.thread_pool.separate_threads import run_in_new_thread
 
@@ -48,7 +49,27 @@ class GroupBy(enum.Enum):
     """A line and the calls that led to it."""
 
 
-class MemoryTracer(Service):
+def _check_filters(owner: object, name: str, value: Any) -> Any:
+    value = kept(value)
+    _read_filters(owner, name, value)
+    return value
+
+
+def _read_filters(owner: object, name: str, value: Any) -> list[Filter]:
+    given = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else value
+    filters: list[Filter] = []
+    for one in given:
+        if isinstance(one, str):
+            filters.append(tracemalloc.Filter(True, one))
+        elif isinstance(one, tracemalloc.Filter | tracemalloc.DomainFilter):
+            filters.append(one)
+        else:
+            accepted = "patterns of file names or filters of tracemalloc"
+            raise ParameterTypeError(owner, name, one, accepted)
+    return filters
+
+
+class MemoryTracer(Service, base=True):
     """Log a table of the lines that hold most memory, every `interval` seconds.
 
     The greatest growth is at the top, so that a leak gets there sooner or later. The table has the
@@ -82,53 +103,28 @@ class MemoryTracer(Service):
     STAT_FORMAT = "%(count)8s | %(count_diff)8s | %(size)8s | %(size_diff)8s | %(traceback)s"
     """A row of the table."""
 
-    _svcrun_several: ClassVar[Any] = ("filters",)
-
     name: str | None = "memory-tracer"
-    interval: float = 5
-    top_results: int = 20
-    group_by: GroupBy = GroupBy.lineno
-    logger: Callable[..., object] = log.info
-    compare_to: Literal["start", "previous"] = "start"
-    filters: str | Filter | Iterable[str | Filter] = ()
-    frames: int | None = None
+    interval: float = parameter(default=5, check=number(above=0, unit="seconds"))
+    top_results: int = parameter(default=20, check=number(low=1, whole=True))
+    group_by: GroupBy = parameter(
+        default=GroupBy.lineno, check=instance_of(GroupBy, "a member of GroupBy")
+    )
+    logger: Callable[..., object] = parameter(default=log.info, check=function)
+    compare_to: Literal["start", "previous"] = parameter(
+        default="start", check=one_of("start", "previous")
+    )
+    filters: str | Filter | Iterable[str | Filter] = parameter(default=(), check=_check_filters)
+    frames: int | None = parameter(
+        default=None, check=optional(number(low=1, high=MAX_FRAMES, whole=True))
+    )
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.__check()
+    def _svcrun_check_together(self) -> None:
+        super()._svcrun_check_together()
         _ = self.__own
 
     @property
     def __own(self) -> _Tracing:
         return part_of(self, _Tracing)
-
-    def __check(self) -> None:
-        check_period(self, self.interval, 0)
-        number(low=1, whole=True)(self, "top_results", self.top_results)
-        if self.frames is not None:
-            number(low=1, high=MAX_FRAMES, whole=True)(self, "frames", self.frames)
-        if not isinstance(self.group_by, GroupBy):
-            raise ParameterTypeError(self, "group_by", self.group_by, "a member of GroupBy")
-        if not callable(self.logger):
-            raise ParameterTypeError(self, "logger", self.logger, "a function of one text")
-        if self.compare_to not in ("start", "previous"):
-            raise ParameterError(self, "compare_to", self.compare_to, "'start' or 'previous'")
-        self.__make_filters()
-
-    def __make_filters(self) -> list[Filter]:
-        given: object = self.filters
-        if isinstance(given, str) or not isinstance(given, Iterable):
-            given = (given,)
-        filters: list[Filter] = []
-        for one in given:
-            if isinstance(one, str):
-                filters.append(tracemalloc.Filter(True, one))
-            elif isinstance(one, tracemalloc.Filter | tracemalloc.DomainFilter):
-                filters.append(one)
-            else:
-                accepted = "patterns of file names or filters of tracemalloc"
-                raise ParameterTypeError(self, "filters", one, accepted)
-        return filters
 
     async def start(self) -> None:
         """Turn tracemalloc on, and start to log tables.
@@ -137,7 +133,7 @@ class MemoryTracer(Service):
         """
         if self.__own.is_tracing:
             raise AlreadyRunning(self)
-        self.__check()
+        check_parameters(self)
         frames = self.frames or (TRACEBACK_FRAMES if self.group_by is GroupBy.traceback else 1)
         self.__own.periodic.start(self.interval, loop=asyncio.get_running_loop())
         # If tracemalloc was on before, the first snapshot has older allocations. Then differences
@@ -178,7 +174,9 @@ class MemoryTracer(Service):
         forget(snapshot)
 
     def __group(self, snapshot: tracemalloc.Snapshot) -> Grouped:
-        return group(snapshot, self.group_by.value, self.__make_filters(), OWN_FILES)
+        return group(
+            snapshot, self.group_by.value, _read_filters(self, "filters", self.filters), OWN_FILES
+        )
 
     def compare_snapshot(
         self, snapshot_from: tracemalloc.Snapshot, snapshot_to: tracemalloc.Snapshot

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from svcrun._net.datagrams import WorkerPool
 from svcrun._net.send_queue import SendQueue
@@ -23,12 +23,6 @@ from svcrun.service.base import SimpleServer, parameter, tasks_of
 from svcrun.sockets import bind_socket as bind_socket
 from svcrun.utils import OptionsType as OptionsType, awaitable as awaitable
 
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Collection, Iterable
-
-    from svcrun._net.addresses import Option
-
 __all__ = ("UDPServer",)
 
 log = logging.getLogger(__name__)
@@ -37,7 +31,7 @@ TransportType: TypeAlias = asyncio.DatagramTransport | None
 """The transport of a server, if it has one."""
 
 
-class UDPServer(Listening, SimpleServer):
+class UDPServer(Listening, SimpleServer, base=True):
     """Call :meth:`handle_datagram` for each datagram that arrives at an address.
 
     :param address: an IP address (``"::"`` for all, of IPv6 and IPv4), a host name, or the path of
@@ -77,27 +71,8 @@ class UDPServer(Listening, SimpleServer):
     PROTO_NAME = "udp"
     SOCKET_KIND = socket.SOCK_DGRAM
 
-    # Given by position as well.
-    address: str | os.PathLike[str] | None = parameter(default=None, kw_only=False)
-    port: int | None = parameter(default=None, kw_only=False)
-    options: Collection[Option] = parameter(default=(), kw_only=False)
-    sock: socket.socket | None = parameter(default=None, kw_only=False)
-
-    max_tasks: int = 1024
-    drain_timeout: float = 5
-
-    def __init__(
-        self,
-        address: str | os.PathLike[str] | None = None,
-        port: int | None = None,
-        options: Iterable[Option] = (),
-        sock: socket.socket | None = None,
-        **kwargs: Any,
-    ) -> None:
-        # None stands for what a subclass has as its default.
-        given = {"address": address, "port": port, "options": tuple(options) or None, "sock": sock}
-        kwargs.update((name, value) for name, value in given.items() if value is not None)
-        super().__init__(**kwargs)
+    max_tasks: int = parameter(default=1024, check=number(low=1, whole=True, unit="handlers"))
+    drain_timeout: float = parameter(default=5, check=number(low=0, unit="seconds"))
 
     @overridable
     def dropped(self) -> int:
@@ -207,11 +182,6 @@ class UDPServer(Listening, SimpleServer):
                 own.pool = own.send_queue = None
                 for counter in (own.dropped, own.unsent, own.failures):
                     counter.close()
-
-    def _svcrun_check_parameters(self) -> None:
-        super()._svcrun_check_parameters()
-        number(low=1, whole=True, unit="handlers")(self, "max_tasks", self.max_tasks)
-        number(low=0, unit="seconds")(self, "drain_timeout", self.drain_timeout)
 
 
 class _Datagrams:

@@ -35,11 +35,12 @@ from svcrun.errors import (
 )
 from svcrun.service._internals import internals_of, overridable, part_of
 from svcrun.service._listening import Listening
+from svcrun.service._parameters import parameter, several
 
 if TYPE_CHECKING:
     import asyncio
     import os
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from uvicorn.config import (
         HTTPProtocolType,
@@ -61,7 +62,7 @@ _LOGGERS = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 _NO_PASSWORD = "no password was given"  # noqa: S105
 
 
-class UvicornService(Listening):
+class UvicornService(Listening, base=True):
     """Serve an ASGI application by uvicorn.
 
     Pass it as `app`, or override :meth:`create_application`. The socket is bound before the
@@ -120,7 +121,6 @@ class UvicornService(Listening):
     PROTO_NAME = "http"
 
     __async_required__: ClassVar[Any] = ("create_application",)
-    _svcrun_several: ClassVar[Any] = ("forwarded_allow_ips", "headers")
 
     app: Any = None
     shutdown_timeout: float = 5
@@ -154,7 +154,7 @@ class UvicornService(Listening):
     proxy_headers: bool = True
     server_header: bool = True
     date_header: bool = True
-    forwarded_allow_ips: list[str] | str | None = None
+    forwarded_allow_ips: Iterable[str] | None = parameter(default=None, check=several)
     root_path: str = ""
     limit_concurrency: int | None = None
     limit_max_requests: int | None = None
@@ -173,18 +173,25 @@ class UvicornService(Listening):
     ssl_ca_certs: Path | None = None
     ssl_ciphers: str | None = None
     ssl_context_factory: ContextFactory | None = None
-    headers: list[tuple[str, str]] | None = None
+    headers: Iterable[tuple[str, str]] | None = parameter(default=None, check=several)
     factory: bool = False
     h11_max_incomplete_event_size: int | None = None
     reset_contextvars: bool = False
 
-    def __init__(self, **kwargs: Any) -> None:
-        cls = type(self)
-        for loop in (kwargs.get("loop"), cls.loop):
+    def _svcrun_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        kwargs = super()._svcrun_arguments(args, kwargs)
+        for loop in (kwargs.get("loop"), type(self).loop):
             check_loop(self, loop)
         if isinstance(kwargs.get("loop"), str):
             del kwargs["loop"]
-        super().__init__(**endpoint_keywords(self, kwargs))
+        return endpoint_keywords(self, kwargs)
+
+    def _svcrun_check_together(self) -> None:
+        cls = type(self)
+        check_import_string(self)
+        check_values(self)
+        non_default_options(self, UvicornService)  # for its checks
+        super()._svcrun_check_together()  # after the check of `fd`, which it uses
         check_application(self, UvicornService, "create_application")
         if self.app is None and cls.create_application is UvicornService.create_application:
             raise MissingParameters(cls.__qualname__, ("app",))
@@ -378,12 +385,6 @@ class UvicornService(Listening):
 
     def __is_plain(self) -> bool:
         return self.ssl_certfile is None and self.ssl_context_factory is None
-
-    def _svcrun_check_parameters(self) -> None:
-        super()._svcrun_check_parameters()
-        check_import_string(self)
-        check_values(self)
-        non_default_options(self, UvicornService)  # for its checks
 
 
 class _Run:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from svcrun._util.tasks import CALLBACK, running_task_and_service
-from svcrun._util.validation import number
+from svcrun._util.validation import number, optional
 from svcrun.errors import AlreadyRunning, ParameterError, show
 from svcrun.service._internals import overridable, part_of
+from svcrun.service._parameters import check_parameters, parameter
 from svcrun.service.base import Service
 from svcrun.thread_pool.separate_threads import run_in_new_thread
 from svcrun.thread_pool.thread_group import stoppable
@@ -70,7 +71,7 @@ class LoopLag:
         return self.total / self.count if self.count else 0.0
 
 
-class LoopWatchdog(Service):
+class LoopWatchdog(Service, base=True):
     """Log the stack of the code that blocks the event loop, and how long it blocked.
 
     A thread watches a timer of the loop. When the timer is late by `threshold` seconds, the
@@ -91,21 +92,16 @@ class LoopWatchdog(Service):
     """
 
     name: str | None = "loop-watchdog"
-    threshold: float = 0.5
-    interval: float | None = None
+    threshold: float = parameter(default=0.5, check=number(above=0, unit="seconds"))
+    interval: float | None = parameter(
+        default=None, check=optional(number(above=0, unit="seconds"), "a fifth of the threshold")
+    )
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.__check()
-
-    def __check(self) -> None:
-        check = number(above=0, unit="seconds")
-        check(self, "threshold", self.threshold)
-        if self.interval is not None:
-            check(self, "interval", self.interval)
-            if self.interval > self.threshold:
-                accepted = f"at most threshold ({self.threshold:g})"
-                raise ParameterError(self, "interval", self.interval, accepted)
+    def _svcrun_check_together(self) -> None:
+        super()._svcrun_check_together()
+        if self.interval is not None and self.interval > self.threshold:
+            accepted = f"at most threshold ({self.threshold:g})"
+            raise ParameterError(self, "interval", self.interval, accepted)
 
     @overridable
     def lag(self) -> LoopLag:
@@ -122,7 +118,8 @@ class LoopWatchdog(Service):
         own = part_of(self, _Watching)
         if own.watch is not None and not own.watch.is_over:
             raise AlreadyRunning(self)
-        self.__check()
+        check_parameters(self)
+        self._svcrun_check_together()
         interval = self.interval or max(self.threshold / 5, MIN_INTERVAL)
         watch = _Watch(asyncio.get_running_loop(), self.threshold, interval)
         watch.start(self.name or "loop-watchdog")

@@ -342,7 +342,7 @@ async def test_a_pool_that_closes_ends_its_generators_and_they_say_so(
     assert numbers.closed.is_set()
     # It had one item in the channel, and one in its hand that got lost: that is no normal end.
     assert await anext(iterator) == 1
-    with pytest.raises(RuntimeError, match=r"_count.* did not come to its end: its pool closed"):
+    with pytest.raises(RuntimeError, match=r"_count.* ended early: its pool closed"):
         await anext(iterator)
 
 

@@ -90,7 +90,7 @@ def test_a_pool_grows_to_its_size_and_not_beyond(pool: ThreadPoolExecutor) -> No
 async def test_an_idle_thread_is_used_again(pool: ThreadPoolExecutor) -> None:
     for _ in range(20):
         pool.submit(int).result(PATIENCE)
-        await eventually(lambda: pool._workers.spare == 1)  # the thread waits again
+        await eventually(lambda: pool._workers.idle == 1)  # the thread waits again
     assert thread_names() == {"svcrun-pool-1"}
 
 
@@ -357,7 +357,7 @@ async def test_without_threads_to_be_had_the_submitter_is_told(
     # Nothing of it is left, and later the pool works.
     assert pool._workers.jobs.empty()
     assert await pool.submit(abs, -1) == 1
-    await eventually(lambda: pool._workers.spare == 1)
+    await eventually(lambda: pool._workers.idle == 1)
     assert thread_names() == {"svcrun-pool-1"}
 
 

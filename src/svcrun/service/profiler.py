@@ -19,7 +19,7 @@ from svcrun.periodic import PeriodicCallback
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._parameters import parameter
 from svcrun.service.base import Service
-from svcrun.thread_pool.separate_threads import run_in_new_thread
+from svcrun.thread_pool.separate_threads import start_in_new_thread
 
 if TYPE_CHECKING:
     from cProfile import Profile
@@ -189,7 +189,7 @@ class _Profiling:
     async def write(self, entries: list[Any]) -> None:
         """Log a table of `entries` and write the files, in a thread."""
         write = partial(self._write_in_thread, entries)
-        await run_in_new_thread(asyncio.get_running_loop(), write, name="svcrun-profiler")
+        await start_in_new_thread(asyncio.get_running_loop(), write, name="svcrun-profiler")
 
     def _write_in_thread(self, entries: list[Any]) -> None:
         service = self._service

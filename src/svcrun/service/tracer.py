@@ -20,7 +20,7 @@ from svcrun.periodic import PeriodicCallback
 from svcrun.service._internals import part_of
 from svcrun.service._parameters import check_parameters, kept, parameter
 from svcrun.service.base import Service
-from svcrun.thread_pool.separate_threads import run_in_new_thread
+from svcrun.thread_pool.separate_threads import start_in_new_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +158,7 @@ class MemoryTracer(Service, base=True):
         :raises RuntimeError: if tracemalloc is off.
         """
         # Not in the thread pool, which may be exhausted by the fault that is being traced.
-        await run_in_new_thread(
+        await start_in_new_thread(
             asyncio.get_running_loop(), self.__show, name=self.name or "memory-tracer"
         )
 

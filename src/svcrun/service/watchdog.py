@@ -18,7 +18,7 @@ from svcrun.errors import AlreadyRunning, ParameterError, show
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._parameters import check_parameters, parameter
 from svcrun.service.base import Service
-from svcrun.thread_pool.separate_threads import run_in_new_thread
+from svcrun.thread_pool.separate_threads import start_in_new_thread
 from svcrun.thread_pool.thread_group import stoppable
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class _Watch:
         self._due = time.monotonic()
         self._timer = self._loop.call_soon(self._on_timer)
         try:
-            self._thread = run_in_new_thread(self._loop, self._run, name=name, detach=False)
+            self._thread = start_in_new_thread(self._loop, self._run, name=name, detach=False)
         except BaseException:
             self._stop_timer()
             raise

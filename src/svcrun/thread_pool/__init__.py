@@ -1,4 +1,4 @@
-"""Threads for what would block the event loop: a pool, decorators, and ways back to the loop."""
+"""Run blocking functions in threads, and call coroutines of the event loop from there."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ __all__ = (
     "wait_separate_threads",
 )
 
-# Resolved on first use: every program has the pool, and few have the rest.
-_HOMES = {
+# Imported on first use: each program uses the pool, but few use the rest.
+_MODULES = {
     "ChannelClosed": "svcrun.errors",
     "ChannelTimeout": "svcrun.errors",
     "FromThreadChannel": "svcrun.thread_pool.channel",
@@ -66,7 +66,7 @@ _HOMES = {
 
 
 if not TYPE_CHECKING:
-    __getattr__ = lazy_exports(__name__, _HOMES)
+    __getattr__ = lazy_exports(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""A queue that threads fill and coroutines empty."""
+"""A queue from threads to coroutines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 from svcrun._util.per_loop import running_loop
 from svcrun._util.validation import number
 from svcrun.errors import ChannelClosed, ChannelTimeout
+from svcrun.thread_pool.thread_group import set_if_pending
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -22,17 +23,17 @@ __all__ = ("FromThreadChannel", "check_size")
 
 
 def check_size(owner: str, name: str, value: object) -> None:
-    """Refuse what is no limit for a number of items."""
+    """Check that `value` is a number of items, or 0 for no limit."""
     number(low=0, whole=True, unit="items")(owner, name, value)
 
 
 class FromThreadChannel(Generic[T]):
     """Pass items from threads to coroutines, in order.
 
-    :param maxsize: how many items may wait to be taken; 0 for any number.
-    :param timeout: seconds that :meth:`get` waits for an item; 0 for any time.
+    As a context manager, the channel is closed at the end of the block.
 
-    As a context manager, it is closed at the end of the block.
+    :param maxsize: the most items in the channel; 0 for any number.
+    :param timeout: seconds that :meth:`get` waits for an item; 0 for no time limit.
 
     >>> import asyncio
     >>> from svcrun import threaded
@@ -40,7 +41,7 @@ class FromThreadChannel(Generic[T]):
     ... def produce(channel):
     ...     with channel:
     ...         for number in range(100):
-    ...             channel.put(number)  # waits while there are 10
+    ...             channel.put(number)  # waits while the channel has 10 items
     >>> async def main():
     ...     channel = FromThreadChannel(maxsize=10)
     ...     producer = produce(channel)
@@ -59,20 +60,20 @@ class FromThreadChannel(Generic[T]):
         self._items: collections.deque[T] = collections.deque()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._is_closed = False
-        # Its lock can be taken twice by one thread: a finalizer that closes the channel may run
-        # anywhere, in the methods below as well.
+        # The lock is reentrant, because a finalizer that closes the channel may run at any point of
+        # the methods below.
         self._changed = threading.Condition(threading.RLock())
 
     @property
     def is_closed(self) -> bool:
-        """Whether no more items are accepted."""
+        """Whether the channel rejects further items."""
         return self._is_closed
 
     def put(self, item: T) -> None:
-        """Add an item, from any thread; wait first while the channel is full.
+        """Add an item, in any thread; wait while the channel is full.
 
         :raises ChannelClosed: a :class:`RuntimeError`, if the channel is closed.
-        :raises RuntimeError: if this thread runs an event loop and would have to wait.
+        :raises RuntimeError: if the channel is full and this thread runs an event loop.
         """
         with self._changed:
             while self._maxsize and len(self._items) >= self._maxsize and not self._is_closed:
@@ -88,26 +89,26 @@ class FromThreadChannel(Generic[T]):
             self._wake_waiters()
 
     def close(self) -> None:
-        """Accept no more items, from any thread; those in the channel can still be taken."""
+        """Reject further items, in any thread; those in the channel can still be taken."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
             self._wake_waiters()
 
     def _wake_waiters(self) -> None:
-        # All of them: one that was woken may be cancelled before it takes its item.
+        # Race: a task may be cancelled after it was woken and before it takes an item. So wake all.
         waiters, self._waiters = self._waiters, []
         for loop, waiter in waiters:
-            with contextlib.suppress(RuntimeError):  # a closed loop waits for nothing
-                loop.call_soon_threadsafe(_set, waiter)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(set_if_pending, waiter)
 
     async def get(self, timeout: float | None = None) -> T:
-        """Take an item; wait for one if there is none.
+        """Take an item; wait while the channel is empty.
 
-        :param timeout: seconds to wait; 0 for any time, and as the channel has it by default.
+        :param timeout: seconds to wait; 0 for no time limit; by default that of the channel.
 
         :raises ChannelClosed: a :class:`RuntimeError`, if the channel is closed and empty.
-        :raises ChannelTimeout: a :class:`TimeoutError`, if no item came in time.
+        :raises ChannelTimeout: a :class:`TimeoutError`, if no item arrived in time.
         """
         limit = self._timeout if timeout is None else timeout
         if not limit > 0:
@@ -154,8 +155,3 @@ class FromThreadChannel(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _set(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

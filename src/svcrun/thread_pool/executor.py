@@ -1,4 +1,4 @@
-"""The thread pool."""
+"""A thread pool that never delays the end of a program."""
 
 from __future__ import annotations
 
@@ -42,13 +42,12 @@ log = logging.getLogger("svcrun.thread_pool")
 
 
 class JobFuture(concurrent.futures.Future[T]):
-    """The future of a job in the pool, which can be awaited as well."""
+    """The future of a job in the pool; it is awaitable."""
 
     def result(self, timeout: float | None = None) -> T:
         """Return the result, or raise the exception of the job.
 
-        The base class takes an exception that is false, such as an empty one with a ``__len__``,
-        for none at all and returns None.
+        The base class ignores an exception that is false, such as one whose ``__len__()`` is 0.
         """
         error = self.exception(timeout)
         if error is None:
@@ -63,10 +62,10 @@ class JobFuture(concurrent.futures.Future[T]):
 
 
 def replace_unraisable(error: BaseException) -> RuntimeError:
-    """Return the error that replaces a StopIteration or StopAsyncIteration.
+    """Return a RuntimeError that replaces a StopIteration or StopAsyncIteration.
 
-    asyncio's future refuses a StopIteration, and would stay pending. A StopAsyncIteration would end
-    an ``async for`` loop as if there were no more items.
+    A future of asyncio refuses a StopIteration, and would stay pending. A StopAsyncIteration would
+    end an ``async for`` loop as if there were no more items.
     """
     replacement = RuntimeError(f"a call in a thread raised {type(error).__name__}")
     replacement.__cause__ = error
@@ -79,10 +78,10 @@ def run_job(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
-    """Call `function` and settle `future`, whatever happens.
+    """Call `function`, and set its result or exception on `future`.
 
-    Somebody else may have settled it before, or may do so meanwhile; then their outcome stays.
-    It gets a RuntimeError for a StopIteration, see :func:`replace_unraisable`.
+    Race: other code may set the result of the future before or during the call. Then that result
+    stays. A StopIteration becomes a RuntimeError, see :func:`replace_unraisable`.
     """
     try:
         if future.done() and not future.cancelled():
@@ -96,7 +95,7 @@ def run_job(
             with contextlib.suppress(concurrent.futures.InvalidStateError):
                 future.set_exception(replacement)
             del replacement
-        except BaseException as error:  # noqa: BLE001 - it belongs to who waits, and not to the thread
+        except BaseException as error:  # noqa: BLE001 - it is for the awaiting task
             with contextlib.suppress(concurrent.futures.InvalidStateError):
                 future.set_exception(error)
         else:
@@ -105,17 +104,17 @@ def run_job(
     except BaseException:
         log.critical("a callback of %r failed", future, exc_info=True)
     finally:
-        # The traceback of an error refers to this frame, and the future to the error.
+        # A reference cycle: the future refers to its error, whose traceback refers to this frame.
         del future
 
 
 class _WorkerThreads:
-    """The threads of a pool and the jobs they take.
+    """The threads of a pool and the queue of their jobs.
 
-    They know nothing of the pool itself, so a pool that nobody holds can be collected.
+    Invariant: they do not refer to the pool, so a pool that the program drops is collected.
     """
 
-    __slots__ = ("__weakref__", "jobs", "lock", "name", "size", "spare", "threads")
+    __slots__ = ("__weakref__", "idle", "jobs", "lock", "name", "size", "threads")
 
     def __init__(self, size: int, name: str) -> None:
         self.size = size
@@ -123,25 +122,25 @@ class _WorkerThreads:
         self.reset()
 
     def reset(self) -> None:
-        """Begin without threads and without jobs."""
+        """Start afresh without threads and jobs; a forked child calls this."""
         self.lock = threading.Lock()
         self.threads = ThreadGroup()
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        # Threads that wait for a job, less jobs that wait for a thread.
-        self.spare = 0
+        # The number of idle threads minus the number of queued jobs.
+        self.idle = 0
 
     def put(self, job: Job) -> None:
-        """Queue a job, and start a thread for it unless one is waiting; call it under the lock.
+        """Queue a job, and start a thread unless one is idle; the caller holds the lock.
 
-        :raises RuntimeError: if there is no thread and none can be started.
+        :raises RuntimeError: if the pool has no thread and cannot start one.
         """
-        self.spare -= 1
-        if self.spare < 0 and len(self.threads) < self.size:
+        self.idle -= 1
+        if self.idle < 0 and len(self.threads) < self.size:
             try:
                 self.start_thread()
             except Exception:
                 if not len(self.threads):
-                    self.spare += 1
+                    self.idle += 1
                     raise
                 log.warning("%s can't grow beyond %d threads", self.name, len(self.threads))
         self.jobs.put(job)
@@ -150,28 +149,27 @@ class _WorkerThreads:
         number = len(self.threads) + 1
         if number == 1:
             _started.add(self)
-        # Daemon threads: the interpreter does not wait for them at exit, so a job that hangs can't
-        # hold the process.
+        # The interpreter does not wait for daemon threads, so a hung job cannot delay its exit.
         self.threads.start(self.work, (), name=f"{self.name}-{number}", daemon=True)
 
     def work(self) -> None:
-        """Run jobs until dismissed; this is the life of a thread."""
+        """Run jobs until :meth:`stop`; each thread calls this."""
         while True:
             with self.lock:
-                self.spare += 1
+                self.idle += 1
             job = self.jobs.get()
             if job is None:
-                self.jobs.put(None)  # for the next thread
+                self.jobs.put(None)  # stop the next thread
                 return
             run_job(*job)
-            del job  # or it would live until the next one comes
+            del job  # or the job would stay alive until the next one
 
-    def dismiss(self) -> None:
-        """Have the threads end when the jobs are done; safe in a finalizer."""
+    def stop(self) -> None:
+        """Make the threads end after the queued jobs; safe in a finalizer."""
         self.jobs.put(None)
 
-    def drain(self) -> list[concurrent.futures.Future[Any]]:
-        """Take away the jobs that no thread has begun."""
+    def take_queued(self) -> list[concurrent.futures.Future[Any]]:
+        """Remove the queued jobs, and return their futures."""
         futures = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -181,7 +179,8 @@ class _WorkerThreads:
         return futures
 
 
-# Those with threads. A child process has none of its parent's threads, and locks as they were.
+# The instances with threads. A forked child has none of these threads, and its copies of their
+# locks may be held.
 _started: weakref.WeakSet[_WorkerThreads] = weakref.WeakSet()
 
 
@@ -198,25 +197,24 @@ _pools: PerLoop[ThreadPoolExecutor] = PerLoop()
 
 
 def get_pool(loop: asyncio.AbstractEventLoop) -> ThreadPoolExecutor | None:
-    """Return the pool that was attached to `loop` last, None without one."""
+    """Return the pool that was last attached to `loop`, or None."""
     return _pools.get(loop)
 
 
 class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
-    """A :class:`concurrent.futures.ThreadPoolExecutor` that can't hold up the end of a program.
+    """A :class:`concurrent.futures.ThreadPoolExecutor` that never delays the end of a program.
 
-    Threads are started when there is a job for them, and are used again. They are daemons, so a
-    job that never returns does not keep the process alive, and :meth:`close` tells what it does.
+    Threads start on demand and are reused. They are daemon threads, so a job that never returns
+    does not keep the process alive. :meth:`close` returns such threads with their stacks.
 
-    :param max_workers: the largest number of threads; one for each processor by default, but at
-        least 4 and at most 32.
-    :param thread_name_prefix: threads are called this, ``-`` and a number.
-    :param statistic_name: aiomisc's name for the same parameter.
+    An entrypoint creates a pool of ``pool_size`` threads for its event loop.
 
-    :raises ValueError: if there would be no thread.
-    :raises TypeError: if a parameter is of another type.
+    :param max_workers: the most threads; by default one per processor, at least 4 and at most 32.
+    :param thread_name_prefix: the beginning of the names of threads; ``-`` and a number follow.
+    :param statistic_name: aiomisc's name of the same parameter.
 
-    An entrypoint makes one of its ``pool_size`` for the event loop. By hand:
+    :raises ValueError: if `max_workers` is less than 1.
+    :raises TypeError: if `max_workers` is not an integer.
 
     >>> import asyncio
     >>> async def main():
@@ -238,7 +236,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         *,
         statistic_name: str | None = None,
     ) -> None:
-        # The base class is there for asyncio, which accepts no other; nothing of it is used.
+        # asyncio requires this base class; no method of it is used, not even __init__().
         if max_workers is None:
             max_workers = self.DEFAULT_POOL_SIZE
         number(low=1, whole=True, unit="threads")(self, "max_workers", max_workers)
@@ -248,12 +246,12 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         self._workers = _WorkerThreads(max_workers, statistic_name or thread_name_prefix)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
-        """Have ``fn(*args, **kwargs)`` called in a thread, and return the future of its result.
+        """Call ``fn(*args, **kwargs)`` in a thread, and return an awaitable future of its result.
 
-        It can be awaited. ``asyncio.wait()`` needs ``loop.run_in_executor()`` instead.
+        ``asyncio.wait()`` does not accept this future; it needs ``loop.run_in_executor()``.
 
         :raises PoolClosed: a :class:`RuntimeError`, after :meth:`shutdown` or :meth:`close`.
-        :raises RuntimeError: if there is no thread and none can be started.
+        :raises RuntimeError: if the pool has no thread and cannot start one.
         """
         future: JobFuture[T] = JobFuture()
         workers = self._workers
@@ -264,19 +262,19 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more jobs, and let the threads end when those at hand are done.
+        """Accept no more jobs, and end the threads after the accepted ones.
 
-        :param wait: block until the threads have ended.
-        :param cancel_futures: cancel the jobs that no thread has begun.
+        :param wait: whether to block until the threads have ended.
+        :param cancel_futures: whether to cancel the jobs that have not started.
         """
         workers = self._workers
         with workers.lock:
             self._shutdown = True
-            dropped = workers.drain() if cancel_futures else []
-            workers.dismiss()
+            dropped = workers.take_queued() if cancel_futures else []
+            workers.stop()
         while self._loops:
             _pools.discard(self._loops.pop(), self)
-        # Not under the lock: this runs callbacks.
+        # Without the lock, because this runs callbacks of the program.
         for future in dropped:
             if future.cancel():
                 future.set_running_or_notify_cancel()
@@ -284,26 +282,24 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
             workers.threads.join()
 
     async def close(self, timeout: float | None = None) -> list[HungThread]:
-        """End the pool without blocking the event loop.
+        """Close the pool without blocking the event loop.
 
-        Jobs that no thread has begun are cancelled, the others are waited for.
+        Jobs that have not started are cancelled. Then the pool waits for the others.
 
-        :param timeout: seconds to wait; without limit by default.
-
-        Returns the threads that have not ended by then. They are given up: nothing waits for them
-        any more.
+        :param timeout: seconds to wait; by default without limit.
+        :return: the threads that did not end in time. They are abandoned.
         """
         self.shutdown(wait=False, cancel_futures=True)
         return await self._workers.threads.wait(timeout)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have `threaded` functions that are called on `loop` use this pool until its end.
+        """Use this pool for :func:`threaded` functions that are called on `loop`, until its end.
 
-        The default executor of the loop stays as it is.
+        The default executor of the loop does not change.
         """
         self._loops.append(loop)
         _pools.add(loop, self)
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # its construction failed
-            self._workers.dismiss()
+        with contextlib.suppress(AttributeError):  # __init__() raised
+            self._workers.stop()

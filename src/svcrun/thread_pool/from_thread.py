@@ -1,4 +1,4 @@
-"""From a thread back to the event loop: run a coroutine there and wait for its result."""
+"""Run coroutines on the event loop, from a thread that waits for the result."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ T = TypeVar("T")
 
 __all__ = ("run_in_thread", "sync_await", "sync_wait_coroutine", "wait_coroutine")
 
+# The loop that the current thread works for.
 _home_loop: ContextVar[asyncio.AbstractEventLoop] = ContextVar("svcrun_home_loop")
 
-# A loop tells nobody that it is closed, so who waits for it looks now and then.
+# A loop has no notification of its end, so a waiting thread checks it once in so many seconds.
 _POLL_INTERVAL = 1.0
 
 
@@ -29,19 +30,19 @@ def run_in_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) ->
     _home_loop.set(loop)
     try:
         return function()
-    except StopIteration as error:  # an executor of the program may raise it
+    except StopIteration as error:  # an executor of the program would pass it on
         raise replace_unraisable(error) from error
 
 
 def wait_coroutine(
     coro: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop | None = None
 ) -> T:
-    """Run `coro` on the event loop and block this thread until it is done.
+    """Run `coro` on the event loop, block this thread until it is done, and return its result.
 
     :param coro: the coroutine.
-    :param loop: the loop to run it on; by default the one that called the `threaded` function.
+    :param loop: the event loop; by default that of the caller of the :func:`threaded` function.
 
-    :raises RuntimeError: if the loop is unknown, is closed, or runs in this very thread.
+    :raises RuntimeError: if the loop is unknown, is closed, or runs in this thread.
 
     >>> import asyncio
     >>> from svcrun import threaded
@@ -65,7 +66,7 @@ def wait_coroutine(
         raise
     while True:
         try:
-            # Before Python 3.14, result() ignores an exception that is false.
+            # Not result(), which ignores an exception that is false before Python 3.14.
             error = future.exception(_POLL_INTERVAL)
         except concurrent.futures.CancelledError:
             raise asyncio.CancelledError from None
@@ -78,7 +79,7 @@ def wait_coroutine(
         try:
             raise error
         finally:
-            del error, future  # the traceback refers to this frame
+            del error, future  # a reference cycle: the traceback refers to this frame
 
 
 def _check_loop(loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop:
@@ -99,16 +100,17 @@ def sync_wait_coroutine(
     *args: Any,
     **kwargs: Any,
 ) -> T:
-    """Run ``coro_func(*args, **kwargs)`` on `loop` as :func:`wait_coroutine` does."""
+    """Run ``coro_func(*args, **kwargs)`` on `loop`, like :func:`wait_coroutine`."""
     return wait_coroutine(coro_func(*args, **kwargs), loop)
 
 
 def sync_await(func: Callable[..., Awaitable[T]] | Awaitable[T], *args: Any, **kwargs: Any) -> T:
-    """Call `func` on the event loop, await what it returns, and block this thread until then.
+    """Call `func` on the event loop, and block this thread until its awaitable is done.
 
-    :param func: a function that returns an awaitable; or an awaitable itself.
+    :param func: a function that returns an awaitable, or an awaitable.
+    :return: the result of the awaitable.
 
-    :raises RuntimeError: as :func:`wait_coroutine`.
+    :raises RuntimeError: if the loop is unknown, is closed, or runs in this thread.
 
     >>> import asyncio
     >>> from svcrun import threaded

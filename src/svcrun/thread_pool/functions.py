@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import inspect
 import weakref
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
-from svcrun._util.per_loop import running_loop
-from svcrun.thread_pool.executor import get_pool
-from svcrun.thread_pool.from_thread import run_in_thread
 from svcrun.thread_pool.generators import ThreadedIterable, ThreadedIterableSeparate
-from svcrun.thread_pool.separate_threads import run_in_new_thread
+from svcrun.thread_pool.separate_threads import start_in_new_thread
 from svcrun.thread_pool.threaded_base import ThreadedBase, plain_function
+from svcrun.thread_pool.to_thread import start_in_pool, start_or_defer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -26,44 +23,39 @@ S = TypeVar("S")
 
 __all__ = ("Threaded", "ThreadedSeparate", "threaded", "threaded_separate")
 
-# A thread of the pool may be this far ahead of who reads what it yields.
+# The most items that a generator may be ahead of the iteration.
 _GENERATOR_MAX_SIZE = 1024
 
 
 class Threaded(ThreadedBase[P, T]):
-    """A function whose calls run in the thread pool; made by :func:`threaded`."""
+    """A function whose calls run in the thread pool; :func:`threaded` returns it."""
 
     def async_call(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-        """Begin a call in a thread and return its awaitable result.
+        """Start a call in a thread and return its awaitable result.
 
-        Without a running event loop, the call begins when the result is awaited.
+        Without a running event loop, the call starts when the result is awaited.
         """
-        call = functools.partial(self.func, *args, **kwargs)
-        loop = running_loop()
-        return self._later(call) if loop is None else self._start(loop, call)
+        return start_or_defer(self._start, functools.partial(self.func, *args, **kwargs))
 
     __call__ = async_call
 
-    async def _later(self, call: Callable[[], T]) -> T:
-        return await self._start(asyncio.get_running_loop(), call)
-
     def _start(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T]) -> asyncio.Future[T]:
-        context = contextvars.copy_context()
-        # Weak, as the traceback of an error would refer to the future, and the future to the error.
-        waiting: list[weakref.ref[asyncio.Future[T]]] = []
+        # A weak reference: the traceback of an error refers to the frame of begin(), so a strong
+        # one would complete a reference cycle of the future and its error.
+        started: list[weakref.ref[asyncio.Future[T]]] = []
 
         def begin() -> T:
-            # The executor hears of a cancellation in the next turn of the loop. That comes too late
-            # if the loop is blocked by somebody who waits for the threads.
-            for reference in waiting:
+            # Race: a cancellation reaches the executor in the next iteration of the loop. If the
+            # loop is blocked until the threads end, the call would run although it was cancelled.
+            for reference in started:
                 future = reference()
                 if future is not None and future.cancelled():
                     raise asyncio.CancelledError
                 del future
             return call()
 
-        future = loop.run_in_executor(get_pool(loop), context.run, run_in_thread, loop, begin)
-        waiting.append(weakref.ref(future))
+        future = start_in_pool(loop, begin)
+        started.append(weakref.ref(future))
         return future
 
     if TYPE_CHECKING:
@@ -78,7 +70,7 @@ class Threaded(ThreadedBase[P, T]):
 
 
 class ThreadedSeparate(Threaded[P, T]):
-    """A function of which each call has a thread of its own; made by :func:`threaded_separate`.
+    """A function whose calls run in new threads; :func:`threaded_separate` returns it.
 
     :param func: the function.
     :param detach: whether the interpreter may exit while a call runs.
@@ -90,10 +82,10 @@ class ThreadedSeparate(Threaded[P, T]):
 
     def _start(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T]) -> asyncio.Future[T]:
         name = getattr(self, "__name__", type(self.func).__name__)
-        return run_in_new_thread(loop, call, name=f"svcrun-{name}", detach=self.detach)
+        return start_in_new_thread(loop, call, name=f"svcrun-{name}", detach=self.detach)
 
 
-# A generator function is a function, too: the more special case comes first and overlaps.
+# A generator function is a function, too, so the special case comes first and overlaps.
 @overload
 def threaded(  # type: ignore[overload-overlap]
     func: Callable[P, Generator[T, None, None]],
@@ -101,15 +93,16 @@ def threaded(  # type: ignore[overload-overlap]
 @overload
 def threaded(func: Callable[P, T]) -> Threaded[P, T]: ...
 def threaded(func: Callable[..., Any]) -> Any:
-    """Run the decorated function in the thread pool, so that it can't block the event loop.
+    """Run calls of the decorated function in the thread pool, where they cannot block the loop.
 
-    :param func: a function, a method, or a generator function, which becomes what
-        :func:`threaded_iterable` makes of it.
+    A call returns an awaitable, and ``func.sync_call()`` calls the function without a thread. The
+    thread has a copy of the caller's context variables. Cancelling the awaiting task does not stop
+    a call that has started.
 
-    Calls return awaitables; ``func.sync_call()`` calls the function as it was. The thread sees the
-    caller's context variables. Cancelling who waits does not stop a call that has begun.
+    :param func: a function or a method. A generator function is decorated with
+        :func:`threaded_iterable`.
 
-    :raises TypeError: if the function is asynchronous already.
+    :raises TypeError: if the function is asynchronous.
 
     >>> import asyncio, time
     >>> @threaded
@@ -117,7 +110,7 @@ def threaded(func: Callable[..., Any]) -> Any:
     ...     time.sleep(seconds)
     ...     return "done"
     >>> async def main():
-    ...     print(await asyncio.gather(work(0.1), work(0.1)))  # both at the same time
+    ...     print(await asyncio.gather(work(0.1), work(0.1)))  # at the same time
     >>> asyncio.run(main())
     ['done', 'done']
     """
@@ -137,14 +130,14 @@ def threaded_separate(
     *, detach: bool = ...
 ) -> Callable[[Callable[P, T]], ThreadedSeparate[P, T]]: ...
 def threaded_separate(func: Callable[..., Any] | None = None, detach: bool = True) -> Any:
-    """Run each call of the decorated function in a new thread, for work that takes long.
+    """Run each call of the decorated function in a new thread, for long calls.
 
-    :param func: as with :func:`threaded`.
+    The shutdown of an entrypoint waits for these threads, too, within its time limit.
+
+    :param func: a function, a method or a generator function, as with :func:`threaded`.
     :param detach: False makes the interpreter wait for the thread before it exits.
 
-    An entrypoint waits for these threads as well when it shuts down, within its time limit.
-
-    :raises TypeError: if the function is asynchronous already.
+    :raises TypeError: if the function is asynchronous.
 
     >>> import asyncio, threading
     >>> @threaded_separate

@@ -1,9 +1,8 @@
-"""Generators that run in threads and are iterated over by coroutines."""
+"""Iterate in coroutines over generators that run in threads."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 from svcrun._util.callables import describe
 from svcrun.errors import ChannelClosed, PoolClosed
 from svcrun.thread_pool.channel import FromThreadChannel, check_size
-from svcrun.thread_pool.executor import get_pool, replace_unraisable
-from svcrun.thread_pool.from_thread import run_in_thread
-from svcrun.thread_pool.separate_threads import run_in_new_thread
+from svcrun.thread_pool.executor import replace_unraisable
+from svcrun.thread_pool.separate_threads import start_in_new_thread
 from svcrun.thread_pool.thread_group import stoppable
 from svcrun.thread_pool.threaded_base import ThreadedBase
+from svcrun.thread_pool.to_thread import start_in_pool
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -37,7 +36,7 @@ __all__ = (
 
 
 def _feed(make: Callable[[], Iterable[T]], channel: FromThreadChannel[T]) -> bool:
-    """Put items into `channel` until it is closed; tell whether they all went in."""
+    """Put items into `channel` until it is closed, and return whether that was all of them."""
     with stoppable(channel.close):
         try:
             return _feed_items(iter(make()), channel)
@@ -59,15 +58,16 @@ def _feed_items(items: Iterator[T], channel: FromThreadChannel[T]) -> bool:
 
 
 class IteratorWrapper(Generic[T]):
-    """Iterate over what a generator yields in a thread of the pool.
+    """An asynchronous iterator over the items of a generator in a thread of the pool.
 
-    The thread begins with the first iteration and ends with it, however that comes about. As an
-    asynchronous context manager, leaving the block also waits until the generator is closed.
+    The generator starts with the first iteration, and is closed when the iteration ends or is left.
+    As an asynchronous context manager, it waits at the end of the block until the generator is
+    closed.
 
-    :param gen_func: a function that returns the generator, or anything to iterate over.
-    :param loop: the running loop; there is no need to give it.
-    :param max_size: how many items the thread may be ahead; 0 for any number.
-    :param executor: the pool; by default the one that `threaded` functions use.
+    :param gen_func: a function that returns the generator or another iterable.
+    :param loop: the running loop, which is the default.
+    :param max_size: the most items that the generator may be ahead; 0 for any number.
+    :param executor: the executor; by default that of :func:`threaded` functions.
 
     :raises ValueError: if `max_size` is negative.
     :raises TypeError: if it is no integer.
@@ -95,34 +95,34 @@ class IteratorWrapper(Generic[T]):
         self._loop = loop
         self._executor = executor
         self._job: asyncio.Future[bool] | None = None
-        self._is_settled = False
-        # The thread knows the channel alone: when nobody iterates any more, the channel is closed
-        # by __del__, and that ends the thread.
+        self._was_error_raised = False
+        # Invariant: the thread refers to the channel and not to this object. So if the program
+        # drops the iterator, __del__() closes the channel, and that ends the thread.
         self._channel: FromThreadChannel[T] = FromThreadChannel(max_size)
-        self._is_cut_off = False
+        self._is_abandoned = False
 
     @property
     def closed(self) -> bool:
-        """Whether the iteration has ended, or is about to."""
+        """Whether the iteration has ended, or ends now."""
         return self._channel.is_closed
 
     def __aiter__(self) -> AsyncIterator[T]:
-        self._begin()
+        self._ensure_started()
         return _Iteration(self)
 
     async def __anext__(self) -> T:
-        job = self._begin()
+        job = self._ensure_started()
         try:
             return await self._channel.get()
         except ChannelClosed:
             pass
         if job is not None:
             await asyncio.wait((job,))
-            self._settle(job)
+            self._raise_error(job)
         raise StopAsyncIteration
 
-    def _begin(self) -> asyncio.Future[bool] | None:
-        """Start the thread unless that was done; there is none for what was closed before."""
+    def _ensure_started(self) -> asyncio.Future[bool] | None:
+        """Start the generator, unless it was started; return None if it was closed before."""
         if self._job is None and not self._channel.is_closed:
             loop = self._loop or asyncio.get_running_loop()
             channel = self._channel
@@ -134,34 +134,33 @@ class IteratorWrapper(Generic[T]):
     def _start(
         self, loop: asyncio.AbstractEventLoop, call: Callable[[], bool]
     ) -> asyncio.Future[bool]:
-        pool = self._executor or get_pool(loop)
-        context = contextvars.copy_context()
-        return loop.run_in_executor(pool, context.run, run_in_thread, loop, call)
+        return start_in_pool(loop, call, self._executor)
 
-    def _settle(self, job: asyncio.Future[bool]) -> None:
-        """Raise, once, what kept the generator from its end."""
-        if self._is_settled:
+    def _raise_error(self, job: asyncio.Future[bool]) -> None:
+        """Raise the error of the generator; only the first call does so."""
+        if self._was_error_raised:
             return
-        self._is_settled = True
-        # The pool cancels what it has not begun, and closes the channel of what it has.
-        came_to_its_end = not job.cancelled() and job.result()
-        if not came_to_its_end and not self._is_cut_off:
-            raise PoolClosed(f"{describe(self._function)} did not come to its end: its pool closed")
+        self._was_error_raised = True
+        # When the pool is closed, it cancels generators that have not started, and closes the
+        # channels of the others.
+        is_exhausted = not job.cancelled() and job.result()
+        if not is_exhausted and not self._is_abandoned:
+            raise PoolClosed(f"{describe(self._function)} ended early: its pool closed")
 
     def close(self) -> asyncio.Future[None]:
-        """Close the generator, now; awaiting the result waits until that is done.
+        """Close the generator now, and return a future that is done when it is closed.
 
-        What it raises meanwhile is raised by the result.
+        The future raises the error that the generator raises while it is being closed.
         """
-        self._is_cut_off = True
+        self._is_abandoned = True
         self._channel.close()
         return asyncio.get_running_loop().create_task(self.wait_closed())
 
     async def wait_closed(self) -> None:
-        """Wait until the generator has ended."""
+        """Wait until the generator is closed, and raise its error."""
         if self._job is not None:
             await asyncio.wait((self._job,))
-            self._settle(self._job)
+            self._raise_error(self._job)
 
     async def __aenter__(self) -> Self:
         return self
@@ -170,13 +169,13 @@ class IteratorWrapper(Generic[T]):
         await self.close()
 
     def __del__(self) -> None:
-        channel = getattr(self, "_channel", None)  # there is none if the construction failed
+        channel = getattr(self, "_channel", None)  # missing if __init__() raised
         if channel is not None:
             channel.close()
 
 
 class _Iteration(Generic[T]):
-    """One ``async for`` loop, which ends the whole thing when it is left."""
+    """One ``async for`` loop, which closes the generator when the loop is left."""
 
     def __init__(self, wrapper: IteratorWrapper[T]) -> None:
         self._wrapper = wrapper
@@ -188,12 +187,12 @@ class _Iteration(Generic[T]):
         return self._wrapper.__anext__()
 
     def __del__(self) -> None:
-        self._wrapper._is_cut_off = True  # noqa: SLF001 - the two belong together
+        self._wrapper._is_abandoned = True  # noqa: SLF001 - the same module
         self._wrapper._channel.close()  # noqa: SLF001
 
 
 class IteratorWrapperSeparate(IteratorWrapper[T]):
-    """The same as :class:`IteratorWrapper` in a new thread."""
+    """An :class:`IteratorWrapper` whose generator runs in a new thread."""
 
     def _start(
         self, loop: asyncio.AbstractEventLoop, call: Callable[[], bool]
@@ -202,14 +201,14 @@ class IteratorWrapperSeparate(IteratorWrapper[T]):
         while isinstance(function, functools.partial):
             function = function.func
         name = getattr(function, "__name__", type(function).__name__)
-        return run_in_new_thread(loop, call, name=f"svcrun-{name}")
+        return start_in_new_thread(loop, call, name=f"svcrun-{name}")
 
 
 class ThreadedIterable(ThreadedBase[P, Iterator[T]]):
-    """A generator function that can be iterated over by coroutines; see :func:`threaded_iterable`.
+    """A generator function for coroutines; :func:`threaded_iterable` returns it.
 
     :param func: the generator function.
-    :param max_size: as of :class:`IteratorWrapper`.
+    :param max_size: the most items that a generator may be ahead; 0 for any number.
     """
 
     _wrapper: type[IteratorWrapper[Any]] = IteratorWrapper
@@ -220,7 +219,7 @@ class ThreadedIterable(ThreadedBase[P, Iterator[T]]):
         self.max_size = max_size
 
     def async_call(self, *args: P.args, **kwargs: P.kwargs) -> IteratorWrapper[T]:
-        """Return what iterates over the generator's items; it begins with the iteration."""
+        """Return an asynchronous iterator over the items; the first iteration starts the call."""
         call = functools.partial(self.func, *args, **kwargs)
         return self._wrapper(call, max_size=self.max_size)
 
@@ -240,7 +239,7 @@ class ThreadedIterable(ThreadedBase[P, Iterator[T]]):
 
 
 class ThreadedIterableSeparate(ThreadedIterable[P, T]):
-    """The same as :class:`ThreadedIterable` in new threads."""
+    """A :class:`ThreadedIterable` whose generators run in new threads."""
 
     _wrapper = IteratorWrapperSeparate
 
@@ -254,16 +253,18 @@ def threaded_iterable(
     *, max_size: int = ...
 ) -> Callable[[Callable[P, Iterator[T]]], ThreadedIterable[P, T]]: ...
 def threaded_iterable(func: Any = None, *, max_size: int = 0) -> Any:
-    """Let coroutines iterate over what the decorated generator yields in the thread pool.
+    """Run the decorated generator function in the thread pool, and iterate over it in coroutines.
 
-    :param func: a generator function, also a method.
-    :param max_size: how many items the thread may be ahead of the iteration; then it waits. 0, the
-        default, for any number.
+    Leaving the ``async for`` loop closes the generator. ``async with`` also waits until it is
+    closed, and so does ``await iterator.close()``. ``func.sync_call()`` returns the generator
+    itself.
 
-    Leaving the ``async for`` loop closes the generator; ``async with`` also waits until that is
-    done, and so does ``await it.close()``. ``func.sync_call()`` gives the generator as it was.
+    :param func: a generator function or method.
+    :param max_size: the most items that the generator may be ahead of the iteration; then it waits.
+        0, the default, for any number.
 
-    :raises TypeError, ValueError: if the function is asynchronous, or `max_size` no limit.
+    :raises TypeError: if the function is asynchronous.
+    :raises ValueError: if `max_size` is negative.
 
     >>> import asyncio
     >>> @threaded_iterable(max_size=2)
@@ -300,7 +301,17 @@ def threaded_iterable_separate(
     *, max_size: int = ...
 ) -> Callable[[Callable[P, Iterator[T]]], ThreadedIterableSeparate[P, T]]: ...
 def threaded_iterable_separate(func: Any = None, *, max_size: int = 0) -> Any:
-    """Do as :func:`threaded_iterable`, each time in a new thread."""
+    """Run each generator of the decorated function in a new thread; see :func:`threaded_iterable`.
+
+    >>> import asyncio
+    >>> @threaded_iterable_separate
+    ... def letters():
+    ...     yield from "ab"
+    >>> async def main():
+    ...     print([letter async for letter in letters()])
+    >>> asyncio.run(main())
+    ['a', 'b']
+    """
     if func is None:
         return functools.partial(ThreadedIterableSeparate, max_size=max_size)
     return ThreadedIterableSeparate(func, max_size)

@@ -1,4 +1,4 @@
-"""Threads of their own, outside of the pool."""
+"""Threads outside the pool, one for each call."""
 
 from __future__ import annotations
 
@@ -17,39 +17,40 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ("get_separate_threads", "run_in_new_thread", "wait_separate_threads")
+__all__ = ("get_separate_threads", "start_in_new_thread", "wait_separate_threads")
 
 _groups: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ThreadGroup] = (
     weakref.WeakKeyDictionary()
 )
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_groups.clear)  # a child has no threads of its parent
+    # A forked child has none of the threads of its parent.
+    os.register_at_fork(after_in_child=_groups.clear)
 
 
 def get_separate_threads(loop: asyncio.AbstractEventLoop) -> ThreadGroup:
-    """Return the separate threads that work for `loop`."""
+    """Return the group of the separate threads that work for `loop`."""
     group = _groups.get(loop)
     if group is None:
         group = _groups[loop] = ThreadGroup()
     return group
 
 
-def run_in_new_thread(
-    loop: asyncio.AbstractEventLoop, function: Callable[[], T], *, name: str, detach: bool = True
+def start_in_new_thread(
+    loop: asyncio.AbstractEventLoop, call: Callable[[], T], *, name: str, detach: bool = True
 ) -> asyncio.Future[T]:
-    """Call `function` in a new thread and return a future of its result.
+    """Start a call in a new thread, in a copy of the caller's context.
 
     :param loop: the running loop.
     :param name: the name of the thread.
     :param detach: whether the interpreter may exit while the thread runs.
 
-    :raises RuntimeError: if the system has no more threads to give.
+    :raises RuntimeError: if the system cannot start a thread.
     """
     job: JobFuture[T] = JobFuture()
-    args = (run_in_thread, loop, function)
     context = contextvars.copy_context()
     future = asyncio.wrap_future(job, loop=loop)
+    args = (run_in_thread, loop, call)
     get_separate_threads(loop).start(
         run_job, (job, context.run, args, {}), name=name, daemon=detach
     )
@@ -59,9 +60,8 @@ def run_in_new_thread(
 async def wait_separate_threads(timeout: float | None = None) -> list[HungThread]:
     """Wait for the separate threads that work for the running loop.
 
-    :param timeout: seconds to wait; without limit by default.
-
-    Returns the threads that have not ended by then; nothing waits for them any more.
+    :param timeout: seconds to wait; by default without limit.
+    :return: the threads that did not end in time. They are abandoned.
     """
     group = _groups.get(asyncio.get_running_loop())
     return [] if group is None else await group.wait(timeout)

@@ -1,4 +1,4 @@
-"""A group of threads that an event loop can wait for without being blocked."""
+"""A group of threads that a coroutine can wait for."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from svcrun._util.hints import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ("HungThread", "ThreadGroup", "stoppable")
+__all__ = ("HungThread", "ThreadGroup", "set_if_pending", "stoppable")
 
-# How long a thread may take from its last line of ours until it is gone: some microseconds, but
-# destructors of thread-local values run in it.
+# Seconds that a thread may take to end after its target has returned. Usually these are
+# microseconds, but the thread runs the destructors of thread-local values.
 _EXIT_TIME = 1.0
 _EXIT_STEP = 0.002
 
@@ -25,7 +25,7 @@ _this_thread = threading.local()
 
 
 class HungThread:
-    """A thread that did not end in time: its name and where it was then.
+    """The name and the stack of a thread that did not end in time.
 
     :param thread: the thread, which is alive.
     """
@@ -45,15 +45,15 @@ class HungThread:
 
 
 class ThreadGroup:
-    """Threads that are started and waited for together."""
+    """Threads that a coroutine waits for together."""
 
-    __slots__ = ("_leaving", "_lock", "_stops", "_threads", "_waiters")
+    __slots__ = ("_ending", "_lock", "_stops", "_threads", "_waiters")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
-        # Those that have run their last line and may still be there.
-        self._leaving: list[threading.Thread] = []
+        # Threads whose target has returned and that may still be alive.
+        self._ending: list[threading.Thread] = []
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._stops: list[Callable[[], object]] = []
 
@@ -65,7 +65,7 @@ class ThreadGroup:
     ) -> None:
         """Start a thread that belongs to the group until ``target(*args)`` returns.
 
-        :raises RuntimeError: if the system has no more threads to give.
+        :raises RuntimeError: if the system cannot start a thread.
         """
         thread = threading.Thread(target=self._run, args=(target, args), name=name, daemon=daemon)
         with self._lock:
@@ -82,55 +82,55 @@ class ThreadGroup:
         try:
             target(*args)
         finally:
-            # The traceback of an error leads to this frame, and the arguments perhaps to the error.
+            # A reference cycle: the traceback of an error refers to this frame, and the arguments
+            # may refer to the error.
             del args
-            self._leave()
+            self._remove_current()
 
-    def _leave(self) -> None:
+    def _remove_current(self) -> None:
         thread = threading.current_thread()
         with self._lock:
             self._threads.discard(thread)
-            self._leaving = [other for other in self._leaving if other.is_alive()]
-            self._leaving.append(thread)
+            self._ending = [other for other in self._ending if other.is_alive()]
+            self._ending.append(thread)
             if self._threads:
                 return
             waiters, self._waiters = self._waiters, []
         for loop, ended in waiters:
-            with contextlib.suppress(RuntimeError):  # a closed loop waits for nothing
-                loop.call_soon_threadsafe(_set, ended)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(set_if_pending, ended)
 
     def join(self) -> None:
         """Block until all threads have ended."""
         with self._lock:
-            threads = (*self._threads, *self._leaving)
+            threads = (*self._threads, *self._ending)
         for thread in threads:
             thread.join()
 
     async def wait(self, timeout: float | None = None) -> list[HungThread]:
-        """Wait for the end of all threads, and give up those that take too long.
+        """Wait until all threads have ended, and abandon those that do not end in time.
 
-        :param timeout: seconds to wait; without limit by default.
-
-        Returns the threads that did not end. The group forgets them.
+        :param timeout: seconds to wait; by default without limit.
+        :return: the abandoned threads.
         """
         if self._threads:
             loop = asyncio.get_running_loop()
             deadline = None if timeout is None else loop.time() + timeout
-            # It may fill again before this task gets to run.
+            # Race: threads may start after the last one ended and before this task resumes.
             while self._threads and await self._becomes_empty(
                 None if deadline is None else deadline - loop.time()
             ):
                 pass
         with self._lock:
             hung, self._threads = self._threads, set()
-            leaving, self._leaving = self._leaving, []
-        if leaving:
-            await _wait_until_gone(leaving)
+            ending, self._ending = self._ending, []
+        if ending:
+            await _wait_until_ended(ending)
         threads = sorted(hung, key=lambda thread: thread.name)
         return [found for found in map(HungThread, threads) if found.stack]
 
     async def _becomes_empty(self, timeout: float | None) -> bool:
-        """Wait until there are no threads, and tell whether that happened in time."""
+        """Wait until the group has no threads, and return whether that happened in time."""
         loop = asyncio.get_running_loop()
         waiter = (loop, loop.create_future())
         with self._lock:
@@ -148,27 +148,24 @@ class ThreadGroup:
         return waiter[1].done()
 
     def add_stop(self, stop: Callable[[], object]) -> None:
-        """Call `stop` when somebody waits for the group, now if somebody does so already."""
+        """Call `stop` when :meth:`wait` is called, or now if a task is waiting already."""
         with self._lock:
             self._stops.append(stop)
-            late = bool(self._waiters)
-        if late:
+            is_waiting = bool(self._waiters)
+        if is_waiting:
             stop()
 
     def remove_stop(self, stop: Callable[[], object]) -> None:
-        """Don't call `stop` any more."""
+        """Undo :meth:`add_stop`."""
         with self._lock:
             self._stops.remove(stop)
 
 
 @contextlib.contextmanager
 def stoppable(stop: Callable[[], object]) -> Iterator[None]:
-    """Mark what this thread does in the block as something that `stop` ends.
-
-    It is called when the group of the thread is waited for.
-    """
+    """Call `stop` to end the block early, as soon as a task waits for the group of this thread."""
     group: ThreadGroup | None = getattr(_this_thread, "group", None)
-    if group is None:  # a thread of somebody else's pool
+    if group is None:  # a thread of another pool
         yield
         return
     group.add_stop(stop)
@@ -178,13 +175,14 @@ def stoppable(stop: Callable[[], object]) -> Iterator[None]:
         group.remove_stop(stop)
 
 
-def _set(future: asyncio.Future[None]) -> None:
+def set_if_pending(future: asyncio.Future[None]) -> None:
+    """Set the result None, unless the future is done."""
     if not future.done():
         future.set_result(None)
 
 
-async def _wait_until_gone(threads: list[threading.Thread]) -> None:
-    """Wait until threads that have run their last line are gone, so that none counts as alive."""
+async def _wait_until_ended(threads: list[threading.Thread]) -> None:
+    """Wait until threads whose target has returned are not alive any more."""
     deadline = time.monotonic() + _EXIT_TIME
     for thread in threads:
         while thread.is_alive() and time.monotonic() < deadline:

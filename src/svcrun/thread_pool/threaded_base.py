@@ -1,4 +1,4 @@
-"""What the decorated functions and generators have in common."""
+"""Base class of decorated functions and generator functions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ("ThreadedBase", "plain_function")
 
 
 def plain_function(decorator: str, function: Any) -> Callable[..., Any]:
-    """Return the function in `function`, which may be a static or class method.
+    """Return the plain function of a function or a static or class method.
 
-    :raises TypeError: if it can't be called, or has nothing to do in a thread.
+    :raises TypeError: if it is not callable, or is asynchronous.
     """
     plain = function.__func__ if isinstance(function, staticmethod | classmethod) else function
     if not callable(plain):
@@ -36,13 +36,13 @@ def plain_function(decorator: str, function: Any) -> Callable[..., Any]:
 
 
 class ThreadedBase(Generic[P, T]):
-    """A function that can be called as it is, by :meth:`sync_call`, and is bound like a method.
+    """A wrapper of a function that is bound like a method.
 
     :param func: a function, a static or class method, or another callable object.
     """
 
     def __init__(self, func: Callable[P, T]) -> None:
-        wrapper: Any = self  # functools expects a function
+        wrapper: Any = self  # update_wrapper() expects a function
         functools.update_wrapper(wrapper, plain_function(type(self).__name__, func))
         self.func = func
 
@@ -61,7 +61,7 @@ class ThreadedBase(Generic[P, T]):
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if not hasattr(type(self.func), "__get__"):
-            return self  # a callable object is no method
+            return self  # a callable object is not bound
         bound = object.__new__(type(self))
         bound.__dict__.update(self.__dict__, func=self.func.__get__(instance, owner))
         return bound

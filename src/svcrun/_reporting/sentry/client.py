@@ -13,7 +13,7 @@ from sentry_sdk.integrations.asyncio import AsyncioIntegration
 from svcrun._reporting.sentry.events import ServiceTags
 from svcrun._reporting.sentry.transport import GRACE_PERIOD, Transport
 from svcrun.errors import ParameterError, SentryInUse
-from svcrun.thread_pool.separate_threads import run_in_new_thread
+from svcrun.thread_pool.separate_threads import start_in_new_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -113,4 +113,4 @@ async def close(client: BaseClient, timeout: float) -> None:
     end = partial(client.close, timeout=timeout)
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout + GRACE_PERIOD):
-            await run_in_new_thread(loop, end, name="svcrun-sentry-close")
+            await start_in_new_thread(loop, end, name="svcrun-sentry-close")

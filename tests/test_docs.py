@@ -49,7 +49,7 @@ def test_a_program_of_the_manual_does_what_the_text_says(scene: Scene, folder: P
 
 
 # Internal tools, whose examples are sketches that the manual does not show.
-INTERNAL = {"svcrun._util.eager"}
+INTERNAL = {"svcrun._util.eager", "svcrun._util.shared_stop", "svcrun._util.waiter"}
 
 # What the examples in docstrings take for granted.
 PREAMBLE = """\

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from svcrun._schedule.clock import clock_of
 from svcrun._schedule.runner import Schedule, ScheduleRunner
 from svcrun._util.callables import describe
-from svcrun._util.eager import current_loop, start_eagerly
+from svcrun._util.eager import start_eagerly
+from svcrun._util.loop_internals import current_loop
 from svcrun._util.per_loop import running_loop
 from svcrun._util.tasks import retrieve
 from svcrun._util.validation import function

@@ -18,7 +18,7 @@ import pytest
 
 import svcrun
 from svcrun import entrypoint, threaded
-from svcrun._util.eager import current_loop
+from svcrun._util.loop_internals import current_loop
 from svcrun.errors import LoopClosed
 from tests.entrypoint.actors import Asking, Brief, Failing, Log, Server
 from tests.entrypoint.forms import Form

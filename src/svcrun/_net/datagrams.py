@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from svcrun._net.addresses import format_address
 from svcrun._net.endpoint import is_connected
 from svcrun._util.drain import Drain
-from svcrun._util.eager import Waiter, start_eagerly
+from svcrun._util.eager import start_eagerly
 from svcrun._util.shared_stop import SharedStop
 from svcrun._util.tasks import retrieve
+from svcrun._util.waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

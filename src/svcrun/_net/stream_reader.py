@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, Protocol
 
-from svcrun._util.eager import Waiter
+from svcrun._util.waiter import Waiter
 
 __all__ = ("Reader",)
 

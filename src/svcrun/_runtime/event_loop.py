@@ -9,8 +9,8 @@ from functools import cache
 from importlib import import_module
 
 from svcrun._runtime.options import sets_debug, uses_uvloop
-from svcrun._util.eager import wakeup_descriptor
 from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun._util.loop_internals import wakeup_descriptor
 from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:

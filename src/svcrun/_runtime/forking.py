@@ -19,8 +19,8 @@ import signal
 from threading import get_ident
 
 from svcrun._util.current_service import current_service
-from svcrun._util.eager import current_loop, propagate_exits
 from svcrun._util.hints import TYPE_CHECKING
+from svcrun._util.loop_internals import current_loop, propagate_exits
 from svcrun._util.tasks import current_work
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from contextlib import suppress
 from contextvars import ContextVar, Token
 
 from svcrun._runtime.options import Options
-from svcrun._util.eager import current_loop
 from svcrun._util.hints import TYPE_CHECKING, Any, Self
+from svcrun._util.loop_internals import current_loop
 from svcrun._util.per_loop import PerLoop, running_loop
 from svcrun._util.raising import raise_unchanged
 from svcrun.errors import LoopClosed, NotEntered, ParameterError

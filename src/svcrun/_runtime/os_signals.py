@@ -13,8 +13,8 @@ from contextvars import copy_context
 
 from svcrun._runtime.signal_handlers import ChainedHandler, owner_of, unwatch_signals, watch_signals
 from svcrun._util.current_service import current_service, on_behalf_of
-from svcrun._util.eager import wakeup_descriptor
 from svcrun._util.hints import TYPE_CHECKING
+from svcrun._util.loop_internals import wakeup_descriptor
 from svcrun._util.signal_timer import set_handler
 from svcrun.errors import ParameterError, show
 

@@ -17,8 +17,8 @@ import threading
 from contextlib import suppress
 from functools import partial
 
-from svcrun._util.eager import listen_to_signals
 from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun._util.loop_internals import listen_to_signals
 from svcrun._util.per_loop import PerLoop
 from svcrun._util.signal_timer import set_handler
 

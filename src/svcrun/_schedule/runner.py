@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, c
 
 from svcrun._util.current_service import current_service, on_behalf_of
 from svcrun._util.drain import log_late
-from svcrun._util.eager import Waiter, start_eagerly
+from svcrun._util.eager import start_eagerly
 from svcrun._util.tasks import current_work, retrieve
+from svcrun._util.waiter import Waiter
 from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:

@@ -325,7 +325,7 @@ class TestSelect:
         assert not utils._background
 
     async def test_nothing_to_wait_for_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="needs something to wait for"):
+        with pytest.raises(ValueError, match="needs at least one awaitable"):
             await select()
 
     async def test_what_is_not_awaitable_is_refused_before_anything_starts(self) -> None:

@@ -1,4 +1,4 @@
-"""Values that the services of one entrypoint share, and wait for.
+"""Values that the services of an entrypoint share and await.
 
 .. code-block:: python
 
@@ -43,12 +43,12 @@ _contexts: PerLoop[Context] = PerLoop()
 
 
 class Context:
-    """Values by key that can be awaited before they are set.
+    """A mapping whose values can be awaited before they are set.
 
-    The entrypoint makes one when it starts and closes it at its end; :func:`get_context` and
-    ``service.context`` find it.
+    The entrypoint creates a context when it starts, and closes it at its end. ``service.context``
+    and :func:`get_context` return it.
 
-    :param loop: the event loop of those who wait.
+    :param loop: the event loop of the tasks that await values.
 
     >>> import asyncio
     >>> loop = asyncio.new_event_loop()
@@ -62,7 +62,7 @@ class Context:
 
     __slots__ = ("_is_closed", "_loop", "_thread_id", "_values", "_waiters")
 
-    # Without this, Python would iterate over context[0], context[1] and so on, without an end.
+    # Otherwise, iteration would await context[0], context[1] and so on without an end.
     __iter__ = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -70,16 +70,16 @@ class Context:
         self._thread_id = threading.get_ident()
         self._is_closed = False
         self._values: dict[Hashable, Any] = {}
-        # A future for each who waits: cancelling one must not touch the others.
-        # The service that awaits each key.
+        # By key, a future for each waiting task, because the cancellation of one task must not
+        # affect the others; and by future, the service that awaits the key.
         self._waiters: dict[Hashable, dict[asyncio.Future[Any], object]] = {}
         _contexts.add(loop, self)
 
     def __getitem__(self, key: Hashable) -> asyncio.Future[Any]:
-        """Return a future of the value; it is done already if the key is set.
+        """Return a future of the value, which is done if the key is set.
 
-        :raises ContextClosed: a :class:`RuntimeError`, after the end of the entrypoint; the future
-            raises it as well if the end comes before the value.
+        :raises ContextClosed: a :class:`RuntimeError`, after the end of the entrypoint. The future
+            raises it, too, if the entrypoint ends before the key is set.
         """
         self._check_open(key)
         future = self._loop.create_future()
@@ -91,14 +91,15 @@ class Context:
         return future
 
     def __setitem__(self, key: Hashable, value: Any) -> None:
-        """Set the value for everyone who waits, or will wait; replace it if there was one.
+        """Set or replace the value of a key, and wake the tasks that await it.
 
-        Other threads may do this, too.
+        This may be called in any thread.
 
         :raises ContextClosed: a :class:`RuntimeError`, after the end of the entrypoint.
         """
         self._check_open(key)
-        # Visible from now on. Who asks from here on finds it; who asked before is woken below.
+        # Race: tasks of the loop may read the key while another thread sets it. From here on, they
+        # find the value. Tasks that found none are woken below, in the thread of the loop.
         self._values[key] = value
         if running_loop() is self._loop:
             self._wake(key)
@@ -112,7 +113,7 @@ class Context:
         return key in self._values
 
     def close(self) -> None:
-        """Forget all values, and let those who still wait fail; closing again does nothing."""
+        """Remove all values, and fail the waiting tasks; further calls do nothing."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -120,12 +121,12 @@ class Context:
         self._values.clear()
         waiters, self._waiters = self._waiters, {}
         if self._loop.is_closed():
-            return  # so nobody waits
+            return  # a closed loop has no waiting tasks
         for key, futures in waiters.items():
             for future in futures:
                 if not future.done():
                     future.set_exception(ContextClosed(key))
-                    future.exception()  # not worth a log record if nobody looks at it
+                    future.exception()  # so that asyncio does not log it if it is not awaited
 
     def _check_open(self, key: Hashable) -> None:
         if self._is_closed:
@@ -137,7 +138,7 @@ class Context:
                 future.set_result(self._values[key])
 
     def _forget(self, key: Hashable, future: asyncio.Future[Any]) -> None:
-        """Drop one who was cancelled."""
+        """Remove the future of a cancelled task."""
         futures = self._waiters.get(key)
         if futures is not None:
             futures.pop(future, None)
@@ -151,7 +152,7 @@ class Context:
 
 
 def awaited_keys(loop: asyncio.AbstractEventLoop, service: object) -> list[Hashable]:
-    """Return the keys that `service` awaits in `loop` and that are not set."""
+    """Return the keys that `service` awaits on `loop` and that are not set."""
     return [
         key
         for context in _contexts
@@ -162,11 +163,9 @@ def awaited_keys(loop: asyncio.AbstractEventLoop, service: object) -> list[Hasha
 
 
 def get_context(loop: asyncio.AbstractEventLoop | None = None) -> Context:
-    """Return the context of the entrypoint that runs on `loop`.
+    """Return the context of the entrypoint that runs on `loop`, or of the last one of several.
 
-    Of several entrypoints, the one entered last.
-
-    :param loop: the running loop by default; outside of coroutines, the loop of the entrypoint that
+    :param loop: by default the running loop; without a running loop, that of the entrypoint that
         was entered in this thread.
 
     :raises NoContext: a :class:`RuntimeError`, if no entrypoint runs there.

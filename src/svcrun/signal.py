@@ -1,4 +1,4 @@
-"""Signals: coroutine functions that are called when something happens.
+"""Signals, which call coroutine functions when an event happens.
 
 >>> import asyncio
 >>> from svcrun import Signal, receiver
@@ -32,25 +32,26 @@ log = logging.getLogger(__name__)
 
 
 class Signal:
-    """Coroutine functions that :meth:`call` runs, one after the other, in the order of connection.
+    """A list of coroutine functions, the receivers, that :meth:`call` calls in order of connection.
 
-    A frozen signal accepts no changes; an entrypoint freezes its own when it starts. See
-    :func:`receiver` for the decorator that connects a function.
+    A frozen signal accepts no changes. An entrypoint freezes its signals when it starts. The
+    decorator :func:`receiver` connects a function to a signal.
     """
 
     __slots__ = ("_is_frozen", "_receivers")
 
     def __init__(self) -> None:
-        # A tuple, so that a copy costs nothing and a receiver may disconnect itself while called.
+        # A tuple, so that a receiver may disconnect itself during a call.
         self._receivers: tuple[Receiver, ...] = ()
         self._is_frozen = False
 
     def connect(self, receiver: Receiver) -> None:
-        """Have `receiver` called from now on; connecting it again changes nothing.
+        """Add a receiver, unless it is connected already.
 
-        :param receiver: a coroutine function, or a callable object that works like one.
+        :param receiver: a coroutine function, or an object with an asynchronous ``__call__()``.
 
-        :raises NotACoroutineFunction: a :class:`TypeError` and :class:`RuntimeError`, for others.
+        :raises NotACoroutineFunction: a :class:`TypeError` and :class:`RuntimeError`, if it is
+            neither.
         :raises RuntimeError: if the signal is frozen.
 
         >>> signal = Signal()
@@ -66,7 +67,7 @@ class Signal:
             self._receivers = (*self._receivers, receiver)
 
     def disconnect(self, receiver: Receiver) -> None:
-        """Have `receiver` not called any more; nothing happens if it was not connected.
+        """Remove a receiver, if it is connected.
 
         :raises RuntimeError: if the signal is frozen.
         """
@@ -78,11 +79,10 @@ class Signal:
             raise FrozenSignal(action, describe(receiver))
 
     async def call(self, *args: Any, **kwargs: Any) -> None:
-        """Call every receiver with these arguments, each when the one before has finished.
+        """Call every receiver with these arguments, one after the other.
 
-        A receiver that fails does not keep the others from being called. What they raised comes out
-        afterwards: as it is, or as an :class:`ExceptionGroup` of several. A cancellation comes out
-        at once.
+        If a receiver raises, the others are still called. Then a single exception is raised as it
+        is, and several as an :class:`ExceptionGroup`. A cancellation is raised at once.
         """
         errors: list[BaseException] = []
         try:
@@ -92,7 +92,7 @@ class Signal:
                 except Exception as error:  # noqa: BLE001 - raised below, after the other receivers
                     errors.append(error)
         except BaseException:
-            # Whoever cancels won't hear of these, so the log has to.
+            # The cancellation replaces these errors, so they are logged.
             for failure in errors:
                 log.error("a receiver of a signal failed", exc_info=failure)  # noqa: TRY400
             raise
@@ -114,7 +114,7 @@ class Signal:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether changes are refused."""
+        """Whether the signal rejects changes."""
         return self._is_frozen
 
     def __repr__(self) -> str:
@@ -127,7 +127,8 @@ def receiver(s: Signal) -> Callable[[F], F]:
 
     :param s: the signal, such as ``entrypoint.PRE_START``.
 
-    :raises TypeError: if `s` is not a signal; also see :meth:`Signal.connect`.
+    :raises TypeError: if `s` is not a signal, or the function is not a coroutine function.
+    :raises RuntimeError: if the signal is frozen.
 
     .. code-block:: python
 

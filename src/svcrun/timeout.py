@@ -1,4 +1,4 @@
-"""A time limit for every call of a coroutine function."""
+"""Limit the time of calls of a coroutine function."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ("timeout",)
 def timeout(
     value: float,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
-    """Limit the time that each call of the decorated coroutine function may take.
+    """Limit the time of each call of the decorated coroutine function.
 
-    A call that takes longer is cancelled and raises a :class:`TimeoutError` that names the
-    function and the limit. An error of its own comes out as it is.
+    A call that takes longer is cancelled, and raises a :class:`TimeoutError` with the name of the
+    function and the limit. Errors of the function itself are raised unchanged.
 
-    :param value: the limit in seconds, 0 or more; ``math.inf`` for none.
+    :param value: the limit in seconds, at least 0; ``math.inf`` for no limit.
 
-    :raises ValueError: if the limit is negative or not a number.
-    :raises TypeError: if it is of another type, or if no coroutine function is decorated.
+    :raises ValueError: if the limit is negative or NaN.
+    :raises TypeError: if the limit is not a number, or the function is not a coroutine function.
 
     >>> import asyncio
     >>> @timeout(0.01)
@@ -47,7 +47,7 @@ def timeout(
         function: Callable[P, Coroutine[Any, Any, T]],
     ) -> Callable[P, Coroutine[Any, Any, T]]:
         if not is_coroutine_function(function):
-            raise NotACoroutineFunction("what @timeout decorates", function)
+            raise NotACoroutineFunction("the function decorated with @timeout", function)
 
         @functools.wraps(function)
         async def limited(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -56,7 +56,8 @@ def timeout(
                 async with scope:
                     return await function(*args, **kwargs)
             except TimeoutError as error:
-                # One with a text comes from the function, though the limit passed meanwhile.
+                # Race: the function itself may raise a TimeoutError when the limit has just
+                # expired. Unlike that of asyncio.timeout(), it usually has a message.
                 if not scope.expired() or error.args:
                     raise
                 raise TimeoutError(

@@ -1,4 +1,4 @@
-"""Small tools around awaitables: wait for the first, cancel many, shield one, and the like."""
+"""Functions around awaitables: wait for the first, cancel many, shield calls from cancellation."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ __all__ = (
 TimeoutType: TypeAlias = int | float
 """A number of seconds."""
 OptionsType: TypeAlias = "Iterable[tuple[int, int, int | bytes]]"
-"""Options of a socket: level, option, and value of each."""
+"""Options of a socket, each a tuple of level, option and value."""
 
 log = logging.getLogger(__name__)
 
-# asyncio itself only keeps weak references to tasks.
+# Tasks in progress. asyncio itself keeps only weak references to tasks.
 _background: set[asyncio.Future[Any]] = set()
 
 
@@ -58,9 +58,10 @@ def awaitable(func: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]: ...
 @overload
 def awaitable(func: Callable[P, T]) -> Callable[P, Awaitable[T]]: ...
 def awaitable(func: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """Return an awaitable function for `func`, which may be a plain function.
+    """Return a function like `func` that always returns an awaitable.
 
-    If the result of `func` is awaitable, it is awaited; any other result is returned.
+    If `func` returns an awaitable, the result is the same awaitable. Otherwise, awaiting the result
+    returns the value that `func` returned.
 
     >>> import asyncio
     >>> async def call(func):
@@ -88,12 +89,12 @@ async def _return(value: T) -> T:
 def shield(
     func: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Let each call of the decorated coroutine function run to its end.
+    """Shield calls of the decorated coroutine function from cancellation of the caller.
 
-    Cancelling the caller does not touch it. It starts at once, and not when it is awaited. If it
-    fails after its caller was cancelled, the error goes to the log.
+    A call starts at once, not when it is awaited, and runs to its end. If it fails after its caller
+    was cancelled, the error is logged.
 
-    :raises TypeError: if no coroutine function is decorated.
+    :raises TypeError: if `func` is not a coroutine function.
 
     >>> import asyncio
     >>> @shield
@@ -108,13 +109,13 @@ def shield(
     saved letter
     """
     if not is_coroutine_function(func):
-        raise NotACoroutineFunction("what @shield decorates", func)
+        raise NotACoroutineFunction("the function decorated with @shield", func)
 
     @functools.wraps(func)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         loop = asyncio.get_running_loop()
         task = loop.create_task(func(*args, **kwargs))
-        # asyncio.shield() logs an error after the cancellation, too, since Python 3.14.
+        # Not asyncio.shield(), which logs an error after the cancellation only since Python 3.14.
         outer: asyncio.Future[T] = loop.create_future()
 
         def finished(task: asyncio.Task[T]) -> None:
@@ -138,7 +139,7 @@ def shield(
 
 
 def chunk_list(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Split `iterable` into lists of `size` items; the last one may be shorter.
+    """Return an iterator over lists of `size` items of `iterable`; the last list may be shorter.
 
     :raises ValueError, TypeError: naming the parameter, if `size` is below 1 or no whole number.
 
@@ -151,9 +152,9 @@ def chunk_list(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def fast_uuid1() -> UUID:
-    """Return an identifier of the time, random bits and this machine, like UUID version 1.
+    """Return a unique identifier of the time, random bits and the machine, like UUID version 1.
 
-    It is unique, but unlike :func:`uuid.uuid1` its time can't be read.
+    Unlike that of :func:`uuid.uuid1`, its ``time`` has no meaning.
     """
     from random import getrandbits
     from time import time_ns
@@ -164,7 +165,7 @@ def fast_uuid1() -> UUID:
 
 
 def fast_uuid4() -> UUID:
-    """Return a random identifier like :func:`uuid.uuid4`; it must not be used as a secret."""
+    """Return a random identifier like :func:`uuid.uuid4`; not for secrets."""
     from random import getrandbits
     from uuid import UUID
 
@@ -176,13 +177,14 @@ async def _wait_for(future: asyncio.Future[T]) -> T:
 
 
 def cancel_tasks(tasks: Iterable[asyncio.Future[Any]]) -> asyncio.Future[list[Any]]:
-    """Cancel those of `tasks` that are not done, now, and return a future of their end.
+    """Cancel those of `tasks` that are not done, and return a future that is done after them.
 
-    Awaiting that is optional. It gives what the cancelled ones returned or raised.
+    Awaiting the future is optional. Its result is a list of the results and exceptions of the
+    cancelled tasks.
 
-    :param tasks: tasks, futures, or both.
+    :param tasks: tasks and futures.
 
-    :raises TypeError: if there is something else among them; then nothing is cancelled.
+    :raises TypeError: if one of them is neither; then none is cancelled.
 
     >>> import asyncio
     >>> async def main():
@@ -211,7 +213,7 @@ def cancel_tasks(tasks: Iterable[asyncio.Future[Any]]) -> asyncio.Future[list[An
 
 
 class SelectResult:
-    """What :func:`select` gives: as many items as there were awaitables, all but one of them None.
+    """The result of :func:`select`: an item for each awaitable, None for all except the first done.
 
     :param length: the number of awaitables.
     """
@@ -221,20 +223,20 @@ class SelectResult:
     def __init__(self, length: int) -> None:
         self.length = length
         self.result_idx: int | None = None
-        """The index of the awaitable that was first; None if the time was over before."""
+        """The index of the awaitable that was done first; None after a timeout."""
         self.is_exception: bool | None = None
-        """Whether it failed; None if the time was over before."""
+        """Whether that awaitable raised; None after a timeout."""
         self.value: Any = None
-        """What it returned or raised."""
+        """The value that it returned, or the exception that it raised."""
 
     def result(self) -> Any:
-        """Return the value of the awaitable that was first, or raise its error."""
+        """Return the value of the awaitable that was done first, or raise its exception."""
         if self.is_exception:
             raise self.value
         return self.value
 
     def done(self) -> bool:
-        """Tell whether one finished, before the time was over."""
+        """Return whether an awaitable was done before the timeout."""
         return self.result_idx is not None
 
     def __len__(self) -> int:
@@ -259,20 +261,22 @@ async def select(
     wait: bool = True,
     loop: asyncio.AbstractEventLoop | None = None,
 ) -> SelectResult:
-    """Wait for the first of `awaitables` that finishes, and cancel the others.
+    """Wait until the first of `awaitables` is done, and cancel the others.
 
-    If several finish in the same turn of the event loop, the one given first counts.
+    If several are done in the same iteration of the event loop, the first argument among them
+    counts.
 
-    :param awaitables: coroutines, tasks, futures and the like.
-    :param return_exceptions: if the first one failed, don't raise its error but have it as value.
-    :param cancel: False lets the others go on.
-    :param timeout: seconds to wait, without limit by default. When they are over, what runs is
-        cancelled as ever, and the result is not :meth:`~SelectResult.done`.
-    :param wait: False does not wait for the end of those that are cancelled.
-    :param loop: the running loop; there is no need to give it.
+    :param awaitables: coroutines, tasks, futures and other awaitables.
+    :param return_exceptions: whether to return the exception of the first one as its value, instead
+        of raising it.
+    :param cancel: False leaves the others running.
+    :param timeout: seconds to wait; by default without limit. After a timeout, the awaitables are
+        cancelled as well, and the result is not :meth:`~SelectResult.done`.
+    :param wait: whether to wait until the cancelled ones are done.
+    :param loop: the running loop, which is the default.
 
-    :raises ValueError: without any awaitable, or if another loop is given.
-    :raises TypeError: if one can't be awaited; then none is started.
+    :raises ValueError: without awaitables, or if `loop` is not the running loop.
+    :raises TypeError: if an argument is not awaitable; then none is started.
 
     >>> import asyncio
     >>> async def main():
@@ -282,7 +286,7 @@ async def select(
     (None, 'quick')
     """
     _check_select(awaitables, loop)
-    futures = [_own(item) for item in awaitables]
+    futures = [_ensure_future(item) for item in awaitables]
     try:
         done, pending = await asyncio.wait(
             futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
@@ -299,7 +303,7 @@ async def select(
 
     result = SelectResult(len(futures))
     if done:
-        _settle(result, next(pair for pair in enumerate(futures) if pair[1] in done))
+        _set_result(result, next(pair for pair in enumerate(futures) if pair[1] in done))
     if result.is_exception and not return_exceptions:
         raise result.value
     return result
@@ -311,31 +315,31 @@ def _check_select(
     if loop is not None and loop is not asyncio.get_running_loop():
         raise ValueError(f"select(): loop={loop!r} is not the running loop; leave it out")
     if not awaitables:
-        raise ValueError("select() needs something to wait for")
+        raise ValueError("select() needs at least one awaitable")
     for item in awaitables:
         if not inspect.isawaitable(item):
             raise TypeError(f"select() needs awaitables, not {item!r}")
 
 
-def _own(item: Awaitable[Any]) -> asyncio.Future[Any]:
-    """Make a future of `item`; one made here is kept alive and its error is not reported."""
+def _ensure_future(item: Awaitable[Any]) -> asyncio.Future[Any]:
+    """Return `item` as a future; keep a new task alive until it is done."""
     future = asyncio.ensure_future(item)
     if future is not item:
         _background.add(future)
-        future.add_done_callback(_disown)
+        future.add_done_callback(_forget)
     return future
 
 
-def _disown(future: asyncio.Future[Any]) -> None:
+def _forget(future: asyncio.Future[Any]) -> None:
     _background.discard(future)
     if not future.cancelled():
-        future.exception()
+        future.exception()  # so that asyncio does not log an exception that was never retrieved
 
 
-def _settle(result: SelectResult, first: tuple[int, asyncio.Future[Any]]) -> None:
+def _set_result(result: SelectResult, first: tuple[int, asyncio.Future[Any]]) -> None:
     result.result_idx, future = first
     try:
-        # Not result(): only its first caller receives the whole traceback.
+        # Not future.result(), which returns the whole traceback only to its first caller.
         error = future.exception()
     except asyncio.CancelledError as cancelled:
         error = cancelled

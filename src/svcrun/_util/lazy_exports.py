@@ -1,4 +1,4 @@
-"""Names of a module that are imported from other modules on first use."""
+"""Export names of other modules, which are imported on first use."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 __all__ = ("lazy_exports",)
 
 
-def lazy_exports(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for `module` that imports each name of `homes` from its module.
+def lazy_exports(module: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for `module` that imports each name on first use.
+
+    :param modules: by name, the module to import it from.
 
     >>> find = lazy_exports("svcrun._util.lazy_exports", {"inf": "math"})
     >>> find("inf")
@@ -22,10 +24,10 @@ def lazy_exports(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """
 
     def find(name: str) -> Any:
-        home = homes.get(name)
-        if home is None:
+        source = modules.get(name)
+        if source is None:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        value = getattr(import_module(home), name)
+        value = getattr(import_module(source), name)
         setattr(sys.modules[module], name, value)
         return value
 

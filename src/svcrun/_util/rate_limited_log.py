@@ -1,4 +1,4 @@
-"""Count what strangers can make happen as often as they like, and log it only now and then."""
+"""Log frequent events at a limited rate."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ if TYPE_CHECKING:
 
 __all__ = ("RateLimitedLog",)
 
-#: Seconds between two log lines of one tally.
+#: The least seconds between two lines of one log.
 INTERVAL = 10.0
 
 
 class RateLimitedLog:
-    """A counter that logs its first event at once, then one line in some seconds at most.
+    """Count events, and log the first at once and the following at most every ten seconds.
 
-    :param logger: where the lines go, as warnings.
+    Peers can cause such events as often as they like, so a line for each would fill the disk.
+
+    :param logger: receives the lines, as warnings.
 
     >>> import logging
-    >>> tally = RateLimitedLog(logging.getLogger("example"))
+    >>> dropped = RateLimitedLog(logging.getLogger("example"))
     >>> for _ in range(1000):
-    ...     tally.add("%s was too slow", "somebody")
-    >>> tally.total
+    ...     dropped.add("%s is too slow", "192.0.2.1")
+    >>> dropped.total
     1000
     """
 
@@ -37,7 +39,10 @@ class RateLimitedLog:
         self._last: tuple[str, tuple[Any, ...]] = ("", ())
 
     def add(self, message: str, *args: object, count: int = 1) -> None:
-        """Count an event, or `count` of them; `message` and `args` are as for a logger."""
+        """Count `count` events, and log them unless a line was logged recently.
+
+        :param message: the message; `args` are its arguments, as for a logger.
+        """
         self.total += count
         self._last = (message, args)
         now = monotonic()
@@ -46,7 +51,7 @@ class RateLimitedLog:
             self._log()
 
     def close(self) -> None:
-        """Log what was counted since the last line, and start afresh with the next event."""
+        """Log the events since the last line; the next event is logged at once."""
         self._quiet_until = 0.0
         if self._logged != self.total:
             self._log()
@@ -55,5 +60,5 @@ class RateLimitedLog:
         message, args = self._last
         new = self.total - self._logged
         self._logged = self.total
-        self._last = ("", ())
+        self._last = ("", ())  # keep no reference to the arguments
         self._logger.warning(message + " (%d times, %d in all)", *args, new, self.total)  # noqa: G003 - it joins formats

@@ -81,7 +81,6 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
 
     def __init__(self, dsn: DSN, queue: DeliveryQueue, **options: Any) -> None:
         self._original_hook = sys.excepthook
-        self._context: Any = None
         try:
             super().__init__(dsn, transport=lambda: queue, **(_NO_HOOKS | options))
             self.remote.get_transport()  # cached here, because raven's cache is not thread-safe
@@ -102,8 +101,9 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
             raven.base.__excepthook__ = None
         if raven.base.Raven is self:
             raven.base.Raven = None
-        if self._context is not None:
-            self._context.deactivate()  # a set in a module of raven refers to it
+        context = getattr(self, "context", None)  # None if the constructor failed early
+        if context is not None:
+            context.deactivate()  # a set in a module of raven refers to it
 
     def capture(
         self,

@@ -1,0 +1,109 @@
+"""Find the private names of other libraries, and of asyncio, that the package uses."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import svcrun
+from tests.support import ROOT
+
+SRC = ROOT / "src"
+
+# These are documented, whatever their names begin with.
+DOCUMENTED = {
+    *("sys._getframe", "sys._current_frames", "os._exit", "_thread"),
+    *("_abc_impl", "_asdict", "_fields", "_make", "_replace"),  # of abc and of named tuples
+}
+
+
+def find_private_names() -> Mapping[str, set[str]]:
+    """Return the modules of the package by the private name that they use."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in sorted(SRC.rglob("*.py")):
+        module = ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+        for name in _names_in(ast.parse(path.read_text(encoding="utf-8"))):
+            found[name].add(module)
+    for info in pkgutil.walk_packages(svcrun.__path__, "svcrun."):
+        if info.name.endswith("__main__"):
+            continue
+        module_object = importlib.import_module(info.name)
+        for cls in vars(module_object).values():
+            if inspect.isclass(cls) and cls.__module__ == info.name:
+                for name in _names_shared_with_bases(cls):
+                    found[name].add(info.name)
+    return found
+
+
+def is_private(name: str) -> bool:
+    return re.fullmatch(r"_[a-zA-Z]\w*", name) is not None and not name.startswith("_svcrun_")
+
+
+def _names_in(tree: ast.Module) -> Iterator[str]:
+    """Yield private names that are imported, or accessed on objects other than ``self``.
+
+    Names that a class of the same module declares are the package's own.
+    """
+    own = set(_declared_names(tree))
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=receiver, attr=name):
+                dotted = ast.unparse(node)
+                is_self = ast.unparse(receiver) in {"self", "cls", "super()"}
+                if not is_self and name not in own and is_private(name):
+                    yield from _unless_documented(dotted, name)
+            case ast.Call(func=ast.Name("getattr" | "hasattr" | "setattr"), args=[_, name, *_]):
+                if isinstance(name, ast.Constant) and name.value not in own:
+                    yield from _unless_documented(str(name.value), str(name.value))
+            case ast.Import(names=names):
+                for one in names:
+                    yield from _private_parts(one.name)
+            case ast.ImportFrom(module=str(module), names=names):
+                for one in names:
+                    yield from _private_parts(f"{module}.{one.name}")
+
+
+def _private_parts(dotted: str) -> Iterator[str]:
+    if not dotted.startswith("svcrun."):
+        for part in dotted.split("."):
+            yield from _unless_documented(part, part)
+
+
+def _unless_documented(dotted: str, name: str) -> Iterator[str]:
+    if is_private(name) and not DOCUMENTED & {dotted, name}:
+        yield name
+
+
+def _declared_names(tree: ast.Module) -> Iterator[str]:
+    for cls in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        for node in ast.walk(cls):
+            match node:
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                    yield name
+                case ast.Attribute(value=ast.Name("self" | "cls"), attr=name, ctx=ast.Store()):
+                    yield name
+                case ast.AnnAssign(target=ast.Name(name)):
+                    yield name
+                case ast.Assign(targets=[ast.Name("__slots__")], value=value):
+                    yield from (str(it.value) for it in ast.walk(value) if isinstance(it, ast.Constant))
+
+
+def _names_shared_with_bases(cls: type[Any]) -> set[str]:
+    """Return private names that a class has in common with bases from outside of the package."""
+    foreign: set[str] = set()
+    for base in cls.__mro__:
+        if not base.__module__.startswith("svcrun") and base.__module__ not in {"builtins", "typing"}:
+            foreign.update(vars(base), re.findall(r"\bself\.(_\w+)", _source_of(base)))
+    used = {*vars(cls), *re.findall(r"(?:\bself|\bsuper\(\))\.(_\w+)", _source_of(cls))}
+    return {name for name in used & foreign if is_private(name) and name not in DOCUMENTED}
+
+
+def _source_of(cls: type[Any]) -> str:
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):  # written in C, or made by a function
+        return ""

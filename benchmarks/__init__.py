@@ -1,5 +1,5 @@
 """Measure svcrun against plain asyncio in the same run: ``python -m benchmarks`` in the top folder.
 
-``targets`` says what is compared and what is to be reached, ``programs`` holds what runs in fresh
-processes, one side of a comparison in each.
+``targets`` defines the comparisons and the ratios to reach. ``programs`` has the programs that run
+in fresh processes, each with one side of a comparison.
 """

@@ -1,4 +1,4 @@
-"""What a comparison is: its sides, their jobs, what is measured, and the ratio to be reached."""
+"""The parts of a comparison: its sides, their jobs, the metrics, and the ratio to reach."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -8,7 +8,7 @@ from typing import Any
 BASELINE, SVCRUN = "baseline", "svcrun"
 
 Sample = Callable[[Any], Mapping[str, float]]
-"""Does a job once, and tells what it took: seconds for one operation, by the key of a metric."""
+"""Does a job once, and returns seconds for one operation, by the key of a metric."""
 
 Side = Callable[[], AbstractContextManager[Sample]]
 """Starts the processes of one side, and ends them when the block is left."""
@@ -18,10 +18,10 @@ Side = Callable[[], AbstractContextManager[Sample]]
 class Metric:
     """A number that a job yields on each side, and so a line of the table.
 
-    :param name: what the line is called.
-    :param limit: the highest ratio to the baseline that is good enough; None leaves that open.
-    :param key: where it is found in the result of a job.
-    :param bound: the most seconds that are good enough, whatever the ratio; None leaves that open.
+    :param name: the name of the line.
+    :param limit: the maximum of the ratio to the baseline, or None.
+    :param key: its key in the result of a job.
+    :param bound: the maximum of seconds, whatever the ratio, or None.
     """
 
     name: str
@@ -32,24 +32,24 @@ class Metric:
 
 @dataclass(frozen=True)
 class Job:
-    """What the sides of a case do in turn: one, the other, the one again ...
+    """The work that the sides of a case do in turn: one, the other, the one again ...
 
-    :param what: what the sides get told to do.
-    :param turns: how often each does it, before the next job.
+    :param request: the request that the programs of the sides get.
+    :param turns: how often each side does it before the next job.
     """
 
-    what: Any
+    request: Any
     metrics: Sequence[Metric]
     turns: int = 5
 
 
 @dataclass(frozen=True)
 class Case:
-    """Sides that do the same jobs, at the same time but for who waits.
+    """Sides that do the same jobs, one after the other, in processes that live side by side.
 
     :param target: the target that the case belongs to.
-    :param loop: the event loop of all sides, "" where there is none.
-    :param sides: what is compared with the baseline, and the baseline.
+    :param loop: the event loop of all sides, "" without one.
+    :param sides: the baseline, and the sides that are compared with it.
     """
 
     target: str
@@ -60,12 +60,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to measure.
+    """The amount of work to measure.
 
     :param python: the interpreter that is measured.
     :param loops: the event loops to measure on: "stock", "uvloop".
     :param also: other libraries to measure, besides the baseline and svcrun.
-    :param scale: the amount of work in a job, in relation to what makes it worth quoting.
+    :param scale: a factor for the amount of work in a job; with 1.0 results are worth quoting.
     """
 
     python: str
@@ -74,7 +74,7 @@ class Budget:
     scale: float = 1.0
 
     def sides(self, *known: str) -> list[str]:
-        """List the sides to measure: always two, and of those *known* the ones asked for."""
+        """Return the sides to measure: always two, and those *known* ones that were requested."""
         return [BASELINE, SVCRUN, *(side for side in self.also if side in known)]
 
     def amount(self, full: int, *, least: int = 1) -> int:
@@ -84,18 +84,18 @@ class Budget:
 
 @dataclass(frozen=True)
 class Target:
-    """A thing to be fast at.
+    """A subject of measurements.
 
-    :param name: what it is called on the command line.
-    :param what: what is compared, in a few lines that stand above its part of the table.
-    :param cases: makes its cases, or raises :class:`Unavailable`; it may do so after some of
-        them, and only the others are left out.
+    :param name: its name on the command line.
+    :param description: a description of the comparison, printed above its part of the table.
+    :param cases: returns its cases. It may raise :class:`Unavailable` after some of them, so that
+        the others are skipped.
     """
 
     name: str
-    what: str
+    description: str
     cases: Callable[[Budget], Iterable[Case]]
 
 
 class Unavailable(Exception):
-    """Something that a measurement needs is not there; the text says what."""
+    """A program or library that a measurement needs is missing; the text names it."""

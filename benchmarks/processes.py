@@ -1,4 +1,4 @@
-"""Programs in fresh processes, and what they cost."""
+"""Run programs in fresh processes, and measure their processor time."""
 
 import contextlib
 import functools
@@ -17,22 +17,23 @@ from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A bound on a program that hangs, in seconds; none that works comes near it.
+# Seconds after which a program that hangs is killed; a working one takes much less.
 TIME_LIMIT = 120.0
 
 
 @functools.cache
 def environment() -> dict[str, str]:
-    """Return the environment of the programs, with nothing in it that changes what is measured."""
+    """Return the environment of the programs, without variables that affect the measurements."""
     ours = ("PYTHON", "SVCRUN_", "AIOMISC_", "COVERAGE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
 
 
 class Program:
-    """A program in a process of its own, which is gone when the ``with`` block is left.
+    """A program in a process of its own, which ends with the ``with`` block.
 
-    It reads lines of JSON on its standard input, and answers with such on its standard output.
+    It reads requests as lines of JSON from its standard input, and writes answers to its standard
+    output.
 
     :param command: the program and its arguments.
     """
@@ -72,7 +73,7 @@ class Program:
     def answer(self) -> Any:
         """Return the next line that the program writes.
 
-        :raises RuntimeError: with what it wrote to stderr, if it ended instead.
+        :raises RuntimeError: with the program's stderr, if it ended instead.
         """
         line = self._process.stdout.readline() if self._process.stdout else b""
         if not line:
@@ -89,15 +90,15 @@ class Program:
     def cpu_time(self) -> float:
         """Return the seconds of processor time that the process took so far.
 
-        It is what ``time.process_time()`` says inside of it, but asking does not disturb it.
+        It equals ``time.process_time()`` in the process, which is not disturbed by this method.
         """
-        # What clock_getcpuclockid(3) makes of a process id.
+        # The conversion of clock_getcpuclockid(3).
         return time.clock_gettime(~self._process.pid << 3 | 2)
 
     def terminate(self) -> tuple[float, float]:
-        """Send SIGTERM and wait for the end; return the processor and wall-clock time of it.
+        """Send SIGTERM and wait for the end; return the processor and wall-clock time of that.
 
-        :raises RuntimeError: if the program ended otherwise than by itself and without an error.
+        :raises RuntimeError: if the exit code is not 0.
         """
         before = self.cpu_time()
         began = time.perf_counter()
@@ -126,7 +127,7 @@ def program(python: str, name: str, **parameters: Any) -> Program:
 
 
 def evaluate(command: Sequence[str]) -> str:
-    """Run a command to its end, and return what it printed."""
+    """Run a command to its end, and return its output."""
     return subprocess.run(
         command,
         env=environment(),
@@ -140,10 +141,10 @@ def evaluate(command: Sequence[str]) -> str:
 
 
 def write_bytecode(python: str) -> None:
-    """Compile what is measured, as an installed package is: no measurement is to pay for it."""
+    """Compile the measured packages in advance, as installed packages are."""
     evaluate([python, "-m", "compileall", "-q", str(ROOT / "src"), str(ROOT / "benchmarks")])
 
 
 def this_python() -> str:
-    """Return the interpreter that runs this."""
+    """Return the interpreter that runs this command."""
     return sys.executable

@@ -1,4 +1,4 @@
-"""Show what was measured, as a table or as JSON."""
+"""Format the measurements as a table or as JSON."""
 
 import json
 import math
@@ -25,25 +25,26 @@ def header(also: Sequence[str]) -> str:
 def line(row: Row, also: Sequence[str]) -> str:
     """Return the line of one metric."""
     low, high = row.middle_half()
+    asked = limits(row.metric)
     spread = f"({low:.2f}-{high:.2f})"
     verdict = {True: "ok", False: "over", None: ""}[row.is_good]
     others = "".join(f"{row.ratio(s):14.2f}" if s in row.samples else " " * 14 for s in also)
     return (
         f"  {row.metric.name:{WIDTH}} {row.loop:6} {duration(row.median(BASELINE)):>9} "
-        f"{duration(row.median(SVCRUN)):>9}  {row.ratio():5.2f} {spread:13} {asked(row.metric):>7} "
+        f"{duration(row.median(SVCRUN)):>9}  {row.ratio():5.2f} {spread:13} {asked:>7} "
         f"{verdict:4}{others}"
     ).rstrip()
 
 
-def asked(metric: Metric) -> str:
-    """Show what is good enough: a ratio, or a time with its unit."""
+def limits(metric: Metric) -> str:
+    """Format the limits of a metric: a ratio, or a time with its unit."""
     limit = [] if metric.limit is None else [f"{metric.limit:.2f}"]
     bound = [] if metric.bound is None else [duration(metric.bound)]
     return ", ".join(limit + bound)
 
 
 def duration(seconds: float) -> str:
-    """Show a time with three figures.
+    """Format a time with three digits.
 
     >>> duration(0.0123)
     '12.3 ms'
@@ -64,23 +65,23 @@ def table(
     for target in targets:
         yield ""
         yield f"{target.name}"
-        yield from (f"  {text}" for text in target.what.splitlines())
+        yield from (f"  {text}" for text in target.description.splitlines())
         if target.name in skipped:
-            yield f"  left out: {skipped[target.name]}"
+            yield f"  skipped: {skipped[target.name]}"
         if target.name in found:
             yield header(also)
             yield from (line(row, also) for row in found[target.name])
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """Sum up how many targets are reached."""
-    asked = [row for row in rows if row.is_good is not None]
-    good = sum(1 for row in asked if row.is_good)
-    return f"{good} of {len(asked)} targets reached"
+    """Return how many targets are reached."""
+    limited = [row for row in rows if row.is_good is not None]
+    good = sum(1 for row in limited if row.is_good)
+    return f"{good} of {len(limited)} targets reached"
 
 
 def as_json(rows: Iterable[Row], about: Mapping[str, Any]) -> str:
-    """Return everything that was measured; times are in seconds."""
+    """Return all measurements; times are in seconds."""
     found = [
         {
             "target": row.target,

@@ -1,4 +1,4 @@
-"""Have the sides of each case do their jobs in turn, round after round, and compare."""
+"""Run the jobs of each case on all sides in turn, round after round, and compare the costs."""
 
 import contextlib
 import statistics
@@ -10,7 +10,7 @@ from benchmarks.cases import BASELINE, SVCRUN, Case, Job, Metric
 
 @dataclass
 class Row:
-    """What was measured for one metric."""
+    """The measurements of one metric."""
 
     target: str
     loop: str
@@ -19,19 +19,19 @@ class Row:
     """Seconds for one operation, by side, in the order they were measured."""
 
     def median(self, side: str) -> float:
-        """Return the seconds that *side* takes."""
+        """Return the median of the seconds of *side*."""
         return statistics.median(self.samples[side])
 
     def ratio(self, side: str = SVCRUN) -> float:
         """Return the cost of *side* in relation to the baseline.
 
-        It is the median of what each turn yields: the speed of a machine changes from one moment
-        to the next, and neighbours in time share it.
+        It is the median of the ratios of all turns. The speed of a machine changes all the time,
+        and measurements of the same turn share it.
         """
         return statistics.median(self._ratios(side))
 
     def middle_half(self) -> tuple[float, float]:
-        """Return the ratios that a quarter of the turns is below, and a quarter above."""
+        """Return the first and the third quartile of the ratios of all turns."""
         ratios = self._ratios(SVCRUN)
         if len(ratios) == 1:
             return ratios[0], ratios[0]
@@ -40,7 +40,7 @@ class Row:
 
     @property
     def is_good(self) -> bool | None:
-        """Whether svcrun reaches what it has to; None where nothing is asked."""
+        """Whether svcrun reaches the limits; None without any."""
         limit, bound = self.metric.limit, self.metric.bound
         if limit is None and bound is None:
             return None
@@ -53,37 +53,39 @@ class Row:
         return [cost / baseline for cost, baseline in pairs]
 
 
-def measure(cases: Sequence[Case], rounds: int, tell: Callable[[str], object]) -> list[Row]:
+def measure(
+    cases: Sequence[Case], rounds: int, show_progress: Callable[[str], object]
+) -> list[Row]:
     """Measure *cases* in so many *rounds*, with fresh processes in each.
 
-    :param tell: called with a line that says what is being measured.
+    :param show_progress: called with a line that names the current measurement.
     """
     rows = {
-        (number, job.what, metric.key): Row(case.target, case.loop, metric)
+        (number, job.request, metric.key): Row(case.target, case.loop, metric)
         for number, case in enumerate(cases)
         for job in case.jobs
         for metric in job.metrics
     }
     for done in range(rounds):
         for number, case in enumerate(cases):
-            tell(f"round {done + 1} of {rounds}: {case.target} {case.loop}")
+            show_progress(f"round {done + 1} of {rounds}: {case.target} {case.loop}")
             with contextlib.ExitStack() as stack:
                 sides = {side: stack.enter_context(start()) for side, start in case.sides.items()}
                 for job, turn in turns(case.jobs):
                     for side in in_turn(sides, done + turn):
-                        found = sides[side](job.what)
+                        found = sides[side](job.request)
                         for metric in job.metrics:
-                            row = rows[number, job.what, metric.key]
+                            row = rows[number, job.request, metric.key]
                             row.samples.setdefault(side, []).append(found[metric.key])
     return list(rows.values())
 
 
 def turns(jobs: Sequence[Job]) -> Iterable[tuple[Job, int]]:
-    """Return each job so often as it is to be done."""
+    """Yield each job once per turn, with the number of the turn."""
     return ((job, turn) for job in jobs for turn in range(job.turns))
 
 
 def in_turn(sides: Iterable[str], number: int) -> list[str]:
-    """Let every other turn begin with the last side: who comes second may find warmer caches."""
+    """Reverse the order of the sides in every other turn: the second one may find warm caches."""
     order = list(sides)
     return order if number % 2 == 0 else order[::-1]

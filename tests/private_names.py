@@ -21,12 +21,22 @@ DOCUMENTED = {
 }
 
 
+_LANGUAGE = {"builtins", "enum", "typing"}
+
+
 def find_private_names() -> Mapping[str, set[str]]:
     """Return the modules of the package by the private name that they use."""
     found: dict[str, set[str]] = defaultdict(set)
-    for path in sorted(SRC.rglob("*.py")):
-        module = ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
-        for name in _names_in(ast.parse(path.read_text(encoding="utf-8"))):
+    trees = {
+        ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
+            path.read_text(encoding="utf-8")
+        )
+        for path in sorted(SRC.rglob("*.py"))
+    }
+    declared = {module: set(_declared_names(tree)) for module, tree in trees.items()}
+    for module, tree in trees.items():
+        own = declared[module].union(*(declared.get(it, ()) for it in _imported_modules(tree)))
+        for name in _names_in(tree, own):
             found[name].add(module)
     for info in pkgutil.walk_packages(svcrun.__path__, "svcrun."):
         if info.name.endswith("__main__"):
@@ -43,12 +53,17 @@ def is_private(name: str) -> bool:
     return re.fullmatch(r"_[a-zA-Z]\w*", name) is not None and not name.startswith("_svcrun_")
 
 
-def _names_in(tree: ast.Module) -> Iterator[str]:
+def _imported_modules(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def _names_in(tree: ast.Module, own: set[str]) -> Iterator[str]:
     """Yield private names that are imported, or accessed on objects other than ``self``.
 
-    Names that a class of the same module declares are the package's own.
+    :param own: names that classes of this module, or of modules that it imports, declare.
     """
-    own = set(_declared_names(tree))
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(value=receiver, attr=name):
@@ -89,14 +104,16 @@ def _declared_names(tree: ast.Module) -> Iterator[str]:
                 case ast.AnnAssign(target=ast.Name(name)):
                     yield name
                 case ast.Assign(targets=[ast.Name("__slots__")], value=value):
-                    yield from (str(it.value) for it in ast.walk(value) if isinstance(it, ast.Constant))
+                    yield from (
+                        str(it.value) for it in ast.walk(value) if isinstance(it, ast.Constant)
+                    )
 
 
 def _names_shared_with_bases(cls: type[Any]) -> set[str]:
     """Return private names that a class has in common with bases from outside of the package."""
     foreign: set[str] = set()
     for base in cls.__mro__:
-        if not base.__module__.startswith("svcrun") and base.__module__ not in {"builtins", "typing"}:
+        if not base.__module__.startswith("svcrun") and base.__module__ not in _LANGUAGE:
             foreign.update(vars(base), re.findall(r"\bself\.(_\w+)", _source_of(base)))
     used = {*vars(cls), *re.findall(r"(?:\bself|\bsuper\(\))\.(_\w+)", _source_of(cls))}
     return {name for name in used & foreign if is_private(name) and name not in DOCUMENTED}

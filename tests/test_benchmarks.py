@@ -153,7 +153,7 @@ def test_a_target_that_needs_what_is_not_there_is_left_out_with_the_reason() -> 
     target = Target("native", "Something in C.", cases)
     planned, skipped = command.plan([target], Budget(sys.executable, ["stock"]))
     assert planned == []
-    assert "  left out: there is no compiler" in report.table([], [target], skipped, ())
+    assert "  skipped: there is no compiler" in report.table([], [target], skipped, ())
 
 
 def test_a_program_that_fails_is_an_error_with_what_it_wrote() -> None:

@@ -1,1 +1,1 @@
-"""What runs in fresh processes: each module is a program that gets its parameters as JSON."""
+"""Programs that run in fresh processes; each module is one, and gets its parameters as JSON."""

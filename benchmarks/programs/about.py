@@ -1,4 +1,4 @@
-"""Tell what the interpreter is, and which of some libraries it has."""
+"""Return the version of the interpreter, and those of the installed libraries."""
 
 import importlib.metadata
 import importlib.util

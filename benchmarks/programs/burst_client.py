@@ -1,4 +1,4 @@
-"""Many clients that connect at once, and the time until each has had its line back."""
+"""Connect many clients at once, and measure the time until each has its line back."""
 
 import select
 import socket
@@ -10,7 +10,7 @@ LINE = b"x" * 63 + b"\n"
 
 
 def main(port: int) -> None:
-    """Come as often as asked, with as many clients, and answer the seconds."""
+    """Run the requested bursts, and answer each with its seconds."""
     for clients in requests():
         answer(burst(port, clients))
 

@@ -1,4 +1,4 @@
-"""Connect again and again, have one line sent back or none, and be disconnected."""
+"""Connect repeatedly, with one line or none, until the server closes each connection."""
 
 import socket
 
@@ -6,12 +6,12 @@ from benchmarks.programs.protocol import answer, requests, run
 
 LINE = b"x" * 63 + b"\n"
 
-# So many clients come at a time.
+# The number of clients that connect at the same time.
 GROUP = 32
 
 
 def main() -> None:
-    """Do as asked: a number of visits to a port, with a line or without."""
+    """Make the requested number of connections to a port, with a line or without."""
     for port, connections, sends in requests():
         visit(port, connections, LINE if sends else b"")
         answer("done")

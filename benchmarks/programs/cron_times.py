@@ -1,4 +1,4 @@
-"""Find the times that a cron line names, one after the other."""
+"""Find the times of a cron expression, one after the other."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Find = Callable[[int], object]
 
 
 def baseline(line: str, zone: str) -> Find:
-    """Ask croniter, as its documentation does for time zones."""
+    """Use croniter as its documentation does for time zones."""
     from croniter import croniter
 
     def find(times: int) -> object:
@@ -26,7 +26,7 @@ def baseline(line: str, zone: str) -> Find:
 
 
 def svcrun(line: str, zone: str) -> Find:
-    """Ask what a CronCallback asks."""
+    """Use the function of a CronCallback."""
     from svcrun.cron import CronSpec
 
     spec = CronSpec(line, zone)
@@ -41,7 +41,7 @@ def svcrun(line: str, zone: str) -> Find:
 
 
 def main(side: str, line: str, zone: str) -> None:
-    """Find as many times as asked, and answer what one costs."""
+    """Find the requested number of times, and answer with the cost of one."""
     find = {"baseline": baseline, "svcrun": svcrun}[side](line, zone)
     for times in requests():
         began = time.process_time()

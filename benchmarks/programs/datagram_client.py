@@ -1,4 +1,4 @@
-"""Send datagrams as fast as the server takes them, so many under way that it never has to wait."""
+"""Send datagrams as fast as the server handles them, so that it never waits for one."""
 
 import socket
 
@@ -7,14 +7,14 @@ from benchmarks.programs.protocol import answer, requests, run
 
 DATA = b"x" * 64
 
-# One datagram in so many asks for an answer, and so many answers may be owed. All that is under way
-# has room in a receive buffer of the usual size, so none is lost.
+# One datagram in so many requests an answer, and so many answers may be pending. All datagrams in
+# flight fit into a receive buffer of the default size, so none is lost.
 GROUP = 32
 OWED = 6
 
 
 def main(port: int) -> None:
-    """Send as many as asked."""
+    """Send the requested number of datagrams."""
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.connect(("127.0.0.1", port))
         client.settimeout(30)

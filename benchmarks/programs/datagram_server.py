@@ -1,4 +1,4 @@
-"""A server of datagrams that counts them, and answers those that ask for it."""
+"""Datagram servers that count datagrams, and answer those that request it."""
 
 import asyncio
 import importlib
@@ -12,7 +12,7 @@ ASK = b"answer me"
 
 
 class Counter:
-    """The handler of the services: a coroutine that never has to wait."""
+    """The handler of the services: a coroutine that never waits."""
 
     seen = 0
 
@@ -30,7 +30,7 @@ class PlainCounter(asyncio.DatagramProtocol):
     transport: asyncio.DatagramTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
+        """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]  # it is one of datagrams
 
     def datagram_received(self, data: bytes, addr: Any) -> None:

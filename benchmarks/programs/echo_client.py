@@ -1,4 +1,4 @@
-"""Send lines on many connections and wait until they have come back, in waves."""
+"""Send lines on many connections in waves, and wait for their echoes."""
 
 import socket
 import ssl
@@ -9,7 +9,7 @@ LINE = b"x" * 63 + b"\n"
 
 
 def main(tls: bool = False) -> None:
-    """Do as asked: a number of waves to a port, on a number of connections."""
+    """Send the requested number of waves to a port, on a number of connections."""
     here: tuple[int, int] | None = None
     clients: list[socket.socket] = []
     for port, connections, waves in requests():
@@ -34,7 +34,7 @@ def connect(port: int, *, tls: bool) -> socket.socket:
 
 
 def exchange(clients: list[socket.socket], waves: int) -> None:
-    """Send a line on each connection, then wait for all of them; do it again.
+    """Send a line on each connection, then wait for all echoes; repeat.
 
     In waves, because a client that answers each line at once would let the faster server find fewer
     lines at each turn of its loop, and seem the slower one.

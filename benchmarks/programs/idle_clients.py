@@ -1,4 +1,4 @@
-"""Hold connections open on which nothing happens."""
+"""Hold idle connections open."""
 
 import socket
 import sys
@@ -8,7 +8,7 @@ from benchmarks.programs.protocol import answer, run
 
 def main(port: int, connections: int) -> None:
     clients = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(connections)]
-    # Each has been accepted and its handler waits for more when it has had a line back.
+    # After the echo of a line, each connection is accepted and its handler waits for more.
     for client in clients:
         client.sendall(b"hello\n")
     for client in clients:

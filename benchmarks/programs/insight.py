@@ -1,4 +1,4 @@
-"""A TCP echo server that something looks into; it runs until the end.
+"""A TCP echo server that is profiled or traced; it runs until it is killed.
 
 The answer is its port.
 """
@@ -16,7 +16,7 @@ from svcrun.service.profiler import Profiler
 from svcrun.service.tracer import MemoryTracer
 from svcrun.service.watchdog import LoopWatchdog
 
-# Seconds between two tables, so that there are some while it is measured.
+# Seconds between two tables, so that there are some during the measurement.
 INTERVAL = 1
 
 
@@ -37,7 +37,7 @@ BARE: dict[str, Callable[[], Any]] = {
 
 
 def main(within: str, loop: str) -> None:
-    """Serve with the service or the tool of that name at work, or nothing."""
+    """Serve with the service or the tool of that name active, or none."""
     echo = Echo(address=HOST, port=0)
     services = [SERVICES[within]()] if within in SERVICES else []
     with entrypoint(echo, *services, loop_factory=loop_factory(loop)) as running:

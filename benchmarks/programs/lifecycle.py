@@ -20,7 +20,7 @@ class Returns:
         """Be ready at once."""
 
     async def stop(self, exception: BaseException | None = None) -> None:
-        """Have nothing to do."""
+        """Do nothing."""
 
 
 class RunsOn:
@@ -34,7 +34,7 @@ class RunsOn:
         await asyncio.sleep(3600)
 
     async def stop(self, exception: BaseException | None = None) -> None:
-        """Have nothing to do."""
+        """Do nothing."""
 
 
 KINDS: dict[str, type[Any]] = {"returns": Returns, "runs on": RunsOn}
@@ -106,7 +106,7 @@ def aiomisc(kind: str, loop: str) -> Life:
 
 
 def main(side: str, kind: str, loop: str) -> None:
-    """Live as often as asked for with as many services, and answer the mean cost of a life."""
+    """Run the requested number of lives, and answer with the mean cost of one."""
     life = {"baseline": baseline, "svcrun": svcrun, "aiomisc": aiomisc}[side](kind, loop)
     for number, lives in requests():
         gc.collect()

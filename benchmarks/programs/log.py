@@ -1,4 +1,4 @@
-"""Log records; a call costs something in the thread that calls, and something in others."""
+"""Log records, which costs time in the calling thread and in others."""
 
 import logging
 import time
@@ -25,12 +25,12 @@ def svcrun(log_format: str) -> Flush:
 
 
 def main(side: str, log_format: str) -> None:
-    """Log as many records as asked, and answer what one costs."""
+    """Log the requested number of records, and answer with the cost of one."""
     flush = {"baseline": baseline, "svcrun": svcrun}[side](log_format)
     for records in requests():
         process, caller = time.process_time(), time.thread_time()
         for number in range(records):
-            log.info("request %d of %s took %.3f s", number, "somebody", 0.25)
+            log.info("request %d of %s took %.3f s", number, "alice", 0.25)
         caller = time.thread_time() - caller
         flush()
         process = time.process_time() - process

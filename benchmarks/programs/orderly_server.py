@@ -1,4 +1,4 @@
-"""Plain asyncio servers that end in order on SIGTERM: each connection is closed properly."""
+"""Plain asyncio servers that close each connection properly on SIGTERM."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""How the programs talk to the process that started them: lines of JSON in, lines of JSON out."""
+"""The protocol between the programs and the command: lines of JSON in, lines of JSON out."""
 
 import json
 import sys
@@ -17,12 +17,12 @@ def answer(found: object) -> None:
 
 
 def requests() -> Iterator[Any]:
-    """Read what is asked for, line by line."""
+    """Yield the requests, line by line."""
     return map(json.loads, iter(sys.stdin.readline, ""))
 
 
 def loop_factory(loop: str) -> Callable[[], Any]:
-    """Return what makes an event loop: "stock" is asyncio's own."""
+    """Return the factory of an event loop; "stock" is asyncio's own."""
     if loop == "uvloop":
         import uvloop
 

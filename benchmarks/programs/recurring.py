@@ -13,17 +13,17 @@ from benchmarks.programs.protocol import answer, loop_factory, requests, run
 
 INTERVAL = 0.1
 
-# How much earlier than its moment a call may come: uvloop counts in milliseconds.
+# Seconds by which a call may be early, as uvloop counts in milliseconds.
 EARLY = 0.005
 
-# Returns what ends the calls and waits for those under way.
+# Returns a function that ends the calls and waits for those in flight.
 Begin = Callable[[Sequence["Work"]], Callable[[], Awaitable[object]]]
 
 
 class Work:
-    """A function to be called, which notes when that was.
+    """A function that records the times of its calls.
 
-    :param first: when it is due for the first time, by ``time.monotonic()``.
+    :param first: the time of the first call, by ``time.monotonic()``.
     :param busy: the seconds for which it blocks the loop.
     """
 
@@ -33,7 +33,7 @@ class Work:
         self.times: list[float] = []
 
     async def tick(self) -> None:
-        """Be called."""
+        """Record a call."""
         now = time.monotonic()
         self.times.append(now)
         if self.busy:
@@ -41,31 +41,31 @@ class Work:
                 pass
 
     def delay(self) -> float:
-        """Return the seconds until it is due for the first time."""
+        """Return the seconds until the first call."""
         return max(0.0, self.first - time.monotonic())
 
     def lateness(self, since: float) -> list[float]:
-        """Return by how much calls were late, in seconds, for those that came after *since*."""
+        """Return the seconds by which calls after *since* were late."""
         return [
             (when - self.first + EARLY) % INTERVAL - EARLY for when in self.times if when > since
         ]
 
 
 def baseline(works: Sequence[Work]) -> Callable[[], Awaitable[object]]:
-    """Have a timer of the loop for each, that starts a task and the next timer."""
+    """Use a timer of the loop for each, which starts a task and the next timer."""
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()  # the loop itself holds them by weak references
     timers: dict[Work, asyncio.TimerHandle] = {}
 
-    def ring(work: Work, moment: float) -> None:
+    def fire(work: Work, moment: float) -> None:
         task = loop.create_task(work.tick())
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         moment += INTERVAL
-        timers[work] = loop.call_at(moment, ring, work, moment)
+        timers[work] = loop.call_at(moment, fire, work, moment)
 
     for work in works:
-        timers[work] = loop.call_at(work.first, ring, work, work.first)
+        timers[work] = loop.call_at(work.first, fire, work, work.first)
 
     async def end() -> None:
         for timer in timers.values():
@@ -77,7 +77,7 @@ def baseline(works: Sequence[Work]) -> Callable[[], Awaitable[object]]:
 
 
 def svcrun(works: Sequence[Work]) -> Callable[[], Awaitable[object]]:
-    """Have a PeriodicCallback of svcrun for each."""
+    """Use a PeriodicCallback of svcrun for each."""
     from svcrun import PeriodicCallback
 
     callbacks = [PeriodicCallback(work.tick) for work in works]
@@ -87,7 +87,7 @@ def svcrun(works: Sequence[Work]) -> Callable[[], Awaitable[object]]:
 
 
 def aiomisc(works: Sequence[Work]) -> Callable[[], Awaitable[object]]:
-    """Have a PeriodicCallback of aiomisc for each."""
+    """Use a PeriodicCallback of aiomisc for each."""
     library = importlib.import_module("aiomisc")
     callbacks = [library.PeriodicCallback(work.tick) for work in works]
     for callback, work in zip(callbacks, works, strict=True):
@@ -98,7 +98,7 @@ def aiomisc(works: Sequence[Work]) -> Callable[[], Awaitable[object]]:
 
 
 def apscheduler(works: Sequence[Work]) -> Callable[[], Awaitable[object]]:
-    """Have a job of APScheduler for each; as with svcrun, one call makes up for those missed."""
+    """Use a job of APScheduler for each; as with svcrun, one call replaces those missed."""
     library = importlib.import_module("apscheduler.schedulers.asyncio")
     defaults = {"coalesce": True, "misfire_grace_time": None, "max_instances": 1}
     scheduler = library.AsyncIOScheduler(timezone=UTC, job_defaults=defaults)
@@ -130,7 +130,7 @@ async def measure(
 ) -> dict[str, float]:
     """Call *number* functions for as long as *ticks* intervals.
 
-    :param spread: the part of the interval over which their moments are spread.
+    :param spread: the part of the interval over which the first calls are spread.
     :param busy: the seconds for which each call blocks the loop.
     """
     began = time.monotonic()
@@ -148,7 +148,7 @@ async def measure(
     called = sum(len(work.times) for work in works) - called
     cpu = time.process_time() - cpu
 
-    # From when it was to end: a loop that is busy comes to that later.
+    # Since the time of the stop, which a busy loop reaches late.
     await end()
     stop = time.monotonic() - last
 
@@ -162,12 +162,12 @@ async def measure(
 
 
 async def until(moment: float) -> None:
-    """Sleep until a moment of ``time.monotonic()``."""
+    """Sleep until a time of ``time.monotonic()``."""
     await asyncio.sleep(max(0.0, moment - time.monotonic()))
 
 
 def main(side: str, loop: str) -> None:
-    """Do as asked, each time on a new event loop."""
+    """Run each requested job on a new event loop."""
     factory: Any = loop_factory(loop)
     for job in requests():
         with asyncio.Runner(loop_factory=factory) as runner:

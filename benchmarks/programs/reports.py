@@ -1,4 +1,4 @@
-"""A flood of exceptions, logged by a coroutine, while another one watches how late it is."""
+"""Log a flood of exceptions in one coroutine, and measure the loop lag in another."""
 
 import asyncio
 import contextlib
@@ -16,34 +16,34 @@ from benchmarks.programs.protocol import answer, loop_factory, requests, run
 log = logging.getLogger("benchmark")
 
 TICK = 0.001
-"""Seconds between two turns of what logs, and of what watches."""
+"""Seconds between two turns of either coroutine."""
 
 BURST = 10
 """Exceptions in a turn: 10 000 in a second."""
 
 
 class Collector(BaseHTTPRequestHandler):
-    """Takes events and forgets them."""
+    """Accept events and discard them."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        """Answer as Sentry does."""
+        """Respond as Sentry does."""
         self.rfile.read(int(self.headers["Content-Length"]))
         # In one piece: a second one would wait for the acknowledgement of the first.
         self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
     def log_message(self, *_: object) -> None:
-        """Be quiet."""
+        """Log nothing."""
 
 
 def collect(port: Connection) -> None:
-    """Be the server: tell the port, and serve as long as the other end of the pipe is there."""
+    """Send the port, and serve until the other end of the pipe is closed."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port.send(server.server_port)
     with contextlib.suppress(EOFError):
-        port.recv()  # who measures kills this program, and nobody else would end its children
+        port.recv()  # the command kills this program, which could not end its children then
 
 
 @contextlib.contextmanager
@@ -61,14 +61,14 @@ def collector() -> Iterator[str]:
 
 
 def fail(depth: int, text: str) -> None:
-    """Raise an error some calls deep, with variables on the way."""
+    """Raise an error some calls deep, with variables in each frame."""
     if depth:
         fail(depth - 1, text)
     raise ValueError(text)
 
 
 async def flood(exceptions: int) -> dict[str, float]:
-    """Log so many exceptions, and tell what one costs the thread of the loop, and the latest turn.
+    """Log exceptions, and return the cost of one in the loop's thread, and the maximum lag.
 
     The cost is that of the whole loop, which also sends.
     """
@@ -87,7 +87,7 @@ async def flood(exceptions: int) -> dict[str, float]:
     cpu, due = time.thread_time(), loop.time()
     for number in range(exceptions):
         try:
-            fail(10, "what was in hand")
+            fail(10, "a local variable")
         except ValueError:
             log.exception("number %d failed", number)
         if number % BURST == 0:
@@ -100,7 +100,7 @@ async def flood(exceptions: int) -> dict[str, float]:
 
 
 def serve(factory: Callable[[], Any], *services: Any) -> None:
-    """Do what is asked for, while services run."""
+    """Handle the requests while services run."""
     from svcrun import entrypoint
 
     with entrypoint(*services, log_config=False, loop_factory=factory) as loop:
@@ -109,7 +109,7 @@ def serve(factory: Callable[[], Any], *services: Any) -> None:
 
 
 def raven_alone(dsn: str, factory: Callable[[], Any]) -> None:
-    """Have raven make events in the log call, and forget them in place of sending them."""
+    """Make events with raven in the log call, and discard them."""
     from raven import Client
     from raven.handlers.logging import SentryHandler
     from raven.transport.base import AsyncTransport
@@ -130,14 +130,14 @@ def raven_alone(dsn: str, factory: Callable[[], Any]) -> None:
 
 
 def raven_sender(dsn: str, factory: Callable[[], Any]) -> None:
-    """Have RavenSender send events."""
+    """Send events with RavenSender."""
     from svcrun.service.raven import RavenSender
 
     serve(factory, RavenSender(sentry_dsn=dsn))
 
 
 def sentry_alone(dsn: str, factory: Callable[[], Any]) -> None:
-    """Have sentry-sdk make events in the log call, and forget them in place of sending them."""
+    """Make events with sentry-sdk in the log call, and discard them."""
     import sentry_sdk
     from sentry_sdk.integrations.logging import LoggingIntegration
     from sentry_sdk.transport import Transport
@@ -156,7 +156,7 @@ def sentry_alone(dsn: str, factory: Callable[[], Any]) -> None:
 
 
 def sentry_sender(dsn: str, factory: Callable[[], Any]) -> None:
-    """Have SentrySender send events."""
+    """Send events with SentrySender."""
     from svcrun.service.sentry import SentrySender
 
     serve(factory, SentrySender(sentry_dsn=dsn))
@@ -171,7 +171,7 @@ SIDES = {
 
 
 def main(side: str, loop: str) -> None:
-    """Answer what a flood of so many exceptions costs."""
+    """Answer each request with the cost of a flood of that many exceptions."""
     with collector() as dsn:
         SIDES[side](dsn, loop_factory(loop))
 

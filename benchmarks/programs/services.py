@@ -1,4 +1,4 @@
-"""A program of many services, or of none, that runs until SIGTERM."""
+"""Run many services, or none, until SIGTERM."""
 
 import asyncio
 import importlib
@@ -10,7 +10,7 @@ from benchmarks.programs.protocol import answer, loop_factory, run
 
 
 def baseline(loop: str, _services: int) -> None:
-    """Do nothing in plain asyncio: no services, nothing to be put in order."""
+    """Do nothing in plain asyncio: no services, no clean-up."""
 
     async def wait() -> None:
         told_to_end = asyncio.Event()

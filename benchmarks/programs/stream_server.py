@@ -1,4 +1,4 @@
-"""Servers of TCP or TLS clients, with the same handlers on all sides; they run until the end.
+"""TCP and TLS servers, with the same handlers on all sides; they run until they are killed.
 
 The answer is the list of their ports, one for each handler.
 """
@@ -28,7 +28,7 @@ class Lines:
 
 
 class DrainedLines:
-    """Send every line back, and wait until it may go on writing."""
+    """Send every line back, and wait until the writer has room."""
 
     async def handle_client(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -41,7 +41,7 @@ class DrainedLines:
 
 
 class Chunks:
-    """Send back whatever comes."""
+    """Send all data back."""
 
     async def handle_client(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -134,7 +134,7 @@ def aiomisc(handlers: Sequence[str], loop: str, certificate: Certificate) -> Non
 
 
 def derive(base: type, handler: str) -> Any:
-    """Make a class of service with one of the handlers."""
+    """Create a service class with one of the handlers."""
     return type("Server", (HANDLERS[handler], base), {})
 
 

@@ -1,4 +1,4 @@
-"""A web server that answers each request with the same few bytes; it runs until the end.
+"""Web servers that answer each request with the same few bytes; they run until they are killed.
 
 The answer is its port. To each line that it reads it answers when all log records are written.
 """
@@ -62,7 +62,7 @@ def asgi_application() -> Any:
 
 @contextlib.asynccontextmanager
 async def aiohttp_runner(app: Any, access_log: bool) -> AsyncIterator[int]:
-    """Serve by what aiohttp has for programs that own their loop."""
+    """Serve with aiohttp.web.AppRunner."""
     from aiohttp import web
 
     options: Any = {} if access_log else {"access_log": None}
@@ -74,7 +74,7 @@ async def aiohttp_runner(app: Any, access_log: bool) -> AsyncIterator[int]:
 
 @contextlib.asynccontextmanager
 async def uvicorn_server(app: Any, access_log: bool) -> AsyncIterator[int]:
-    """Serve by uvicorn."""
+    """Serve with uvicorn.Server."""
     import uvicorn
 
     config = uvicorn.Config(app, HOST, 0, log_level="warning", access_log=access_log)
@@ -115,7 +115,7 @@ def svcrun(service: Any, loop: str) -> None:
 
 
 def make_service(name: str, access_log: bool) -> Any:
-    """Make a service of svcrun."""
+    """Create a service of svcrun."""
     options: dict[str, Any]
     if name == "UvicornService":
         options = {"app": hello, "log_level": "warning", "access_log": access_log}
@@ -128,7 +128,7 @@ def make_service(name: str, access_log: bool) -> Any:
 
 
 def flush_when_asked() -> None:
-    """Answer each request when what was logged before is written."""
+    """Answer each request when all previous log records are written."""
     for _ in requests():
         for handler in logging.getLogger().handlers:
             handler.flush()

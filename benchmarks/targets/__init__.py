@@ -1,1 +1,1 @@
-"""The targets, each a module: what is compared, how it is measured, the ratios to be reached."""
+"""The targets, one module each: the comparison, its measurement, and the ratios to reach."""

@@ -1,4 +1,4 @@
-"""Accepting: what a connection costs the server, from its coming to its end."""
+"""Accepting: the cost of a connection, from its beginning to its end."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +49,7 @@ def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
 TARGET = Target(
     "accept",
     "Processor time that the server takes for a connection; 32 clients come at a time, and the\n"
-    "server is the one who closes.\n"
+    "server closes it.\n"
     "baseline: asyncio.start_server() with the same handler",
     cases,
 )

@@ -1,4 +1,4 @@
-"""A crowd: how long it takes until many clients that come at once are served."""
+"""A burst: the time until many clients that connect at once are served."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ CLIENTS = 512
 
 @functools.cache
 def folder() -> tempfile.TemporaryDirectory[str]:
-    """Make a folder with the server in C, which lasts as long as this process."""
+    """Compile the server in C into a folder that lasts as long as this process."""
     compiler = shutil.which("cc")
     if compiler is None:
         raise Unavailable("the server to compare with is in C, and there is no cc to compile it")

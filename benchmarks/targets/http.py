@@ -1,4 +1,4 @@
-"""HTTP: what a request costs the server."""
+"""HTTP: the cost of a request."""
 
 import contextlib
 import http.client
@@ -30,8 +30,8 @@ WARM_UP = 300  # requests
 class Server:
     """A kind of server, see ``programs.web_server``.
 
-    :param name: what it is.
-    :param needs: the modules that it is made of.
+    :param name: its name.
+    :param needs: the libraries that it needs.
     :param access_log: whether it has an access log, on stderr, which is a file.
     """
 
@@ -107,7 +107,7 @@ def cases(budget: Budget) -> Iterator[Case]:
             starts = {side: partial(start, budget, one, loop) for side, one in sides.items()}
             yield Case("http", loop, starts, [job])
     if missing:
-        raise Unavailable(f"what needs {' and '.join(sorted(missing))}, which is not installed")
+        raise Unavailable(f"not installed: {', '.join(sorted(missing))}")
 
 
 @contextlib.contextmanager
@@ -129,7 +129,7 @@ def start(budget: Budget, server: Server, loop: str) -> Iterator[Sample]:
 
 
 def warm_up(port: int) -> None:
-    """Have some requests answered, one after the other, and see to it that they are."""
+    """Send some requests one after the other, and check the responses."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
         for _ in range(WARM_UP):
             client.request("GET", "/")
@@ -140,12 +140,12 @@ def warm_up(port: int) -> None:
 
 
 def load(port: int) -> int:
-    """Keep a server busy for a second, and tell how many requests it answered."""
+    """Keep a server busy for a second, and return the number of its responses."""
     url = f"http://127.0.0.1:{port}/"
     said = evaluate(["wrk", "-t1", f"-c{CONNECTIONS}", "-d1s", url])
     done = re.search(r"(\d+) requests in", said)
     if done is None or done[1] == "0" or "Non-2xx" in said or "Socket errors" in said:
-        raise RuntimeError(f"wrk did not get what it asked for:\n{said}")
+        raise RuntimeError(f"wrk got errors:\n{said}")
     return int(done[1])
 
 
@@ -156,7 +156,7 @@ TARGET = Target(
     "Unless said otherwise there is no access log.\n"
     "AIOHTTPService: baseline is the same application in an aiohttp.web.AppRunner.\n"
     "With access log: baseline is the service without; with --also aiohttp, aiohttp's own log.\n"
-    "ASGIHTTPService: baseline is an aiohttp handler that does what the ASGI application does;\n"
+    "ASGIHTTPService: baseline is an aiohttp handler that does the same as the ASGI application;\n"
     "with --also aiohttp_asgi and --also uvicorn, the same application there.\n"
     "UvicornService: baseline is uvicorn.Server.",
     cases,

@@ -1,4 +1,4 @@
-"""Start-up: what the imports cost, each in a fresh interpreter."""
+"""Imports: the cost of each, in a fresh interpreter."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Looking into a running process: what it costs a TCP echo."""
+"""Insight: the cost of profilers and tracers to a TCP echo."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +10,8 @@ from benchmarks.targets.traffic import cost
 
 CONNECTIONS = 64
 
-# What is compared with what, how many round trips that takes, how often, and the ratio to be
-# reached. A hundredth shows in long measurements alone.
+# Each side and its baseline, the number of round trips, of turns, and the ratio to reach. It takes
+# long measurements to see a hundredth.
 PAIRS = (
     ("LoopWatchdog", "nothing", 32_768, 15, 1.01),
     ("MemoryTracer", "tracemalloc", 16_384, 3, None),

@@ -1,4 +1,4 @@
-"""The life of services: what it costs to make, start and stop N of them."""
+"""The life of services: the cost to create, start and stop N of them."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from functools import partial
 from benchmarks.cases import Budget, Case, Job, Metric, Sample, Target
 from benchmarks.processes import program
 
-# How many lives are measured together, by the number of services, and in how many turns.
+# By the number of services: the number of lives in one measurement, and that of turns.
 LIVES = {1: 20, 10: 15, 100: 5, 1_000: 1, 10_000: 1}
 TURNS = {1: 10, 10: 5, 100: 5, 1_000: 5, 10_000: 2}
 

@@ -1,4 +1,4 @@
-"""Logging: what a record costs."""
+"""Logging: the cost of a record."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from benchmarks.processes import program
 
 LIMIT = 0.6
 
-# By format, how many records: rich takes its time for each, though in a thread of its own.
+# The number of records by format: rich takes long for each, though in a thread of its own.
 RECORDS = {"stream": 2_000, "plain": 2_000, "color": 2_000, "json": 2_000, "rich": 200}
 
 NEEDS = {"color": "colorlog", "json": "pythonjsonlogger", "rich": "rich"}

@@ -1,4 +1,4 @@
-"""Schedules: what a call costs, how late it is, and how soon there is an end to many of them."""
+"""Schedules: the cost of a call, its lateness, and the time to stop many callbacks."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,8 @@ def periodic(budget: Budget, loop: str, job: Job) -> Case:
 
 
 def jobs(budget: Budget) -> Iterator[Job]:
-    # How many, for how many intervals, over what part of one they are spread, how busy each is.
+    # The number of callbacks, of intervals, the part of an interval over which they are spread, and
+    # the seconds that each call takes.
     few, many = budget.amount(FEW, least=10), budget.amount(MANY, least=10)
     ticks = budget.amount(100, least=3)
     yield Job(
@@ -97,7 +98,7 @@ TARGET = Target(
     "than a processor can do: a call is one that was made. 10000 of 50 us are far too many.\n"
     "baseline: loop.call_at() for each, which starts a task, keeps it until it is done, and sets\n"
     "the next timer. svcrun: a PeriodicCallback for each.\n"
-    "Cron lines, in Europe/Berlin: processor time to find the next time.\n"
+    "Cron expressions, in Europe/Berlin: processor time to find the next time.\n"
     "baseline: croniter with datetimes in that zone",
     cases,
 )

@@ -1,4 +1,4 @@
-"""Reporting errors in a flood of them: what one costs, and how late the loop is."""
+"""Reports of a flood of errors: the cost of one, and the loop lag."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -20,10 +20,10 @@ from benchmarks.processes import program
 LIMIT = 0.3
 
 LATEST = 0.05
-"""Seconds by which the loop may be late."""
+"""The maximum of the loop lag, in seconds."""
 
-# What is compared with what, the library that it needs, and how many exceptions are logged:
-# sentry-sdk takes its time for each.
+# Each service, its baseline, the library that both need, and the number of exceptions: sentry-sdk
+# takes long for each.
 PAIRS = (
     ("RavenSender", "raven", "raven", 10_000),
     ("SentrySender", "sentry-sdk", "sentry_sdk", 2_000),
@@ -51,7 +51,7 @@ def cases(budget: Budget) -> Iterator[Case]:
 def metrics(service: str) -> Sequence[Metric]:
     return [
         Metric(f"{service}: a log.exception()", LIMIT, "cost"),
-        Metric(f"{service}: the latest turn", None, "late", LATEST),
+        Metric(f"{service}: the maximum lag", None, "late", LATEST),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The end: how long it takes from SIGTERM to the exit of the process."""
+"""Shutdown: the time from SIGTERM to the exit of the process."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from benchmarks.processes import Program, program
 CONNECTIONS = 1_000
 SERVICES = 1_000
 
-# How the baseline ends its connections.
+# The ways in which the baseline ends its connections.
 WRITERS, HANDLERS = "close writers", "cancel handlers"
 
 

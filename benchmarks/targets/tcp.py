@@ -1,4 +1,4 @@
-"""TCP echo: what a round trip costs the server."""
+"""TCP echo: the cost of a round trip."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from benchmarks.targets.traffic import connections, cost
 LIMIT = 0.85
 TRIPS = 1_024
 
-# What is measured one after the other: a handler, and a number of connections.
+# The measurements: a handler, and a number of connections.
 JOBS = (("lines", 1), ("lines", 64), ("lines", 512), ("drained lines", 64), ("chunks", 64))
 
 NAMES = {

@@ -1,4 +1,4 @@
-"""TLS echo: what a round trip costs the server, and how many there are in a second."""
+"""TLS echo: the cost of a round trip, and the throughput."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ TRIPS = 1_024
 
 @functools.cache
 def folder() -> tempfile.TemporaryDirectory[str]:
-    """Make a folder with a certificate, which lasts as long as this process."""
+    """Create a folder with a certificate, which lasts as long as this process."""
     openssl = shutil.which("openssl")
     if openssl is None:
         raise Unavailable("a certificate is made by the program openssl, which is not there")

@@ -1,4 +1,4 @@
-"""What the targets of servers share: the clients are in one process, the server is in another."""
+"""Common code of the targets of servers: clients in one process, the server in another."""
 
 import time
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from benchmarks.processes import Program
 
 
 def cost(server: Program, client: Program, request: Any, operations: int) -> Mapping[str, float]:
-    """Run the operations that *client* is asked for, and return the cost of each of *operations*.
+    """Run the operations of a client's request, and return the cost of each of *operations*.
 
-    ``"cost"`` is the processor time of the server, ``"elapsed"`` is what the clock says.
+    ``"cost"`` is the processor time of the server, ``"elapsed"`` the wall-clock time.
     """
     before = server.cpu_time()
     began = time.perf_counter()
@@ -23,5 +23,5 @@ def cost(server: Program, client: Program, request: Any, operations: int) -> Map
 
 
 def connections(number: int) -> str:
-    """Say how many there are."""
+    """Name the number of connections."""
     return f"{number} connection" if number == 1 else f"{number} connections"

@@ -1,4 +1,4 @@
-"""UDP: what a datagram costs the server."""
+"""UDP: the cost of a datagram."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,7 @@ from benchmarks.cases import Budget, Case, Job, Metric, Sample, Target
 from benchmarks.processes import program
 from benchmarks.targets.traffic import cost
 
-# Three times the throughput is a third of the cost: a server that is never out of datagrams handles
-# as many in a second as that has time for.
+# Three times the throughput is a third of the cost, because the server never waits for a datagram.
 LIMITS = {"stock": 1 / 3, "uvloop": 1.2}
 DATAGRAMS = 3_200
 
@@ -39,7 +38,7 @@ def start(budget: Budget, side: str, loop: str) -> Iterator[Sample]:
 TARGET = Target(
     "udp",
     "Processor time that the server takes for a datagram of 64 bytes, with up to 192 of them\n"
-    "under way; the handler counts, and answers every 32nd.\n"
+    "in flight; the handler counts, and answers every 32nd.\n"
     "baseline: a DatagramProtocol of asyncio, whose datagram_received() does the same.\n"
     "On the stock loop the target is three times the throughput, so a third of the cost",
     cases,

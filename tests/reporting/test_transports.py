@@ -102,7 +102,7 @@ async def test_the_transports_work_in_a_raven_client(
     finally:
         client.set_dsn("", transport=service.DummyTransport)
         await transport.close()
-    client.captureMessage("to nobody", date=NOW)
+    client.captureMessage("not sent", date=NOW)
     client.context.deactivate()
     assert collector.messages == ["hello"]
 

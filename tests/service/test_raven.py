@@ -110,10 +110,10 @@ async def test_the_service_at_work_is_told_as_a_tag(collector: Collector) -> Non
         token = current_service.set(Worker(name="busy"))
         log.error("of a service")
         current_service.reset(token)
-        log.error("of nobody")
+        log.error("of no service")
     assert {event["message"]: event["tags"] for event in collector.events} == {
         "of a service": {"service": "busy"},
-        "of nobody": {},
+        "of no service": {},
     }
     assert not any("serviceName" in event["extra"] for event in collector.events)
 

@@ -467,7 +467,7 @@ async def test_all_is_put_back_at_the_stop(collector: EnvelopeCollector) -> None
         loop.set_task_factory(None)
     assert logging.getLogger().handlers == handlers
     assert not sentry_sdk.is_initialized()
-    log.error("nobody listens")
+    log.error("not reported")
     assert collector.events == []
 
 

@@ -177,7 +177,7 @@ def _is_free(family: int, kind: int, port: int) -> bool:
 
 @cache
 def has_ipv6() -> bool:
-    """Tell whether there is a loopback interface for IPv6."""
+    """Check whether there is an IPv6 loopback interface."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -298,7 +298,7 @@ def run_console(transcript: str, folder: Path) -> None:
 
 
 def needs(command: str, tool: str) -> bool:
-    """Tell whether a command can't run because a tool is not there."""
+    """Check whether a command needs a tool that is not installed."""
     return re.search(rf"\b{tool}\b", command) is not None and shutil.which(tool) is None
 
 

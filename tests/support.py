@@ -1,4 +1,4 @@
-"""What the tests of several modules need: programs in a process of their own, leaks, loops."""
+"""Helpers of several test modules: programs in subprocesses, leaks, event loops."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 # How long something that does happen may take on a busy machine. A bound on failure, not a wait.
 PATIENCE: Final = 30.0
 
-# What SVCRUN_TEST_PROFILE says: "quick", nothing, or "thorough".
+# The value of SVCRUN_TEST_PROFILE: "quick", nothing, or "thorough".
 PROFILE: Final = os.environ.get("SVCRUN_TEST_PROFILE", "normal")
 
 # Every warning is an error, asyncio checks itself, and unclosed resources are reported.
@@ -36,7 +36,7 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def has(*modules: str) -> bool:
-    """Tell whether all of the top-level *modules* can be imported, without importing them."""
+    """Check whether all top-level *modules* can be imported, without importing them."""
     return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
@@ -164,16 +164,16 @@ class Program:
 
     @property
     def stdout(self) -> str:
-        """What the program wrote to its standard output so far."""
+        """The output of the program on stdout so far."""
         return self._stdout.text()
 
     @property
     def stderr(self) -> str:
-        """What the program wrote to its standard error so far."""
+        """The output of the program on stderr so far."""
         return self._stderr.text()
 
     def is_running(self) -> bool:
-        """Tell whether the process has not ended yet."""
+        """Check whether the process is still running."""
         return self._process.poll() is None
 
     def wait_for_line(
@@ -301,7 +301,7 @@ class _Output:
 
 @dataclass(frozen=True)
 class Resources:
-    """What this process holds at one moment."""
+    """The resources that this process holds at one moment."""
 
     descriptors: Counter[str]
     threads: frozenset[threading.Thread]
@@ -367,7 +367,7 @@ def _wakeup_fd() -> int | None:
 
 @functools.cache
 def _run_each_kind_of_loop() -> None:
-    """Have libuv open the pipe that it keeps for as long as the process lasts."""
+    """Make libuv open the pipe that it keeps until the process ends."""
 
     async def nothing() -> None:
         pass

@@ -88,19 +88,19 @@ class Wall:
 
 
 def waiting_tasks(loop: asyncio.AbstractEventLoop) -> str:
-    """Tell of each unfinished task where it waits."""
+    """Return the names of the unfinished tasks, with the line at which each waits."""
     tasks = sorted(asyncio.all_tasks(loop), key=asyncio.Task.get_name)
     return "\n".join(f"{task.get_name()}:\n{format_stack(task)}" for task in tasks)
 
 
 @contextlib.contextmanager
 def nothing_left_in(loop: VirtualClockLoop) -> Iterator[None]:
-    """Fail if the block leaves a task or a timer in `loop`, or an error that nobody took."""
+    """Fail if the block leaves a task, a timer or an unretrieved exception in `loop`."""
     unhandled: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: unhandled.append(context))
     before = asyncio.all_tasks(loop)
     yield
-    gc.collect(1)  # a task that ends with an error which nobody takes tells so when it is collected
+    gc.collect(1)  # a task reports an unretrieved exception when it is collected
     tasks = asyncio.all_tasks(loop) - before - {asyncio.current_task(loop)}
     assert not tasks, f"left behind:\n{waiting_tasks(loop)}"
     assert not loop.timers()
@@ -108,7 +108,7 @@ def nothing_left_in(loop: VirtualClockLoop) -> Iterator[None]:
 
 
 async def block(seconds: float) -> None:
-    """Have the running loop do nothing else for so much virtual time."""
+    """Block the running loop for so much virtual time."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualClockLoop)
     loop._jumping.now += seconds

@@ -46,14 +46,14 @@ async def test_waiting_ends_when_the_value_is_set(context: Context) -> None:
 
 
 @pytest.mark.parametrize("value", [None, False, 0, "text", asyncio.CancelledError()])
-async def test_a_value_is_there_as_soon_as_it_is_set(context: Context, value: object) -> None:
+async def test_a_value_can_be_read_as_soon_as_it_is_set(context: Context, value: object) -> None:
     assert "key" not in context
     context["key"] = value
     assert "key" in context
     assert context["key"].result() is value
 
 
-async def test_all_who_wait_get_the_same_value(context: Context) -> None:
+async def test_all_waiting_tasks_get_the_same_value(context: Context) -> None:
     tasks = [asyncio.create_task(wait_for(context, "key")) for _ in range(100)]
     await asyncio.sleep(0)
     value = object()
@@ -67,7 +67,7 @@ async def test_a_later_value_replaces_the_earlier_one(context: Context) -> None:
         assert await context["key"] is value
 
 
-async def test_cancelling_one_who_waits_leaves_the_others_waiting(context: Context) -> None:
+async def test_cancelling_one_waiting_task_leaves_the_others_waiting(context: Context) -> None:
     impatient = asyncio.create_task(wait_for(context, "key"))
     patient = asyncio.create_task(wait_for(context, "key"))
     await asyncio.sleep(0)
@@ -79,7 +79,7 @@ async def test_cancelling_one_who_waits_leaves_the_others_waiting(context: Conte
     assert await patient == "value"
 
 
-async def test_who_gave_up_waiting_is_forgotten(context: Context) -> None:
+async def test_the_future_of_a_cancelled_task_is_removed(context: Context) -> None:
     for number in range(10):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(context[number], timeout=0)
@@ -138,7 +138,7 @@ async def test_a_closed_context_refuses_to_be_used() -> None:
         context["key"] = 2
 
 
-async def test_closing_is_silent_for_a_future_that_nobody_awaits() -> None:
+async def test_closing_logs_nothing_for_a_future_that_is_not_awaited() -> None:
     problems: list[Any] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, problem: problems.append(problem))
@@ -200,7 +200,7 @@ async def test_nested_contexts_may_be_closed_in_any_order() -> None:
         get_context()
 
 
-async def test_get_context_without_an_entrypoint_says_what_to_do() -> None:
+async def test_get_context_without_an_entrypoint_raises_with_a_remedy() -> None:
     with pytest.raises(RuntimeError, match=r"no entrypoint runs on <.*with entrypoint\("):
         get_context()
 
@@ -241,7 +241,7 @@ def test_a_closed_context_keeps_nothing_of_its_loop_alive() -> None:
     assert alive() is None
 
 
-async def test_the_representation_shows_what_is_set_and_what_is_awaited(context: Context) -> None:
+async def test_the_representation_shows_the_set_and_the_awaited_keys(context: Context) -> None:
     context["one"] = 1
     future = context["two"]
     assert repr(context) == "<Context keys=['one'] awaited=['two']>"

@@ -99,7 +99,7 @@ class AsyncCallable:
 @pytest.mark.parametrize(
     "function", [Listener().hear, AsyncCallable(), functools.partial(Listener().hear)]
 )
-async def test_what_works_like_a_coroutine_function_is_accepted(function: Any) -> None:
+async def test_callables_that_return_coroutines_are_accepted(function: Any) -> None:
     signal = Signal()
     signal.connect(function)
     await signal.call()
@@ -107,7 +107,7 @@ async def test_what_works_like_a_coroutine_function_is_accepted(function: Any) -
 
 @pytest.mark.parametrize("error", [TypeError, RuntimeError])
 @pytest.mark.parametrize("function", [None, max, Listener().calls])
-def test_what_is_no_coroutine_function_is_refused_by_name(
+def test_a_function_that_is_not_a_coroutine_function_is_refused_by_name(
     function: Any, error: type[Exception]
 ) -> None:
     signal = Signal()
@@ -116,7 +116,7 @@ def test_what_is_no_coroutine_function_is_refused_by_name(
     assert repr(function) in str(caught.value)
 
 
-def test_a_frozen_signal_refuses_changes_and_says_what_to_do() -> None:
+def test_a_frozen_signal_refuses_changes_with_a_remedy() -> None:
     signal, listener = Signal(), Listener()
     signal.connect(listener.hear)
     signal.freeze()
@@ -147,7 +147,7 @@ def failing(error: BaseException) -> Any:
     return fail
 
 
-async def test_one_error_comes_out_as_it_is_after_all_receivers_were_called() -> None:
+async def test_one_error_is_raised_unchanged_after_all_receivers_were_called() -> None:
     signal, listener, error = Signal(), Listener(), ZeroDivisionError()
     signal.connect(failing(error))
     signal.connect(listener.hear)
@@ -169,7 +169,7 @@ async def test_several_errors_come_out_together() -> None:
     assert listener.calls == 1
 
 
-async def test_a_cancellation_comes_out_at_once_and_earlier_errors_go_to_the_log(
+async def test_a_cancellation_is_raised_at_once_and_earlier_errors_are_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     signal, listener, waiting = Signal(), Listener(), asyncio.Event()
@@ -198,7 +198,7 @@ def test_the_decorator_returns_the_function_itself() -> None:
     assert receiver(Signal())(function) is function
 
 
-def test_the_decorator_without_a_signal_says_how_to_write_it() -> None:
+def test_receiver_without_a_signal_raises_an_error_with_the_right_usage() -> None:
     async def function() -> None: ...
 
     with pytest.raises(TypeError, match=r"needs a Signal, not <function.*@receiver\("):

@@ -109,7 +109,7 @@ async def items() -> Any:
 
 
 @pytest.mark.parametrize("function", [print, lambda: None, None, items, functools.partial(print)])
-def test_what_is_no_coroutine_function_is_refused(function: Any) -> None:
+def test_a_function_that_is_not_a_coroutine_function_is_refused(function: Any) -> None:
     with pytest.raises(TypeError, match=r"@timeout .*async def") as caught:
         timeout(1)(function)
     assert repr(function) in str(caught.value)

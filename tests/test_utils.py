@@ -39,7 +39,7 @@ class Solitude:
 
 @pytest.fixture
 async def problems() -> list[Any]:
-    """What the event loop had to report."""
+    """The reports of the event loop."""
     found: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, problem: found.append(problem))
     return found
@@ -70,10 +70,10 @@ class TestAwaitable:
 
 
 class TestShield:
-    async def test_the_result_comes_out(self) -> None:
+    async def test_the_result_is_returned(self) -> None:
         assert await shield(give)(1) == 1
 
-    async def test_a_call_goes_on_when_its_caller_is_cancelled(self) -> None:
+    async def test_a_call_continues_when_its_caller_is_cancelled(self) -> None:
         solitude, done = Solitude(), asyncio.Event()
 
         @shield
@@ -105,7 +105,7 @@ class TestShield:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    async def test_an_error_comes_out(self) -> None:
+    async def test_an_error_is_raised(self) -> None:
         @shield
         async def fail() -> None:
             raise ZeroDivisionError
@@ -137,13 +137,13 @@ class TestShield:
         assert record.exc_info is not None
         assert not problems
 
-    def test_what_is_no_coroutine_function_is_refused(self) -> None:
+    def test_a_function_that_is_not_a_coroutine_function_is_refused(self) -> None:
         with pytest.raises(TypeError, match=r"@shield .*async def.* not <built-in function print>"):
             shield(print)  # type: ignore[arg-type]
 
 
 class TestCancelTasks:
-    async def test_tasks_and_futures_are_cancelled_and_done_ones_left_alone(self) -> None:
+    async def test_only_tasks_and_futures_that_are_not_done_are_cancelled(self) -> None:
         done = asyncio.create_task(give(1))
         await done
         task = asyncio.create_task(forever())
@@ -187,7 +187,7 @@ class TestCancelTasks:
         await asyncio.sleep(0)
         assert await cancel_tasks([task]) == [error]
 
-    async def test_without_tasks_there_is_nothing_to_wait_for(self) -> None:
+    async def test_without_tasks_the_future_is_done_at_once(self) -> None:
         waiting = cancel_tasks([])
         assert waiting.done()
         assert await waiting == []
@@ -328,14 +328,16 @@ class TestSelect:
         with pytest.raises(ValueError, match="needs at least one awaitable"):
             await select()
 
-    async def test_what_is_not_awaitable_is_refused_before_anything_starts(self) -> None:
+    async def test_an_argument_that_is_not_awaitable_is_refused_before_any_starts(
+        self,
+    ) -> None:
         task = asyncio.create_task(forever())
         with pytest.raises(TypeError, match="not 12"):
             await select(task, 12)  # type: ignore[arg-type]
         assert not task.cancelled()
         await cancel_tasks([task])
 
-    async def test_the_running_loop_may_be_given_and_no_other(
+    async def test_only_the_running_loop_is_accepted(
         self, other_loop: asyncio.AbstractEventLoop
     ) -> None:
         assert list(await select(give(1), loop=asyncio.get_running_loop())) == [1]

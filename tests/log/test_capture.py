@@ -458,7 +458,7 @@ class Visit(LazyRecord):
         super().__init__(make_record("captured", logging.INFO, "", 0, "", (), None))
 
     def compute(self) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-        return "la%s", ("zy",), {"visitor": "somebody"}
+        return "la%s", ("zy",), {"visitor": "ada"}
 
 
 def test_a_lazy_record_is_written_as_it_was_and_left_as_it_is(second: Keeper) -> None:

@@ -99,7 +99,7 @@ def test_your_handlers_are_flushed_and_not_closed(stream: io.StringIO) -> None:
         calls.clear()
 
 
-def test_a_threaded_handler_of_yours_goes_on_after_the_session() -> None:
+def test_a_threaded_handler_of_the_program_outlives_the_session() -> None:
     target, written = text_handler()
     yours = ThreadedHandler(target, flush_interval=3600)
     with basic_config("info", "disabled", handlers=[yours]) as session:
@@ -200,7 +200,7 @@ def test_sessions_may_be_closed_in_any_order(order: tuple[int, ...]) -> None:
         assert set(stream.getvalue().splitlines()) <= {f"for {number}"}
 
 
-def test_sessions_of_many_threads_leave_what_was_found() -> None:
+def test_sessions_of_many_threads_restore_the_root_logger() -> None:
     def work() -> None:
         for _ in range(30):
             with basic_config("info", "disabled", handlers=[logging.NullHandler()]):
@@ -215,7 +215,7 @@ def test_sessions_of_many_threads_leave_what_was_found() -> None:
     assert state() == before
 
 
-def test_what_others_add_to_the_root_logger_stays() -> None:
+def test_handlers_that_other_code_adds_to_the_root_logger_stay() -> None:
     added = logging.NullHandler()
     with basic_config("info", "disabled"):
         root.addHandler(added)
@@ -226,7 +226,7 @@ def test_what_others_add_to_the_root_logger_stays() -> None:
     root.removeHandler(added)
 
 
-def test_a_hook_that_took_our_place_stays_and_may_call_ours(
+def test_a_hook_that_replaced_the_installed_one_stays_and_may_call_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found = sys.excepthook
@@ -250,7 +250,7 @@ def test_a_hook_that_took_our_place_stays_and_may_call_ours(
     assert "LookupError: lost" in capsys.readouterr().err
 
 
-def test_a_record_factory_of_yours_is_used_and_stays(stream: io.StringIO) -> None:
+def test_a_record_factory_of_the_program_is_used_and_stays(stream: io.StringIO) -> None:
     found = logging.getLogRecordFactory()
 
     def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -281,7 +281,7 @@ def test_keyboard_interrupt_and_system_exit_go_to_the_hook_that_was_found(
     monkeypatch.undo()
 
 
-def test_with_handlers_of_yours_alone_an_exception_is_printed_besides(
+def test_without_a_format_an_unhandled_exception_is_printed_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[type[BaseException]] = []
@@ -340,7 +340,7 @@ def test_a_level_is_a_name_in_any_case_or_a_number(level: int | str, number: int
         assert root.level == number
 
 
-def test_a_level_may_be_one_of_your_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_level_of_the_program_is_accepted_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(logging._nameToLevel, "NOTICE", 25)
     with basic_config("notice", "disabled"):
         assert root.level == 25
@@ -356,7 +356,7 @@ def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def test_what_the_loop_can_not_handle_is_logged_with_its_context(
+def test_an_unhandled_exception_of_the_loop_is_logged_with_its_context(
     loop: asyncio.AbstractEventLoop, stream: io.StringIO
 ) -> None:
     def fail() -> None:
@@ -371,7 +371,9 @@ def test_what_the_loop_can_not_handle_is_logged_with_its_context(
     assert lines[-1] == "LookupError: lost"
 
 
-def test_the_handler_of_the_loop_comes_back(loop: asyncio.AbstractEventLoop) -> None:
+def test_closing_a_session_restores_the_exception_handler_of_the_loop(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
     def found(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None: ...
 
     loop.set_exception_handler(found)

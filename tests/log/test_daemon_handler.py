@@ -105,7 +105,7 @@ def test_without_a_socket_records_go_to_the_port(
     assert not capfd.readouterr().err
 
 
-def test_where_no_daemon_is_one_line_says_so(
+def test_a_missing_daemon_is_reported_once(
     sockets: Callable[..., None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""What an event loop reports to its exception handler, as it appears in the log."""
+"""Reports of an event loop to its exception handler are logged."""
 
 import asyncio
 import logging
@@ -82,7 +82,9 @@ def test_every_part_of_the_context_is_a_line(loop: asyncio.AbstractEventLoop, sp
     ]
 
 
-def test_where_the_object_was_made_is_told(loop: asyncio.AbstractEventLoop, spy: Spy) -> None:
+def test_the_stack_of_the_creation_of_the_object_is_logged(
+    loop: asyncio.AbstractEventLoop, spy: Spy
+) -> None:
     message, _ = report(loop, spy, source_traceback=traceback.extract_stack())
     assert "Object created at (most recent call last):" in message
     assert __file__ in message
@@ -117,13 +119,13 @@ def test_percent_signs_in_a_message_are_just_text(
     assert report(loop, spy, message="100 %s")[0] == "100 %s"
 
 
-def test_a_transport_that_tells_nothing_is_no_trouble(
+def test_a_transport_without_extra_info_is_logged(
     loop: asyncio.AbstractEventLoop, spy: Spy
 ) -> None:
     assert "transport: 1" in report(loop, spy, transport=1)[0]
 
 
-def test_a_context_that_can_not_be_logged_goes_to_the_loop_itself(
+def test_a_context_that_cannot_be_logged_goes_to_the_default_handler(
     loop: asyncio.AbstractEventLoop, spy: Spy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, Any]] = []

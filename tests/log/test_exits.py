@@ -88,7 +88,7 @@ def test_a_high_level_does_not_hide_the_traceback(run_program: RunProgram, level
     assert "hidden" not in outcome.stderr
 
 
-def test_what_is_logged_while_the_interpreter_ends_is_written(run_program: RunProgram) -> None:
+def test_records_logged_at_the_end_of_the_interpreter_are_written(run_program: RunProgram) -> None:
     late = "atexit.register(lambda: logging.info('late'))\n"
     # Functions registered before logging is imported run after logging.shutdown().
     outcome = run_program(
@@ -102,7 +102,7 @@ def test_what_is_logged_while_the_interpreter_ends_is_written(run_program: RunPr
 
 
 @pytest.mark.parametrize("before", ["", "logging.info('before')"])
-def test_what_a_destructor_logs_when_modules_are_taken_down_is_written(
+def test_records_that_destructors_log_during_module_teardown_are_written(
     run_program: RunProgram, before: str
 ) -> None:
     outcome = run_program(
@@ -146,7 +146,7 @@ def test_a_library_that_configures_logging_takes_neither_the_thread_nor_a_record
     assert outcome.stderr.splitlines() == ["svcrun-log before", "svcrun-log after"]
 
 
-def test_a_pipe_that_nobody_reads_does_not_hold_the_program(tmp_path: Path) -> None:
+def test_a_full_pipe_does_not_block_the_program(tmp_path: Path) -> None:
     source = (
         BEGIN + "for number in range(30_000): logging.info('%d', number)\n"
         "print('logged', flush=True)\n"
@@ -265,7 +265,7 @@ def test_parent_and_child_of_a_fork_write_their_own_records_once(run_program: Ru
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_what_was_buffered_before_a_fork_is_written_without_another_record(
+def test_records_buffered_before_a_fork_are_written_without_a_further_record(
     run_program: RunProgram,
 ) -> None:
     outcome = run_program(

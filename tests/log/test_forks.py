@@ -12,7 +12,7 @@ RunProgram = Callable[..., Program]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-# The log is stuck, since nobody reads the pipe. A fork that waited for it would wait for an hour.
+# The log is blocked by a full pipe. A fork that waited for it would wait for an hour.
 BEGIN = """
 import asyncio, logging, os, subprocess, sys, threading, time, warnings
 from logging import FileHandler, StreamHandler

@@ -82,7 +82,7 @@ def test_a_format_may_be_given_by_name_or_number(value: Any) -> None:
     assert parse_format(value) is LogFormat.json
 
 
-def test_an_error_names_what_the_value_was_given_as() -> None:
+def test_an_error_names_the_parameter() -> None:
     with pytest.raises(ValueError, match=r"SVCRUN_LOG_FORMAT must be .*, not 'yaml'"):
         parse_format("yaml", "SVCRUN_LOG_FORMAT")
     with pytest.raises(ValueError, match=r"SVCRUN_LOG_LEVEL must be .*, not 'loud'"):
@@ -193,7 +193,7 @@ def test_rich_shows_a_message_as_it_is(log_format: str, text: str) -> None:
         assert any(part in written for part in {line, line.split("\x1b")[0].split("\0")[0]})
 
 
-def test_rich_breaks_no_line_where_there_is_no_terminal() -> None:
+def test_rich_breaks_no_line_without_a_terminal() -> None:
     written = write("rich", "%s", "word " * 100)
     assert written.count("\n") == 1
     assert "\x1b" not in written
@@ -203,7 +203,7 @@ def test_rich_shows_the_time_as_it_is_asked_for() -> None:
     assert write("rich", "x", date_format="<%Y>").startswith("<2")
 
 
-def test_rich_takes_a_console_of_yours() -> None:
+def test_rich_accepts_a_console_of_the_program() -> None:
     pytest.importorskip("rich")
     from rich.console import Console
 
@@ -255,7 +255,7 @@ def test_a_program_logs_in_every_format_and_encoding_without_a_warning(
 
 
 @pytest.mark.parametrize(("log_format", "library"), LIBRARIES.items())
-def test_a_format_without_its_library_tells_what_to_install(
+def test_a_format_without_its_library_names_the_extra_to_install(
     run_program: Callable[..., Program], log_format: str, library: str
 ) -> None:
     extra = log_format.removesuffix("_tb")
@@ -307,7 +307,7 @@ def test_syslog_gets_priority_and_message(datagrams: socket.socket) -> None:
     assert datagrams.recv(100) == b"<12>x 1\0"
 
 
-def test_syslog_uses_the_socket_of_the_machine_if_there_is_one(
+def test_syslog_prefers_the_socket_of_the_daemon(
     datagrams: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from svcrun.log import syslog
@@ -318,7 +318,7 @@ def test_syslog_uses_the_socket_of_the_machine_if_there_is_one(
     assert datagrams.recv(100) == b"<14>x\0"
 
 
-def test_syslog_without_a_daemon_goes_to_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_syslog_without_a_socket_uses_the_udp_port(monkeypatch: pytest.MonkeyPatch) -> None:
     from svcrun.log import syslog
 
     monkeypatch.setattr(syslog, "_SOCKETS", ())
@@ -365,7 +365,7 @@ def test_journald_stays_connected_when_logging_is_configured_meanwhile(
     with basic_config("info", "journald", socket_path=datagrams.getsockname()) as session:
         (handler,) = session.handlers
         assert isinstance(handler, ThreadedHandler)
-        # What logging.config does to every handler of the process.
+        # logging.config does this to every handler of the process.
         logging.shutdown([weakref.ref(handler.target)])
         root.info("x")
         session.flush()
@@ -373,7 +373,7 @@ def test_journald_stays_connected_when_logging_is_configured_meanwhile(
     assert handler.target.transport.socket.fileno() == -1  # type: ignore[attr-defined]
 
 
-def test_journald_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_missing_journald_raises_an_error_with_a_remedy(tmp_path: Path) -> None:
     pytest.importorskip("logging_journald")
     path = tmp_path / "nowhere"
     with pytest.raises(FileNotFoundError, match=f"'journald' needs systemd-journald.*{path}"):
@@ -385,7 +385,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_gets_colour_if_the_library_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_colour_if_the_library_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setitem(sys.modules, "colorlog", sys)
     assert LogFormat.default() == "color"

@@ -1,4 +1,4 @@
-"""The buffered handler: what it takes, what it writes, and that nobody waits for it."""
+"""The threaded handler never blocks a log call, and writes every record."""
 
 import contextlib
 import gc
@@ -70,7 +70,7 @@ class Gated(io.StringIO):
 @pytest.fixture
 def log() -> Iterator[logging.Logger]:
     """A logger of its own, apart from the root logger's handlers."""
-    logger = logging.Logger("test", logging.DEBUG)  # noqa: LOG001 - nobody else shall have it
+    logger = logging.Logger("test", logging.DEBUG)  # noqa: LOG001 - it must not be shared
     with nothing_left():
         yield logger
         for handler in logger.handlers:
@@ -144,7 +144,7 @@ def test_an_error_is_written_at_once(log: logging.Logger, level: int) -> None:
     assert target.busy.wait(PATIENCE)
 
 
-def test_a_stuck_handler_holds_nobody_up_and_gets_every_record(log: logging.Logger) -> None:
+def test_a_blocked_handler_blocks_no_log_call_and_gets_every_record(log: logging.Logger) -> None:
     gate = threading.Event()
     target = Collector(gate=gate)
     attach(log, target)
@@ -158,7 +158,7 @@ def test_a_stuck_handler_holds_nobody_up_and_gets_every_record(log: logging.Logg
     assert target.texts == [str(number) for number in range(20_000)]
 
 
-def test_a_stuck_stream_holds_nobody_up_and_gets_every_record(log: logging.Logger) -> None:
+def test_a_blocked_stream_blocks_no_log_call_and_gets_every_record(log: logging.Logger) -> None:
     stream = Gated()
     attach(log, logging.StreamHandler(stream), flush_interval=0)
     log.info("0")
@@ -170,8 +170,8 @@ def test_a_stuck_stream_holds_nobody_up_and_gets_every_record(log: logging.Logge
     assert stream.getvalue().split() == [str(number) for number in range(20_000)]
 
 
-def test_what_is_logged_during_a_write_waits_for_others(log: logging.Logger) -> None:
-    """Who logs without a pause is not followed line by line."""
+def test_records_logged_during_a_write_are_written_together(log: logging.Logger) -> None:
+    """A caller that logs without a pause does not make the thread write line by line."""
     gate = threading.Event()
     target = Collector(gate=gate)
     handler = attach(log, target, buffer_size=10, flush_interval=3600)
@@ -238,7 +238,7 @@ def test_other_handlers_get_the_exceptions_of_a_flood(log: logging.Logger) -> No
     assert len(seen) == 700
 
 
-def test_a_formatter_that_fails_in_a_flood_is_told_of_by_who_writes(
+def test_the_thread_reports_a_formatter_that_fails_in_a_flood_of_errors(
     log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Failing(logging.Formatter):
@@ -258,7 +258,7 @@ def test_a_formatter_that_fails_in_a_flood_is_told_of_by_who_writes(
     assert capsys.readouterr().err.count("LookupError: no text") == MAX_EXCEPTIONS + 1
 
 
-def test_flush_waits_for_what_was_logged_before_it(log: logging.Logger) -> None:
+def test_flush_waits_for_records_logged_before_it(log: logging.Logger) -> None:
     target = Collector()
     handler = attach(log, target, flush_interval=3600)
     for number in range(3000):
@@ -268,7 +268,7 @@ def test_flush_waits_for_what_was_logged_before_it(log: logging.Logger) -> None:
     assert target.flushed == 1
 
 
-def test_flush_does_not_wait_for_what_comes_after_it(log: logging.Logger) -> None:
+def test_flush_does_not_wait_for_records_logged_after_it(log: logging.Logger) -> None:
     gate = threading.Event()
     target = Collector(gate=gate)
     handler = attach(log, target)
@@ -296,7 +296,7 @@ def test_flush_gives_up_at_its_time_limit(log: logging.Logger) -> None:
     assert handler.wait_written(timeout=PATIENCE) is True
 
 
-def test_close_gives_up_at_its_time_limit_and_tells_the_number(
+def test_close_returns_at_its_time_limit_and_reports_the_number_of_lost_records(
     log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gate = threading.Event()
@@ -503,10 +503,10 @@ def test_arguments_that_can_not_change_are_rendered_by_the_writer(log: logging.L
     ),
     st.sampled_from(["%s", "%r", "%a"]),
 )
-def test_whatever_the_arguments_the_text_is_that_of_the_standard_library(
+def test_for_all_arguments_the_text_equals_that_of_the_standard_library(
     values: list[Any], conversion: str
 ) -> None:
-    logger = logging.Logger("test", logging.DEBUG)  # noqa: LOG001 - nobody else shall have it
+    logger = logging.Logger("test", logging.DEBUG)  # noqa: LOG001 - it must not be shared
     plain, threaded = io.StringIO(), io.StringIO()
     logger.addHandler(logging.StreamHandler(plain))
     logger.addHandler(handler := ThreadedHandler(logging.StreamHandler(threaded)))
@@ -569,7 +569,7 @@ def test_two_handlers_of_a_record_that_can_not_be_rendered_do_not_raise(
     assert "do not look at me" in capsys.readouterr().err
 
 
-def test_no_report_where_logging_is_told_to_be_silent(
+def test_errors_are_not_reported_if_raise_exceptions_is_off(
     log: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
@@ -657,7 +657,7 @@ def test_a_filter_may_replace_the_record(log: logging.Logger) -> None:
     assert stream.getvalue() == "<<x>>\n"
 
 
-def test_a_filter_of_the_handler_itself_may_refuse_and_may_fail(
+def test_a_filter_of_the_handler_may_reject_a_record_and_may_raise(
     log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def check(record: logging.LogRecord) -> bool:
@@ -789,7 +789,7 @@ def test_a_character_that_the_stream_can_not_encode_is_escaped(log: logging.Logg
     assert raw.getvalue() == b"caf\\xe9 \\ud800\n"
 
 
-def test_what_a_handler_logs_while_it_writes_does_not_come_back_to_it(
+def test_a_handler_does_not_receive_records_that_it_logs_while_it_writes(
     log: logging.Logger,
 ) -> None:
     class Chatty(Collector):
@@ -864,7 +864,7 @@ def test_a_signal_handler_may_log_and_flush_in_the_middle_of_a_log_call(
 def test_a_log_call_takes_no_lock_of_the_threading_module(log: logging.Logger) -> None:
     target = Collector()
     handler = attach(log, target)
-    # What a signal handler finds when it interrupts Thread.start() in the thread it runs in.
+    # The state that a signal handler finds when it interrupts Thread.start() in its own thread.
     with threading._active_limbo_lock:  # type: ignore[attr-defined]
         log.info("x")
     handler.close()
@@ -889,7 +889,7 @@ def test_where_no_thread_can_be_started_the_log_call_writes(
     handler.close()
 
 
-def test_close_waits_for_whoever_writes_in_place_of_the_thread(
+def test_close_waits_for_a_log_call_that_writes_in_place_of_the_thread(
     log: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:

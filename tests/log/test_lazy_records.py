@@ -103,7 +103,7 @@ def test_a_formatter_of_another_class_gets_the_record(written: Callable[..., str
     )
 
 
-def test_defaults_of_a_format_stand_for_what_a_record_does_not_have(
+def test_defaults_of_a_formatter_replace_missing_attributes(
     written: Callable[..., str],
 ) -> None:
     formatter = logging.Formatter(
@@ -126,14 +126,14 @@ def test_the_level_of_the_target_decides(written: Callable[..., str]) -> None:
     assert written(Visit("Ann"), prepare=lambda target: target.setLevel("ERROR")) == ""
 
 
-def test_what_was_changed_before_is_written(written: Callable[..., str]) -> None:
+def test_attributes_that_a_handler_changed_are_written(written: Callable[..., str]) -> None:
     visit = Visit("Ann")
     visit.msg, visit.request = visit.msg.replace("of", "and"), 5
     formatter = logging.Formatter("%(request)s %(message)s")
     assert written(visit, formatter=formatter) == "5 Ann and 33\n"
 
 
-def test_what_was_set_by_somebody_who_did_not_look_is_written(written: Callable[..., str]) -> None:
+def test_attributes_set_before_the_first_use_are_written(written: Callable[..., str]) -> None:
     visit = Visit("Ann")
     visit.msg = "%s or %s"
     assert written(visit) == "Ann or 33\n"
@@ -172,5 +172,5 @@ def unpickled(one: object) -> Any:
 
 
 @pytest.mark.parametrize("copied", [copy.copy, unpickled])
-def test_a_copy_has_what_it_has(copied: Callable[[Any], Any]) -> None:
+def test_a_copy_has_the_same_attributes(copied: Callable[[Any], Any]) -> None:
     assert vars(copied(visit := Visit("Ann"))) == vars(visit)

@@ -56,7 +56,9 @@ def test_the_times_are_those_of_the_call() -> None:
 
 
 @pytest.mark.parametrize("flag", ["logThreads", "logProcesses", "logMultiprocessing"])
-def test_what_is_switched_off_stays_off(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+def test_attributes_that_logging_switches_off_are_none(
+    monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
     monkeypatch.setattr(logging, flag, False)
     ours, theirs = both(*ARGUMENTS[0])
     assert timeless(ours) == timeless(theirs)
@@ -129,19 +131,19 @@ class Visit(LazyRecord):
 @pytest.fixture
 def visit(monkeypatch: pytest.MonkeyPatch) -> Visit:
     monkeypatch.setattr(Visit, "counter", {})
-    return Visit("somebody")
+    return Visit("ada")
 
 
-def test_a_lazy_record_is_filled_in_only_when_somebody_looks(visit: Visit) -> None:
+def test_a_lazy_record_computes_its_attributes_on_first_use(visit: Visit) -> None:
     assert visit.levelno == logging.INFO
-    assert Visit.counter == {"somebody": 0}
-    assert visit.getMessage() == "somebody came"
-    assert Visit.counter["somebody"] > 0
+    assert Visit.counter == {"ada": 0}
+    assert visit.getMessage() == "ada came"
+    assert Visit.counter["ada"] > 0
 
 
 def test_a_lazy_record_has_all_attributes_whichever_is_asked_for_first(visit: Visit) -> None:
     like = vars(logging.LogRecord(*ARGUMENTS[0]))
-    assert visit.visitor == "somebody"
+    assert visit.visitor == "ada"
     for name, value in like.items():
         assert hasattr(visit, name)
         if name not in {*TIMES, "msg", "args"}:
@@ -149,36 +151,36 @@ def test_a_lazy_record_has_all_attributes_whichever_is_asked_for_first(visit: Vi
 
 
 @pytest.mark.parametrize("name", [*vars(logging.LogRecord(*ARGUMENTS[0])), "visitor"])
-def test_a_lazy_record_tells_each_attribute(visit: Visit, name: str) -> None:
+def test_a_lazy_record_has_each_attribute_on_first_use(visit: Visit, name: str) -> None:
     assert hasattr(visit, name)
-    assert visit.getMessage() == "somebody came"
+    assert visit.getMessage() == "ada came"
 
 
 def test_the_time_of_a_lazy_record_is_that_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Visit, "counter", {})
     before = logging.LogRecord(*ARGUMENTS[0]).created
-    visit = Visit("somebody")
+    visit = Visit("ada")
     after = logging.LogRecord(*ARGUMENTS[0])
     assert before <= visit.created <= after.created
     assert visit.relativeCreated <= after.relativeCreated + 0.01
     assert visit.msecs == int(visit.created % 1 * 1000)
 
 
-def test_a_lazy_record_lacks_what_no_record_has(visit: Visit) -> None:
+def test_a_lazy_record_raises_attribute_error_for_unknown_names(visit: Visit) -> None:
     assert not hasattr(visit, "nothing")
     with pytest.raises(AttributeError, match="nothing"):
         _ = visit.nothing
 
 
-def test_a_lazy_record_takes_what_a_filter_sets(visit: Visit) -> None:
+def test_a_lazy_record_keeps_attributes_that_a_filter_sets(visit: Visit) -> None:
     visit.request_id = "7"
-    assert logging.Formatter("%(message)s %(request_id)s").format(visit) == "somebody came 7"
+    assert logging.Formatter("%(message)s %(request_id)s").format(visit) == "ada came 7"
     visit.levelno = logging.ERROR
     assert visit.levelno == logging.ERROR
 
 
-def test_a_lazy_record_that_is_filled_is_an_ordinary_one(visit: Visit) -> None:
+def test_to_record_returns_a_plain_record(visit: Visit) -> None:
     record = visit.to_record()
-    assert record.getMessage() == "somebody came"
-    assert vars(record)["visitor"] == "somebody"
-    assert logging.Formatter("%(levelname)s %(visitor)s").format(record) == "INFO somebody"
+    assert record.getMessage() == "ada came"
+    assert vars(record)["visitor"] == "ada"
+    assert logging.Formatter("%(levelname)s %(visitor)s").format(record) == "INFO ada"

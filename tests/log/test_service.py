@@ -77,7 +77,7 @@ def test_a_handler_that_is_added_to_a_log_that_is_disabled_can_show_the_service(
     assert added.lines == ["Idle: x"]
 
 
-def test_what_is_given_as_extra_stays(buffered: bool) -> None:
+def test_a_service_name_given_as_extra_is_kept(buffered: bool) -> None:
     target = Target()
     with (
         basic_config("info", "disabled", buffered, handlers=[target]),
@@ -88,7 +88,7 @@ def test_what_is_given_as_extra_stays(buffered: bool) -> None:
     assert target.lines == ["mine: x", "inbox: y"]
 
 
-def test_a_record_factory_of_yours_may_set_it(buffered: bool) -> None:
+def test_a_record_factory_of_the_program_may_set_the_service_name(buffered: bool) -> None:
     def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = logging.LogRecord(*args, **kwargs)
         record.serviceName = "mine"
@@ -136,7 +136,7 @@ def test_a_thread_of_no_service_has_none() -> None:
     assert target.lines == ["None: x"]
 
 
-def test_what_the_log_says_itself_is_of_no_service() -> None:
+def test_warnings_of_the_log_itself_have_no_service() -> None:
     with on_behalf_of(Idle()):
         assert FORMATTER.format(warn("lost")) == "None: lost"
 
@@ -165,7 +165,7 @@ def log_as_json(extra: dict[str, Any] | None = None, **options: Any) -> dict[str
     return written
 
 
-def test_json_has_the_service_if_there_is_one() -> None:
+def test_json_has_the_current_service() -> None:
     assert log_as_json().keys().isdisjoint({"service", "serviceName"})
     with on_behalf_of(Idle(name="inbox")):
         written = log_as_json()
@@ -181,7 +181,7 @@ def test_json_has_the_service_that_you_give() -> None:
         assert log_as_json(static_fields={"service": "mine"})["service"] == "mine"
 
 
-def test_json_heeds_what_is_renamed_and_reserved() -> None:
+def test_json_renames_and_reserves_the_service_field() -> None:
     with on_behalf_of(Idle(name="inbox")):
         assert log_as_json(rename_fields={"service": "unit"})["unit"] == "inbox"
         written = log_as_json(reserved_attrs=["args", "msg"])
@@ -189,7 +189,7 @@ def test_json_heeds_what_is_renamed_and_reserved() -> None:
     assert written["funcName"] == "log_as_json"
 
 
-# What the entrypoint and the loop say of services
+# Records of the entrypoint and of the loop about services
 
 
 def run(loop_factory: LoopFactory, *services: Service) -> list[str]:
@@ -221,7 +221,7 @@ def test_a_crash_is_logged_for_the_service(loop_factory: LoopFactory) -> None:
     assert set(about) == {"weak"}
 
 
-def test_what_nobody_caught_is_logged_for_the_service_whose_work_it_was(
+def test_an_unhandled_exception_is_logged_for_the_service_of_its_task(
     loop_factory: LoopFactory,
 ) -> None:
     class Careless(Service):

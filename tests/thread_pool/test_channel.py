@@ -89,7 +89,7 @@ async def test_a_closed_channel_refuses_items() -> None:
         channel.put(1)
 
 
-async def test_every_item_goes_to_one_of_several_coroutines() -> None:
+async def test_every_item_is_taken_by_one_of_several_coroutines() -> None:
     channel: FromThreadChannel[int] = FromThreadChannel(2)
 
     async def take() -> list[int]:
@@ -133,7 +133,7 @@ async def test_putting_into_a_full_channel_does_not_block_the_event_loop() -> No
     assert await channel.get() == 1
 
 
-def test_a_thread_may_outlive_the_loop_of_who_waits(loop_factory: LoopFactory) -> None:
+def test_a_thread_may_outlive_the_loop_of_the_waiting_task(loop_factory: LoopFactory) -> None:
     loop = loop_factory()
     channel: FromThreadChannel[int] = FromThreadChannel()
     task: Any = loop.create_task(channel.get())

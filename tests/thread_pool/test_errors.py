@@ -18,7 +18,7 @@ from svcrun.thread_pool import (
 )
 from tests.support import PATIENCE
 
-# What is called never returns; a decorator that types by results needs one.
+# The function never returns, but a decorator that depends on the return type needs one.
 Fail = Callable[[], object]
 
 
@@ -123,7 +123,7 @@ WAYS: list[Callable[[ThreadPoolExecutor, Fail], Awaitable[object]]] = [
     ],
     ids=repr,
 )
-async def test_an_error_comes_out_as_it_is(
+async def test_an_error_is_raised_unchanged(
     pool: ThreadPoolExecutor,
     way: Callable[[ThreadPoolExecutor, Fail], Awaitable[object]],
     error: BaseException,

@@ -65,7 +65,7 @@ async def test_a_coroutine_runs_on_the_loop_that_called_the_thread(
     assert await work() == [(3, here)] * 6
 
 
-async def test_what_another_decorated_function_returns_can_be_waited_for(
+async def test_sync_await_accepts_the_awaitable_of_a_threaded_function(
     decorator: Callable[..., Any],
 ) -> None:
     @threaded

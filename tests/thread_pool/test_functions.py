@@ -60,7 +60,7 @@ async def test_a_call_runs_in_a_thread_and_its_result_is_awaited(decorator: Deco
     assert await work(1, other=2) == (3, False)
 
 
-async def test_an_error_comes_out_of_the_awaited_call(decorator: Decorator) -> None:
+async def test_an_error_is_raised_by_the_awaited_call(decorator: Decorator) -> None:
     @decorator
     def work() -> None:
         raise ZeroDivisionError
@@ -69,7 +69,7 @@ async def test_an_error_comes_out_of_the_awaited_call(decorator: Decorator) -> N
         await work()
 
 
-async def test_stop_iteration_does_not_hang_who_waits(decorator: Decorator) -> None:
+async def test_stop_iteration_does_not_hang_the_awaiting_task(decorator: Decorator) -> None:
     @decorator
     def work() -> None:
         next(iter(()))
@@ -147,7 +147,7 @@ async def test_a_cancelled_call_that_has_not_begun_never_begins(
     for call in queued:
         call.cancel()
     release.set()
-    pool.shutdown(wait=True)  # blocks the loop, so that nobody hears of the cancellation
+    pool.shutdown(wait=True)  # blocks the loop, so that the executor does not see the cancellation
     assert ran == []
     await asyncio.gather(*held)
 
@@ -254,7 +254,7 @@ async def test_any_callable_can_be_decorated(decorator: Decorator) -> None:
     assert await Holder().builtin(-1) == 1
 
 
-def test_what_is_asynchronous_already_is_refused_by_name(decorator: Decorator) -> None:
+def test_an_asynchronous_function_is_refused_by_name(decorator: Decorator) -> None:
     async def coroutine() -> None: ...
 
     async def generator() -> AsyncIterator[None]:
@@ -265,7 +265,7 @@ def test_what_is_asynchronous_already_is_refused_by_name(decorator: Decorator) -
             decorator(function)
 
 
-def test_what_is_no_function_is_refused(decorator: Decorator) -> None:
+def test_an_object_that_is_not_callable_is_refused(decorator: Decorator) -> None:
     with pytest.raises(TypeError, match="needs a function, not 12"):
         decorator(12)
 
@@ -350,7 +350,7 @@ async def test_waiting_for_separate_threads_lasts_until_all_have_ended(
     assert await asyncio.gather(*calls[1:]) == [True, True]
 
 
-async def test_separate_threads_that_hang_are_told_by_name_and_stack(
+async def test_hung_separate_threads_are_returned_with_name_and_stack(
     release: threading.Event,
 ) -> None:
     begun = threading.Event()
@@ -368,7 +368,7 @@ async def test_separate_threads_that_hang_are_told_by_name_and_stack(
     assert await wait_separate_threads(timeout=PATIENCE) == []  # it is told once
     release.set()
     await call
-    # Nobody has seen it off.
+    # No task has waited for the thread.
     await eventually(lambda: "svcrun-hang" not in {one.name for one in threading.enumerate()})
 
 
@@ -402,7 +402,7 @@ async def test_a_thread_that_can_not_be_started_is_an_error_of_the_call(
     ("decorator", "exits"),
     [("threaded_separate", True), ("threaded_separate(detach=False)", False)],
 )
-def test_the_interpreter_waits_for_a_separate_thread_only_if_told_to(
+def test_the_interpreter_waits_for_a_separate_thread_only_without_detach(
     decorator: str, exits: bool, run_program: Callable[..., Program]
 ) -> None:
     program = run_program(

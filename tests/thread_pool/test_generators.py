@@ -41,7 +41,7 @@ async def pool() -> AsyncIterator[ThreadPoolExecutor]:
 
 @pytest.fixture(autouse=True)
 async def problems() -> AsyncIterator[list[Any]]:
-    """What the event loop had to report: nothing, unless a test expects it."""
+    """The reports of the event loop; there are none unless a test expects them."""
     found: list[Any] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, problem: found.append(problem))
@@ -237,7 +237,7 @@ async def test_items_before_an_error_come_first_and_the_error_once(decorator: De
     await iterator.close()
 
 
-async def test_an_error_before_the_first_item_comes_out(decorator: Decorator) -> None:
+async def test_an_error_before_the_first_item_is_raised(decorator: Decorator) -> None:
     def no_generator() -> Iterator[int]:
         raise ZeroDivisionError
 
@@ -257,7 +257,7 @@ def fail_at_the_end() -> Iterator[int]:
         raise ZeroDivisionError
 
 
-async def test_an_error_while_the_generator_is_closed_comes_out_of_close(
+async def test_close_raises_an_error_of_the_generator_that_is_being_closed(
     decorator: Decorator,
 ) -> None:
     iterator = decorator(max_size=1)(fail_at_the_end)()
@@ -296,7 +296,9 @@ async def test_closing_twice_is_harmless(decorator: Decorator) -> None:
     assert numbers.closed.is_set()
 
 
-async def test_cancelling_who_waits_for_the_end_does_not_lose_it(decorator: Decorator) -> None:
+async def test_cancelling_the_wait_for_the_end_does_not_lose_the_error(
+    decorator: Decorator,
+) -> None:
     begun, release = threading.Event(), threading.Event()
 
     @decorator
@@ -380,7 +382,9 @@ async def test_a_generator_that_begins_while_its_pool_closes_ends_as_well(
         await item
 
 
-async def test_a_generator_that_its_pool_never_began_says_so(pool: ThreadPoolExecutor) -> None:
+async def test_a_generator_that_its_pool_never_started_raises_pool_closed(
+    pool: ThreadPoolExecutor,
+) -> None:
     release = threading.Event()
     begun = threading.Barrier(3)
 
@@ -492,7 +496,7 @@ async def test_a_limit_that_is_none_is_refused_by_name_and_value(
             make(range)
 
 
-def test_what_is_asynchronous_already_is_refused(decorator: Decorator) -> None:
+def test_an_asynchronous_generator_function_is_refused(decorator: Decorator) -> None:
     async def generator() -> AsyncIterator[int]:
         yield 1
 

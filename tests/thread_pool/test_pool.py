@@ -41,7 +41,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def release() -> Iterator[threading.Event]:
-    """What jobs of a test wait for; set at its end at the latest."""
+    """An event that jobs of a test wait for; it is set at the end of the test at the latest."""
     event = threading.Event()
     yield event
     event.set()
@@ -73,7 +73,7 @@ def meet(pool: ThreadPoolExecutor, number: int) -> None:
     concurrent.futures.wait(jobs)
 
 
-def test_a_pool_starts_no_thread_before_there_is_a_job() -> None:
+def test_a_pool_starts_no_thread_before_its_first_job() -> None:
     pool = ThreadPoolExecutor(4)
     assert not thread_names()
     pool.shutdown()
@@ -116,7 +116,7 @@ async def test_it_works_as_default_executor(pool: ThreadPoolExecutor) -> None:
     assert name.startswith("svcrun-pool-")
 
 
-async def test_what_submit_returns_can_be_awaited(pool: ThreadPoolExecutor) -> None:
+async def test_the_future_of_submit_is_awaitable(pool: ThreadPoolExecutor) -> None:
     assert await pool.submit(abs, -1) == 1
     jobs = [pool.submit(abs, number) for number in (-2, -3)]
     assert await asyncio.gather(*jobs) == [2, 3]
@@ -124,7 +124,7 @@ async def test_what_submit_returns_can_be_awaited(pool: ThreadPoolExecutor) -> N
         await pool.submit(divmod, 1, 0)
 
 
-async def test_cancelling_who_waits_drops_a_job_that_has_not_begun(
+async def test_cancelling_the_awaiting_task_drops_a_job_that_has_not_started(
     pool: ThreadPoolExecutor, release: threading.Event
 ) -> None:
     hold(pool, release, 2)
@@ -139,7 +139,7 @@ async def test_cancelling_who_waits_drops_a_job_that_has_not_begun(
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit, Exception])
-def test_whatever_a_job_raises_goes_to_its_future_and_the_thread_lives_on(
+def test_any_exception_of_a_job_is_set_on_its_future_and_the_thread_lives_on(
     error: type[BaseException],
 ) -> None:
     def fail() -> None:
@@ -267,7 +267,7 @@ async def test_close_waits_for_running_jobs_without_blocking_the_loop(
     assert not thread_names()
 
 
-async def test_close_cancels_what_is_queued(release: threading.Event) -> None:
+async def test_close_cancels_queued_jobs(release: threading.Event) -> None:
     pool = ThreadPoolExecutor(1)
     loop = asyncio.get_running_loop()
     (running,) = hold(pool, release)
@@ -280,7 +280,7 @@ async def test_close_cancels_what_is_queued(release: threading.Event) -> None:
     assert await running
 
 
-async def test_close_tells_which_threads_hang_and_where(release: threading.Event) -> None:
+async def test_close_returns_hung_threads_with_their_stacks(release: threading.Event) -> None:
     pool = ThreadPoolExecutor(2)
     (job,) = hold(pool, release)
     (hung,) = await pool.close(timeout=0.01)
@@ -344,7 +344,7 @@ def test_a_job_that_ends_after_its_loop_was_closed_is_silent(
     assert not caplog.records
 
 
-async def test_without_threads_to_be_had_the_submitter_is_told(
+async def test_submit_raises_if_no_thread_can_start(
     monkeypatch: pytest.MonkeyPatch, pool: ThreadPoolExecutor
 ) -> None:
     def refuse(_: object) -> None:
@@ -361,7 +361,7 @@ async def test_without_threads_to_be_had_the_submitter_is_told(
     assert thread_names() == {"svcrun-pool-1"}
 
 
-def test_with_some_threads_and_no_more_to_be_had_the_work_is_done_by_these(
+def test_a_pool_that_cannot_grow_works_with_the_threads_it_has(
     monkeypatch: pytest.MonkeyPatch,
     pool: ThreadPoolExecutor,
     release: threading.Event,
@@ -396,7 +396,7 @@ def test_a_size_of_another_type_is_refused(size: Any) -> None:
         ThreadPoolExecutor(size)
 
 
-def test_the_default_size_goes_by_the_processors() -> None:
+def test_the_default_size_depends_on_the_number_of_processors() -> None:
     assert 4 <= ThreadPoolExecutor.DEFAULT_POOL_SIZE <= 32
     assert ThreadPoolExecutor()._max_workers == ThreadPoolExecutor.DEFAULT_POOL_SIZE
 
@@ -471,7 +471,7 @@ asyncio.run(main())
     assert (outcome.returncode, outcome.stderr) == (0, "")
 
 
-def test_everything_that_is_exported_is_there() -> None:
+def test_every_exported_name_can_be_imported() -> None:
     for name in thread_pool.__all__:
         exported = getattr(thread_pool, name)
         assert exported.__name__ == name or exported is PoolClosed

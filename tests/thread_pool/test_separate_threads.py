@@ -93,7 +93,7 @@ async def test_several_can_wait(group: ThreadGroup, release: threading.Event) ->
     assert await asyncio.gather(*waiting) == [[], [], []]
 
 
-async def test_what_a_thread_is_blocked_in_is_stopped_by_who_waits(group: ThreadGroup) -> None:
+async def test_waiting_for_threads_stops_their_stoppable_blocks(group: ThreadGroup) -> None:
     begun, stop = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -107,7 +107,7 @@ async def test_what_a_thread_is_blocked_in_is_stopped_by_who_waits(group: Thread
     assert stop.is_set()
 
 
-async def test_what_a_thread_begins_while_somebody_waits_is_stopped_at_once(
+async def test_a_stoppable_block_that_begins_during_the_wait_is_stopped_at_once(
     group: ThreadGroup, release: threading.Event
 ) -> None:
     stop = threading.Event()

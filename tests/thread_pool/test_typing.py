@@ -1,4 +1,4 @@
-"""What a type checker sees of decorated functions; it checks this file, and the tests run it."""
+"""Types of decorated functions; a type checker checks this file, and the tests run it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator

@@ -40,7 +40,7 @@ def test_the_first_event_is_logged_at_once_and_others_after_some_seconds(
     assert events.total == 1001
 
 
-def test_the_end_tells_what_was_not_told(
+def test_close_logs_the_events_since_the_last_line(
     clock: Clock, events: RateLimitedLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     events.close()

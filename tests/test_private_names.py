@@ -14,7 +14,7 @@ import pytest
 
 from svcrun._net import listener as _accept
 from svcrun._util.loop_internals import current_loop, wakeup_descriptor
-from svcrun._util.tasks import CALLBACK, _context_of_callback
+from svcrun._util.tasks import CALLBACK_CODE, _context_of_callback
 from tests.support import ROOT
 
 older = pytest.mark.skipif(sys.version_info >= (3, 12), reason="public since Python 3.12")
@@ -67,7 +67,7 @@ async def run_on_the_stock_loop() -> None:
     loop.call_soon(look, context=context)
     await asyncio.sleep(0)
     assert seen == ["found"]
-    assert CALLBACK is asyncio.Handle._run.__code__
+    assert CALLBACK_CODE is asyncio.Handle._run.__code__
     assert hasattr(loop, "_process_self_data")
 
 

@@ -11,13 +11,13 @@ from hypothesis import given, strategies as st
 from svcrun.restart import Restart
 
 
-def test_each_restart_within_the_window_waits_longer_up_to_the_longest() -> None:
+def test_each_delay_within_the_window_is_longer_up_to_the_maximum() -> None:
     policy = Restart(limit=5, window=100, delay=1, factor=3, max_delay=10, jitter=0)
     crashes: deque[float] = deque()
     assert [policy.next_delay(crashes, now) for now in range(5)] == [1, 3, 9, 10, 10]
 
 
-def test_one_crash_too_many_within_the_window_is_the_last() -> None:
+def test_there_is_no_delay_after_too_many_crashes_within_the_window() -> None:
     policy = Restart(limit=2, window=10, delay=1, jitter=0)
     crashes: deque[float] = deque()
     assert policy.next_delay(crashes, 0) is not None
@@ -39,7 +39,7 @@ def test_crashes_that_are_older_than_the_window_are_forgotten() -> None:
     st.floats(1, 10),
     st.lists(st.floats(0, 1000), min_size=1, max_size=200),
 )
-def test_no_wait_is_outside_of_what_jitter_allows(
+def test_every_delay_is_within_the_jitter(
     jitter: float, delay: float, factor: float, pauses: list[float]
 ) -> None:
     policy = Restart(

@@ -34,11 +34,11 @@ class Nothing(Service):
     async def start(self) -> None: ...
 
 
-def test_the_table_lists_the_legal_moves_and_no_others() -> None:
+def test_the_table_lists_the_legal_transitions_and_no_others() -> None:
     assert {(old, new) for old, successors in TRANSITIONS.items() for new in successors} == LEGAL
 
 
-def test_every_state_has_its_row_of_the_table() -> None:
+def test_every_state_knows_its_successors() -> None:
     assert set(TRANSITIONS) == set(ServiceState)
     for state in ServiceState:
         assert state.successors == TRANSITIONS[state]
@@ -46,7 +46,7 @@ def test_every_state_has_its_row_of_the_table() -> None:
 
 @pytest.mark.parametrize("old", ServiceState)
 @pytest.mark.parametrize("new", ServiceState)
-async def test_the_supervisor_makes_legal_moves_and_refuses_others(
+async def test_the_supervisor_accepts_legal_transitions_and_refuses_others(
     old: ServiceState, new: ServiceState
 ) -> None:
     service = Nothing(name="it")
@@ -69,7 +69,7 @@ class Crashing(Service):
         raise ValueError
 
 
-async def test_every_move_is_logged_at_debug_level_with_the_service(
+async def test_every_transition_is_logged_at_debug_level_with_the_service(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     supervisor = Supervisor(asyncio.get_running_loop(), on_fatal=lambda _: None)

@@ -14,7 +14,7 @@ from svcrun._util.callables import describe
 from svcrun._util.eager import start_eagerly
 from svcrun._util.loop_internals import current_loop
 from svcrun._util.per_loop import running_loop
-from svcrun._util.tasks import retrieve
+from svcrun._util.tasks import mark_retrieved
 from svcrun._util.validation import function
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class RecurringCallback(Recurring):
         name = f"strategy of {self.name}"
         task = start_eagerly(_follow(strategy, self, runner), clock.loop, name=name)
         runner.strategy_task = task
-        task.add_done_callback(retrieve)  # _follow() has logged its error
+        task.add_done_callback(mark_retrieved)  # _follow() has logged its error
         return task
 
 

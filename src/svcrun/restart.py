@@ -18,16 +18,17 @@ _seconds = number(low=0, high=inf, unit="seconds")
 
 
 class Restart:
-    """Restart a crashed service, later each time, until it crashes too often.
+    """Restart a crashed service with a growing delay, until it crashes too often.
 
-    :param limit: how many restarts are allowed within `window`; the next crash shuts the entrypoint
-        down.
-    :param window: the length of time that `limit` is counted in, in seconds.
-    :param delay: seconds to wait before the first restart.
-    :param factor: by how much each further wait within `window` is longer.
-    :param max_delay: the longest wait, in seconds.
-    :param jitter: the part of each wait, 0 to 1, that is left to chance, so that many processes do
-        not come back at the same moment.
+    Use it as ``on_crash`` of a service, or as ``start_retry`` for starts that fail.
+
+    :param limit: the number of restarts within `window`; the next crash shuts the entrypoint down.
+    :param window: the time in which crashes count, in seconds.
+    :param delay: seconds before the first restart.
+    :param factor: the factor by which each further delay within `window` is longer.
+    :param max_delay: the longest delay, in seconds.
+    :param jitter: the random part of each delay, from 0 to 1, so that many processes do not restart
+        at the same moment.
 
     :raises ValueError: if a number is out of its range.
 
@@ -71,9 +72,10 @@ class Restart:
         return f"Restart({parameters})"
 
     def next_delay(self, crashes: deque[float], now: float) -> float | None:
-        """Count a crash at the time `now`, and tell how long to wait; None if it was one too many.
+        """Count a crash at the time `now`, and return the seconds until the restart.
 
         :param crashes: the times of earlier crashes of the same service; updated.
+        :returns: None if the service has crashed too often.
         """
         while crashes and crashes[0] <= now - self.window:
             crashes.popleft()
@@ -82,6 +84,6 @@ class Restart:
             return None
         import random  # takes long to import, and few services crash
 
-        # A large exponent would overflow; by then the longest wait has long been reached.
+        # A large exponent would overflow. The delay has reached `max_delay` long before that.
         delay = min(self.max_delay, self.delay * self.factor ** min(len(crashes) - 1, 64))
         return delay * (1 - self.jitter * random.random())  # noqa: S311 - spreading load, no secret

@@ -1,4 +1,4 @@
-"""The states of a service and the moves between them."""
+"""The states of a service, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ __all__ = ("TRANSITIONS", "ServiceState")
 
 @enum.unique
 class ServiceState(enum.Enum):
-    """What a service is doing; read it as :attr:`svcrun.Service.state`.
+    """The state of a service; read it as :attr:`svcrun.Service.state`.
+
+    A service starts in NEW. Only the transitions in :data:`svcrun.state.TRANSITIONS` occur.
 
     >>> from svcrun import Service
     >>> class Nothing(Service):
@@ -19,22 +21,22 @@ class ServiceState(enum.Enum):
     """
 
     NEW = "new"
-    """Made, never started."""
+    """It was created and never started."""
 
     STARTING = "starting"
-    """``start()`` runs, and the service has not said yet that it is ready."""
+    """``start()`` runs, and the service is not ready yet."""
 
     RUNNING = "running"
-    """``start()`` returned, or set ``start_event``."""
+    """It is ready: ``start()`` returned, or set ``start_event`` and runs on."""
 
     STOPPING = "stopping"
     """``stop()`` runs, or ``start()`` is being cancelled."""
 
     STOPPED = "stopped"
-    """At rest again; it can be started once more."""
+    """It has stopped; it can be started again."""
 
     FAILED = "failed"
-    """``start()`` or ``stop()`` raised or did not end in time."""
+    """``start()`` or ``stop()`` raised, or did not end in time; it can be started again."""
 
     successors: tuple[ServiceState, ...]
 
@@ -47,12 +49,12 @@ TRANSITIONS: dict[ServiceState, tuple[ServiceState, ...]] = {
     _RUNNING: (_STOPPING, _FAILED),
     _STOPPING: (_STOPPED, _FAILED),
     _STOPPED: (_STARTING,),
-    # A service that failed while it ran is still owed its stop().
+    # A service that fails after it was ready still has to be stopped.
     _FAILED: (_STARTING, _STOPPING),
 }
 """From each state, the states that may follow it."""
 
-# The same on the members: looking a member up in a dict would hash it in Python, at every move of
-# every service.
+# Each member has its row of the table as well: a look-up in the dict would call Enum.__hash__(), in
+# Python, at each transition of each service.
 for _state, _successors in TRANSITIONS.items():
     _state.successors = _successors

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from svcrun._lifecycle.service_record import ServiceRecord
-from svcrun._lifecycle.shutdown import GRACE_PERIOD, Shutdown
+from svcrun._lifecycle.shutdown import Shutdown
 from svcrun._lifecycle.supervisor import Supervisor
+from svcrun._util.drain import GRACE_PERIOD
 from svcrun.service.base import dependencies
 from svcrun.state import TRANSITIONS, ServiceState
 from tests.lifecycle.actors import Actor, Ask

@@ -59,14 +59,14 @@ def diamond() -> tuple[ServiceRecord, ServiceRecord, ServiceRecord, ServiceRecor
 # Links.
 
 
-def test_units_without_dependencies_are_not_linked() -> None:
+def test_records_without_dependencies_are_not_linked() -> None:
     first, second = record("first"), record("second")
     link([first, second], ())
     assert not first.requires
     assert first.dependants is second.dependants is NO_DEPENDANTS
 
 
-def test_a_unit_is_linked_in_both_directions() -> None:
+def test_a_record_is_linked_in_both_directions() -> None:
     below, above = record("below"), record("above")
     above.service.depends_on = below.service
     link([above, below], ())
@@ -75,7 +75,7 @@ def test_a_unit_is_linked_in_both_directions() -> None:
     assert not NO_DEPENDANTS
 
 
-def test_a_class_stands_for_all_its_instances_but_the_one_that_names_it() -> None:
+def test_a_class_as_dependency_means_all_its_other_instances() -> None:
     plain, other, special = (
         record("plain"),
         record("other", kind=Other),
@@ -86,14 +86,14 @@ def test_a_class_stands_for_all_its_instances_but_the_one_that_names_it() -> Non
     assert list(asking.requires) == [other, special]
 
 
-def test_what_is_named_twice_is_required_once() -> None:
+def test_a_dependency_that_is_named_twice_counts_once() -> None:
     below = record("below", kind=Other)
     above = record("above", below, below, Other)
     link([above, below], ())
     assert list(above.requires) == [below]
 
 
-def test_what_runs_already_can_be_depended_on() -> None:
+def test_a_service_can_depend_on_a_running_service() -> None:
     running = record("running", kind=Other)
     by_instance, by_class = record("by instance", running), record("by class", Other)
     link([by_instance, by_class], [running])
@@ -101,7 +101,7 @@ def test_what_runs_already_can_be_depended_on() -> None:
 
 
 @pytest.mark.parametrize("missing", [Special, record("missing")], ids=["class", "instance"])
-def test_a_dependency_that_is_nowhere_is_refused_and_nothing_is_linked(missing: Any) -> None:
+def test_an_unknown_dependency_is_refused_and_nothing_is_linked(missing: Any) -> None:
     below = record("below")
     above, lonely = record("above", below), record("lonely", missing)
     with pytest.raises(UnknownDependency, match="lonely") as caught:
@@ -112,7 +112,7 @@ def test_a_dependency_that_is_nowhere_is_refused_and_nothing_is_linked(missing: 
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5000])
-def test_a_circle_is_refused_as_it_is_found_and_nothing_is_linked(length: int) -> None:
+def test_a_cycle_is_refused_with_its_services_and_nothing_is_linked(length: int) -> None:
     outside = record("outside")
     records = [record("0")]
     for number in range(1, length):
@@ -126,13 +126,13 @@ def test_a_circle_is_refused_as_it_is_found_and_nothing_is_linked(length: int) -
     assert all(it.dependants is NO_DEPENDANTS for it in (outside, *records))
 
 
-def test_two_ways_to_the_same_unit_are_no_circle() -> None:
+def test_two_paths_to_the_same_dependency_are_no_cycle() -> None:
     bottom, left, right, top = diamond()
     assert list(top.requires) == [left, right]
     assert set(bottom.dependants) == {left, right}
 
 
-def test_an_unlinked_unit_is_in_no_list_any_more() -> None:
+def test_an_unlinked_record_is_no_dependant_any_more() -> None:
     bottom, left, right, top = diamond()
     unlink(left)
     assert list(bottom.dependants) == [right]
@@ -140,7 +140,7 @@ def test_an_unlinked_unit_is_in_no_list_any_more() -> None:
     assert list(left.dependants) == [top]  # which those above undo themselves
 
 
-def test_dependants_are_found_however_far_away_and_once_each() -> None:
+def test_indirect_dependants_are_found_once_each() -> None:
     bottom, left, right, top = diamond()
     assert set(with_dependants([bottom])) == {bottom, left, right, top}
     assert names(with_dependants([left])) == ["left", "top"]
@@ -174,7 +174,7 @@ def traversal(
 
 
 @pytest.mark.parametrize("dependencies_first", [True, False])
-def test_a_chain_of_units_that_are_done_at_once_is_walked_in_one_go(
+def test_a_long_chain_of_records_that_are_done_at_once_needs_one_call(
     dependencies_first: bool,
 ) -> None:
     records = chain(5000)
@@ -184,7 +184,7 @@ def test_a_chain_of_units_that_are_done_at_once_is_walked_in_one_go(
     assert not made.pending
 
 
-def test_a_unit_is_visited_when_all_before_it_are_done() -> None:
+def test_a_record_is_visited_when_all_before_it_are_done() -> None:
     bottom, left, right, top = diamond()
     visits = Visits()
     made = traversal((top, right, left, bottom), visits)
@@ -200,7 +200,7 @@ def test_a_unit_is_visited_when_all_before_it_are_done() -> None:
     assert not made.pending
 
 
-def test_downwards_dependants_come_first() -> None:
+def test_dependants_come_first_when_services_stop() -> None:
     bottom, left, right, top = diamond()
     visits = Visits(top)
     made = traversal((bottom, left, right, top), visits, dependencies_first=False)
@@ -211,14 +211,14 @@ def test_downwards_dependants_come_first() -> None:
     assert visits.names[-1] == "bottom"
 
 
-def test_units_that_are_not_part_of_the_walk_hold_nobody_back() -> None:
+def test_a_dependency_outside_of_the_traversal_blocks_no_record() -> None:
     _, left, right, top = diamond()
     visits = Visits()
     traversal((top, left, right), visits)
     assert set(visits.names) == {"left", "right"}
 
 
-def test_done_counts_once_and_only_for_units_of_the_walk() -> None:
+def test_done_counts_once_and_only_for_records_of_the_traversal() -> None:
     bottom, left, right, top = diamond()
     visits = Visits()
     made = traversal((bottom, left), visits)
@@ -230,7 +230,7 @@ def test_done_counts_once_and_only_for_units_of_the_walk() -> None:
     assert visits.names == ["bottom", "left"]
 
 
-def test_after_a_stop_nothing_becomes_ready_any_more() -> None:
+def test_after_a_stop_no_record_becomes_ready() -> None:
     bottom, left, right, top = diamond()
     visits = Visits()
     made = traversal((bottom, left, right, top), visits)
@@ -240,7 +240,7 @@ def test_after_a_stop_nothing_becomes_ready_any_more() -> None:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_stop_during_the_walk_leaves_out_what_is_ready_only_if_that_is_wanted(
+def test_a_stop_during_a_visit_skips_ready_records_only_if_it_is_at_once(
     at_once: bool,
 ) -> None:
     records = [record("first"), record("second"), record("third")]
@@ -257,7 +257,7 @@ def test_a_stop_during_the_walk_leaves_out_what_is_ready_only_if_that_is_wanted(
     assert visited == (["first"] if at_once else ["first", "second", "third"])
 
 
-def test_who_waits_goes_on_when_all_are_done() -> None:
+def test_wait_returns_when_all_records_are_done() -> None:
     async def main() -> None:
         records = chain(2)
         made = traversal(records, Visits())
@@ -271,7 +271,7 @@ def test_who_waits_goes_on_when_all_are_done() -> None:
     asyncio.run(main())
 
 
-def test_who_waits_goes_on_when_the_walk_is_stopped() -> None:
+def test_wait_returns_when_the_traversal_is_stopped() -> None:
     async def main() -> None:
         made = traversal(chain(2), Visits())
         waiting = asyncio.ensure_future(made.wait(asyncio.get_running_loop()))
@@ -286,7 +286,7 @@ def test_who_waits_goes_on_when_the_walk_is_stopped() -> None:
 # Several traversals.
 
 
-def test_a_unit_waits_for_those_before_it_in_another_walk_of_the_same_direction() -> None:
+def test_a_record_waits_for_records_before_it_in_another_traversal_of_the_same_direction() -> None:
     below, above = chain(2)
     first, second = Visits(), Visits()
     walk_below, walk_above = traversal([below], first), traversal([above], second)
@@ -296,7 +296,7 @@ def test_a_unit_waits_for_those_before_it_in_another_walk_of_the_same_direction(
     assert second.names == ["1"]
 
 
-def test_a_walk_in_the_other_direction_holds_nobody_back() -> None:
+def test_a_traversal_in_the_other_direction_blocks_no_record() -> None:
     below, above = chain(2)
     traversal([below], Visits(), dependencies_first=False)
     visits = Visits()
@@ -304,7 +304,7 @@ def test_a_walk_in_the_other_direction_holds_nobody_back() -> None:
     assert visits.names == ["1"]
 
 
-def test_a_walk_that_is_stopped_holds_nobody_back_any_more() -> None:
+def test_a_stopped_traversal_blocks_no_record() -> None:
     below, above = chain(2)
     visits = Visits()
     walk_below, walk_above = traversal([below], Visits()), traversal([above], visits)
@@ -316,7 +316,7 @@ def test_a_walk_that_is_stopped_holds_nobody_back_any_more() -> None:
     assert visits.names == ["1"]
 
 
-def test_who_waits_for_a_walk_goes_on_when_another_one_lets_it() -> None:
+def test_wait_returns_when_another_traversal_releases_the_last_record() -> None:
     async def main() -> None:
         below, above = chain(2)
         visits = Visits(above)

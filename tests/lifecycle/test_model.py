@@ -226,7 +226,7 @@ def _random_step(machine: SupervisorLives, chance: random.Random) -> Callable[[]
 @pytest.mark.parametrize("_part", range(4))  # each has a time limit of its own
 @settings(deadline=None, max_examples=examples(500))
 @given(seed=st.integers(0, 2**64))
-def test_services_out_of_a_seed_keep_the_laws(_part: int, seed: int) -> None:
+def test_random_services_keep_the_laws(_part: int, seed: int) -> None:
     # The same, with nothing that shrinks, but many times as fast.
     chance = random.Random(seed)
     machine = SupervisorLives()

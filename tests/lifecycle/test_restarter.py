@@ -33,7 +33,7 @@ async def started(*services: Plain, fatal: list[BaseException] | None = None) ->
     return sup
 
 
-async def test_each_restart_is_a_stop_a_wait_that_grows_and_a_start() -> None:
+async def test_each_restart_is_a_stop_a_growing_delay_and_a_start() -> None:
     log: Log = []
     service = Fleeting(log=log, name="it", lives=(1, 2), stops_in=1, on_crash=AFTER_TEN)
     sup = await started(service)
@@ -87,7 +87,7 @@ async def test_crashes_that_are_older_than_the_window_are_forgiven() -> None:
     await sup.close(None, None)
 
 
-async def test_dependants_are_stopped_and_started_with_it_and_nobody_else() -> None:
+async def test_a_restart_includes_the_dependants_and_no_other_service() -> None:
     log: Log = []
     below = Plain(log=log, name="below")
     service = Fleeting(log=log, name="it", lives=(5,), on_crash=AFTER_TEN, depends_on=below)
@@ -105,7 +105,7 @@ async def test_dependants_are_stopped_and_started_with_it_and_nobody_else() -> N
 
 
 @pytest.mark.parametrize("stopped", ["it", "above"])
-async def test_what_is_stopped_by_somebody_during_the_wait_does_not_come_back(
+async def test_a_service_that_is_stopped_during_the_delay_is_not_restarted(
     stopped: str,
 ) -> None:
     log: Log = []
@@ -120,7 +120,7 @@ async def test_what_is_stopped_by_somebody_during_the_wait_does_not_come_back(
     await sup.close(None, None)
 
 
-async def test_what_is_being_stopped_at_the_crash_does_not_come_back() -> None:
+async def test_a_service_that_is_being_stopped_at_the_crash_is_not_restarted() -> None:
     log: Log = []
     service = Fleeting(log=log, name="it", lives=(1,), on_crash=AFTER_TEN)
     above = Plain(log=log, name="above", depends_on=service, stops_in=5)
@@ -132,7 +132,7 @@ async def test_what_is_being_stopped_at_the_crash_does_not_come_back() -> None:
     await sup.close(None, None)
 
 
-async def test_what_is_started_by_somebody_during_the_wait_runs_at_once_and_once() -> None:
+async def test_a_service_that_is_started_during_the_delay_starts_once_and_at_once() -> None:
     log: Log = []
     service = Fleeting(log=log, name="it", lives=(1,), on_crash=AFTER_TEN)
     sup = await started(service)
@@ -143,7 +143,7 @@ async def test_what_is_started_by_somebody_during_the_wait_runs_at_once_and_once
     await sup.close(None, None)
 
 
-async def test_a_shutdown_during_the_wait_ends_it() -> None:
+async def test_a_shutdown_during_the_delay_ends_the_restart() -> None:
     log: Log = []
     service = Fleeting(log=log, name="it", lives=(1,), on_crash=AFTER_TEN)
     sup = await started(service)
@@ -154,7 +154,7 @@ async def test_a_shutdown_during_the_wait_ends_it() -> None:
     assert log == ["0 it starts", "1 it crashes", "1 it stops because of crash of it"]
 
 
-async def test_a_dependant_whose_base_is_down_as_well_waits_for_it() -> None:
+async def test_a_crashed_dependant_waits_for_its_crashed_dependency() -> None:
     log: Log = []
     below = Fleeting(log=log, name="below", lives=(2,), on_crash=AFTER_TEN)
     above = Fleeting(
@@ -168,7 +168,7 @@ async def test_a_dependant_whose_base_is_down_as_well_waits_for_it() -> None:
     await sup.close(None, None)
 
 
-async def test_a_start_in_progress_fails_when_what_it_depends_on_crashes() -> None:
+async def test_a_start_in_progress_fails_when_its_dependency_crashes() -> None:
     log: Log = []
     below = Fleeting(log=log, name="below", lives=(1,), on_crash=AFTER_TEN)
     sup = await started(below)
@@ -182,7 +182,7 @@ async def test_a_start_in_progress_fails_when_what_it_depends_on_crashes() -> No
     await sup.close(None, None)
 
 
-async def test_an_ignored_crash_leaves_everything_as_it_is() -> None:
+async def test_an_ignored_crash_stops_no_other_service() -> None:
     log: Log = []
     service = Plain(log=log, name="it", crashes_in=1, on_crash="ignore")
     above = Plain(log=log, name="above", depends_on=service)
@@ -211,7 +211,7 @@ class Crashing(Service):
         raise ValueError("crashed")
 
 
-def test_a_shutdown_ends_a_start_that_is_tried_again_for_good(
+def test_a_shutdown_ends_a_restart_for_good(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     loop = VirtualClockLoop()

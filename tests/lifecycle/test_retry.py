@@ -30,7 +30,7 @@ class Late(Plain):
 
 
 @pytest.mark.parametrize("starts_in", [0.0, 1.0], ids=["at once", "later"])
-async def test_a_start_that_fails_is_tried_again_after_delays_that_grow(starts_in: float) -> None:
+async def test_a_failed_start_is_retried_after_growing_delays(starts_in: float) -> None:
     log: Log = []
     sup = supervisor()
     service = Late(log=log, name="it", failures=2, starts_in=starts_in)
@@ -42,7 +42,7 @@ async def test_a_start_that_fails_is_tried_again_after_delays_that_grow(starts_i
     assert log[3:] == [f"{now():g} it stops", f"{now():g} it is cancelled"]
 
 
-async def test_dependants_wait_and_others_do_not() -> None:
+async def test_only_dependants_wait_for_a_retry() -> None:
     log: Log = []
     sup = supervisor()
     base = Late(log=log, name="base")
@@ -53,7 +53,9 @@ async def test_dependants_wait_and_others_do_not() -> None:
     await sup.close(None, None)
 
 
-async def test_past_the_policy_the_last_error_comes_out_and_all_is_rolled_back() -> None:
+async def test_after_the_last_attempt_its_error_is_raised_and_all_services_are_rolled_back() -> (
+    None
+):
     log: Log = []
     sup = supervisor()
     service = Late(log=log, name="it", failures=9, start_retry=Restart(2, 1000, delay=1, jitter=0))
@@ -102,7 +104,7 @@ async def test_the_time_limit_bounds_each_attempt(caplog: pytest.LogCaptureFixtu
     await sup.close(None, None)
 
 
-async def test_the_last_time_limit_comes_out() -> None:
+async def test_the_time_out_of_the_last_attempt_is_raised() -> None:
     sup = supervisor(start_timeout=3)
     policy = Restart(limit=1, window=100, delay=1, jitter=0)
     service = Plain(log=[], name="it", starts_in=math.inf, start_retry=policy)
@@ -111,7 +113,7 @@ async def test_the_last_time_limit_comes_out() -> None:
     assert now() == 7
 
 
-async def test_a_start_that_ignores_its_cancellation_is_not_tried_again() -> None:
+async def test_a_start_that_ignores_its_cancellation_is_not_retried() -> None:
     log: Log = []
     sup = supervisor(stop_timeout=5)
     service = Plain(
@@ -124,9 +126,7 @@ async def test_a_start_that_ignores_its_cancellation_is_not_tried_again() -> Non
     await asyncio.sleep(100)
 
 
-async def test_a_start_that_succeeds_in_spite_of_its_cancellation_is_stopped_and_tried_again() -> (
-    None
-):
+async def test_a_start_that_succeeds_in_spite_of_its_cancellation_is_stopped_and_retried() -> None:
     log: Log = []
     sup = supervisor()
 
@@ -149,7 +149,7 @@ async def test_a_start_that_succeeds_in_spite_of_its_cancellation_is_stopped_and
 
 
 @pytest.mark.parametrize("how", ["cancelled", "closed", "stopped", "failed"])
-async def test_whatever_ends_the_start_ends_the_wait_at_once(how: str) -> None:
+async def test_the_end_of_the_start_up_ends_the_delay_at_once(how: str) -> None:
     log: Log = []
     sup = supervisor()
     service = Late(log=log, name="it")
@@ -215,7 +215,9 @@ async def test_a_failed_attempt_is_rolled_back_before_the_next_one() -> None:
     assert server.states[3:] == [STOPPING]
 
 
-async def test_the_moves_of_a_service_that_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_retried_service_moves_from_failed_to_starting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.DEBUG, "svcrun.lifecycle")
     sup = supervisor()
     await sup.start([Late(log=[], name="it")])
@@ -227,7 +229,7 @@ async def test_the_moves_of_a_service_that_is_tried_again(caplog: pytest.LogCapt
     await sup.close(None, None)
 
 
-async def test_the_policy_of_the_entrypoint_holds_for_those_without_one() -> None:
+async def test_the_policy_of_the_entrypoint_applies_to_services_without_one() -> None:
     class Without(Late):
         start_retry: Restart | None = None  # type: ignore[assignment]
 
@@ -238,7 +240,7 @@ async def test_the_policy_of_the_entrypoint_holds_for_those_without_one() -> Non
 
 
 @pytest.mark.parametrize("value", [5, "often", False, lambda _: None])
-async def test_a_class_that_uses_the_name_otherwise_keeps_it(value: Any) -> None:
+async def test_a_start_retry_that_is_no_policy_is_left_alone(value: Any) -> None:
     class Own(Late):
         start_retry = value
 
@@ -248,7 +250,7 @@ async def test_a_class_that_uses_the_name_otherwise_keeps_it(value: Any) -> None
     assert now() == 0
 
 
-async def test_a_property_of_that_name_that_raises_is_no_policy() -> None:
+async def test_a_start_retry_that_raises_is_no_policy() -> None:
     def raises(_: object) -> Any:
         raise LookupError
 
@@ -258,7 +260,7 @@ async def test_a_property_of_that_name_that_raises_is_no_policy() -> None:
         await sup.start([own(log=[], name="it", fails="start")])
 
 
-async def test_an_exit_is_not_tried_again() -> None:
+async def test_an_exit_is_not_retried() -> None:
     class Exiting(Service):
         start_retry = AFTER_TEN
 
@@ -270,7 +272,7 @@ async def test_an_exit_is_not_tried_again() -> None:
     assert now() == 0
 
 
-async def test_others_that_want_the_service_wait_for_the_next_attempt() -> None:
+async def test_another_start_of_the_service_waits_for_the_next_attempt() -> None:
     log: Log = []
     sup = supervisor()
     service = Late(log=log, name="it")
@@ -283,7 +285,7 @@ async def test_others_that_want_the_service_wait_for_the_next_attempt() -> None:
     await sup.close(None, None)
 
 
-async def test_one_that_comes_to_depend_on_it_meanwhile_waits() -> None:
+async def test_a_later_dependant_waits_for_the_next_attempt() -> None:
     log: Log = []
     sup = supervisor()
     service = Late(log=log, name="it")
@@ -328,7 +330,7 @@ def tracebacks(caplog: pytest.LogCaptureFixture) -> list[bool]:
     return [bool(record.exc_info) for record in records]
 
 
-async def test_each_failed_attempt_is_one_line_and_the_traceback_is_shown_once(
+async def test_each_failed_attempt_is_logged_and_its_traceback_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sup = supervisor()
@@ -342,7 +344,9 @@ async def test_each_failed_attempt_is_one_line_and_the_traceback_is_shown_once(
     await sup.close(None, None)
 
 
-async def test_another_error_has_a_traceback_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_at_another_line_is_logged_with_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Changing(Plain):
         errors = iter([OSError("a"), OSError("b"), KeyError("c"), OSError("d")])
 
@@ -359,7 +363,7 @@ async def test_another_error_has_a_traceback_of_its_own(caplog: pytest.LogCaptur
     await sup.close(None, None)
 
 
-async def test_failed_restarts_are_one_line_each_and_the_traceback_is_shown_once(
+async def test_each_failed_restart_is_logged_and_its_traceback_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sup = supervisor()
@@ -374,7 +378,7 @@ async def test_failed_restarts_are_one_line_each_and_the_traceback_is_shown_once
     await sup.close(None, None)
 
 
-async def test_a_crash_that_comes_again_has_no_second_traceback(
+async def test_a_repeated_crash_has_no_second_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sup = supervisor()

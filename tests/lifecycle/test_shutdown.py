@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from svcrun._lifecycle.shutdown import GRACE_PERIOD
 from svcrun._lifecycle.supervisor import Supervisor
+from svcrun._util.drain import GRACE_PERIOD
 from svcrun.errors import StopTimeout
 from svcrun.state import ServiceState
 from tests.lifecycle.plain import Log, Plain, now, supervisor
@@ -21,7 +21,9 @@ async def started(*services: Plain, stop_timeout: float | None = None) -> Superv
     return sup
 
 
-async def test_all_stops_come_before_the_first_cancellation_and_dependants_come_first() -> None:
+async def test_every_stop_ends_before_the_first_start_is_cancelled_and_dependants_come_first() -> (
+    None
+):
     log: Log = []
     below = Plain(log=log, name="below", stops_in=2)
     above = Plain(log=log, name="above", stops_in=1, depends_on=below)
@@ -35,7 +37,7 @@ async def test_all_stops_come_before_the_first_cancellation_and_dependants_come_
     assert not sup.hung
 
 
-async def test_stopping_one_stops_its_dependants_and_nobody_else() -> None:
+async def test_a_stop_includes_the_dependants_and_no_other_service() -> None:
     log: Log = []
     below = Plain(log=log, name="below")
     above = Plain(log=log, name="above", depends_on=Plain)
@@ -49,7 +51,7 @@ async def test_stopping_one_stops_its_dependants_and_nobody_else() -> None:
     await sup.close(None, None)
 
 
-async def test_a_stop_past_its_own_limit_is_cancelled_and_named_and_nobody_else_is(
+async def test_only_the_stop_that_exceeds_its_limit_is_cancelled_and_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log: Log = []
@@ -67,7 +69,7 @@ async def test_a_stop_past_its_own_limit_is_cancelled_and_named_and_nobody_else_
     assert record.getMessage() == "<Plain name='late' STOPPING> did not stop in time; cancelling it"
 
 
-async def test_a_stop_that_goes_on_after_its_limit_is_left_alone_a_moment_later() -> None:
+async def test_a_stop_that_ignores_its_cancellation_is_abandoned_after_the_grace_period() -> None:
     log: Log = []
     late = Plain(log=log, name="late", stops_in=math.inf, stop_timeout=2, stubborn=9)
     sup = await started(late)
@@ -80,7 +82,7 @@ async def test_a_stop_that_goes_on_after_its_limit_is_left_alone_a_moment_later(
     await asyncio.sleep(20)
 
 
-async def test_the_common_limit_holds_for_all_of_a_chain() -> None:
+async def test_the_limit_of_a_shutdown_covers_a_whole_chain() -> None:
     log: Log = []
     below = Plain(log=log, name="below", stops_in=math.inf)
     above = Plain(log=log, name="above", stops_in=math.inf, depends_on=below)
@@ -98,7 +100,7 @@ async def test_the_common_limit_holds_for_all_of_a_chain() -> None:
 
 
 @pytest.mark.parametrize("act", [lambda sup: None, Supervisor.force], ids=["limit", "force"])
-async def test_what_ignores_its_cancellation_is_left_alone_and_others_get_their_turn(
+async def test_the_dependencies_of_an_abandoned_service_are_still_stopped(
     act: Callable[[Supervisor], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     log: Log = []
@@ -118,7 +120,7 @@ async def test_what_ignores_its_cancellation_is_left_alone_and_others_get_their_
     await asyncio.sleep(100)
 
 
-async def test_in_a_hurry_all_waiting_is_cut_short_and_nothing_counts_as_hung() -> None:
+async def test_a_forced_shutdown_cancels_every_wait_and_no_service_counts_as_hung() -> None:
     log: Log = []
     below = Plain(log=log, name="below", stops_in=9)
     above = Plain(log=log, name="above", stops_in=9, depends_on=below)
@@ -137,7 +139,7 @@ async def test_in_a_hurry_all_waiting_is_cut_short_and_nothing_counts_as_hung() 
     assert (below.state, above.state) == (STOPPED, STOPPED)
 
 
-async def test_what_is_stopped_after_the_hurry_began_is_cut_short_as_well() -> None:
+async def test_a_stop_that_begins_during_a_forced_shutdown_is_cancelled_as_well() -> None:
     log: Log = []
     sup = await started(Plain(log=log, name="it", stops_in=9))
     sup.force()
@@ -146,7 +148,7 @@ async def test_what_is_stopped_after_the_hurry_began_is_cut_short_as_well() -> N
     assert log[1:] == ["0 it stops", "0 it is cancelled", "0 it is cancelled"]
 
 
-async def test_the_time_limit_is_no_matter_any_more_for_what_was_cut_short() -> None:
+async def test_a_time_limit_has_no_effect_on_a_forced_stop() -> None:
     service = Plain(log=[], name="it", stops_in=9, stubborn=GRACE_PERIOD / 4)
     sup = await started(service)
     closing = asyncio.create_task(sup.close(None, 2 + GRACE_PERIOD / 8))
@@ -157,7 +159,7 @@ async def test_the_time_limit_is_no_matter_any_more_for_what_was_cut_short() -> 
     assert sup.errors == []
 
 
-async def test_several_errors_come_out_together_and_the_services_can_be_started_again() -> None:
+async def test_several_errors_are_raised_as_a_group_and_the_services_can_start_again() -> None:
     log: Log = []
     services = [Plain(log=log, name=name, fails="stop") for name in ("a", "b")]
     sup = await started(*services)
@@ -170,7 +172,7 @@ async def test_several_errors_come_out_together_and_the_services_can_be_started_
         await sup.stop(services, None)
 
 
-async def test_a_start_that_fails_while_it_is_being_stopped_comes_out() -> None:
+async def test_the_error_of_a_start_that_fails_during_its_stop_is_raised() -> None:
     service = Plain(log=[], name="it", crashes_in=1, stops_in=2)
     sup = await started(service)
     with pytest.raises(ValueError, match="crash of it"):
@@ -178,7 +180,7 @@ async def test_a_start_that_fails_while_it_is_being_stopped_comes_out() -> None:
     assert service.state is FAILED
 
 
-async def test_two_stops_of_the_same_service_are_one_and_both_wait_for_it() -> None:
+async def test_two_concurrent_stops_call_stop_once_and_both_wait_for_it() -> None:
     log: Log = []
     service = Plain(log=log, name="it", stops_in=3)
     sup = await started(service)
@@ -191,7 +193,7 @@ async def test_two_stops_of_the_same_service_are_one_and_both_wait_for_it() -> N
     assert log == ["0 it starts", "0 it stops", "3 it is cancelled"]
 
 
-async def test_a_stop_goes_on_when_who_wants_it_is_cancelled() -> None:
+async def test_a_stop_continues_when_its_caller_is_cancelled() -> None:
     log: Log = []
     service = Plain(log=log, name="it", stops_in=3)
     sup = await started(service)
@@ -201,7 +203,7 @@ async def test_a_stop_goes_on_when_who_wants_it_is_cancelled() -> None:
     assert log == ["0 it starts", "0 it stops", "3 it is cancelled"]
 
 
-async def test_the_limit_of_the_shutdown_holds_for_stops_that_are_in_progress() -> None:
+async def test_the_limit_of_the_shutdown_applies_to_stops_in_progress() -> None:
     service = Plain(log=[], name="it", stops_in=math.inf)
     sup = await started(service)
     stopping = asyncio.create_task(sup.stop([service], None))
@@ -213,7 +215,7 @@ async def test_the_limit_of_the_shutdown_holds_for_stops_that_are_in_progress() 
         await stopping
 
 
-async def test_a_stop_that_is_cancelled_by_something_else_is_no_failure() -> None:
+async def test_a_stop_that_other_code_cancels_is_no_failure() -> None:
     class Elsewhere(Plain):
         async def stop(self, exception: BaseException | None = None) -> None:
             raise asyncio.CancelledError
@@ -224,7 +226,7 @@ async def test_a_stop_that_is_cancelled_by_something_else_is_no_failure() -> Non
     assert service.state is STOPPED
 
 
-async def test_an_error_of_what_was_left_alone_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_error_of_an_abandoned_stop_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     class Bitter(Plain):
         async def stop(self, exception: BaseException | None = None) -> None:
             try:
@@ -246,7 +248,7 @@ class Reporter(Plain): ...
 Reporter._svcrun_stops_last = True  # which a class of a user may not have
 
 
-async def test_who_reports_how_others_end_is_stopped_when_they_have_ended() -> None:
+async def test_a_reporter_is_stopped_after_all_other_services() -> None:
     log: Log = []
     reporter = Reporter(log=log, name="reporter")
     slow = Plain(log=log, name="slow", stops_in=3)
@@ -260,7 +262,7 @@ async def test_who_reports_how_others_end_is_stopped_when_they_have_ended() -> N
     assert reporter.state is STOPPED
 
 
-async def test_what_a_reporter_needs_is_stopped_after_it() -> None:
+async def test_the_dependencies_of_a_reporter_are_stopped_after_it() -> None:
     log: Log = []
     tunnel = Plain(log=log, name="tunnel")
     reporter = Reporter(log=log, name="reporter", depends_on=tunnel, stops_in=1)
@@ -272,7 +274,7 @@ async def test_what_a_reporter_needs_is_stopped_after_it() -> None:
     assert stops == ["0 other stops", "2 reporter stops", "3 tunnel stops"]
 
 
-async def test_a_reporter_works_on_until_others_are_given_up_and_is_cut_short_then() -> None:
+async def test_a_reporter_runs_until_the_others_are_abandoned_and_is_then_cancelled() -> None:
     log: Log = []
     reporter = Reporter(log=log, name="reporter", stops_in=GRACE_PERIOD / 2)
     hung = Plain(log=log, name="hung", stops_in=math.inf, stubborn=10)

@@ -67,7 +67,7 @@ async def test_a_key_that_no_service_sets_is_named(caplog: pytest.LogCaptureFixt
     context.close()
 
 
-async def test_a_service_is_not_said_to_wait_for_the_keys_of_another(
+async def test_a_report_does_not_name_the_keys_of_another_service(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Worker(Service):
@@ -87,7 +87,7 @@ async def test_a_service_is_not_said_to_wait_for_the_keys_of_another(
     context.close()
 
 
-async def test_a_service_that_waits_for_another_is_named_with_that(
+async def test_a_report_names_the_dependency_that_a_service_waits_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     base = Plain(log=[], name="base", starts_in=math.inf)
@@ -113,7 +113,9 @@ async def test_a_service_between_two_attempts_is_named(caplog: pytest.LogCapture
     assert "is waiting for its next attempt" in message
 
 
-async def test_a_thousand_that_wait_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_report_of_a_thousand_services_lists_some_and_counts_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     base = Plain(log=[], name="base", starts_in=math.inf)
     tops = [Plain(log=[], name=f"top {number}", depends_on=base) for number in range(1000)]
     await cancelled_after(15, *tops, base)
@@ -124,7 +126,7 @@ async def test_a_thousand_that_wait_are_counted(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize("starts_in", [0, 1, 9.9])
-async def test_a_start_in_time_costs_no_line_and_leaves_no_timer(
+async def test_a_start_in_time_logs_no_report_and_leaves_no_timer(
     starts_in: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     sup = supervisor()

@@ -12,7 +12,7 @@ from tests.lifecycle.plain import Log, Plain, now, supervisor
 RUNNING, STOPPED, FAILED = ServiceState.RUNNING, ServiceState.STOPPED, ServiceState.FAILED
 
 
-async def test_services_start_when_those_that_they_depend_on_are_ready_and_else_at_once() -> None:
+async def test_a_service_starts_as_soon_as_its_dependencies_are_ready() -> None:
     log: Log = []
     first = Plain(log=log, name="first", starts_in=2)
     second = Plain(log=log, name="second", starts_in=3, depends_on=first)
@@ -25,7 +25,7 @@ async def test_services_start_when_those_that_they_depend_on_are_ready_and_else_
     await sup.close(None, None)
 
 
-async def test_a_start_past_its_limit_fails_all_of_the_batch() -> None:
+async def test_a_start_that_exceeds_its_limit_fails_the_whole_start_up() -> None:
     log: Log = []
     ready = Plain(log=log, name="ready")
     slow = Plain(log=log, name="slow", starts_in=9)
@@ -43,7 +43,7 @@ async def test_a_start_past_its_limit_fails_all_of_the_batch() -> None:
     assert [ready.state, slow.state, never.state] == [STOPPED, STOPPED, ServiceState.NEW]
 
 
-async def test_the_limit_of_a_service_comes_before_the_common_one() -> None:
+async def test_the_limit_of_a_service_overrides_the_common_one() -> None:
     patient = Plain(log=[], name="patient", starts_in=9, start_timeout=10)
     hasty = Plain(log=[], name="hasty", starts_in=9, start_timeout=1)
     sup = supervisor(start_timeout=5)
@@ -55,7 +55,7 @@ async def test_the_limit_of_a_service_comes_before_the_common_one() -> None:
     await sup.close(None, None)
 
 
-async def test_what_was_started_before_is_not_rolled_back() -> None:
+async def test_a_roll_back_leaves_services_of_earlier_starts_running() -> None:
     log: Log = []
     before = Plain(log=log, name="before")
     sup = supervisor()
@@ -67,7 +67,7 @@ async def test_what_was_started_before_is_not_rolled_back() -> None:
     await sup.close(None, None)
 
 
-async def test_two_who_want_the_same_service_start_it_once() -> None:
+async def test_two_concurrent_starts_of_a_service_start_it_once() -> None:
     log: Log = []
     service = Plain(log=log, name="it", starts_in=2)
     sup = supervisor()
@@ -78,7 +78,7 @@ async def test_two_who_want_the_same_service_start_it_once() -> None:
     await sup.close(None, None)
 
 
-async def test_a_start_waits_for_what_somebody_else_is_starting() -> None:
+async def test_a_start_waits_for_a_dependency_that_another_call_is_starting() -> None:
     log: Log = []
     below = Plain(log=log, name="below", starts_in=3)
     above = Plain(log=log, name="above", depends_on=below)
@@ -114,7 +114,7 @@ async def test_a_service_that_crashed_is_stopped_before_it_is_started_again() ->
     await sup.close(None, None)
 
 
-async def test_who_starts_services_and_is_cancelled_once_or_twice_waits_for_the_roll_back() -> None:
+async def test_a_start_that_is_cancelled_once_or_twice_waits_for_the_roll_back() -> None:
     log: Log = []
     ready = Plain(log=log, name="ready", stops_in=2)
     sup = supervisor()
@@ -130,7 +130,7 @@ async def test_who_starts_services_and_is_cancelled_once_or_twice_waits_for_the_
     assert sup.services == ()
 
 
-async def test_a_start_that_is_stopped_meanwhile_fails() -> None:
+async def test_a_start_fails_when_its_service_is_stopped_meanwhile() -> None:
     log: Log = []
     slow = Plain(log=log, name="slow", starts_in=9)
     sup = supervisor()
@@ -155,7 +155,7 @@ async def test_a_service_of_another_supervisor_is_refused() -> None:
     await second.close(None, None)
 
 
-async def test_a_stop_can_not_start_again_what_is_stopped_with_it() -> None:
+async def test_a_stop_cannot_start_a_service_that_is_being_stopped_with_it() -> None:
     class Contrary(Plain):
         async def stop(self, exception: BaseException | None = None) -> None:
             with pytest.raises(StartDuringStop, match="Contrary"):
@@ -170,7 +170,7 @@ async def test_a_stop_can_not_start_again_what_is_stopped_with_it() -> None:
     assert log == ["0 it starts", "0 it was refused", "0 it is cancelled"]
 
 
-async def test_a_start_that_swallows_the_cancellation_of_a_roll_back_gets_its_stop() -> None:
+async def test_a_start_that_ignores_the_cancellation_of_a_roll_back_is_stopped() -> None:
     log: Log = []
 
     class Stubborn(Plain):

@@ -52,7 +52,7 @@ class Noting(Service):
         self.note("stop")
 
 
-def test_a_service_is_at_work_in_its_start_and_stop(run: Callable[[Main], None]) -> None:
+def test_a_service_is_current_in_its_start_and_stop(run: Callable[[Main], None]) -> None:
     services = [Noting(), Noting()]
 
     async def main() -> None:
@@ -65,7 +65,7 @@ def test_a_service_is_at_work_in_its_start_and_stop(run: Callable[[Main], None])
         assert service.noted == [("start", service), ("stop", service)]
 
 
-def test_it_still_is_when_it_has_waited_in_between(run: Callable[[Main], None]) -> None:
+def test_a_service_is_still_current_after_it_has_waited(run: Callable[[Main], None]) -> None:
     class Slow(Noting):
         async def start(self) -> None:
             await asyncio.sleep(0)
@@ -91,7 +91,7 @@ def test_it_still_is_when_it_has_waited_in_between(run: Callable[[Main], None]) 
         assert service.noted == [("start", service), ("stop", service), ("end", service)]
 
 
-def test_a_service_that_starts_another_one_stays_the_one_at_work(
+def test_a_service_that_starts_another_one_stays_current(
     run: Callable[[Main], None],
 ) -> None:
     inner = Noting()
@@ -116,7 +116,7 @@ def test_a_service_that_starts_another_one_stays_the_one_at_work(
     assert outer.noted == [("start", outer), ("stop", outer)]
 
 
-def test_a_start_that_waits_for_another_service_is_not_taken_for_that_one(
+def test_a_start_that_waits_for_another_service_is_current_itself(
     run: Callable[[Main], None],
 ) -> None:
     """The readiness of one lets loose the other, out of its own code."""
@@ -140,7 +140,7 @@ def test_a_start_that_waits_for_another_service_is_not_taken_for_that_one(
     assert second.noted == [("start", second), ("stop", second)]
 
 
-def test_a_service_that_is_brought_back_is_at_work_again(run: Callable[[Main], None]) -> None:
+def test_a_restarted_service_is_current_again(run: Callable[[Main], None]) -> None:
     class Crashing(Noting):
         async def start(self) -> None:
             self.note("start")
@@ -190,7 +190,7 @@ def test_a_start_that_is_rolled_back_belongs_to_its_service(run: Callable[[Main]
     assert noted == [failing]
 
 
-async def test_called_directly_a_start_is_the_work_of_its_caller() -> None:
+async def test_a_start_that_is_called_directly_runs_for_the_service_of_its_caller() -> None:
     service = Noting()
     await service.start()
     with on_behalf_of(service):
@@ -279,7 +279,7 @@ def forget() -> Iterator[None]:
         call_periodically,
     ],
 )
-def test_what_a_service_has_begun_is_its_work(
+def test_tasks_and_callbacks_of_a_service_run_for_it(
     run: Callable[[Main], None], begin: Callable[[Callable[[], None]], None]
 ) -> None:
     noted: list[tuple[Service, Service | None]] = []
@@ -312,7 +312,7 @@ class Ticking(PeriodicService):
         self.calls.append(current_service.get())
 
 
-def test_a_periodic_service_is_at_work_in_its_callback(run: Callable[[Main], None]) -> None:
+def test_a_periodic_service_is_current_in_its_callback(run: Callable[[Main], None]) -> None:
     services = [Ticking(), Ticking()]
 
     async def main() -> None:
@@ -324,7 +324,7 @@ def test_a_periodic_service_is_at_work_in_its_callback(run: Callable[[Main], Non
         assert set(service.calls) == {service}
 
 
-def test_a_cron_service_is_at_work_in_its_callbacks(run: Callable[[Main], None]) -> None:
+def test_a_cron_service_is_current_in_its_callbacks(run: Callable[[Main], None]) -> None:
     pytest.importorskip("croniter")
     from svcrun.service.cron import CronService
 
@@ -349,7 +349,7 @@ def test_a_cron_service_is_at_work_in_its_callbacks(run: Callable[[Main], None])
     assert all(service is at_work for service, at_work in noted)
 
 
-def test_a_graceful_service_is_at_work_in_its_tasks(run: Callable[[Main], None]) -> None:
+def test_a_graceful_service_is_current_in_its_tasks(run: Callable[[Main], None]) -> None:
     noted: list[tuple[Service, Service | None]] = []
 
     class Graceful(GracefulService):
@@ -383,7 +383,7 @@ def test_a_service_is_called_by_its_name_or_class(name: Any, expected: str) -> N
     assert current_name() is None
 
 
-def test_a_name_that_can_not_be_had_is_that_of_the_class() -> None:
+def test_a_service_whose_name_raises_has_the_name_of_its_class() -> None:
     class Unreadable:
         def __str__(self) -> str:
             raise LookupError
@@ -393,7 +393,7 @@ def test_a_name_that_can_not_be_had_is_that_of_the_class() -> None:
         assert current_name() == "Noting"
 
 
-def test_who_has_begun_work_can_be_told_from_outside(run: Callable[[Main], None]) -> None:
+def test_the_service_of_a_task_or_handle_is_found_from_outside(run: Callable[[Main], None]) -> None:
     service = Noting()
 
     async def main() -> None:

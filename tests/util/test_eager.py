@@ -1,4 +1,4 @@
-"""What goes past asyncio's public names, on every version and loop."""
+"""The first step of a task runs at once, on every version and loop."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_time_limit_inside_the_first_step_works() -> None:
     assert not task.cancelling()
 
 
-async def test_an_error_of_the_first_step_is_the_tasks() -> None:
+async def test_an_error_of_the_first_step_belongs_to_the_task() -> None:
     async def work() -> None:
         raise LookupError
 
@@ -60,7 +60,7 @@ async def test_an_error_of_the_first_step_is_the_tasks() -> None:
     assert isinstance(task.exception(), LookupError)
 
 
-async def test_what_the_first_step_sets_stays_in_its_own_context() -> None:
+async def test_context_variables_of_the_first_step_stay_in_its_context() -> None:
     async def work() -> None:
         variable.set(1)
 

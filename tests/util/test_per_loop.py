@@ -22,7 +22,7 @@ def test_the_newest_value_of_a_loop_counts(loop: asyncio.AbstractEventLoop) -> N
     assert list(values) == ["older", "newer"]
 
 
-def test_values_go_in_any_order_and_leave_nothing(loop: asyncio.AbstractEventLoop) -> None:
+def test_values_are_discarded_in_any_order(loop: asyncio.AbstractEventLoop) -> None:
     values: PerLoop[str] = PerLoop()
     for value in ("first", "second", "third"):
         values.add(loop, value)

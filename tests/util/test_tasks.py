@@ -1,4 +1,4 @@
-"""What is done to tasks."""
+"""Tasks are found, described, cancelled and waited for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svcrun._util.current_service import current_service
-from svcrun._util.tasks import cancel_and_wait, format_stack, join, running_task_and_service
+from svcrun._util.tasks import (
+    cancel_and_wait,
+    format_stack,
+    running_task_and_service,
+    wait_for_task,
+)
 from svcrun.service.base import Service
 
 if TYPE_CHECKING:
@@ -26,7 +31,7 @@ async def outer() -> None:
     await wait_for_ever()
 
 
-async def test_the_stack_of_a_task_goes_down_to_where_it_waits() -> None:
+async def test_the_stack_of_a_task_ends_at_the_line_that_waits() -> None:
     task = asyncio.create_task(outer())
     await asyncio.sleep(0)
     stack = format_stack(task)
@@ -35,7 +40,7 @@ async def test_the_stack_of_a_task_goes_down_to_where_it_waits() -> None:
     await cancel_and_wait([task])
 
 
-async def test_the_stack_of_a_task_goes_on_in_a_task_that_it_awaits() -> None:
+async def test_the_stack_of_a_task_includes_a_task_that_it_awaits() -> None:
     async def wait_for_another() -> None:
         await inner
 
@@ -66,7 +71,7 @@ class Linked:
         return next(self.steps)
 
 
-async def test_tasks_that_await_each_other_have_a_stack_with_an_end() -> None:
+async def test_the_stack_of_tasks_that_await_each_other_is_finite() -> None:
     tasks: list[asyncio.Task[None]] = []
 
     async def first() -> None:
@@ -83,7 +88,7 @@ async def test_tasks_that_await_each_other_have_a_stack_with_an_end() -> None:
     await cancel_and_wait(tasks)
 
 
-async def test_a_task_that_has_ended_still_has_a_text() -> None:
+async def test_a_task_that_has_ended_is_shown_by_its_representation() -> None:
     task = asyncio.create_task(asyncio.sleep(0))
     await task
     assert "sleep" in format_stack(task)
@@ -105,7 +110,7 @@ async def test_cancelled_tasks_are_waited_for() -> None:
     assert cleaned == [1, 1, 1]
 
 
-async def test_tasks_that_ignore_their_cancellation_are_returned_in_time() -> None:
+async def test_tasks_that_ignore_their_cancellation_are_returned_after_the_timeout() -> None:
     go_on = asyncio.Event()
 
     async def work() -> None:
@@ -120,10 +125,10 @@ async def test_tasks_that_ignore_their_cancellation_are_returned_in_time() -> No
     await task
 
 
-async def test_joining_goes_on_when_the_caller_is_cancelled_and_passes_that_on() -> None:
+async def test_wait_for_task_continues_when_its_caller_is_cancelled_and_raises_that_later() -> None:
     go_on = asyncio.Event()
     work = asyncio.create_task(go_on.wait())
-    joining = asyncio.create_task(join(work))
+    joining = asyncio.create_task(wait_for_task(work))
     for _ in range(3):
         await asyncio.sleep(0)
         joining.cancel()
@@ -135,13 +140,13 @@ async def test_joining_goes_on_when_the_caller_is_cancelled_and_passes_that_on()
     assert work.result() is True
 
 
-async def test_joining_returns_the_result_or_raises_the_error() -> None:
+async def test_wait_for_task_returns_the_result_or_raises_the_error() -> None:
     async def fail() -> None:
         raise LookupError
 
-    assert await join(asyncio.create_task(asyncio.sleep(0, "result"))) == "result"
+    assert await wait_for_task(asyncio.create_task(asyncio.sleep(0, "result"))) == "result"
     with pytest.raises(LookupError):
-        await join(asyncio.create_task(fail()))
+        await wait_for_task(asyncio.create_task(fail()))
 
 
 class Idle(Service):
@@ -163,7 +168,7 @@ def ask_other_thread(loop: asyncio.AbstractEventLoop) -> tuple[object, object]:
     return answers[0]
 
 
-def test_another_thread_can_ask_which_task_and_service_are_at_work(
+def test_another_thread_finds_the_running_task_and_its_service(
     loop_factory: LoopFactory,
 ) -> None:
     async def main() -> None:
@@ -182,7 +187,7 @@ def test_another_thread_can_ask_which_task_and_service_are_at_work(
         runner.run(main())
 
 
-def test_another_thread_can_ask_which_service_a_callback_works_for() -> None:
+def test_another_thread_finds_the_service_of_a_callback() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         service = Idle()
@@ -196,7 +201,7 @@ def test_another_thread_can_ask_which_service_a_callback_works_for() -> None:
         runner.run(main())
 
 
-def test_nothing_is_at_work_in_a_loop_that_does_not_run() -> None:
+def test_a_loop_that_does_not_run_has_no_running_task() -> None:
     loop = asyncio.SelectorEventLoop()
     assert ask_other_thread(loop) == (None, None)
     loop.close()

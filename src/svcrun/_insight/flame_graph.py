@@ -12,7 +12,7 @@ from pyinstrument.renderers import HTMLRenderer
 from pyinstrument.session import Session
 
 from svcrun._util.current_service import current_name, current_service
-from svcrun._util.tasks import CALLBACK, running_task_and_service
+from svcrun._util.tasks import CALLBACK_CODE, running_task_and_service
 
 if TYPE_CHECKING:
     import asyncio
@@ -141,7 +141,7 @@ class Sampler:
 
 def _is_of_loop(code: CodeType) -> bool:
     """Return whether a function runs a loop, or calls the callbacks of asyncio's loop."""
-    return code is CALLBACK or not _RUNS_LOOP.isdisjoint(code.co_names)
+    return code is CALLBACK_CODE or not _RUNS_LOOP.isdisjoint(code.co_names)
 
 
 def _is_waiting(code: CodeType) -> bool:

@@ -182,7 +182,7 @@ class Traversal:
             self.advance()
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Let no further record become ready, and end :meth:`wait`.
+        """Make no further record ready, and end :meth:`wait`.
 
         :param at_once: whether to skip the records that are ready. Otherwise a call during
             :meth:`advance` still visits them: in the order of the graph, they are independent of
@@ -209,7 +209,7 @@ class Traversal:
             self.advance()
 
     def wake(self) -> None:
-        """Let :meth:`wait` continue the traversal."""
+        """Resume :meth:`wait`, which continues the traversal."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

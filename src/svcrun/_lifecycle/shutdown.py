@@ -7,9 +7,10 @@ import logging
 
 from svcrun._lifecycle.dependency_graph import Traversal
 from svcrun._util.current_service import on_behalf_of
+from svcrun._util.drain import GRACE_PERIOD
 from svcrun._util.eager import is_forked_copy
 from svcrun._util.hints import TYPE_CHECKING, Any
-from svcrun._util.tasks import format_stack, heard
+from svcrun._util.tasks import format_stack, shield_after_cancellation
 from svcrun.errors import StopTimeout, show
 from svcrun.service.base import Service
 from svcrun.state import ServiceState
@@ -21,15 +22,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("svcrun.lifecycle")
 
-__all__ = ("GRACE_PERIOD", "Shutdown", "wait_for_all")
+__all__ = ("Shutdown", "wait_for_all")
 
 STARTING, STOPPING = ServiceState.STARTING, ServiceState.STOPPING
 STOPPED, FAILED = ServiceState.STOPPED, ServiceState.FAILED
 
 _STOP = Service.stop  # a look-up in a class with a metaclass takes long
-
-GRACE_PERIOD = 1.0
-"""Seconds that a ``start()`` or ``stop()`` has to clean up after it was cancelled."""
 
 
 async def wait_for_all(shutdowns: Collection[StopInProgress]) -> None:
@@ -45,7 +43,7 @@ async def wait_for_all(shutdowns: Collection[StopInProgress]) -> None:
         if not shutdown.ended.done() and not shutdown.waits_for(current)
     ]:
         try:
-            with heard(cancelled):
+            with shield_after_cancellation(cancelled):
                 await asyncio.wait(pending)
         except asyncio.CancelledError as error:
             cancelled = error
@@ -264,7 +262,7 @@ class Shutdown:
     # The time limits.
 
     def limit(self, seconds: float) -> None:
-        """Let the shutdown take no more than `seconds` from now on."""
+        """Limit the shutdown to `seconds` from now on."""
         self._timers.append(self._loop.call_later(seconds, self._on_limit, seconds))
 
     def force(self) -> None:

@@ -24,7 +24,7 @@ from svcrun._net.endpoint import is_connected
 from svcrun._util.drain import Drain
 from svcrun._util.eager import start_eagerly
 from svcrun._util.shared_stop import SharedStop
-from svcrun._util.tasks import retrieve
+from svcrun._util.tasks import mark_retrieved
 from svcrun._util.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class WorkerPool:
             raise error
         if isinstance(error, SystemExit | KeyboardInterrupt):
             # The loop raises it, too. So asyncio need not log it as never retrieved.
-            cast("asyncio.Task[None]", asyncio.current_task()).add_done_callback(retrieve)
+            cast("asyncio.Task[None]", asyncio.current_task()).add_done_callback(mark_retrieved)
             raise error
         log.error(
             "%r: handler of a datagram of %d bytes from %s failed",

@@ -20,7 +20,7 @@ from svcrun._util.drain import GRACE_PERIOD
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.raising import one_line
-from svcrun._util.tasks import format_stack, heard, join
+from svcrun._util.tasks import format_stack, shield_after_cancellation, wait_for_task
 from svcrun.context import Context
 from svcrun.errors import show
 
@@ -180,7 +180,7 @@ class Runtime:
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
             try:
-                with heard(cancelled):
+                with shield_after_cancellation(cancelled):
                     await asyncio.wait((task,))
             except asyncio.CancelledError as error:
                 cancelled = error
@@ -380,7 +380,7 @@ class Runtime:
                 self._close()
                 await self._stop_all(exception)
             else:
-                await join(self._shutdown)
+                await wait_for_task(self._shutdown)
         except asyncio.CancelledError:
             log.error("the stop of the services was cancelled by somebody else")  # noqa: TRY400
         self._has_stopped = True
@@ -421,7 +421,9 @@ class Runtime:
 
     async def finish_in_task(self, exception: BaseException | None) -> None:
         """Run :meth:`finish` in a task of its own, even if the caller is cancelled meanwhile."""
-        await join(start_eagerly(self.finish(exception), self.loop, name="end of the entrypoint"))
+        await wait_for_task(
+            start_eagerly(self.finish(exception), self.loop, name="end of the entrypoint")
+        )
 
     def _flush_log(self) -> None:
         if self._log is not None:

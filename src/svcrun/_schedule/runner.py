@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, c
 from svcrun._util.current_service import current_service, on_behalf_of
 from svcrun._util.drain import log_late
 from svcrun._util.eager import start_eagerly
-from svcrun._util.tasks import current_work, retrieve
+from svcrun._util.tasks import current_work, mark_retrieved
 from svcrun._util.waiter import Waiter
 from svcrun.errors import ParameterError, ParameterTypeError
 
@@ -289,7 +289,7 @@ class ScheduleRunner:
         except (SystemExit, KeyboardInterrupt):
             # It propagates out of the loop. asyncio would report it a second time as an exception
             # of the task that was never retrieved.
-            task.add_done_callback(retrieve)
+            task.add_done_callback(mark_retrieved)
             raise
         finally:
             callback.last_duration = time.monotonic() - start

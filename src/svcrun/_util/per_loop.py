@@ -1,4 +1,4 @@
-"""What belongs to an event loop while an entrypoint runs on it."""
+"""Values that belong to an event loop while an entrypoint runs in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ("PerLoop", "running_loop")
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the loop that runs in this thread, None without one."""
+    """Return the loop that runs in this thread, or None."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -23,10 +23,10 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class PerLoop(Generic[T]):
-    """Values by event loop, of which the newest counts.
+    """A stack of values for each event loop; the newest value of a loop is the current one.
 
-    Several entrypoints can share a loop and end in any order: when one takes its value away, the
-    newest of those that remain counts again.
+    Several entrypoints can share a loop and end in any order. When one of them discards its value,
+    the newest of the remaining values becomes the current one.
 
     >>> per_loop = PerLoop()
     >>> per_loop.add("loop", 1)
@@ -42,11 +42,11 @@ class PerLoop(Generic[T]):
         self._values: dict[asyncio.AbstractEventLoop, list[T]] = {}
 
     def add(self, loop: asyncio.AbstractEventLoop, value: T) -> None:
-        """Make `value` the one that counts for `loop`."""
+        """Make `value` the current one of `loop`."""
         self._values.setdefault(loop, []).append(value)
 
     def discard(self, loop: asyncio.AbstractEventLoop, value: T) -> None:
-        """Forget `value`, and the loop with its last one."""
+        """Remove `value`, and the loop with its last value."""
         values = self._values.get(loop, [])
         if value in values:
             values.remove(value)
@@ -54,12 +54,12 @@ class PerLoop(Generic[T]):
                 del self._values[loop]
 
     def get(self, loop: asyncio.AbstractEventLoop) -> T | None:
-        """Return the value that counts for `loop`, None without one."""
+        """Return the current value of `loop`, or None."""
         values = self._values.get(loop)
         return values[-1] if values else None
 
     def __iter__(self) -> Iterator[T]:
-        """Go through all values; the newest of a loop comes last."""
-        # Copies: entrypoints come and go in other threads.
+        """Iterate over all values; the newest of a loop comes last."""
+        # Race: entrypoints in other threads add and discard values, so iterate over copies.
         for values in list(self._values.values()):
             yield from list(values)

@@ -1,4 +1,4 @@
-"""What is done to tasks: tell which one runs and where others wait, cancel them, wait for them."""
+"""Find running tasks and their services, show where tasks wait, cancel them, wait for them."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 __all__ = (
-    "CALLBACK",
+    "CALLBACK_CODE",
     "cancel_and_wait",
     "current_work",
     "format_stack",
-    "heard",
-    "join",
-    "retrieve",
+    "mark_retrieved",
     "running_task_and_service",
     "service_of",
+    "shield_after_cancellation",
+    "wait_for_task",
 )
 
 current_work: ContextVar[object] = ContextVar("current_work", default=None)
-"""Stands for the piece of work that code belongs to, be it in other tasks that this one began.
+"""The piece of work that the code belongs to: a scheduled call, a request, a graceful task.
 
-Who waits for pieces of work to end, and is called by one of them, must not wait for that one.
+The tasks that such work creates belong to it as well, because they inherit the context. A
+``stop()`` that waits for work in flight leaves out the work that called it: each would wait for the
+other.
 """
 
 
-CALLBACK = asyncio.Handle._run.__code__  # noqa: SLF001 - there is no other mark in a stack
-"""The code in which asyncio's own loop makes all its calls; uvloop leaves no trace of it."""
+CALLBACK_CODE = asyncio.Handle._run.__code__  # noqa: SLF001 - there is no other mark in a stack
+"""The code object in which asyncio's own loop calls every callback; uvloop has no such frame."""
 
 
 def running_task_and_service(
@@ -48,11 +50,10 @@ def running_task_and_service(
 ) -> tuple[asyncio.Task[Any] | None, object]:
     """Return the task and the service that are running in `loop`, each None if there is none.
 
-    Any thread may ask. What it is told may be over by then.
+    Race: it may be called from any thread, and then the answer may be out of date.
 
-    :param frame: the innermost frame of the loop's thread, of :func:`sys._current_frames`. The
-        service that a callback works for, which no task runs, is found by it, on asyncio's own
-        loop; uvloop leaves no trace of it.
+    :param frame: the innermost frame of the thread of the loop, from :func:`sys._current_frames`.
+        It leads to the service of a callback outside of tasks, on asyncio's own loop only.
     """
     task = asyncio.current_task(loop)
     if task is not None:
@@ -62,14 +63,14 @@ def running_task_and_service(
 
 
 def service_of(work: object) -> object:
-    """Return the service that has begun a task, or asked for a callback; None if nobody can tell.
+    """Return the service that created a task or scheduled a callback, None if there is none.
 
-    :param work: a task, or a handle of a loop's.
+    :param work: a task, or the handle of a callback.
     """
     if hasattr(work, "get_context"):  # since Python 3.12, but for uvloop's handles
         context = work.get_context()
     else:
-        # The first one that a task refers to; what follows are those of its callbacks.
+        # The first context that a task refers to is its own; those of its callbacks follow.
         import gc
 
         context = next((one for one in gc.get_referents(work) if isinstance(one, Context)), None)
@@ -78,27 +79,27 @@ def service_of(work: object) -> object:
 
 def _context_of_callback(frame: FrameType | None) -> Context | None:
     while frame is not None:
-        if frame.f_code is CALLBACK:
-            # The call lets go of the handle, its `self`, at its very end.
+        if frame.f_code is CALLBACK_CODE:
+            # Race: the frame drops the handle, its `self`, at the very end of the call.
             return getattr(frame.f_locals["self"], "_context", None)
         frame = frame.f_back
     return None
 
 
 def format_stack(task: asyncio.Task[Any]) -> str:
-    """Tell where `task` is waiting, outermost call first, one line for each frame and its source.
+    """Return the frames in which `task` is waiting, outermost first, with their source lines.
 
-    :meth:`asyncio.Task.get_stack` ends at the task's own coroutine; this follows what that one
-    awaits, be it another task.
+    :meth:`asyncio.Task.get_stack` ends at the coroutine of the task. This continues in the
+    coroutines and tasks that it awaits.
     """
     lines = []
     awaited: Any = task.get_coro()
-    tasks = {task}  # which may wait for each other in a circle
+    tasks = {task}  # tasks may wait for each other in a cycle
     while awaited is not None:
         frame = _first_of(awaited, "cr_frame", "gi_frame", "ag_frame")
         if frame is None:
-            # What awaits a task, or a step of an asynchronous generator, does not tell whose it is,
-            # but refers to it.
+            # An iterator that awaits a task, or a step of an asynchronous generator, has no public
+            # attribute for it, but refers to it.
             import gc
 
             for one in gc.get_referents(awaited):
@@ -131,7 +132,8 @@ async def cancel_and_wait(
 ) -> Collection[asyncio.Future[Any]]:
     """Cancel `tasks` and wait for their end, for `timeout` seconds at most (no limit by default).
 
-    The calling task is left out: it can't wait for itself. Returns the tasks that have not ended.
+    The calling task is left out, because it cannot wait for itself. Return the tasks that have not
+    ended.
     """
     current = asyncio.current_task()
     pending = {task for task in tasks if task is not current and not task.done()}
@@ -142,16 +144,15 @@ async def cancel_and_wait(
     return pending
 
 
-async def join(task: asyncio.Task[T]) -> T:
-    """Wait for `task` to its end, however often the caller is cancelled, and return its result.
+async def wait_for_task(task: asyncio.Task[T]) -> T:
+    """Wait until `task` ends, however often the caller is cancelled, and return its result.
 
-    A cancellation that came is passed on afterwards, unless `task` failed: then its error comes
-    out.
+    A cancellation of the caller is raised afterwards, unless `task` raises an error.
     """
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            with heard(cancelled):
+            with shield_after_cancellation(cancelled):
                 await asyncio.wait((task,))
         except asyncio.CancelledError as error:
             cancelled = error
@@ -161,11 +162,13 @@ async def join(task: asyncio.Task[T]) -> T:
     return result
 
 
-def heard(cancelled: asyncio.CancelledError | None) -> AbstractContextManager[object]:
+def shield_after_cancellation(
+    cancelled: asyncio.CancelledError | None,
+) -> AbstractContextManager[object]:
     """Return a context for a wait that continues after the caller was cancelled.
 
-    A cancelled scope of anyio cancels its tasks in every iteration of the loop, until they leave
-    it. A wait that continues would be a busy loop, so this shields it.
+    A cancelled scope of anyio cancels its tasks in every iteration of the loop until they leave it.
+    A wait that continues would be a busy loop, so this shields it.
 
     :param cancelled: the cancellation of the caller; None if it has not been cancelled yet.
     """
@@ -173,7 +176,7 @@ def heard(cancelled: asyncio.CancelledError | None) -> AbstractContextManager[ob
     return nullcontext() if anyio is None else anyio.CancelScope(shield=True)
 
 
-def retrieve(task: asyncio.Task[Any]) -> None:
-    """Take notice of how `task` ended, so that asyncio does not report it a second time."""
+def mark_retrieved(task: asyncio.Task[Any]) -> None:
+    """Retrieve the exception of `task`, so that asyncio does not report it a second time."""
     if not task.cancelled():
         task.exception()

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from svcrun._util.tasks import CALLBACK, running_task_and_service
+from svcrun._util.tasks import CALLBACK_CODE, running_task_and_service
 from svcrun._util.validation import number, optional
 from svcrun.errors import AlreadyRunning, ParameterError, show
 from svcrun.service._internals import overridable, part_of
@@ -361,7 +361,7 @@ def _format(calls: Sequence[Call]) -> str:
 
 def _callback(frame: FrameType | None) -> str:
     """Return a description of a callback that is not written in Python."""
-    if frame is None or frame.f_code is not CALLBACK:
+    if frame is None or frame.f_code is not CALLBACK_CODE:
         return "(code not written in Python)"
     return show(frame.f_locals["self"])
 

@@ -11,7 +11,7 @@ from svcrun._util.base_classes import is_own
 from svcrun._util.hints import TYPE_CHECKING
 from svcrun._util.lazy_exports import lazy_exports
 from svcrun._util.tasks import cancel_and_wait
-from svcrun._util.validation import instance_of, number, optional
+from svcrun._util.validation import number, optional
 from svcrun.errors import MissingParameters, NotAService, ParameterError, ParameterTypeError
 from svcrun.restart import Restart
 from svcrun.service._internals import (
@@ -73,7 +73,6 @@ def _check_reaction(owner: object, name: str, value: object) -> object:
 
 
 _time_limit: typing.Final = optional(number(above=0, high=inf, unit="seconds"), "no limit")
-_check_retry: typing.Final = optional(instance_of(Restart, "a svcrun.Restart"), "no retries")
 
 
 class Service(metaclass=ServiceMeta, base=True):
@@ -120,7 +119,8 @@ class Service(metaclass=ServiceMeta, base=True):
     depends_on: Dependency | Iterable[Dependency] = parameter(default=(), check=_check_dependencies)
     start_timeout: float | None = parameter(default=None, check=_time_limit)
     stop_timeout: float | None = parameter(default=None, check=_time_limit)
-    start_retry: Restart | None = parameter(default=None, check=_check_retry)
+    # No check: a subclass may use the name for something else, and is not retried then.
+    start_retry: Restart | None = parameter(default=None)
     on_crash: typing.Literal["shutdown", "ignore"] | Restart = parameter(
         default="shutdown", check=_check_reaction
     )

@@ -54,7 +54,7 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, LoopFactory]:
     """Run a coroutine test on the loop that svcrun itself would choose: uvloop if installed.
 
-    What goes past asyncio's public names is tested on each kind of loop.
+    The tests of uses of asyncio's private names run on each kind of loop.
     """
     if item.path.name == "test_eager.py":
         return loop_factories()

@@ -73,7 +73,7 @@ def test_a_target_is_measured_on_both_sides_and_printed_as_ratios(
     assert any(row["limit"] for row in rows)
 
 
-def test_a_name_that_is_no_target_is_refused_with_the_names_that_are() -> None:
+def test_an_unknown_target_is_refused_with_the_known_names() -> None:
     done = benchmark("speed")
     assert done.returncode == 2
     assert "'speed'" in done.stderr
@@ -131,9 +131,7 @@ def test_a_ratio_up_to_the_target_is_ok_and_one_above_it_is_over(
 
 
 @pytest.mark.parametrize(("bound", "verdict"), [(2.0, "ok"), (1.99, "over")])
-def test_a_time_up_to_the_bound_is_ok_and_a_longer_one_is_over_whatever_the_ratio(
-    bound: float, verdict: str
-) -> None:
+def test_a_time_above_the_bound_is_over_at_any_ratio(bound: float, verdict: str) -> None:
     row = runner.Row(
         "target",
         "stock",
@@ -146,7 +144,7 @@ def test_a_time_up_to_the_bound_is_ok_and_a_longer_one_is_over_whatever_the_rati
     assert report.verdict([row]) == f"{int(verdict == 'ok')} of 1 targets reached"
 
 
-def test_a_target_that_needs_what_is_not_there_is_left_out_with_the_reason() -> None:
+def test_a_target_without_its_library_is_skipped_with_the_reason() -> None:
     def cases(_: Budget) -> list[Case]:
         raise Unavailable("there is no compiler")
 
@@ -156,7 +154,7 @@ def test_a_target_that_needs_what_is_not_there_is_left_out_with_the_reason() -> 
     assert "  skipped: there is no compiler" in report.table([], [target], skipped, ())
 
 
-def test_a_program_that_fails_is_an_error_with_what_it_wrote() -> None:
+def test_the_error_of_a_failed_program_has_its_output() -> None:
     with (
         Program(sys.executable, "-c", "raise SystemExit('it went wrong')") as program,
         pytest.raises(RuntimeError, match="it went wrong"),
@@ -164,7 +162,7 @@ def test_a_program_that_fails_is_an_error_with_what_it_wrote() -> None:
         program.answer()
 
 
-def test_a_program_is_gone_when_the_block_is_left() -> None:
+def test_a_program_has_ended_when_its_block_is_left() -> None:
     with Program(sys.executable, "-c", "print(1, flush=True); input()") as program:
         assert program.answer() == 1
         assert program.cpu_time() > 0
@@ -183,5 +181,5 @@ def test_a_program_is_gone_when_the_block_is_left() -> None:
         (4e-8, "40.0 ns"),
     ],
 )
-def test_a_duration_has_three_figures(seconds: float, text: str) -> None:
+def test_a_duration_is_printed_with_three_significant_figures(seconds: float, text: str) -> None:
     assert report.duration(seconds) == text

@@ -99,7 +99,7 @@ async def test_another_thread_can_set_a_value(context: Context) -> None:
     assert await task == "from a thread"
 
 
-async def test_keys_do_not_mix(context: Context) -> None:
+async def test_a_value_is_set_for_its_own_key_only(context: Context) -> None:
     task = asyncio.create_task(wait_for(context, "other"))
     context["key"] = 1
     await asyncio.sleep(0)
@@ -173,7 +173,7 @@ async def test_closing_wins_over_a_value_that_a_thread_set_just_before() -> None
         await task
 
 
-async def test_a_context_is_not_iterated_over(context: Context) -> None:
+async def test_a_context_cannot_be_iterated_over(context: Context) -> None:
     with pytest.raises(TypeError, match="not iterable"):
         iter(context)
 
@@ -183,7 +183,9 @@ async def test_get_context_finds_the_context_of_the_running_loop(context: Contex
     assert get_context(asyncio.get_running_loop()) is context
 
 
-async def test_of_nested_contexts_the_newest_counts_until_it_is_closed(context: Context) -> None:
+async def test_the_newest_of_nested_contexts_is_the_current_one_until_it_is_closed(
+    context: Context,
+) -> None:
     inner = Context(asyncio.get_running_loop())
     assert get_context() is inner
     inner.close()
@@ -205,7 +207,7 @@ async def test_get_context_without_an_entrypoint_raises_with_a_remedy() -> None:
         get_context()
 
 
-def test_outside_of_coroutines_the_context_of_this_thread_is_found(
+def test_get_context_outside_of_coroutines_finds_the_context_of_this_thread(
     loop_factory: LoopFactory,
 ) -> None:
     loop = loop_factory()

@@ -51,7 +51,7 @@ def test_a_program_of_the_manual_does_what_the_text_says(scene: Scene, folder: P
 # Internal tools, whose examples are sketches that the manual does not show.
 INTERNAL = {"svcrun._util.eager", "svcrun._util.shared_stop", "svcrun._util.waiter"}
 
-# What the examples in docstrings take for granted.
+# The set-up that examples in docstrings assume.
 PREAMBLE = """\
 import asyncio, atexit, logging, ssl
 from svcrun import Service, entrypoint, threaded
@@ -61,7 +61,7 @@ loop = asyncio.new_event_loop()
 atexit.register(loop.close)
 """
 
-# What those of some modules do besides, and the libraries that they need.
+# The further set-up of some modules, and the libraries that their examples need.
 FURTHER = {
     "svcrun.service.aiohttp": (
         "aiohttp",
@@ -121,7 +121,7 @@ LIBRARIES = {"cron": "croniter", "raven": "raven", "sentry": "sentry_sdk"}
 
 
 @pytest.mark.parametrize("module", modules(">>> "))
-def test_a_session_in_a_docstring_goes_as_shown(
+def test_an_interactive_session_in_a_docstring_prints_the_output_shown(
     module: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, library in LIBRARIES.items():
@@ -144,7 +144,7 @@ def test_every_block_is_in_a_language_that_is_checked_here() -> None:
     }
 
 
-def test_no_output_or_terminal_session_stands_without_its_program() -> None:
+def test_every_output_and_terminal_session_follows_its_program() -> None:
     for page in PAGES:
         languages = [block.language for block in read_blocks(page)]
         first = languages.index("python") if "python" in languages else len(languages)
@@ -156,7 +156,7 @@ def test_no_output_or_terminal_session_stands_without_its_program() -> None:
     [block for page in PAGES for block in read_blocks(page) if block.language == "sh"],
     ids=str,
 )
-def test_shell_commands_work(block: Block, tmp_path: Path) -> None:
+def test_the_shell_commands_of_the_manual_run(block: Block, tmp_path: Path) -> None:
     if block.page.name == "README.rst":  # whose commands set up this very test
         subprocess.run(["bash", "-n", "-c", block.text], check=True)
     elif needs(block.text, "openssl"):
@@ -206,7 +206,7 @@ def test_the_environment_variables_of_the_manual_are_those_of_the_package() -> N
 
 
 @pytest.mark.parametrize("variable", [it for it in VARIABLES if "DATE" not in it])
-def test_a_variable_of_the_manual_is_read_and_named_if_it_can_not_be_used(
+def test_an_environment_variable_with_a_bad_value_is_an_error_that_names_it(
     variable: str, run_program: Callable[..., Program]
 ) -> None:
     # In a process of its own: that of plug-ins is read once.
@@ -233,7 +233,7 @@ def test_every_exported_name_is_in_the_reference() -> None:
     assert exported - {"parameter"} <= documented  # which is for the services of this package
 
 
-def test_the_diagram_and_the_table_of_states_show_the_moves_that_there_are() -> None:
+def test_the_diagram_and_the_table_of_states_show_the_legal_moves() -> None:
     moves = {(old.name, new.name) for old, after in TRANSITIONS.items() for new in after}
     diagram = (DOCS / "explanation" / "states.svg").read_text(encoding="utf-8")
     assert set(re.findall(r'id="([A-Z]+)-([A-Z]+)"', diagram)) == moves

@@ -44,7 +44,7 @@ def test_a_service_is_shown_by_its_own_representation() -> None:
 
 
 @pytest.mark.parametrize("service", [Unspeakable(), Endless()], ids=lambda it: type(it).__name__)
-def test_a_service_that_can_not_be_represented_is_shown_by_its_class(service: Service) -> None:
+def test_a_service_whose_representation_fails_is_shown_by_its_class(service: Service) -> None:
     assert show(service).startswith(f"<{type(service).__qualname__}, without a representation")
 
 

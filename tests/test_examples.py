@@ -93,7 +93,7 @@ def test_every_example_has_a_test_and_a_line_in_the_list() -> None:
 
 
 @pytest.mark.parametrize("end", ["interrupt", "terminate"])
-def test_the_quickstart_counts_what_comes_by_udp_and_tells_it_by_tcp_and_http(
+def test_the_quickstart_counts_datagrams_and_reports_the_count_by_tcp_and_http(
     run: Run, end: str
 ) -> None:
     program = run("quickstart.py", "--port", "0", "--udp-port", "0", "--interval", "0.1")
@@ -121,7 +121,7 @@ def test_the_quickstart_counts_what_comes_by_udp_and_tells_it_by_tcp_and_http(
     )
 
 
-def test_what_the_quickstart_prints_to_type_works_as_printed(run: Run, tmp_path: Path) -> None:
+def test_the_commands_that_the_quickstart_prints_work(run: Run, tmp_path: Path) -> None:
     program = run("quickstart.py", "--port", "0", "--udp-port", "0")
     program.wait_for_line("Ctrl-C stops it")
     count, query, web = re.findall(r"^    (\S.*)$", program.stdout, re.MULTILINE)
@@ -131,7 +131,7 @@ def test_what_the_quickstart_prints_to_type_works_as_printed(run: Run, tmp_path:
     interrupt(program)
 
 
-def test_the_quickstart_survives_clients_that_talk_nonsense(run: Run) -> None:
+def test_the_quickstart_survives_invalid_input_of_clients(run: Run) -> None:
     program = run("quickstart.py", "--port", "0", "--udp-port", "0")
     udp = program.wait_for_line(r"nc -u -w1 (127\.0\.0\.1) (\d+)")
     tcp = program.wait_for_line(r"nc -w1 (127\.0\.0\.1) (\d+)")
@@ -173,7 +173,7 @@ def test_the_udp_printer_prints_and_answers(run: Run) -> None:
     assert "127.0.0.1 -> b'hello'\n" in interrupt(program).stdout
 
 
-def test_the_tls_echo_returns_lines_to_who_trusts_its_certificate(
+def test_the_tls_echo_returns_lines_to_clients_that_trust_its_certificate(
     run: Run, certificates: Certificates
 ) -> None:
     program, address = start_server(
@@ -286,7 +286,7 @@ def test_the_schedule_measures_and_reports_and_waits_for_the_reports_at_the_end(
 
 
 @pytest.mark.skipif(not has("croniter"), reason="needs croniter")
-def test_the_schedule_refuses_a_line_that_never_comes_true(run: Run) -> None:
+def test_the_schedule_refuses_a_cron_expression_that_never_matches(run: Run) -> None:
     outcome = run("scheduled.py", "--line", "0 0 31 2 *").wait()
     assert outcome.returncode == 1
     assert "'0 0 31 2 *'" in outcome.stderr.splitlines()[-1]
@@ -320,7 +320,7 @@ async def test_the_aiohttp_application_counts_words_in_requests_and_in_messages(
 
 
 @pytest.mark.skipif(not has("aiohttp_asgi"), reason="needs aiohttp-asgi")
-def test_the_asgi_application_counts_until_its_client_leaves(run: Run) -> None:
+def test_the_asgi_example_counts_until_its_client_disconnects(run: Run) -> None:
     program, (host, port) = start_server(run, "web_asgi.py")
     with urllib.request.urlopen(f"http://{host}:{port}/2", timeout=PATIENCE) as answer:
         assert [json.loads(line) for line in answer] == [{"number": 1}, {"number": 2}]
@@ -353,7 +353,7 @@ def test_the_asgi_example_serves_another_application_by_https(
 
 
 @pytest.mark.skipif(not has("uvicorn", "fastapi"), reason="needs uvicorn and fastapi")
-def test_the_application_of_fastapi_remembers_notes(run: Run) -> None:
+def test_the_fastapi_example_stores_notes(run: Run) -> None:
     program, (host, port) = start_server(run, "web_uvicorn.py")
     url = f"http://{host}:{port}/notes"
     assert fetch(url) == []
@@ -364,7 +364,7 @@ def test_the_application_of_fastapi_remembers_notes(run: Run) -> None:
     interrupt(program)
 
 
-def test_the_insight_is_where_memory_leaks_and_what_blocks_the_loop(run: Run) -> None:
+def test_the_insight_example_finds_the_memory_leak_and_the_blocking_call(run: Run) -> None:
     program, address = start_server(run, "insight.py", "--interval", "0.3")
     ask(address, b"leak 20000\n")
     program.wait_for_line(r"^ +\d+ \| +\d+ \|.*MiB \| examples/insight\.py:\d+$", stream="stderr")

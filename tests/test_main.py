@@ -23,7 +23,7 @@ def svcrun(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
 
 
 @needs_croniter
-def test_it_prints_the_next_times_with_their_offsets() -> None:
+def test_the_cron_command_prints_the_next_times_with_their_offsets() -> None:
     outcome = svcrun("cron", "*/5 * * * *", "--timezone", "Asia/Kolkata", "-n", "3")
     assert outcome.returncode == 0, outcome.stderr
     assert not outcome.stderr
@@ -34,7 +34,7 @@ def test_it_prints_the_next_times_with_their_offsets() -> None:
 
 
 @needs_croniter
-def test_it_prints_ten_times_in_utc() -> None:
+def test_the_cron_command_prints_ten_times_in_utc_by_default() -> None:
     outcome = svcrun("cron", "@daily")
     assert outcome.returncode == 0
     lines = outcome.stdout.splitlines()
@@ -64,7 +64,7 @@ def test_bad_input_is_one_message_and_no_traceback(arguments: list[str], message
 
 
 @needs_croniter
-def test_who_reads_may_stop_reading() -> None:
+def test_a_closed_output_pipe_is_no_error() -> None:
     command = [sys.executable, *STRICT, "-m", "svcrun", "cron", "* * * * *", "-n", "20000"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -77,7 +77,7 @@ def test_who_reads_may_stop_reading() -> None:
         process.wait(PATIENCE)
 
 
-def test_without_a_command_it_tells_what_there_is() -> None:
+def test_without_a_command_the_help_lists_the_commands() -> None:
     outcome = svcrun()
     assert outcome.returncode == 2
     assert "COMMAND" in outcome.stderr
@@ -97,13 +97,13 @@ sys.modules["croniter"] = None
         ("svcrun.service.cron", "svcrun.service.cron"),
     ],
 )
-def test_without_croniter_the_error_says_what_to_install(module: str, named: str) -> None:
+def test_without_croniter_the_error_names_the_extra_to_install(module: str, named: str) -> None:
     outcome = svcrun(code=f"{WITHOUT}import {module}")
     message = f"ImportError: {named} needs croniter: pip install 'svcrun[cron]'"
     assert outcome.stderr.splitlines()[-1] == message
 
 
-def test_without_croniter_the_command_says_what_to_install() -> None:
+def test_without_croniter_the_command_names_the_extra_to_install() -> None:
     outcome = svcrun(
         "cron", "@daily", code=f"{WITHOUT}from svcrun.__main__ import main; sys.exit(main())"
     )

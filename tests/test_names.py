@@ -236,7 +236,7 @@ def test_a_date_format_may_be_one_of_aiomisc() -> None:
         entrypoint(log_date_format=42)  # type: ignore[arg-type]
 
 
-# What is current
+# The current entrypoint, loop and service
 
 
 class Idle(Service):

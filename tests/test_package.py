@@ -17,7 +17,7 @@ import svcrun
 import svcrun._util.hints
 from tests.support import PATIENCE, STRICT
 
-# What an aiomisc user finds under the same name, and what is new.
+# The exported names, and the modules that define them.
 NAMES = {
     "CURRENT_ENTRYPOINT": "svcrun.context_vars",
     "Context": "svcrun.context",
@@ -70,7 +70,7 @@ EXTRAS = (
 )
 
 
-# What the modules behind an extra export, and how they tell which extra that is.
+# The names that the modules behind an extra export, and the extra that each needs.
 ADAPTERS = {
     "service.cron": ("croniter", "cron", ("CronService", "Upcoming", "cron")),
     "service.aiohttp": (
@@ -130,12 +130,12 @@ def loaded(*modules: str) -> str:
     return f"result = [m for m in {modules!r} if m in sys.modules]"
 
 
-def test_the_exported_names_are_these() -> None:
+def test_the_package_exports_the_documented_names() -> None:
     assert sorted(svcrun.__all__) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_name_is_there_and_is_that_of_its_module(name: str) -> None:
+def test_each_exported_name_is_the_object_of_its_module(name: str) -> None:
     value = getattr(svcrun, name)
     assert value is getattr(importlib.import_module(NAMES[name]), name)
 
@@ -188,7 +188,9 @@ def test_the_modules_behind_an_extra_export_these_names(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", ADAPTERS)
-def test_a_module_without_its_extra_says_what_to_install(evaluate: Evaluate, module: str) -> None:
+def test_the_error_of_a_module_without_its_extra_names_the_extra_to_install(
+    evaluate: Evaluate, module: str
+) -> None:
     library, extra, _ = ADAPTERS[module]
     program = f"try: import svcrun.{module}\nexcept ImportError as error: result = str(error)"
     assert evaluate(program) == f"svcrun.{module} needs {library}: pip install 'svcrun[{extra}]'"
@@ -256,7 +258,7 @@ def test_all_names_are_listed_without_being_loaded(evaluate: Evaluate) -> None:
     assert not evaluate(f"import svcrun; dir(svcrun); {query}")
 
 
-def test_a_star_import_gives_just_the_names(evaluate: Evaluate) -> None:
+def test_a_star_import_gives_just_the_exported_names(evaluate: Evaluate) -> None:
     given = evaluate("from svcrun import *; result = [n for n in globals() if n[:2] != '__']")
     assert set(given) - {"sys"} == {name for name in NAMES if name[:2] != "__"}
 
@@ -297,7 +299,9 @@ def test_the_module_behind_a_name_can_be_imported_from(evaluate: Evaluate) -> No
 
 
 @pytest.mark.parametrize("module", ["log", "service"])
-def test_some_modules_are_there_without_being_imported(evaluate: Evaluate, module: str) -> None:
+def test_some_submodules_are_attributes_of_the_package_without_an_import(
+    evaluate: Evaluate, module: str
+) -> None:
     assert evaluate(f"import svcrun; result = svcrun.{module}.__name__") == f"svcrun.{module}"
 
 
@@ -310,7 +314,7 @@ def test_the_documented_modules_can_be_imported(evaluate: Evaluate) -> None:
     assert evaluate(f"import {modules}; result = True")
 
 
-# What it costs.
+# The cost of importing.
 
 
 def test_importing_the_package_loads_nothing_of_weight(evaluate: Evaluate) -> None:
@@ -318,7 +322,7 @@ def test_importing_the_package_loads_nothing_of_weight(evaluate: Evaluate) -> No
     assert not evaluate(f"import svcrun; {loaded(*heavy)}")
 
 
-def test_what_most_programs_import_loads_nothing_besides_asyncio_and_logging(
+def test_the_usual_imports_load_nothing_besides_asyncio_and_logging(
     evaluate: Evaluate,
 ) -> None:
     everything = "result = list(sys.modules)"

@@ -130,7 +130,7 @@ def test_a_distribution_that_cannot_be_read_hides_no_other(run: Run, tmp_path: P
     assert outcome.stderr.count("loaded plug-ins: greeter\n") == 1
 
 
-def test_the_line_comes_at_once_where_logging_is_configured_already(
+def test_the_log_line_about_plugins_is_written_at_once_if_logging_is_configured(
     run: Run, tmp_path: Path
 ) -> None:
     install(tmp_path, greeter=RECEIVING)
@@ -231,7 +231,7 @@ def test_an_interrupted_loading_raises_and_the_next_entrypoint_retries(
     assert run(program).stdout == "interrupted\n['interrupted']\n"
 
 
-def test_the_plugins_are_listed(run_program: Callable[..., Program], tmp_path: Path) -> None:
+def test_the_command_lists_the_plugins(run_program: Callable[..., Program], tmp_path: Path) -> None:
     install(tmp_path, greeter=RECEIVING, broken="import nowhere_to_be_found")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -333,9 +333,7 @@ def test_a_path_without_metadata_of_plugins_is_skipped(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_path_that_cannot_be_read_is_passed_over(
-    tmp_path: Path, search: Callable[..., bool]
-) -> None:
+def test_an_unreadable_path_is_skipped(tmp_path: Path, search: Callable[..., bool]) -> None:
     names(tmp_path / "a-1.0.dist-info" / "entry_points.txt")
     tmp_path.chmod(0)
     try:
@@ -344,7 +342,7 @@ def test_a_path_that_cannot_be_read_is_passed_over(
         tmp_path.chmod(0o700)
 
 
-def test_an_importer_that_finds_distributions_itself_is_asked(
+def test_an_importer_that_finds_distributions_itself_is_used(
     search: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Finder:

@@ -1,7 +1,7 @@
-"""What is used of asyncio although it is not public is there, on each version of Python.
+"""The private names of asyncio that svcrun uses exist on each version of Python.
 
-Some of it is asked for with a default: without it, speed or a detail would be lost in silence. The
-page about the architecture lists it.
+Some are read with a default: without them, speed or a detail would be lost in silence. The page
+about the architecture lists them.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ older = pytest.mark.skipif(sys.version_info >= (3, 12), reason="public since Pyt
 
 
 @older
-def test_the_running_task_can_be_exchanged() -> None:
+def test_the_current_task_of_a_loop_can_be_exchanged() -> None:
     for name in ("_current_tasks", "_enter_task", "_leave_task"):
         assert hasattr(asyncio.tasks, name)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="public since Python 3.14")
-def test_a_policy_tells_the_loop_that_is_set() -> None:
+def test_an_event_loop_policy_returns_the_set_loop() -> None:
     loop = asyncio.SelectorEventLoop()
     before = current_loop()
     asyncio.set_event_loop(loop)

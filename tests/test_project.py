@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 SOURCE = ROOT / "src" / "svcrun"
 
-# What is imported from the distributions behind the extras, where the names differ.
+# The top-level modules of the distributions behind the extras, where the names differ.
 IMPORT_NAMES = {"python-json-logger": "pythonjsonlogger"}
 
 
@@ -61,7 +61,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert shown.strip() == blocks("sh")[1]
 
 
-def test_ci_takes_a_skipped_environment_for_an_error(tmp_path: Path) -> None:
+def test_ci_fails_if_a_tox_environment_is_skipped(tmp_path: Path) -> None:
     """The README's command is replaced by one that says what tox would."""
     bash = shutil.which("bash")
     assert bash is not None
@@ -116,7 +116,7 @@ def test_the_package_says_that_it_is_typed() -> None:
     assert Path(svcrun.__file__).with_name("py.typed").is_file()
 
 
-def test_the_extra_all_has_every_other_one() -> None:
+def test_the_extra_all_includes_every_other_extra() -> None:
     (requirement,) = EXTRAS["all"]
     assert requirement == f"svcrun[{','.join(name for name in EXTRAS if name != 'all')}]"
 

@@ -77,7 +77,7 @@ def test_a_wrong_parameter_is_refused_by_name_and_value(
     assert repr(value) in str(caught.value)
 
 
-def test_the_representation_shows_every_parameter() -> None:
+def test_the_representation_of_a_restart_policy_shows_every_parameter() -> None:
     text = repr(Restart(limit=3, window=60, delay=0.5, factor=2, max_delay=30, jitter=0.1))
     for part in ("limit=3", "window=60", "delay=0.5", "factor=2", "max_delay=30", "jitter=0.1"):
         assert part in text

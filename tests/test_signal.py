@@ -127,7 +127,7 @@ def test_a_frozen_signal_refuses_changes_with_a_remedy() -> None:
         signal.disconnect(listener.hear)
 
 
-async def test_a_copy_has_the_receivers_and_is_its_own() -> None:
+async def test_a_copy_of_a_signal_has_its_receivers_and_changes_independently() -> None:
     original, listener, other = Signal(), Listener(), Listener()
     original.connect(listener.hear)
     original.freeze()
@@ -157,7 +157,7 @@ async def test_one_error_is_raised_unchanged_after_all_receivers_were_called() -
     assert listener.calls == 1
 
 
-async def test_several_errors_come_out_together() -> None:
+async def test_several_errors_of_receivers_are_raised_as_a_group() -> None:
     signal, listener = Signal(), Listener()
     errors = [ZeroDivisionError(), KeyError("key")]
     signal.connect(failing(errors[0]))
@@ -205,7 +205,7 @@ def test_receiver_without_a_signal_raises_an_error_with_the_right_usage() -> Non
         receiver(function)  # type: ignore[arg-type]
 
 
-def test_the_representation_shows_receivers_and_whether_it_is_frozen() -> None:
+def test_the_representation_of_a_signal_shows_receivers_and_whether_it_is_frozen() -> None:
     signal = Signal()
     signal.connect(Listener().hear)
     signal.freeze()

@@ -150,7 +150,9 @@ def test_the_tcp_server_echoes(start: Start) -> None:
     stop(program)
 
 
-def test_the_tcp_servers_endless_handler_ends_with_its_client(start: Start) -> None:
+def test_the_endless_handler_of_the_tcp_server_ends_when_its_client_disconnects(
+    start: Start,
+) -> None:
     # The document's handler reads on at the end of the stream, where readline() returns at once.
     source, port = on_free_port(read_block("TCPServer"), 8901)
     program = start(source)
@@ -242,7 +244,7 @@ print("begins", flush=True)
     source = re.sub(
         r"^( +)# \.\.\.$", lambda m: m[1] + work.format(m[1]), source, flags=re.MULTILINE
     )
-    # Six fields, of which the last is for seconds: nobody wants to wait for an hour.
+    # The sixth field is for seconds, so that the test need not wait for an hour.
     source = source.replace("0 * * * *", "* * * * * *")
     program = start(source)
     program.wait_for_line("begins")
@@ -306,7 +308,7 @@ def test_the_configured_services_have_their_keywords(start: Start) -> None:
     assert {"Hello from service #1", "Hello from service #2"} <= set(outcome.stdout.splitlines())
 
 
-def test_the_required_keyword_is_asked_for(run_program: Start) -> None:
+def test_a_missing_required_keyword_is_an_error(run_program: Start) -> None:
     source = read_block("Configuration").replace("name='#1'", "")
     outcome = run_program(IMPORTS + source).wait()
     assert outcome.returncode == 1

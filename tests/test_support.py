@@ -26,13 +26,13 @@ time.sleep(600)
 """
 
 
-def test_a_program_tells_what_it_wrote_and_how_it_ended() -> None:
+def test_a_program_returns_its_output_and_its_exit_code() -> None:
     with Program(ECHO) as program:
         outcome = program.wait()
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (3, "one\nthree\n", "two\n")
 
 
-def test_a_line_of_a_program_is_found_once_and_in_order() -> None:
+def test_the_lines_of_a_program_are_found_once_and_in_order() -> None:
     with Program(ECHO) as program:
         assert program.wait_for_line("o(.)e")[1] == "n"
         program.wait_for_line("two", stream="stderr")
@@ -59,7 +59,7 @@ async def test_no_process_of_a_program_outlives_its_block() -> None:
 
 def _is_alive(pid: int) -> bool:
     try:
-        # What nobody waits for stays as a zombie until init takes it.
+        # A process without a waiting parent stays a zombie until init reaps it.
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
         return False
@@ -119,7 +119,7 @@ async def test_eventually_waits_until_the_check_is_true() -> None:
     await eventually(done.is_set)
 
 
-async def test_eventually_gives_up() -> None:
+async def test_eventually_fails_after_its_time_limit() -> None:
     with pytest.raises(TimeoutError):
         await eventually(lambda: False, within=0.01)
 
@@ -139,7 +139,9 @@ def test_a_program_begins_with_the_default_signals() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_program_does_so_whatever_the_tests_inherited(workers: int) -> None:
+def test_a_program_begins_with_the_default_signals_even_if_the_tests_inherited_others(
+    workers: int,
+) -> None:
     law = f"tests/test_support.py::{test_a_program_begins_with_the_default_signals.__name__}"
     source = f"""
 import os, signal, sys

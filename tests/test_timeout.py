@@ -93,7 +93,7 @@ def test_the_limited_function_still_looks_like_itself() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, -0.1, math.nan, -math.inf])
-def test_a_limit_that_is_no_time_is_refused_by_name_and_value(seconds: float) -> None:
+def test_a_limit_that_is_no_positive_number_is_refused_by_name_and_value(seconds: float) -> None:
     with pytest.raises(ValueError, match=rf"value must be .*, not {seconds!r}"):
         timeout(seconds)
 

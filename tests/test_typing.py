@@ -1,6 +1,6 @@
-"""What a type checker sees of services and entrypoints; it checks this file, the tests run it (C5).
+"""The types of services and entrypoints: mypy checks this file, and the tests run it (C5).
 
-Where it must complain, a ``type: ignore`` that is not needed would be an error.
+Each ``type: ignore`` stands for an error that mypy must report: an unused one is an error itself.
 """
 
 import asyncio
@@ -115,7 +115,7 @@ async def test_an_async_with_block_gets_the_entrypoint() -> None:
         assert_type(svcrun.Entrypoint.get_current(), entrypoint)
 
 
-def test_run_gives_what_the_coroutine_returns() -> None:
+def test_run_returns_the_result_of_the_coroutine() -> None:
     assert_type(svcrun.run(asyncio.sleep(0, "result"), Derived(port=1), log_config=False), str)
 
 
@@ -126,7 +126,7 @@ def test_code_after_a_block_can_be_reached() -> None:
     assert reached  # of a block that may swallow errors, a type checker would doubt this
 
 
-def test_the_options_are_known() -> None:
+def test_the_options_of_an_entrypoint_are_known_to_type_checkers() -> None:
     with pytest.raises(TypeError, match="poolsize"):
         entrypoint(poolsize=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="pool_size"):
@@ -170,7 +170,7 @@ def test_the_keywords_that_every_service_has_are_known() -> None:
     Base(port=1, on_crash="ignore", depends_on=Derived)
 
 
-def test_a_keyword_that_nobody_declared_is_an_error_to_type_checkers_only() -> None:
+def test_an_undeclared_keyword_is_an_error_to_type_checkers_only() -> None:
     service = Derived(port=1, prot=2)  # type: ignore[call-arg]
     assert vars(service)["prot"] == 2
 
@@ -187,7 +187,7 @@ def test_a_keyword_of_the_wrong_type_is_an_error_to_type_checkers() -> None:
         Derived(port=1, depends_on="Base")  # type: ignore[arg-type]
 
 
-def test_what_is_kept_inside_is_no_keyword() -> None:
+def test_a_private_attribute_is_no_keyword() -> None:
     with pytest.raises(TypeError):
         Derived(1)  # type: ignore[arg-type, call-arg]
     Derived(port=1, _state=ServiceState.STOPPED)  # type: ignore[call-arg]
@@ -214,13 +214,13 @@ def test_a_stop_may_take_any_kind_of_exception() -> None:
     assert Graceful(name="it").name == "it"
 
 
-def test_a_constructor_of_its_own_is_what_counts() -> None:
+def test_the_constructor_of_a_service_defines_its_keywords() -> None:
     assert_type(Own(1, name="it", whatever=5).first, int)
     with pytest.raises(TypeError, match="first"):
         Own()  # type: ignore[call-arg]
 
 
-def test_what_is_known_only_while_it_runs_is_no_keyword(certificates: Certificates) -> None:
+def test_an_attribute_of_a_running_service_is_no_keyword(certificates: Certificates) -> None:
     class Secure(TLSServer):
         async def handle_client(self, reader: Any, writer: Any) -> None: ...
 
@@ -296,6 +296,6 @@ def test_the_class_is_abstract_until_it_has_a_start() -> None:
         Service()  # type: ignore[abstract]
 
 
-def test_modules_that_are_there_without_being_imported_are_known() -> None:
+def test_submodules_that_need_no_import_are_known_to_type_checkers() -> None:
     assert svcrun.log.LogFormat.json in svcrun.log.LogFormat
     assert issubclass(svcrun.service.TCPServer, svcrun.Service)

@@ -192,13 +192,13 @@ class TestCancelTasks:
         assert waiting.done()
         assert await waiting == []
 
-    async def test_something_else_among_the_tasks_is_refused_and_nothing_cancelled(self) -> None:
+    async def test_an_object_that_is_no_task_is_refused_and_nothing_is_cancelled(self) -> None:
         future = asyncio.get_running_loop().create_future()
         with pytest.raises(TypeError, match=r"not 'task'; .*create_task"):
             await cancel_tasks([future, "task"])  # type: ignore[list-item]
         assert not future.done()
 
-    def test_it_works_outside_of_coroutines(self, loop_factory: LoopFactory) -> None:
+    def test_tasks_can_be_cancelled_outside_of_coroutines(self, loop_factory: LoopFactory) -> None:
         loop = loop_factory()
         task = loop.create_task(forever())
         done = loop.create_future()
@@ -210,7 +210,7 @@ class TestCancelTasks:
 
 
 class TestSelect:
-    async def test_the_first_one_counts_and_the_others_are_none(self) -> None:
+    async def test_the_first_result_is_returned_and_the_others_are_none(self) -> None:
         result = await select(forever(), give("first"), forever())
         assert list(result) == [None, "first", None]
         assert len(result) == 3
@@ -262,7 +262,7 @@ class TestSelect:
         async with asyncio.timeout(PATIENCE):
             await done.wait()
 
-    async def test_of_several_at_once_the_first_given_counts(self) -> None:
+    async def test_the_first_argument_wins_if_several_are_done_at_once(self) -> None:
         assert list(await select(give(1), give(2))) == [1, None]
 
     async def test_an_error_of_the_first_one_is_raised(self, problems: list[Any]) -> None:
@@ -275,7 +275,7 @@ class TestSelect:
         await asyncio.sleep(0)
         assert not problems
 
-    async def test_an_error_can_be_had_as_a_result(self) -> None:
+    async def test_an_error_can_be_returned_as_a_result(self) -> None:
         error = ZeroDivisionError()
 
         async def fail() -> None:
@@ -287,13 +287,13 @@ class TestSelect:
         with pytest.raises(ZeroDivisionError):
             result.result()
 
-    async def test_one_that_was_cancelled_counts_as_failed(self) -> None:
+    async def test_a_cancelled_awaitable_counts_as_failed(self) -> None:
         future = asyncio.get_running_loop().create_future()
         future.cancel()
         with pytest.raises(asyncio.CancelledError):
             await select(forever(), future)
 
-    async def test_when_the_time_is_over_all_are_cancelled_and_none_counts(self) -> None:
+    async def test_a_timeout_cancels_all_and_there_is_no_result(self) -> None:
         future = asyncio.get_running_loop().create_future()
         result = await select(forever(), future, timeout=0)
         assert not result.done()
@@ -319,12 +319,12 @@ class TestSelect:
             await task
         assert sorted(ended) == [1, 2]
 
-    async def test_nothing_is_kept_afterwards(self) -> None:
+    async def test_select_keeps_no_references_after_it_returns(self) -> None:
         await select(give(1), forever())
         await asyncio.sleep(0)
         assert not utils._background
 
-    async def test_nothing_to_wait_for_is_refused(self) -> None:
+    async def test_select_without_awaitables_is_refused(self) -> None:
         with pytest.raises(ValueError, match="needs at least one awaitable"):
             await select()
 
@@ -351,7 +351,7 @@ class TestSelect:
         yield loop
         loop.close()
 
-    def test_the_result_shows_its_items(self) -> None:
+    def test_the_representation_of_the_result_shows_its_items(self) -> None:
         result = SelectResult(2)
         result.result_idx, result.value = 1, "value"
         assert repr(result) == "<SelectResult [None, 'value']>"

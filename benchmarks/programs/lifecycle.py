@@ -20,7 +20,7 @@ class Returns:
         """Be ready at once."""
 
     async def stop(self, exception: BaseException | None = None) -> None:
-        """Do nothing."""
+        """Return at once."""
 
 
 class RunsOn:
@@ -34,7 +34,7 @@ class RunsOn:
         await asyncio.sleep(3600)
 
     async def stop(self, exception: BaseException | None = None) -> None:
-        """Do nothing."""
+        """Return at once."""
 
 
 KINDS: dict[str, type[Any]] = {"returns": Returns, "runs on": RunsOn}

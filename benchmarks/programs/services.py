@@ -10,7 +10,7 @@ from benchmarks.programs.protocol import answer, loop_factory, run
 
 
 def baseline(loop: str, _services: int) -> None:
-    """Do nothing in plain asyncio: no services, no clean-up."""
+    """Run plain asyncio as the baseline: no services, no clean-up."""
 
     async def wait() -> None:
         told_to_end = asyncio.Event()

@@ -46,7 +46,7 @@ async def _start(service: Service) -> None:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Logged:
-    """Take the errors that were logged; those that nobody takes fail the test."""
+    """Return and remove the logged errors; an error that remains fails the test."""
 
     def take() -> list[str]:
         errors = _errors(caplog)
@@ -62,7 +62,7 @@ async def serve(
 ) -> AsyncIterator[Serve]:
     """Serve applications by each kind of service; at the end of the test, nothing of them is left.
 
-    What a test expects to be logged as an error it takes by the fixture `logged`.
+    A test takes the errors that it expects in the log by the fixture `logged`.
     """
     from tests.applications.serving import Serving, import_service
 

@@ -68,7 +68,9 @@ class Serving:
         self.service = service
         self.certificates = certificates
         if certificates is None:
-            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and is not used
+            self.context = ssl.SSLContext(
+                ssl.PROTOCOL_TLS_CLIENT
+            )  # trusts no peer, and is not used
         else:
             self.context = ssl.create_default_context(cafile=certificates.ca)
         self._place = f"127.0.0.1:{service.port}"
@@ -112,7 +114,7 @@ class Serving:
                 await writer.wait_closed()
 
     async def curl(self, path: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        """Have curl ask for something, and wait for its end."""
+        """Run curl on a path, and wait until it ends."""
         command = ["curl", "-q", "-sS", "--noproxy", "*", "--max-time", f"{PATIENCE:g}"]
         if self.certificates is not None:
             command += ["--cacert", str(self.certificates.ca)]

@@ -95,7 +95,7 @@ run();
 
 @contextlib.asynccontextmanager
 async def browser(url: str, folder: Path) -> AsyncIterator[None]:
-    """Have a browser show a page for the block; all of its processes end with it."""
+    """Show a page in a browser during the block, and end all processes of the browser after it."""
     assert CHROMIUM is not None
     process = await asyncio.create_subprocess_exec(
         CHROMIUM,

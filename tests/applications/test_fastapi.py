@@ -429,7 +429,9 @@ async def test_a_stream_waits_for_a_slow_client(serve: Serve) -> None:
         assert sum([len(piece) async for piece in response.aiter_raw()]) == 400 * 65536
 
 
-async def test_a_body_that_nobody_reads_does_not_spoil_what_follows(serve: Serve) -> None:
+async def test_a_request_body_that_is_not_read_does_not_disturb_the_next_request(
+    serve: Serve,
+) -> None:
     app = FastAPI()
 
     @app.post("/")
@@ -634,7 +636,7 @@ async def test_the_state_of_the_lifespan_is_there_for_each_request(serve: Serve)
 
 
 class Broken(Exception):
-    """What goes wrong when an application starts."""
+    """The failure of an application's start-up."""
 
 
 @contextlib.asynccontextmanager

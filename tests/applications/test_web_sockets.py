@@ -119,7 +119,7 @@ async def raw(server: Serving) -> AsyncIterator[Raw]:
         yield Raw((reader, writer))
 
 
-# What comes and goes.
+# Messages in both directions.
 
 
 @pytest.mark.parametrize("compression", ["deflate", None])
@@ -459,7 +459,7 @@ async def test_an_endpoint_that_only_sends_is_told_when_its_client_has_left(serv
 
 
 @only_asgi  # uvicorn stops reading when there is something that is not received
-async def test_a_client_is_answered_its_pings_while_nobody_receives(serve: Serve) -> None:
+async def test_pings_are_answered_while_the_application_does_not_receive(serve: Serve) -> None:
     app = FastAPI()
     answered = asyncio.Event()
     messages = [f"{number}" for number in range(10)]
@@ -483,7 +483,9 @@ async def test_a_client_is_answered_its_pings_while_nobody_receives(serve: Serve
         assert await socket.recv() == json.dumps(messages, separators=(",", ":"))
 
 
-async def test_what_nobody_receives_is_not_kept_without_end(serve: Serve) -> None:
+async def test_messages_that_the_application_does_not_receive_are_not_buffered_without_limit(
+    serve: Serve,
+) -> None:
     app = FastAPI()
     may_receive = asyncio.Event()
     total = 0

@@ -42,7 +42,7 @@ class Plain:
         mock.AsyncMock(),
     ],
 )
-def test_what_gives_a_coroutine_when_called_is_a_coroutine_function(callable_: Any) -> None:
+def test_a_callable_that_returns_a_coroutine_is_a_coroutine_function(callable_: Any) -> None:
     assert is_coroutine_function(callable_)
 
 
@@ -54,7 +54,7 @@ async def generator() -> Any:
     "callable_",
     [None, 1, print, lambda: None, functools.partial(print), Plain(), Plain, Methods, generator],
 )
-def test_nothing_else_is_a_coroutine_function(callable_: Any) -> None:
+def test_other_callables_are_no_coroutine_functions(callable_: Any) -> None:
     assert not is_coroutine_function(callable_)
 
 

@@ -163,7 +163,7 @@ def test_a_restarted_service_is_current_again(run: Callable[[Main], None]) -> No
 
 
 def test_a_start_that_is_rolled_back_belongs_to_its_service(run: Callable[[Main], None]) -> None:
-    """What the package's own base undoes, as the subclass can't be asked to stop."""
+    """A base of the package releases its own resources; the subclass's stop is not called."""
     noted: list[Service | None] = []
 
     class Server:
@@ -198,7 +198,7 @@ async def test_a_start_that_is_called_directly_runs_for_the_service_of_its_calle
     assert service.noted == [("start", None), ("stop", service)]
 
 
-# What a service begins
+# Work that a service begins
 
 
 def call_soon(note: Callable[[], None]) -> None:
@@ -256,7 +256,7 @@ def call_periodically(note: Callable[[], None]) -> None:
 
 
 keep: list[object] = []
-"""What must not be collected while it is under way."""
+"""Objects that must not be collected while they are in use."""
 
 
 @pytest.fixture(autouse=True)
@@ -370,7 +370,7 @@ def test_a_graceful_service_is_current_in_its_tasks(run: Callable[[Main], None])
     assert all(service is at_work for service, at_work in noted)
 
 
-# What a service is called
+# The name of a service
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_close_logs_the_events_since_the_last_line(
     assert caplog.messages == ["late (1 times, 1 in all)", "late (2 times, 3 in all)"]
 
 
-def test_after_the_end_it_starts_afresh(
+def test_after_the_end_the_next_event_is_logged_at_once(
     clock: Clock, events: RateLimitedLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     events.add("late")

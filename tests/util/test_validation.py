@@ -21,7 +21,7 @@ def passes(value: Any, **bounds: Any) -> bool:
 
 
 @given(st.floats() | st.integers(), st.floats(-9, 9), st.floats(-9, 9), st.floats(-9, 9))
-def test_the_least_and_the_greatest_value_pass_and_that_to_be_above_does_not(
+def test_an_inclusive_bound_passes_and_an_exclusive_one_does_not(
     value: float, low: float, above: float, high: float
 ) -> None:
     assert passes(value, low=low) == (low <= value < inf)
@@ -56,7 +56,7 @@ def test_an_integer_beyond_all_floats_passes_as_a_count_but_not_as_a_measure() -
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("value", [True, False, None, "5", 1j, Fraction(1), [1]])
-def test_what_is_no_number_is_of_a_wrong_type(value: object, whole: bool) -> None:
+def test_a_value_that_is_no_number_is_of_a_wrong_type(value: object, whole: bool) -> None:
     with pytest.raises(ParameterTypeError):
         number(whole=whole)("Kettle", "volume", value)
 

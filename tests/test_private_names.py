@@ -6,6 +6,7 @@ about the architecture lists them.
 
 import asyncio
 import contextvars
+import inspect
 import re
 import socket
 import sys
@@ -108,3 +109,43 @@ def test_no_other_private_name_of_asyncio_is_used() -> None:
         for name in re.findall(pattern, path.read_text(encoding="utf-8"))
     }
     assert found == known
+
+
+async def test_the_private_names_of_aiohttp_exist_and_no_others_are_used() -> None:
+    pytest.importorskip("aiohttp_asgi")
+    from aiohttp import web
+    from aiohttp.test_utils import make_mocked_request
+
+    from svcrun._web.aiohttp import connection, server, site
+    from svcrun._web.asgi import resource, response
+
+    async def handle(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response()
+
+    # Attributes of the instances, which their classes do not show.
+    shown: dict[type, set[str]] = {
+        web.Server: {*vars(web.Server(handle))},
+        web.StreamResponse: {*vars(web.StreamResponse())},
+    }
+    used = set()
+    for module in (connection, server, site, resource, response):
+        classes = [one for one in vars(module).values() if inspect.isclass(one)]
+        for cls in (one for one in classes if one.__module__ == module.__name__):
+            bases = [one for one in cls.__mro__ if one.__module__.startswith("aiohttp")]
+            names = {name for base in bases for name in {*vars(base), *shown.get(base, ())}}
+            source = inspect.getsource(cls)
+            used |= names & set(re.findall(r"\b_[a-z]\w*", source))
+    assert used == {
+        "_cleanup_server",
+        "_close",
+        "_kwargs",
+        "_make_server",
+        "_prepare_hook",
+        "_request_count",
+        "_server",
+        "_waiter",
+    }
+    app = web.Application()
+    assert hasattr(app, "_subapps")
+    assert hasattr(app.cleanup_ctx, "_exits")
+    assert hasattr(make_mocked_request("GET", "/"), "_message")

@@ -52,6 +52,13 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
         self.server = self.task = self.request = self.last_malformed = None
 
+    def forbid_keep_alive(self) -> None:
+        """Send ``Connection: close`` with the response to the last request, if it has not begun."""
+        request = self.request
+        if request is not None:
+            message: Any = request._message  # noqa: SLF001 - keep_alive has no setter
+            request._message = message._replace(should_close=True)  # noqa: SLF001 - the same
+
     def end(self) -> None:
         """Accept no further request, and close at once if no request is in flight."""
         self.is_ending = True

@@ -102,6 +102,9 @@ class Server(web.Server):
     def pre_shutdown(self) -> None:
         """Make each further response the last one of its connection."""
         self.stopping = True
+        for handler in self._open:
+            if isinstance(handler, Connection):
+                handler.forbid_keep_alive()
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Handle the requests in flight, then close all connections.
@@ -160,23 +163,17 @@ async def _close(web_socket: web.WebSocketResponse) -> None:
         await web_socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping")
 
 
-class Request(web.Request):
-    """A request whose response is the last one of its connection if the server is stopping."""
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the connection stays open after the response."""
-        return super().keep_alive and not is_stopping(self)
+class WebSocketRequest(web.Request):
+    """A request for a web socket, which its server records when a handler accepts it."""
 
     def _prepare_hook(self, response: web.StreamResponse) -> Coroutine[Any, Any, None]:
-        # aiohttp has no public hook that costs nothing where the response is not a web socket.
         if isinstance(response, web.WebSocketResponse) and (server := _server_of(self)):
             server.web_sockets[response] = self.protocol
         return super()._prepare_hook(response)
 
 
-def request_factory(make: Callable[..., web.Request]) -> Callable[..., web.Request]:
-    """Return a function that creates requests of the class :class:`Request`.
+def request_factory(make: Callable[..., web.Request], server: Server) -> Callable[..., web.Request]:
+    """Return a function that creates the requests of `server`.
 
     :param make: the function of an application that creates requests.
     """
@@ -188,7 +185,11 @@ def request_factory(make: Callable[..., web.Request]) -> Callable[..., web.Reque
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.Request:
-        request = protocol.request = make(message, payload, protocol, writer, task, Request)
+        # Most requests are of aiohttp's class, so that they cost nothing more than there.
+        cls = WebSocketRequest if message.upgrade else web.Request
+        request = protocol.request = make(message, payload, protocol, writer, task, cls)
+        if server.stopping:
+            protocol.forbid_keep_alive()
         return request
 
     return make_request

@@ -87,7 +87,7 @@ class Runner(web.AppRunner):
             handler_cancellation=made.handler_cancellation,
             options=made._kwargs,  # noqa: SLF001 - the application may have added options
         )
-        server.request_factory = request_factory(make_request)
+        server.request_factory = request_factory(make_request, server)
         server()  # raise errors of the options now, not at each connection
         return server
 
@@ -127,6 +127,9 @@ class Site(web.SockSite):
     ) -> None:
         context = None if tls is None else tls._svcrun_ssl_context
         super().__init__(runner, sock, ssl_context=context, backlog=backlog)
+        self.runner = runner
+        self.sock = sock
+        self.backlog = backlog
         self._tls = tls
         self._is_shared = is_shared
 
@@ -134,18 +137,18 @@ class Site(web.SockSite):
         """Accept connections."""
         await super(web.SockSite, self).start()  # registers the site, without listening
         loop = asyncio.get_running_loop()
-        self._server = await listen(loop, self._sock, self._connect, self._backlog)
+        self._server = await listen(loop, self.sock, self._connect, self.backlog)
 
     async def stop(self) -> None:
         """Close the listener, after accepting the connections that wait in its backlog."""
         if self._server is not None:
             await accept_waiting(
-                self._server, self._sock, self._backlog, self._connect, is_shared=self._is_shared
+                self._server, self.sock, self.backlog, self._connect, is_shared=self._is_shared
             )
         await super().stop()
 
     def _connect(self) -> asyncio.Protocol:
-        server: Any = self._runner.server
+        server: Any = self.runner.server
         protocol: asyncio.Protocol = server()
         if self._tls is None:
             return protocol

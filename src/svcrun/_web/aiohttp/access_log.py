@@ -7,6 +7,7 @@ import os
 import re
 import time
 from functools import lru_cache
+from operator import attrgetter
 from threading import get_ident
 from time import time as now
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -101,9 +102,15 @@ class AccessRecord(LazyRecord):
         "a": ("remote_address", lambda self: self._remote or "-"),
         "t": ("request_start_time", lambda self: _local_time(int(self._at - self._duration))),
         "P": ("process_id", lambda _: f"<{os.getpid()}>"),
-        "r": ("first_request_line", lambda self: self.request_line()),
-        "s": ("response_status", lambda self: self._status),
-        "b": ("response_size", lambda self: self._size),
+        "r": (
+            "first_request_line",
+            lambda self: (
+                f"{self._method} {_printable(self._target)}"
+                f" HTTP/{self._version[0]}.{self._version[1]}"
+            ),
+        ),
+        "s": ("response_status", attrgetter("_status")),
+        "b": ("response_size", attrgetter("_size")),
         "T": ("request_time", lambda self: str(round(self._duration))),
         "Tf": ("request_time_frac", lambda self: f"{self._duration:06f}"),
         "D": ("request_time_micro", lambda self: str(round(self._duration * 1_000_000))),
@@ -136,18 +143,15 @@ class AccessRecord(LazyRecord):
             get = response.headers.get
             self._response_headers = {name: get(name) for name in log_format.response_headers}
 
-    def request_line(self) -> str:
-        """Return the request line."""
-        major, minor = self._version
-        return f"{self._method} {_printable(self._target)} HTTP/{major}.{minor}"
+    @staticmethod
+    def request_header(name: str) -> Callable[[Any], str]:
+        """Return a function that returns a header of the request."""
+        return lambda self: _printable(self._request_headers[name])
 
-    def request_header(self, name: str) -> str:
-        """Return a header of the request."""
-        return _printable(self._request_headers[name])
-
-    def response_header(self, name: str) -> str:
-        """Return a header of the response."""
-        return _printable(self._response_headers[name])
+    @staticmethod
+    def response_header(name: str) -> Callable[[Any], str]:
+        """Return a function that returns a header of the response."""
+        return lambda self: _printable(self._response_headers[name])
 
     def compute_text(self) -> str:
         """Return the line."""
@@ -203,10 +207,10 @@ class _Format:
     def _add(self, key: str, kind: str, letter: str) -> None:
         get: Callable[[AccessRecord], object]
         if kind == "i":
-            name, get = "request_header", lambda record: record.request_header(key)
+            name, get = "request_header", AccessRecord.request_header(key)
             self.request_headers.append(istr(key))
         elif kind == "o":
-            name, get = "response_header", lambda record: record.response_header(key)
+            name, get = "response_header", AccessRecord.response_header(key)
             self.response_headers.append(istr(key))
         elif kind == "e":
             name, get = "environment", lambda _: os.environ.get(key, "-")

@@ -9,6 +9,7 @@ import logging
 import os
 import select
 import stat
+import sys
 import time
 import traceback
 
@@ -27,7 +28,7 @@ from svcrun.log.streams import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = (
     "HandlerSink",
@@ -45,6 +46,9 @@ T = TypeVar("T")
 # processes. Files get larger pieces, because each write gives the interpreter to other threads.
 _PIPE_PIECE = getattr(select, "PIPE_BUF", 512)
 _FILE_PIECE = 1 << 18
+
+# How to encode characters that the stream cannot represent.
+_ERRORS = "backslashreplace"
 
 # Seconds of sleep after a traceback, which takes long to format. A thread that computes without a
 # break delays the event loop by 5 ms, the switch interval, after each of the loop's system calls.
@@ -181,17 +185,34 @@ class StreamSink(Sink):
         self._templates = LineTemplates(handler)
 
     def write(self, records: Sequence[logging.LogRecord]) -> int:
-        """Write the records that have at least the level of the handler."""
+        """Write the records of at least the handler's level, in pieces of whole lines."""
         self.done = 0
         self._templates.refresh()
         stream: TextIO | None = self.handler.stream
         if stream is None:  # the process has no stderr
             return len(records)
         encoding = raw_encoding(stream)
-        if encoding is None:
-            written = self._write_whole(stream, records)
-        else:
-            written = self._write_pieces(stream, encoding, records)
+        limit = _piece_size(stream) if encoding else sys.maxsize
+        lines: list[str] = []
+        size = written = 0
+        for record in records:
+            self._began = time.monotonic()
+            line = self._format(record)
+            length = len(line if line.isascii() else line.encode(encoding or "utf-8", _ERRORS))
+            size += length
+            if size > limit and lines:
+                self._attempt(stream, lines, encoding)
+                lines.clear()
+                size = length
+            lines.append(line)
+            written += 1
+            # A fork waits for this record at most. An abandoned thread must not write any more,
+            # because its unwritten records have been reported as lost.
+            if self.abandoned or self.paused:
+                break
+        if not self.abandoned:
+            self._began = time.monotonic()
+            self._attempt(stream, lines, encoding)
         self._began = 0.0
         return written
 
@@ -212,43 +233,6 @@ class StreamSink(Sink):
         """Replace the stream, unless it is written through its descriptor."""
         if not is_raw(self.handler.stream):
             super().reopen_stream()
-
-    def _write_whole(self, stream: TextIO, records: Iterable[logging.LogRecord]) -> int:
-        """Format all records, then write them at once."""
-        lines: list[str] = []
-        for record in records:
-            self._began = time.monotonic()
-            lines.append(self._format(record))
-            if self.paused:
-                break
-        self._began = time.monotonic()
-        self._attempt(stream, "".join(lines), len(lines))
-        return len(lines)
-
-    def _write_pieces(
-        self, stream: TextIO, encoding: str, records: Iterable[logging.LogRecord]
-    ) -> int:
-        """Write pieces of whole lines."""
-        self._began = time.monotonic()
-        limit = _FILE_PIECE if _is_file(stream) else _PIPE_PIECE
-        lines: list[str] = []
-        size = written = 0
-        for record in records:
-            line = self._format(record)
-            length = len(line if line.isascii() else line.encode(encoding, "backslashreplace"))
-            size += length
-            if size > limit and lines:
-                self._attempt(stream, _encode(lines, encoding), len(lines))
-                lines.clear()
-                size = length
-            lines.append(line)
-            written += 1
-            if self.abandoned:
-                return written
-            if self.paused:
-                break
-        self._attempt(stream, _encode(lines, encoding), len(lines))
-        return written
 
     def _format(self, given: logging.LogRecord) -> str:
         handler = self.handler
@@ -278,12 +262,14 @@ class StreamSink(Sink):
             report(record, error)
             return ""
 
-    def _attempt(self, stream: TextIO, piece: str | bytes, count: int) -> None:
-        """Write a piece of `count` records; report when the stream fails and when it recovers."""
-        if not piece:
+    def _attempt(self, stream: TextIO, lines: Sequence[str], encoding: str | None) -> None:
+        """Write some lines; report when the stream fails and when it recovers."""
+        text = "".join(lines)
+        if not text:  # no line reached the level, so this says nothing about the stream
+            self.done += len(lines)
             return
         try:
-            self._put(stream, piece)
+            self._put(stream, text, encoding)
         except BaseException as error:  # noqa: BLE001 - no error may end the thread
             if not self._lost:
                 name = getattr(stream, "name", stream)
@@ -292,35 +278,31 @@ class StreamSink(Sink):
                     " log records are lost until it works again\n",
                     unless=stream,
                 )
-            self._lost += count
+            self._lost += len(lines)
         else:
             if self._lost:
                 lost, self._lost = self._lost, 0
                 line = self._format(warn("%d log records could not be written", lost))
-                raw = raw_encoding(stream)
-                self._attempt(stream, line.encode(raw) if raw else line, 1)
-        self.done += count
+                self._attempt(stream, [line], encoding)
+                self.done -= 1  # this line is not one of the records
+        self.done += len(lines)
 
-    def _put(self, stream: TextIO, piece: str | bytes) -> None:
-        if isinstance(piece, bytes):
-            write_descriptor(stream.fileno(), piece, self)
+    def _put(self, stream: TextIO, text: str, encoding: str | None) -> None:
+        if encoding is not None:
+            write_descriptor(stream.fileno(), text.encode(encoding, _ERRORS), self)
             return
         # Other users of the handler may write to the same stream.
         self.handler.acquire()
         try:
             try:
-                stream.write(piece)
+                stream.write(text)
             except UnicodeEncodeError:
                 encoding = getattr(stream, "encoding", None) or "ascii"
-                stream.write(piece.encode(encoding, "backslashreplace").decode(encoding))
+                stream.write(text.encode(encoding, _ERRORS).decode(encoding))
             if hasattr(stream, "flush"):
                 stream.flush()
         finally:
             self.handler.release()
-
-
-def _encode(lines: list[str], encoding: str) -> bytes:
-    return "".join(lines).encode(encoding, "backslashreplace")
 
 
 def make_sink(handler: logging.Handler, *, in_context: bool = False) -> Sink:
@@ -368,8 +350,10 @@ def report(record: logging.LogRecord, error: BaseException) -> None:
     )
 
 
-def _is_file(stream: TextIO) -> bool:
+def _piece_size(stream: TextIO) -> int:
+    """Return the most bytes of one write to the descriptor of a stream."""
     try:
-        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+        is_file = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
     except (OSError, ValueError):  # closed; the write reports it
-        return False
+        return _PIPE_PIECE
+    return _FILE_PIECE if is_file else _PIPE_PIECE

@@ -37,6 +37,8 @@ class Faulty(TCPServer):
                     lag = self.watchdog.lag
                     answer = f"{lag.incidents} incidents, {lag.blocked:.1f} s blocked\n"
                     writer.write(answer.encode())
+                case _:
+                    writer.write(b"unknown command\n")
 
     def leak(self, count: int) -> None:
         leaked.extend(os.urandom(100) for _ in range(count))

@@ -40,10 +40,11 @@ async def app(scope: Message, receive: Receive, send: Send) -> None:
 async def live(state: Message, receive: Receive, send: Send) -> None:
     """Start before the first request, and end after the last one."""
     await receive()
-    state["guests"] = set()
+    guests: set[str] = set()
+    state["guests"] = guests
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    print(f"{len(state['guests'])} addresses have called", flush=True)
+    print(f"{len(guests)} addresses have called", flush=True)
     await send({"type": "lifespan.shutdown.complete"})
 
 

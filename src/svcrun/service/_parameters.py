@@ -187,6 +187,8 @@ def check_value(service: typing.Any, name: str, check: Check, value: typing.Any)
 def signature(cls: typing.Any) -> inspect.Signature:
     """Return the signature that the parameters of a class make.
 
+    A class that accepts parameters by position shows these alone, as in aiomisc.
+
     :raises AttributeError: if the class has an ``__init__`` of its own.
     """
     owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
@@ -196,13 +198,13 @@ def signature(cls: typing.Any) -> inspect.Signature:
     for base in reversed(cls.__mro__):
         hints.update(annotated(base))
     positional = cls._svcrun_positional
-    names = dict.fromkeys((*positional, *hints))
+    names = positional or tuple(hints)
     kind = inspect.Parameter
     found = [
         kind(
             name,
             kind.POSITIONAL_OR_KEYWORD if name in positional else kind.KEYWORD_ONLY,
-            default=getattr(cls, name, kind.empty),
+            default=getattr(cls, name, kind.empty if name in cls.__required__ else None),
             annotation=hints.get(name, kind.empty),
         )
         for name in names

@@ -708,7 +708,7 @@ def test_a_start_that_swallows_its_cancellation_is_named_and_does_not_hold_up_th
     )
     assert outcome.returncode == 70, outcome
     assert lines(outcome) == ["started", "no", "stopped", "cancelled"]
-    assert "the start of the entrypoint does not end" in outcome.stderr
+    assert "the start of the entrypoint ignored cancellation" in outcome.stderr
     assert "in hang_here" in outcome.stderr
 
 

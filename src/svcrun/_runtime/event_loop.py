@@ -1,4 +1,4 @@
-"""Create the event loop of an entrypoint, and run a coroutine in it in spite of interruptions."""
+"""Create the event loop of an entrypoint, and run a coroutine in it despite interruptions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from functools import cache
 from importlib import import_module
 
 from svcrun._runtime.options import sets_debug, uses_uvloop
+from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.loop_internals import wakeup_descriptor
+from svcrun._util.tasks import shield_after_cancellation
 from svcrun.errors import ParameterError, ParameterTypeError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from svcrun._runtime.options import Options
 
-__all__ = ("SpareDescriptors", "collect", "drive", "make_loop")
+__all__ = ("SpareDescriptors", "drive", "drive_in_task", "make_loop")
 
 
 def make_loop(options: Options) -> asyncio.AbstractEventLoop:
@@ -50,8 +52,8 @@ def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
 def _is_importable(name: str) -> bool:
     """Return whether a module can be imported.
 
-    Python remembers modules that it has found, but searches the whole path again for one that is
-    absent. That took a fifth of the processor time of a short life.
+    Python caches modules that it has found, but searches the whole path again for one that is
+    absent. Without this cache, that took a fifth of the processor time of a short life.
     """
     try:
         import_module(name)
@@ -74,9 +76,10 @@ def _has_standard_streams() -> bool:
 
 
 class SpareDescriptors:
-    """Keep the descriptors that uvloop opens whenever it begins to run, while it does not run.
+    """Reserve two descriptors while the loop does not run.
 
-    Without them it can't run, nor be closed, once the program has used up all others.
+    uvloop opens two whenever it begins to run. Once the program has used up all descriptors, it
+    could neither run the loop nor close it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -84,13 +87,13 @@ class SpareDescriptors:
         self._held: tuple[int, ...] = ()
 
     def hold(self) -> None:
-        """Open them, as far as there are any."""
+        """Open the descriptors, unless none are left or the loop does not need them."""
         if self._is_needed and not self._held:
             with suppress(OSError):
                 self._held = os.pipe()
 
     def free(self) -> None:
-        """Close them."""
+        """Close the descriptors."""
         held, self._held = self._held, ()
         for descriptor in held:
             os.close(descriptor)
@@ -146,3 +149,28 @@ def drive(
         return interruption
     finally:
         del interruption  # its traceback refers to the callers' frames: a reference cycle
+
+
+async def drive_in_task(
+    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, None], *, name: str
+) -> BaseException | None:
+    """Run `coro` in a task of its own to its end, even if the caller is cancelled meanwhile.
+
+    A cancellation of the caller cancels the task. Return the exception that `coro` raised, or the
+    caller's cancellation, or None.
+    """
+    errors: list[BaseException] = []
+    task = start_eagerly(collect(coro, errors), loop, name=name)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            with shield_after_cancellation(cancelled):
+                await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+            task.cancel()
+    # Return the caller's own cancellation, not the task's: asyncio.timeout() and anyio compare the
+    # exception.
+    if not errors or (cancelled is not None and isinstance(errors[0], asyncio.CancelledError)):
+        return cancelled
+    return errors.pop()

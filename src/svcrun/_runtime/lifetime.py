@@ -114,9 +114,9 @@ class Lifetime(Options):
         runtime.end_block()
         try:
             if not runtime.loop.is_closed():
-                self._finish(runtime, runtime.exception_for_services(exc))
+                self._finish(runtime, runtime.outcome.exception_for_services(exc))
             elif services := runtime.supervisor.services:
-                runtime.add_error(LoopClosed(services))
+                runtime.outcome.add(LoopClosed(services))
         finally:
             self._take_down()
         return self._conclude(runtime, exc)
@@ -128,7 +128,7 @@ class Lifetime(Options):
         runtime.block.spare.free()
         error = drive(runtime.loop, runtime.finish(exception), cancel=False)
         if isinstance(error, KeyboardInterrupt | SystemExit):
-            runtime.add_error(error)
+            runtime.outcome.add(error)
         elif error is not None:
             raise_unchanged(error)
 
@@ -169,7 +169,7 @@ class Lifetime(Options):
         runtime.end_block()
         cancelled: asyncio.CancelledError | None = None
         try:
-            await runtime.finish_in_task(runtime.exception_for_services(exc))
+            await runtime.finish_in_task(runtime.outcome.exception_for_services(exc))
         except asyncio.CancelledError as error:  # a late one of ours, or one of the program
             cancelled = error
         finally:

@@ -1,4 +1,4 @@
-"""End what is left in a loop that is about to be closed."""
+"""End the tasks, generators and threads that remain when all services have stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 
 from svcrun._runtime.exit_watchdog import EXIT_HUNG
-from svcrun._util.drain import GRACE_PERIOD
+from svcrun._util.drain import GRACE_PERIOD, log_abandoned
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.signal_timer import set_handler
@@ -29,13 +29,14 @@ log = logging.getLogger("svcrun.entrypoint")
 __all__ = ("Deadline", "abandon", "end_executor", "end_tasks", "end_threads")
 
 END_TIME = 3.0
-"""Seconds that the interpreter has for its own end after something hung."""
+"""Seconds within which the interpreter has to exit after a task or thread was abandoned."""
 
 
 class Deadline:
-    """The time until which a shutdown waits for what has to end.
+    """The time until which a shutdown waits for tasks.
 
-    Past it, or without one, there still is a moment for what was cancelled to clean up.
+    A wait that begins later, or before the deadline is set, still lasts for half a grace period, in
+    which cancelled tasks can clean up.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -44,20 +45,20 @@ class Deadline:
         self._waits: set[asyncio.Timeout] = set()
 
     def set(self, when: float) -> None:
-        """Move it to a time of the loop's clock, also for those who wait already."""
+        """Move the deadline to a time of the loop's clock, for waits in progress as well."""
         self._when = when
         for wait in self._waits:
             wait.reschedule(self._latest())
 
     def left(self) -> float:
-        """Return the number of seconds that are left."""
+        """Return the number of seconds that are left for a wait."""
         return self._latest() - self._loop.time()
 
     def _latest(self) -> float:
         return max(self._when, self._loop.time() + GRACE_PERIOD / 2)
 
     async def wait(self, futures: Collection[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
-        """Wait for the end of all `futures`, and return those that did not end in time."""
+        """Wait until all `futures` are done, and return those that are not at the deadline."""
         try:
             async with asyncio.timeout_at(self._latest()) as wait:
                 self._waits.add(wait)
@@ -70,14 +71,14 @@ class Deadline:
 
 
 async def end_tasks(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> bool:
-    """Cancel all tasks but the current one, then close the async generators.
+    """Cancel all tasks except the current one, then close the asynchronous generators.
 
-    What a task raises while it is being cancelled goes to the loop's exception handler. Returns
-    whether all of that ended in time.
+    The exception of a task goes to the exception handler of the loop. Return whether all tasks and
+    generators ended in time.
     """
     hung: Collection[asyncio.Future[Any]] = ()
     current = asyncio.current_task()
-    # Those that are cancelled may make new ones.
+    # A cancelled task may create others.
     while not hung and (tasks := asyncio.all_tasks(loop) - {current}):
         for task in tasks:
             task.cancel()
@@ -87,7 +88,8 @@ async def end_tasks(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> bool
 
     closing = start_eagerly(loop.shutdown_asyncgens(), loop, name="close of async generators")
     if not closing.done() and await deadline.wait((closing,)):
-        log.error("an async generator does not close; it waits at\n%s", _stacks(loop, current))
+        stacks = "\n".join(map(format_stack, asyncio.all_tasks(loop) - {current}))
+        log.error("an asynchronous generator did not close; abandoning it at\n%s", stacks)
         closing.cancel()
         await asyncio.wait((closing,), timeout=GRACE_PERIOD)
         abandon(closing)
@@ -97,11 +99,7 @@ async def end_tasks(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> bool
 
 def _report(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
     if not task.done():
-        log.error(
-            "%s ignored cancellation; it is waiting at\n%s",
-            task.get_name(),
-            format_stack(task),
-        )
+        log_abandoned(log, task.get_name(), task)
         abandon(task)
     elif not task.cancelled() and (error := task.exception()) is not None:
         loop.call_exception_handler(
@@ -109,18 +107,14 @@ def _report(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         )
 
 
-def _stacks(loop: asyncio.AbstractEventLoop, current: asyncio.Task[Any] | None) -> str:
-    return "\n".join(map(format_stack, asyncio.all_tasks(loop) - {current}))
-
-
 async def end_threads(pool: ThreadPoolExecutor, deadline: Deadline) -> bool:
-    """Close the thread pool and wait for other threads that work for the loop.
+    """Close the thread pool and wait for the separate threads of the loop.
 
-    Returns whether all of them ended in time.
+    Return whether all of them ended in time.
     """
     closers: list[Callable[..., Coroutine[Any, Any, list[HungThread]]]] = [pool.close]
     separate = sys.modules.get("svcrun.thread_pool.separate_threads")
-    if separate is not None:  # else there can't be any
+    if separate is not None:  # otherwise there are none
         closers.append(separate.wait_separate_threads)
     loop = asyncio.get_running_loop()
     ended = True
@@ -135,20 +129,20 @@ async def end_threads(pool: ThreadPoolExecutor, deadline: Deadline) -> bool:
 
 
 async def end_executor(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> bool:
-    """End the default executor of the loop, if it is not our thread pool, which is closed by now.
+    """Shut down the default executor of the loop, unless it is our thread pool, closed by now.
 
-    Returns whether it ended in time.
+    Return whether it ended in time.
     """
     try:
         loop.run_in_executor(None, _nothing).cancel()
     except PoolClosed:
         return True
     except RuntimeError:
-        pass  # the program has shut it down, which does not mean that its threads have ended
+        pass  # the program has shut the executor down, but its threads may still run
     closing = start_eagerly(loop.shutdown_default_executor(), loop)
     if closing.done() or not await deadline.wait((closing,)):
         if not closing.cancelled() and (error := closing.exception()) is not None:
-            # asyncio waits in a thread of its own, which can't be started. Closing the loop shuts
+            # asyncio waits in a new thread, and the system could not start one. loop.close() shuts
             # the executor down, and the interpreter waits for its threads when it exits.
             log.warning(
                 "could not wait for the default executor that the program has set: %s", error
@@ -162,34 +156,38 @@ async def end_executor(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> b
     for thread in threading.enumerate():
         if thread is not main and not thread.daemon:
             found = HungThread(thread)
-            log.error("the default executor that the program has set does not end: %s", found)
+            log.error("the default executor that the program has set did not end: %s", found)
     return False
 
 
 def _nothing() -> None:
-    """Do a job that tells whether there is somebody to do it."""
+    """Do nothing: a job whose submission shows which executor the loop has."""
 
 
-# What hangs. To collect it could mean to run its code once more, or to wait for it.
+# A reference to each abandoned object. To collect one could run its code again, or wait for it.
 _abandoned: list[object] = []
 
 
 def abandon(*hung: object) -> None:
-    """Keep what hangs as it is, and see to it that it can't hold up the end of the interpreter."""
-    at_end = getattr(threading, "_register_atexit", None)  # the only hook before threads are joined
-    if at_end is not None and not _abandoned:
-        with suppress(RuntimeError):  # it is at its end already
-            at_end(_limit_end)
+    """Keep objects that hang, and limit the time that the interpreter waits for them at exit.
+
+    :data:`END_TIME` after the exit began, the process ends with exit code 70.
+    """
+    # The only hook that runs before the interpreter joins its threads.
+    at_exit = getattr(threading, "_register_atexit", None)
+    if at_exit is not None and not _abandoned:
+        with suppress(RuntimeError):  # the interpreter is exiting already
+            at_exit(_limit_exit)
     _abandoned.extend(hung)
 
 
-def _limit_end() -> None:
+def _limit_exit() -> None:
     def exit_now(_signum: int, _frame: object) -> None:
         exit_process(EXIT_HUNG)
 
-    exit_process = os._exit  # modules are taken apart meanwhile
+    exit_process = os._exit  # the module may be empty when the handler runs
     if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
-        return  # the program uses it, perhaps in functions of atexit
-    with suppress(ValueError):  # some other thread ends the interpreter
+        return  # the program uses the timer, perhaps in an atexit function
+    with suppress(ValueError):  # the exit began in another thread
         set_handler(signal.SIGALRM, exit_now)
         signal.setitimer(signal.ITIMER_REAL, END_TIME)

@@ -56,17 +56,13 @@ class Outcome:
         error: BaseException,
         by_signal: Callable[[], BaseException],
         *,
-        hung: bool,
         was_interrupted: bool,
     ) -> BaseException:
         """Return the exception to raise for a start that ended with `error`, after the roll-back.
 
         :param by_signal: returns the exception for a start that a signal interrupted.
-        :param hung: whether the start or the roll-back did not end in time.
         :param was_interrupted: whether a signal, a crash or a call interrupted the start.
         """
-        if hung:
-            return _exit_hung(error)
         if not was_interrupted or not isinstance(error, asyncio.CancelledError | ShuttingDown):
             return error
         if len(self.crashes) > 1:
@@ -87,15 +83,16 @@ class Outcome:
         ours = self._is_interruption(error)
         late = next((error for error in errors if ours and isinstance(error, StopTimeout)), None)
         if hung or late is not None:
-            raise_unchanged(_exit_hung(late if ours else error))
+            raise_unchanged(self.exit_hung(late if ours else error))
         if ours:
             raise_together("services failed", errors)
         return ours and error is not None
 
-
-def _exit_hung(cause: BaseException | None) -> SystemExit:
-    if cause is not None and not isinstance(cause, StopTimeout):
-        log.error("shutdown timed out; suppressing this exception", exc_info=cause)
-    error = SystemExit(EXIT_HUNG)
-    error.__cause__ = cause
-    return error
+    @staticmethod
+    def exit_hung(cause: BaseException | None) -> SystemExit:
+        """Return the exception that ends the process with exit code 70, because of `cause`."""
+        if cause is not None and not isinstance(cause, StopTimeout):
+            log.error("shutdown timed out; suppressing this exception", exc_info=cause)
+        error = SystemExit(EXIT_HUNG)
+        error.__cause__ = cause
+        return error

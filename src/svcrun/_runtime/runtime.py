@@ -1,4 +1,10 @@
-"""One life of an entrypoint: what is set up, what brings the end, how all is taken away."""
+"""One life of an entrypoint, from the start of its services to the end of its threads.
+
+A shutdown begins with a signal, the crash of a service, a call of ``graceful_shutdown()``, or the
+end of the block, whichever is first. The first three interrupt the start or the block, which then
+ends by an exception of ours. Then :meth:`Runtime.finish` stops the services, unless a task does so
+already, and ends the tasks and threads that remain.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ import signal
 
 from svcrun._lifecycle.supervisor import Supervisor
 from svcrun._runtime import forking
-from svcrun._runtime.event_loop import collect
+from svcrun._runtime.event_loop import drive_in_task
 from svcrun._runtime.exit_watchdog import ExitWatchdog
 from svcrun._runtime.hooks import Hooks
 from svcrun._runtime.loop_cleanup import Deadline, end_executor, end_tasks, end_threads
@@ -20,7 +26,7 @@ from svcrun._util.drain import GRACE_PERIOD
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.raising import one_line
-from svcrun._util.tasks import format_stack, shield_after_cancellation, wait_for_task
+from svcrun._util.tasks import format_stack, wait_for_task
 from svcrun.context import Context
 from svcrun.errors import show
 
@@ -37,20 +43,20 @@ log = logging.getLogger("svcrun.entrypoint")
 
 __all__ = ("Runtime",)
 
-# Seconds past its time limit that a roll-back has to cancel what hangs, and all of a shutdown has,
-# one kind after the other.
 ROLL_BACK_GRACE = 3 * GRACE_PERIOD
+"""Seconds past its time limit that the roll-back of a start has to cancel its services."""
+
 EXIT_GRACE = 10 * GRACE_PERIOD
+"""Seconds past its time limit that a shutdown has to cancel services, hooks, tasks and threads."""
 
 
 class Runtime:
-    """Everything that is there while an entrypoint runs.
+    """The parts of an entrypoint while it is entered, and the events that end it.
 
-    :param options: those of the entrypoint.
-    :param loop: the loop it runs in.
-    :param owns_loop: whether the loop ends with it.
-    :param call_hook: makes the call of the entrypoint's signal of that name, or returns None if
-        nobody listens.
+    :param options: the entrypoint, for its options.
+    :param owns_loop: whether the entrypoint has made `loop` and will close it.
+    :param call_hook: returns a coroutine that calls the receivers of the entrypoint's signal of
+        that name, None if the signal has no receivers.
     :param on_forked: called in each forked child.
     """
 
@@ -74,7 +80,7 @@ class Runtime:
         self._is_interrupted = False  # whether it has been interrupted
         self._has_begun_block = False
         self._is_leaving = False
-        self._has_stopped = False  # all services have stopped; tasks and threads may still run
+        self._has_stopped = False  # all services; tasks and threads may still run
         self._hung = False
         self._time_limit: asyncio.TimerHandle | None = None  # of the start or the block
         self._pool: ThreadPoolExecutor | None = None
@@ -96,7 +102,7 @@ class Runtime:
         )
         self._deadline = Deadline(loop)
         self.hooks = Hooks(block, self._deadline, call_hook)
-        self._outcome = Outcome(self.supervisor.errors, block.is_interruption)
+        self.outcome = Outcome(self.supervisor.errors, block.is_interruption)
         self._report = ShutdownReport(loop, log, self._awaited)
         self._watchdog = ExitWatchdog(loop, self._flush_log)
         self._os_signals = OSSignals(
@@ -111,13 +117,19 @@ class Runtime:
         )
 
     def set_up(self) -> None:
-        """Put in place what services may rely on; :meth:`dispose` takes it away again."""
+        """Set up the log, the threads and the signals; :meth:`dispose` takes them down again."""
         if self._options.log_config:
             from svcrun.log import basic_config
 
             self._log = basic_config(loop=self.loop, **log_options(self._options))
         if self._owns_loop or self._options.pool_size is not None:
-            self._pool = self._make_pool()
+            from svcrun.thread_pool.executor import ThreadPoolExecutor  # asyncio's own is as late
+
+            self._pool = pool = ThreadPoolExecutor(self._options.pool_size)
+            if self._owns_loop:
+                self.loop.set_default_executor(pool)
+            else:
+                pool.attach(self.loop)
         if not self.loop.is_running():
             self.block.spare.hold()
         self._watchdog.start(_warn_of_no_thread)
@@ -125,37 +137,27 @@ class Runtime:
         self._os_signals.install()
 
     def dispose(self) -> None:
-        """Take it away, however far it has come, except for the handlers of signals."""
+        """Take down as much as :meth:`set_up` has set up, except for the handlers of signals."""
         self.block.spare.free()
         self._os_signals.detach()
         self._watchdog.disarm()
         self.context.close()
-        if self._pool is not None and not self._owns_loop:  # else closing the loop does it
+        if self._pool is not None and not self._owns_loop:  # otherwise loop.close() does this
             self._pool.shutdown(wait=False, cancel_futures=True)
         if self._log is not None:
             self._log.close(timeout=max(self._deadline.left(), GRACE_PERIOD))
 
     def restore_signals(self) -> None:
-        """Put back the handlers of signals, after all else: one that comes meanwhile can't hurt."""
+        """Restore the handlers of signals; call this last, as a signal may arrive at any time."""
         try:
             self._os_signals.restore()
         finally:
             forking.unregister(self._watchdog)
 
-    def _make_pool(self) -> ThreadPoolExecutor:
-        from svcrun.thread_pool.executor import ThreadPoolExecutor  # asyncio loads it late as well
-
-        pool = ThreadPoolExecutor(self._options.pool_size)
-        if self._owns_loop:
-            self.loop.set_default_executor(pool)
-        else:
-            pool.attach(self.loop)
-        return pool
-
     # Entering.
 
     async def enter(self, start: Coroutine[Any, Any, None]) -> None:
-        """Run `start`; a signal cancels the task that does this."""
+        """Run `start` in the current task, which a signal cancels."""
         self._starting = asyncio.current_task()
         try:
             await start
@@ -164,32 +166,13 @@ class Runtime:
             self._cancel_time_limit()
         self._os_signals.check()
         while self._os_signals.first is not None and self.signal is None:  # noqa: ASYNC110
-            await asyncio.sleep(0)  # the loop is about to hear of it
-        if self.block.is_closing:  # which nobody has noticed
+            await asyncio.sleep(0)  # the handler has scheduled _on_signal()
+        if self.block.is_closing:  # race: the shutdown began in the last iteration of the start
             raise asyncio.CancelledError
 
     async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> BaseException | None:
-        """Run :meth:`enter` in a task of its own, so that a signal does not cancel the caller.
-
-        Return the exception that ended it, or None.
-        """
-        errors: list[BaseException] = []
-        task = start_eagerly(
-            collect(self.enter(start), errors), self.loop, name="start of the entrypoint"
-        )
-        cancelled: asyncio.CancelledError | None = None
-        while not task.done():
-            try:
-                with shield_after_cancellation(cancelled):
-                    await asyncio.wait((task,))
-            except asyncio.CancelledError as error:
-                cancelled = error
-                task.cancel()
-        # Return the caller's own cancellation, not the task's: asyncio.timeout() and anyio compare
-        # the exception.
-        if not errors or (cancelled is not None and isinstance(errors[0], asyncio.CancelledError)):
-            return cancelled
-        return errors.pop()
+        """Run :meth:`enter` in a task of its own; return the exception that ended it, or None."""
+        return await drive_in_task(self.loop, self.enter(start), name="start of the entrypoint")
 
     def start_error(
         self, error: BaseException, by_signal: Callable[[int | None], BaseException]
@@ -198,27 +181,26 @@ class Runtime:
 
         :param by_signal: returns the exception for a start that a signal interrupted.
         """
-        return self._outcome.start_error(
-            error,
-            lambda: by_signal(self.signal),
-            hung=self.hung,
-            was_interrupted=self._wants_end,
+        if self.hung:
+            return self.outcome.exit_hung(error)
+        return self.outcome.start_error(
+            error, lambda: by_signal(self.signal), was_interrupted=self._wants_end
         )
 
-    # The block, and what ends it.
+    # The block, and the events that end it.
 
     def begin_block(self) -> None:
-        """Take note that the code of the block runs."""
+        """Record that the code of the block runs."""
         self.block.watch()
         self.in_block = self._has_begun_block = True
 
     def end_block(self) -> None:
-        """Take note that it has ended."""
+        """Record that the code of the block has ended."""
         self.in_block = False
         self._is_leaving = True
         self.block.unwatch()
         self._cancel_time_limit()
-        self._watchdog.pong()  # the loop did not run, perhaps, but will do so now
+        self._watchdog.pong()  # the block may not have run the loop, but finish() does
 
     def _on_caught(self) -> None:
         """React to the first signal, in its handler."""
@@ -228,24 +210,19 @@ class Runtime:
 
     def _on_signal(self, signum: int) -> None:
         """React to the first signal, in the loop."""
-        self._report.begin(
-            logging.INFO,
-            "%s received, shutting down%s",
-            signal.Signals(signum).name,
-            "; press Ctrl-C again to cut it short" if is_at_terminal() else "",
-        )
         self.signal = signum
-        self._close()
+        hint = "; press Ctrl-C again to cut it short" if is_at_terminal() else ""
+        received = signal.Signals(signum).name
+        self._begin_shutdown(logging.INFO, "%s received, shutting down%s", received, hint)
         self.interrupt()
 
     def _on_crash(self, error: BaseException) -> None:
-        self._report.begin(logging.ERROR, "shutting down because of %r", error)
-        self._outcome.crashes.append(error)
-        self._close()
+        self.outcome.crashes.append(error)
+        self._begin_shutdown(logging.ERROR, "shutting down because of %r", error)
         self.interrupt()
 
     def _on_second_sigint(self) -> None:
-        """React to somebody who does not want to wait."""
+        """Cancel all that runs: the user does not want to wait."""
         log.warning("interrupted again, cutting everything short")
         self._deadline.set(self.loop.time())
         self.supervisor.force()
@@ -258,7 +235,7 @@ class Runtime:
             self._set_time_limit(GRACE_PERIOD)
 
     def interrupt(self) -> None:
-        """End the start or the block, once, as soon as there is something to be ended."""
+        """Interrupt the start or the block, once."""
         self._wants_end = True
         if self._is_interrupted or self._is_leaving:
             return
@@ -268,7 +245,7 @@ class Runtime:
             self._is_interrupted = self._starting.cancel()
             self._set_time_limit(self._deadline.left() + ROLL_BACK_GRACE)
         if not self._is_interrupted:
-            # What ran has just come to its end, and it is not known yet what comes next.
+            # Race: the start, or a wait of the block, has just ended. Try again later.
             self.loop.call_soon(self.interrupt)
 
     def _set_time_limit(self, seconds: float) -> None:
@@ -280,45 +257,37 @@ class Runtime:
             self._time_limit.cancel()
 
     def _give_up(self) -> None:
-        """Wait no longer for a start or a block that goes on although it was asked to end."""
+        """React to a start or a block that runs on although it was interrupted."""
         self._hung = True
-        what, task = ("block", self.block.task) if self.in_block else ("start", self._starting)
+        name, task = ("block", self.block.task) if self.in_block else ("start", self._starting)
         if isinstance(task, asyncio.Task):
             stack = format_stack(task)
-            log.error("the %s of the entrypoint does not end; it waits at\n%s", what, stack)
+            log.error("the %s of the entrypoint ignored cancellation; it waits at\n%s", name, stack)
         if not self.in_block or not self.block.stop_loop():
-            # So it is the process that has to end, but not without the services.
-            reason = f"the {what} of the entrypoint goes on although it was cancelled"
+            # The process has to end, but the services are stopped first.
+            reason = f"the {name} of the entrypoint ignored cancellation"
             self.shut_down(None).add_done_callback(lambda _: self._watchdog.exit_process(reason))
 
     # Leaving.
 
-    def exception_for_services(self, error: BaseException | None) -> BaseException | None:
-        """Return the exception to call each ``stop()`` with; `error` is the one of the block."""
-        return self._outcome.exception_for_services(error)
-
-    def add_error(self, error: BaseException) -> None:
-        """Record an exception that interrupted the shutdown; the shutdown goes on."""
-        self._outcome.add(error)
-
     def conclude(self, error: BaseException | None) -> bool:
         """Return whether `error`, which ended the block, is to be suppressed.
 
-        It raises the exceptions of :meth:`Outcome.conclude`. Call it once and last: afterwards the
-        runtime can't be used.
+        It raises the same as :meth:`Outcome.conclude`. Call it last: it drops the parts.
         """
         hung = self.hung
         try:
-            return self._outcome.conclude(error, hung=hung)
+            return self.outcome.conclude(error, hung=hung)
         finally:
             if not hung:  # an abandoned task may go on to use the parts
-                # The parts refer to the runtime. Without these references, all are freed at once
-                # and not by the garbage collector, which saved 5 % of a short life.
-                del self.block, self.supervisor, self.hooks, self._outcome
+                # The parts refer to the runtime. Without these references they are freed here, and
+                # not by the garbage collector, which takes a twelfth of a short life.
+                del self.block, self.supervisor, self.hooks, self.outcome
                 del self._report, self._watchdog, self._os_signals
 
-    def _close(self) -> None:
-        """Begin the shutdown: tell everybody, and set its time limit."""
+    def _begin_shutdown(self, level: int, reason: str, *args: object) -> None:
+        """Log the reason for the shutdown, or a further one; start the time limit at the first."""
+        self._report.begin(level, reason, *args)
         if self.block.is_closing:
             return
         timeout = self._options.shutdown_timeout
@@ -329,23 +298,21 @@ class Runtime:
             self._set_time_limit(timeout)
 
     def shut_down(self, exception: BaseException | None) -> asyncio.Task[Any]:
-        """Stop everything, once; everybody who wants it waits for the same task."""
+        """Begin to stop all services, once, and return the task that all callers wait for."""
         if self._shutdown is None:
             if not self.block.is_closing:
-                self._report.begin(logging.INFO, "graceful_shutdown() called, shutting down")
-            self._close()
+                self._begin_shutdown(logging.INFO, "graceful_shutdown() called, shutting down")
             self._shutdown = start_eagerly(self._stop_all(exception), self.loop, name="shutdown")
         return self._shutdown
 
     def _stop_by_hand(self) -> asyncio.Future[Any]:
         """Stop all services for a program that may never leave the block."""
-        shutdown = self.shut_down(self.exception_for_services(None))
-        shutdown.add_done_callback(lambda _: self._rest())
+        shutdown = self.shut_down(self.outcome.exception_for_services(None))
+        shutdown.add_done_callback(self._on_stopped_by_hand)
         return shutdown
 
-    def _rest(self) -> None:
-        """Cancel the time limits: the services have stopped, and the program may go on."""
-        self._cancel_time_limit()
+    def _on_stopped_by_hand(self, _: asyncio.Task[Any]) -> None:
+        self._cancel_time_limit()  # the program may go on for as long as it likes
         self._watchdog.disarm()
 
     @property
@@ -355,34 +322,34 @@ class Runtime:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether anything is being stopped, or all was."""
+        """Whether any service is being stopped, or all were."""
         return self._shutdown is not None or self.supervisor.is_stopping
 
     def waits_for(self, task: asyncio.Task[Any] | None) -> bool:
-        """Tell whether `task`, the current one, is a ``stop()`` or a hook that we wait for."""
+        """Return whether `task`, the current one, is a hook or ``stop()`` that a stop waits for."""
         return task in self.hooks.tasks or self.supervisor.waits_for(task)
 
     async def _stop_all(self, exception: BaseException | None) -> None:
         services = self.supervisor.services
         for error in await self.hooks.errors("pre_stop", services):
-            self._outcome.add(error)
+            self.outcome.add(error)
         await self.supervisor.close(exception, self._deadline.left())
         for error in await self.hooks.errors("post_stop", services):
-            self._outcome.add(error)
+            self.outcome.add(error)
 
     async def finish(self, exception: BaseException | None) -> None:
-        """Stop everything, then end what is left in a loop of our own and in our threads."""
+        """Stop the services, then end the tasks of a loop that we own, and our threads."""
         self._is_leaving = True
         try:
             if self._shutdown is None:
                 self._shutdown = asyncio.current_task()
-                self._report_end_of_block(exception)
-                self._close()
+                if not self.block.is_closing:
+                    self._begin_shutdown(*self._reason(exception))
                 await self._stop_all(exception)
             else:
                 await wait_for_task(self._shutdown)
         except asyncio.CancelledError:
-            log.error("the stop of the services was cancelled by somebody else")  # noqa: TRY400
+            log.error("the shutdown was cancelled from outside")  # noqa: TRY400
         self._has_stopped = True
         ended = not self._owns_loop or await end_tasks(self.loop, self._deadline)
         if self._pool is not None:
@@ -392,17 +359,13 @@ class Runtime:
         self._hung |= not ended
         self._report.end(complete=not self.hung)
 
-    def _report_end_of_block(self, exception: BaseException | None) -> None:
-        if self.block.is_closing:
-            return
+    def _reason(self, exception: BaseException | None) -> tuple[Any, ...]:
+        """Return level, message and arguments for a shutdown that begins with an end."""
         if not self._has_begun_block:
-            self._report.begin(logging.DEBUG, "the start has ended, shutting down")
-        elif exception is None:
-            self._report.begin(logging.DEBUG, "the block has ended, shutting down")
-        else:
-            self._report.begin(
-                logging.INFO, "the block raised %s, shutting down", one_line(exception)
-            )
+            return logging.DEBUG, "the start has ended, shutting down"
+        if exception is None:
+            return logging.DEBUG, "the block has ended, shutting down"
+        return logging.INFO, "the block raised %s, shutting down", one_line(exception)
 
     def _awaited(self) -> list[str]:
         """Describe the services, hooks, tasks and threads that the shutdown waits for."""

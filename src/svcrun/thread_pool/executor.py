@@ -253,11 +253,11 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         :raises PoolClosed: a :class:`RuntimeError`, after :meth:`shutdown` or :meth:`close`.
         :raises RuntimeError: if the pool has no thread and cannot start one.
         """
-        future: JobFuture[T] = JobFuture()
         workers = self._workers
         with workers.lock:
             if self._shutdown:
                 raise PoolClosed(f"{workers.name} is shut down and takes no more work; got {fn!r}")
+            future: JobFuture[T] = JobFuture()
             workers.put((future, fn, args, kwargs))
         return future
 

@@ -89,7 +89,7 @@ async def end_tasks(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> bool
     closing = start_eagerly(loop.shutdown_asyncgens(), loop, name="close of async generators")
     if not closing.done() and await deadline.wait((closing,)):
         stacks = "\n".join(map(format_stack, asyncio.all_tasks(loop) - {current}))
-        log.error("an asynchronous generator did not close; abandoning it at\n%s", stacks)
+        log.error("an async generator did not close; abandoning it at\n%s", stacks)
         closing.cancel()
         await asyncio.wait((closing,), timeout=GRACE_PERIOD)
         abandon(closing)

@@ -27,7 +27,7 @@ def closed_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-# What is found as soon as the entrypoint is made.
+# Errors raised by the constructor of the entrypoint.
 WRONG: dict[str, tuple[Make, type[Exception], str]] = {
     "a class": (lambda: make(Brief), TypeError, r"Brief is a class.*Brief\(\.\.\.\)"),
     "a list": (lambda: make([Brief(log=[])]), TypeError, r"\[<Brief.*entrypoint\(\*"),
@@ -148,7 +148,7 @@ OUT_OF_RANGE = {
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_a_wrong_environment_variable_is_refused_by_name_with_what_is_accepted(
+def test_a_wrong_environment_variable_is_refused_by_name_with_the_accepted_values(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     value, accepted = VARIABLES[name]
@@ -169,7 +169,7 @@ def test_an_environment_variable_out_of_its_range_is_refused_by_name(
     assert value in str(caught.value)
 
 
-def test_an_argument_wins_over_a_wrong_variable_or_not_but_one_of_them_is_right(
+def test_a_valid_argument_wins_over_an_invalid_environment_variable(
     monkeypatch: pytest.MonkeyPatch, loop_factory: LoopFactory
 ) -> None:
     monkeypatch.setenv("SVCRUN_POOL_SIZE", "many")
@@ -177,7 +177,7 @@ def test_an_argument_wins_over_a_wrong_variable_or_not_but_one_of_them_is_right(
         assert loop.run_until_complete(asyncio.to_thread(int)) == 0
 
 
-# What is found when the entrypoint is entered.
+# Errors raised when the entrypoint is entered.
 
 
 def test_a_cycle_is_refused_before_anything_starts(live: Form) -> None:

@@ -123,7 +123,7 @@ def test_signals_in_quick_succession_do_not_kill_a_loop_that_is_just_busy(run: R
     assert lines(outcome) == ["started", "stopped", "cancelled"]
 
 
-def test_a_loop_that_turned_since_the_first_signal_is_not_blocked(run: Run) -> None:
+def test_a_loop_that_iterated_since_the_first_signal_is_not_blocked(run: Run) -> None:
     outcome = run(
         """
         class Slow(Server):
@@ -159,7 +159,7 @@ with entrypoint(Blocking(), shutdown_timeout=0.5):
 
 
 @pytest.mark.parametrize("phase", ["hook", "task", "generator", "start", "main"])
-def test_whatever_blocks_the_loop_in_a_shutdown_is_ended_with_the_time_limit(
+def test_a_loop_blocked_in_a_shutdown_ends_the_process_at_the_time_limit(
     run: Run, phase: str
 ) -> None:
     outcome = run(
@@ -232,7 +232,7 @@ thread.join()
     assert_killed(outcome)
 
 
-def test_a_timer_of_the_program_is_left_alone_and_the_watch_goes_on(run: Run) -> None:
+def test_a_timer_of_the_program_is_left_alone_and_the_watchdog_still_works(run: Run) -> None:
     outcome = run(
         blocked("time.sleep(600)")
         + """
@@ -512,7 +512,7 @@ with entrypoint(Blocking(), shutdown_timeout=0.5, log_flush_interval=100):
     assert outcome.stderr.count("INFO:root:record ") == 500
 
 
-def test_nobody_reading_stderr_does_not_keep_a_blocked_process_alive(run: Run) -> None:
+def test_an_unread_stderr_does_not_keep_a_blocked_process_alive(run: Run) -> None:
     outcome = run(
         blocked("time.sleep(600)")
         + """
@@ -559,7 +559,7 @@ with entrypoint(Blocking(), shutdown_timeout=0.5):
     assert path.read_bytes() == b""
 
 
-# What hangs without blocking the loop.
+# Starts, stops and threads that hang without blocking the loop.
 
 
 def assert_hung(outcome: Outcome, *where: str) -> None:
@@ -611,9 +611,7 @@ finally:
     ],
     ids=["sync", "async", "given loop"],
 )
-def test_a_stop_that_swallows_its_cancellation_does_not_hold_up_the_end(
-    run: Run, code: str
-) -> None:
+def test_a_stop_that_ignores_cancellation_does_not_delay_the_exit(run: Run, code: str) -> None:
     outcome = run(
         """
 class Stubborn(Server):
@@ -681,7 +679,7 @@ def test_a_main_that_swallows_its_cancellation_does_not_keep_services_from_being
 
 
 @pytest.mark.parametrize("form", ["sync", "async"])
-def test_a_start_that_swallows_its_cancellation_is_named_and_does_not_hold_up_the_end(
+def test_a_start_that_ignores_cancellation_is_named_and_does_not_delay_the_exit(
     run: Run, form: str
 ) -> None:
     outcome = run(
@@ -713,7 +711,7 @@ def test_a_start_that_swallows_its_cancellation_is_named_and_does_not_hold_up_th
 
 
 @pytest.mark.parametrize("phase", ["start", "stop"])
-def test_nobody_else_is_blamed_for_what_hangs(run: Run, phase: str) -> None:
+def test_only_the_hanging_service_is_named(run: Run, phase: str) -> None:
     outcome = run(
         """
         class Stubborn(Server):
@@ -814,7 +812,7 @@ def test_an_executor_of_the_program_is_shut_down_with_the_loop(run: Run) -> None
     assert lines(outcome) == ["started", "stopped", "cancelled", "done", "after"]
 
 
-def test_an_async_generator_that_hangs_in_its_end_does_not_hold_up_the_process(run: Run) -> None:
+def test_an_async_generator_that_hangs_while_it_closes_does_not_delay_the_exit(run: Run) -> None:
     outcome = run(
         """
         async def generate():
@@ -872,7 +870,7 @@ def test_a_task_that_does_not_end_is_named(run: Run) -> None:
     assert_hung(outcome, "culprit", "in hang_here")
 
 
-def test_an_overrun_of_the_time_limit_in_a_roll_back_is_told_by_the_exit_code(run: Run) -> None:
+def test_the_exit_code_reports_a_roll_back_that_exceeded_the_time_limit(run: Run) -> None:
     outcome = run(
         """
         class Hanging(Server):
@@ -893,7 +891,7 @@ def test_an_overrun_of_the_time_limit_in_a_roll_back_is_told_by_the_exit_code(ru
 
 
 @pytest.mark.parametrize("raised", [False, True])
-def test_one_stop_past_its_own_limit_is_told_by_the_exit_code_unless_the_block_raised(
+def test_the_exit_code_reports_a_stop_that_exceeded_its_limit_unless_the_block_raised(
     run: Run, raised: bool
 ) -> None:
     outcome = run(
@@ -914,7 +912,7 @@ def test_one_stop_past_its_own_limit_is_told_by_the_exit_code_unless_the_block_r
     assert ("ValueError: the reason" in outcome.stderr) is raised
 
 
-def test_what_the_block_raised_is_logged_if_the_exit_code_tells_of_an_overrun(run: Run) -> None:
+def test_the_error_of_the_block_is_logged_if_the_exit_code_reports_an_overrun(run: Run) -> None:
     outcome = run(
         """
         class Hanging(Server):
@@ -928,7 +926,7 @@ def test_what_the_block_raised_is_logged_if_the_exit_code_tells_of_an_overrun(ru
     assert_hung(outcome, "ValueError: the reason")
 
 
-def test_the_time_limit_holds_for_all_of_the_shutdown_together(run: Run) -> None:
+def test_the_time_limit_covers_the_whole_shutdown(run: Run) -> None:
     begun = time.monotonic()
     outcome = run(
         """

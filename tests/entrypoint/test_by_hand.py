@@ -80,7 +80,7 @@ loop.close()
     assert_orderly(outcome, "started", "main ends", "stopped", "cancelled", "cancelled main")
 
 
-def test_without_a_signal_run_forever_goes_on_until_the_loop_is_stopped(run: Run) -> None:
+def test_without_a_signal_run_forever_runs_until_the_loop_is_stopped(run: Run) -> None:
     outcome = run(
         ENTER
         + """
@@ -97,7 +97,7 @@ loop.close()
     assert_orderly(outcome, "started", "returned", "stopped", "cancelled", "left")
 
 
-def test_a_crash_ends_run_forever_and_comes_out_of_aexit(run: Run) -> None:
+def test_a_crash_ends_run_forever_and_is_raised_by_aexit(run: Run) -> None:
     outcome = run(
         ENTER
         + """
@@ -122,7 +122,7 @@ loop.close()
     assert outcome.returncode == 0
 
 
-def test_a_runner_may_enter_and_leave_in_runs_of_its_own(run: Run) -> None:
+def test_a_runner_may_enter_and_leave_an_entrypoint_in_separate_runs(run: Run) -> None:
     outcome = run(
         ENTER
         + """
@@ -157,7 +157,7 @@ say("after")
     assert_orderly(outcome, "started", "returned", "stopped", "cancelled", "after")
 
 
-def test_a_task_that_enters_and_ends_leaves_no_program_without_services(run: Run) -> None:
+def test_a_signal_ends_a_program_whose_entering_task_has_returned(run: Run) -> None:
     outcome = run(
         ENTER
         + """
@@ -177,7 +177,7 @@ os._exit(0)
     assert_orderly(outcome, "started", "stopped", "cancelled", "stopped the loop")
 
 
-def test_a_main_that_ignores_its_cancellation_is_given_up_at_the_time_limit(run: Run) -> None:
+def test_a_main_that_ignores_cancellation_is_abandoned_at_the_time_limit(run: Run) -> None:
     outcome = run(
         ENTER
         + """

@@ -48,7 +48,7 @@ def test_a_service_that_runs_is_not_started_a_second_time(live: Form) -> None:
     assert log == ["server starts", "server stops"]
 
 
-def test_a_late_start_that_fails_rolls_back_what_was_started_with_it_only(live: Form) -> None:
+def test_a_failed_late_start_rolls_back_only_the_services_of_the_same_call(live: Form) -> None:
     log: Log = []
     before, along = Server(log=log, name="before"), Server(log=log, name="along")
 
@@ -78,7 +78,7 @@ def test_stopping_a_service_stops_those_that_depend_on_it_first(live: Form) -> N
     assert log == ["base starts", "above starts", "above stops", "base stops"]
 
 
-def test_a_late_stop_that_fails_comes_out_there_and_not_again_at_the_end(live: Form) -> None:
+def test_the_error_of_a_late_stop_is_raised_there_and_not_again_at_the_end(live: Form) -> None:
     service = Failing(log=[], error=ValueError("boom"), phase="stop")
 
     async def body(ep: entrypoint) -> None:
@@ -250,7 +250,7 @@ def test_another_thread_may_call_in_the_loop_of_the_entrypoint(live: Form) -> No
 # The shutdown on request.
 
 
-def test_graceful_shutdown_called_by_the_block_stops_the_services_and_the_block_goes_on(
+def test_graceful_shutdown_called_by_the_block_stops_the_services_and_returns_to_the_block(
     live: Form,
 ) -> None:
     log: Log = []
@@ -267,7 +267,7 @@ def test_graceful_shutdown_called_by_the_block_stops_the_services_and_the_block_
     assert log == ["server starts", "server stops", "server is cancelled", "block goes on"]
 
 
-def test_graceful_shutdown_tells_the_services_of_an_error(live: Form) -> None:
+def test_graceful_shutdown_passes_its_error_to_each_stop(live: Form) -> None:
     told: list[BaseException | None] = []
 
     class Curious(Server):
@@ -329,7 +329,7 @@ def test_graceful_shutdown_called_by_a_start_ends_the_start_in_good_order(
 
 
 @pytest.mark.parametrize("where", ["stop", "late stop", "pre_stop", "post_stop"])
-def test_graceful_shutdown_does_not_wait_for_who_calls_it(live: Form, where: str) -> None:
+def test_graceful_shutdown_does_not_wait_for_the_task_that_calls_it(live: Form, where: str) -> None:
     if live.name == "run" and where == "late stop":
         pytest.skip("there is no result then")
     log: Log = []
@@ -399,7 +399,7 @@ def test_closing_is_released_when_the_shutdown_begins(live: Form, where: str) ->
     assert "closing" in log
 
 
-def test_closing_returns_at_once_when_the_shutdown_has_begun(live: Form) -> None:
+def test_closing_an_entrypoint_returns_at_once_when_its_shutdown_has_begun(live: Form) -> None:
     log: Log = []
 
     async def closing() -> None:
@@ -496,7 +496,7 @@ def test_there_is_no_entrypoint_after_its_end(live: Form) -> None:
         svcrun.entrypoint.get_current()
 
 
-async def test_a_task_that_outlives_an_entrypoint_finds_it_no_more() -> None:
+async def test_a_task_that_outlives_an_entrypoint_finds_no_current_entrypoint() -> None:
     ended = asyncio.Event()
 
     async def outlive() -> None:
@@ -512,7 +512,7 @@ async def test_a_task_that_outlives_an_entrypoint_finds_it_no_more() -> None:
     await task
 
 
-async def test_of_nested_entrypoints_each_is_found_where_it_was_entered() -> None:
+async def test_each_of_nested_entrypoints_is_the_current_one_where_it_was_entered() -> None:
     async with entrypoint(log_config=False) as outer:
         assert svcrun.entrypoint.get_current() is outer
         async with entrypoint(log_config=False) as inner:
@@ -520,7 +520,7 @@ async def test_of_nested_entrypoints_each_is_found_where_it_was_entered() -> Non
         assert svcrun.entrypoint.get_current() is outer
 
 
-async def test_of_entrypoints_side_by_side_on_a_loop_each_task_finds_its_own() -> None:
+async def test_each_task_finds_its_own_of_two_entrypoints_on_one_loop() -> None:
     entered = asyncio.Barrier(2)
 
     async def program(log: Log) -> None:
@@ -541,7 +541,7 @@ async def test_of_entrypoints_side_by_side_on_a_loop_each_task_finds_its_own() -
     assert logs == [["server starts", "server stops"]] * 2
 
 
-# What services share.
+# The shared context of the services.
 
 
 def test_services_share_a_context_that_lasts_as_long_as_the_entrypoint(live: Form) -> None:
@@ -567,7 +567,9 @@ def test_services_share_a_context_that_lasts_as_long_as_the_entrypoint(live: For
         get_context()
 
 
-def test_waiting_for_a_value_that_never_comes_does_not_hold_up_the_end(live: Form) -> None:
+def test_waiting_for_a_context_value_that_is_never_set_does_not_delay_the_shutdown(
+    live: Form,
+) -> None:
     class Taking(Hanging):
         async def start(self) -> None:
             self.start_event.set()

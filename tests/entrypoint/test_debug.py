@@ -25,7 +25,7 @@ from tests.support import LoopFactory, Program
         ((), "", "0", "True", True),
     ],
 )
-def test_debug_is_that_of_the_interpreter_unless_it_is_set(
+def test_debug_mode_is_that_of_the_interpreter_by_default(
     run_program: Callable[..., Program],
     loop_name: str,
     options: tuple[str, ...],

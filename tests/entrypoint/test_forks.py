@@ -103,7 +103,7 @@ def assert_orderly(outcome: Outcome, *said: str) -> None:
     ],
     ids=["block", "block after a run", "task", "callback", "async block", "nested blocks"],
 )
-def test_a_worker_runs_an_entrypoint_of_its_own_as_in_a_fresh_process(
+def test_a_forked_worker_runs_an_entrypoint_as_a_fresh_process_does(
     run: Run, where: str, way: str
 ) -> None:
     outcome = run(WORKER + where.format(way=way).replace("\n        ", "\n"))
@@ -290,7 +290,7 @@ say("parent ends")
     assert lines(outcome)[-4:] == ["worker ends", "child 3", "parent goes on", "parent ends"]
 
 
-def test_the_end_of_a_worker_that_unwinds_after_its_own_entrypoint_is_its_own(run: Run) -> None:
+def test_a_worker_that_unwinds_after_its_own_entrypoint_has_its_own_exit_code(run: Run) -> None:
     outcome = run(
         WORKER
         + """

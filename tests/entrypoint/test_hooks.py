@@ -43,7 +43,7 @@ def test_the_four_hooks_come_around_start_and_stop_with_the_services(live: Form)
     ]
 
 
-def test_hooks_of_one_entrypoint_do_not_concern_another(loop_factory: LoopFactory) -> None:
+def test_hooks_of_one_entrypoint_are_not_called_for_another(loop_factory: LoopFactory) -> None:
     log: Log = []
 
     async def hook(**_: Any) -> None:
@@ -139,7 +139,7 @@ def test_the_error_of_a_hook_does_not_hide_that_of_the_block(live: Form, point: 
         live(body=body)
 
 
-def test_errors_of_hooks_and_of_services_come_out_together(live: Form) -> None:
+def test_errors_of_hooks_and_of_services_are_raised_as_one_group(live: Form) -> None:
     @svcrun.receiver(entrypoint.PRE_STOP)
     @svcrun.receiver(entrypoint.POST_STOP)
     async def hook(**_: Any) -> None:
@@ -150,7 +150,7 @@ def test_errors_of_hooks_and_of_services_come_out_together(live: Form) -> None:
     assert sorted(str(error) for error in caught.value.exceptions) == ["hook", "hook", "stop"]
 
 
-def test_a_hook_that_fails_after_a_late_start_stops_what_was_started_and_nothing_else(
+def test_a_hook_that_fails_after_a_late_start_stops_only_the_services_of_that_start(
     live: Form,
 ) -> None:
     log: Log = []
@@ -228,7 +228,7 @@ def test_the_wait_for_a_hook_at_a_late_stop_can_be_cancelled(live: Form) -> None
     assert log == ["hook is cancelled", "block ends"]
 
 
-def test_what_is_no_coroutine_function_is_refused_as_a_hook_by_name() -> None:
+def test_a_hook_that_is_no_coroutine_function_is_refused_by_name() -> None:
     def plain(**_: Any) -> None: ...
 
     with pytest.raises(NotACoroutineFunction, match="plain"):

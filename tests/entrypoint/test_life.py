@@ -16,7 +16,7 @@ from tests.entrypoint.forms import Form
 from tests.support import PATIENCE, LoopFactory, nothing_left
 
 
-def test_the_block_runs_when_all_have_started_and_they_stop_when_it_is_left(live: Form) -> None:
+def test_the_block_runs_once_all_services_have_started_and_they_stop_after_it(live: Form) -> None:
     log: Log = []
 
     async def body(_: entrypoint) -> None:
@@ -55,7 +55,7 @@ def test_the_block_waits_for_the_start_event_not_for_the_end_of_start(live: Form
     assert log == ["server starts", "block", "server stops", "server is cancelled"]
 
 
-def test_a_thread_of_the_service_may_say_that_it_is_ready(live: Form) -> None:
+def test_a_thread_of_a_service_may_set_its_start_event(live: Form) -> None:
     log: Log = []
 
     class Threaded(Server):
@@ -94,7 +94,7 @@ def test_a_service_finds_its_loop_and_its_entrypoint_everywhere(live: Form) -> N
     assert found == [True] * 4
 
 
-def test_a_stop_is_told_what_ended_the_block(live: Form) -> None:
+def test_a_stop_receives_the_exception_that_ended_the_block(live: Form) -> None:
     told: list[BaseException | None] = []
 
     class Curious(Server):
@@ -110,7 +110,7 @@ def test_a_stop_is_told_what_ended_the_block(live: Form) -> None:
     assert told == [caught.value, None]
 
 
-def test_a_stop_without_a_parameter_for_it_is_called_without(live: Form) -> None:
+def test_a_stop_without_a_parameter_is_called_without_the_exception(live: Form) -> None:
     class Plain(Server):
         async def stop(self) -> None:  # type: ignore[override]
             self.log.append("stops")
@@ -120,7 +120,7 @@ def test_a_stop_without_a_parameter_for_it_is_called_without(live: Form) -> None
     assert log == ["server starts", "stops", "server is cancelled"]
 
 
-def test_dependants_start_after_and_stop_before_what_they_depend_on(live: Form) -> None:
+def test_dependants_start_after_and_stop_before_their_dependencies(live: Form) -> None:
     log: Log = []
     first = Brief(log=log, name="first")
     second = Brief(log=log, name="second", depends_on=first)
@@ -165,10 +165,10 @@ def test_a_service_given_twice_counts_once(live: Form) -> None:
     assert log == ["server starts", "server stops"]
 
 
-# What goes wrong at the start.
+# Failures of the start-up.
 
 
-def test_a_start_that_fails_rolls_back_and_its_error_comes_out(live: Form) -> None:
+def test_a_failed_start_is_rolled_back_and_its_error_is_raised(live: Form) -> None:
     log: Log = []
     error = LookupError("from start()")
     services = Server(log=log, name="a"), Failing(log=log, error=error), Hanging(log=log, name="h")
@@ -186,7 +186,7 @@ def test_a_start_that_fails_rolls_back_and_its_error_comes_out(live: Form) -> No
     ]
 
 
-def test_several_starts_that_fail_come_out_as_a_group(live: Form) -> None:
+def test_the_errors_of_several_failed_starts_are_raised_as_a_group(live: Form) -> None:
     errors = ValueError("one"), LookupError("two")
     with pytest.raises(ExceptionGroup) as caught:
         live(*(Failing(log=[], error=error) for error in errors))
@@ -206,7 +206,7 @@ def test_an_error_during_the_roll_back_is_logged_and_hides_nothing(
 
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "later"])
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-def test_whatever_start_raises_comes_out_after_the_roll_back(
+def test_an_exception_of_any_kind_from_start_is_raised_after_the_roll_back(
     live: Form, error: BaseException, waits: bool
 ) -> None:
     log: Log = []
@@ -233,7 +233,7 @@ KINDS = Odd("odd"), ExceptionGroup("group", [ValueError("in it")]), RecursionErr
 
 @pytest.mark.parametrize("phase", ["start", "run", "stop"])
 @pytest.mark.parametrize("error", KINDS, ids=lambda error: type(error).__name__)
-def test_an_error_of_any_kind_comes_out_as_it_is_and_everything_is_stopped(
+def test_an_error_of_any_kind_is_raised_as_it_is_after_all_services_are_stopped(
     live: Form, error: BaseException, phase: str
 ) -> None:
     log: Log = []
@@ -249,7 +249,7 @@ def test_an_error_of_any_kind_comes_out_as_it_is_and_everything_is_stopped(
     assert log.count("f stops") == (phase != "start")
 
 
-def test_a_start_past_its_time_limit_tells_where_it_waits(live: Form) -> None:
+def test_the_error_of_a_start_that_timed_out_shows_where_it_waits(live: Form) -> None:
     log: Log = []
     with pytest.raises(TimeoutError, match="culprit") as caught:
         live(Server(log=log), Hanging(log=log, name="culprit"), start_timeout=0.05)
@@ -263,7 +263,7 @@ def test_the_time_limit_of_a_service_comes_before_that_of_the_entrypoint(live: F
         live(Hanging(log=[], start_timeout=0.05), start_timeout=600)
 
 
-# What goes wrong while it runs, and at the stop.
+# Failures at run time and in the shutdown.
 
 
 def test_a_crash_ends_the_block_with_its_error(live: Form) -> None:
@@ -306,7 +306,7 @@ def test_a_service_that_exits_the_program_does_so_after_the_shutdown(live: Form)
 
 @pytest.mark.parametrize("phase", ["start", "block", "stop"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(7)], ids=repr)
-def test_what_a_callback_raises_through_the_loop_comes_out_after_the_shutdown(
+def test_an_error_that_a_callback_raises_through_the_loop_is_raised_after_the_shutdown(
     live: Form, phase: str, error: BaseException
 ) -> None:
     if live.name == "async":
@@ -341,7 +341,7 @@ def test_what_a_callback_raises_through_the_loop_comes_out_after_the_shutdown(
 
 
 @pytest.mark.parametrize("on_crash", ["shutdown", "ignore", Restart(delay=0)], ids=repr)
-def test_a_crash_during_the_shutdown_comes_out_and_cuts_nobody_short(
+def test_a_crash_during_the_shutdown_is_raised_and_cuts_no_stop_short(
     live: Form, on_crash: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     log: Log = []
@@ -398,7 +398,7 @@ def test_two_crashes_do_not_disturb_the_end_of_the_block(live: Form) -> None:
     assert "cleaned up" in log
 
 
-def test_a_crash_before_the_block_rolls_back_and_its_error_comes_out(
+def test_a_crash_before_the_block_rolls_back_the_start_up_and_is_raised(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
     log: Log = []
@@ -419,7 +419,7 @@ def test_a_crash_before_the_block_rolls_back_and_its_error_comes_out(
     assert "from stop()" in caplog.text
 
 
-def test_two_crashes_before_the_block_come_out_as_a_group(live: Form) -> None:
+def test_two_crashes_before_the_block_are_raised_as_a_group(live: Form) -> None:
     errors = ValueError("one"), LookupError("two")
 
     class Crashing(Server):
@@ -444,7 +444,7 @@ def test_two_crashes_before_the_block_come_out_as_a_group(live: Form) -> None:
     assert caught.value.exceptions == errors
 
 
-async def test_a_cancellation_during_the_shutdown_comes_out_when_that_is_over() -> None:
+async def test_a_cancellation_during_the_shutdown_is_raised_after_the_shutdown() -> None:
     log: Log = []
 
     async def slowly() -> None:
@@ -463,7 +463,7 @@ async def test_a_cancellation_during_the_shutdown_comes_out_when_that_is_over() 
     assert log == ["server starts", "server stops", "stopped"]
 
 
-async def test_a_cancellation_comes_out_also_if_something_else_ends_the_block_as_well() -> None:
+async def test_a_cancellation_is_raised_even_if_another_event_ends_the_block_as_well() -> None:
     log: Log = []
 
     async def block() -> None:
@@ -479,7 +479,7 @@ async def test_a_cancellation_comes_out_also_if_something_else_ends_the_block_as
     assert log == ["server starts", "server stops"]
 
 
-def test_a_crash_that_is_ignored_is_logged_and_the_block_goes_on(
+def test_an_ignored_crash_is_logged_and_the_block_continues(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def body(_: entrypoint) -> str:
@@ -492,7 +492,7 @@ def test_a_crash_that_is_ignored_is_logged_and_the_block_goes_on(
     assert repr(Failing) in caplog.text or "Failing" in caplog.text
 
 
-def test_the_error_of_the_block_comes_out_unchanged_and_others_are_logged(
+def test_the_error_of_the_block_is_raised_unchanged_and_other_errors_are_logged(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = LookupError("in the block")
@@ -506,7 +506,9 @@ def test_the_error_of_the_block_comes_out_unchanged_and_others_are_logged(
     assert "from stop()" in caplog.text
 
 
-def test_one_stop_that_fails_comes_out_as_it_is_and_cuts_no_other_short(live: Form) -> None:
+def test_the_error_of_a_single_failed_stop_is_raised_as_it_is_and_cuts_no_other_stop_short(
+    live: Form,
+) -> None:
     log: Log = []
     error = ValueError("from stop()")
 
@@ -521,7 +523,7 @@ def test_one_stop_that_fails_comes_out_as_it_is_and_cuts_no_other_short(live: Fo
     assert log[2:] == ["f stops", "slow stops", "slow is cancelled", "f is cancelled"]
 
 
-def test_several_stops_that_fail_come_out_as_a_group_and_each_is_logged(
+def test_the_errors_of_several_failed_stops_are_raised_as_a_group_and_each_is_logged(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
     errors = ValueError("one"), LookupError("two")
@@ -537,7 +539,7 @@ def test_several_stops_that_fail_come_out_as_a_group_and_each_is_logged(
 
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "later"])
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_whatever_stop_raises_comes_out_when_everything_is_stopped(
+def test_an_exception_of_any_kind_from_stop_is_raised_once_all_services_are_stopped(
     live: Form, error: BaseException, waits: bool
 ) -> None:
     log: Log = []
@@ -570,7 +572,7 @@ def test_a_system_exit_from_stop_does_not_hide_the_error_of_the_block(live: Form
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), SystemExit(0)])
-def test_whatever_the_block_raises_comes_out_after_the_shutdown(
+def test_an_exception_of_any_kind_from_the_block_is_raised_after_the_shutdown(
     live: Form, error: BaseException
 ) -> None:
     log: Log = []
@@ -595,7 +597,7 @@ def test_a_stop_that_ends_by_cancellation_from_elsewhere_is_no_failure(live: For
     assert log[2:] == ["server stops", "a stops", "server is cancelled"]
 
 
-def test_the_loop_being_stopped_by_somebody_else_disturbs_neither_start_nor_stop(
+def test_a_stray_loop_stop_disturbs_neither_start_nor_stop(
     live: Form,
 ) -> None:
     if live.name == "async":
@@ -614,7 +616,7 @@ def test_a_service_that_cancels_all_tasks_does_not_keep_the_loop_from_being_clos
     live: Form,
 ) -> None:
     if not live.owns_loop:
-        pytest.skip("the tasks that it cancels are somebody else's")
+        pytest.skip("it would cancel tasks of the test itself")
     log: Log = []
 
     async def cancel_all() -> None:

@@ -26,7 +26,7 @@ async def forever(_: entrypoint) -> None:
 # Names, comparisons, representations.
 
 
-def test_services_of_the_same_name_and_class_are_told_apart(live: Form) -> None:
+def test_services_of_the_same_name_and_class_are_distinguished(live: Form) -> None:
     log: Log = []
     services = [Server(log=log, name="twin") for _ in range(2)]
 
@@ -39,7 +39,7 @@ def test_services_of_the_same_name_and_class_are_told_apart(live: Form) -> None:
     assert log == ["twin starts"] * 2 + ["twin stops", "twin is cancelled"] * 2
 
 
-def test_nobody_asks_a_service_to_compare_hash_count_or_iterate_itself(live: Form) -> None:
+def test_a_service_is_never_compared_hashed_counted_or_iterated(live: Form) -> None:
     class Prickly(Server):
         __hash__ = None  # type: ignore[assignment]
 
@@ -69,7 +69,7 @@ def test_nobody_asks_a_service_to_compare_hash_count_or_iterate_itself(live: For
     ]
 
 
-def test_services_that_equal_each_other_are_told_apart(live: Form) -> None:
+def test_services_that_compare_equal_are_distinguished(live: Form) -> None:
     class Same(Brief):
         __hash__ = None  # type: ignore[assignment]
 
@@ -222,7 +222,7 @@ SILENT = {"nothing", "nothing_decorated", "one_but_dropped", "keywords"}
 
 
 @pytest.mark.parametrize("way", [name for name in vars(Stops) if name[0] != "_"])
-def test_a_stop_is_told_the_error_if_it_has_a_parameter_for_it(live: Form, way: str) -> None:
+def test_a_stop_receives_the_error_if_it_has_a_parameter(live: Form, way: str) -> None:
     class Odd(Brief):
         stop = vars(Stops)[way]
 
@@ -303,7 +303,7 @@ def test_a_parameter_that_can_not_be_read_fails_the_start_before_anything_is_sta
     assert log == []
 
 
-def test_a_stop_timeout_that_was_spoilt_meanwhile_cuts_nobody_short(
+def test_a_stop_timeout_that_became_invalid_cuts_no_stop_short(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
     log: Log = []

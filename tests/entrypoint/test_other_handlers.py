@@ -234,7 +234,7 @@ def test_a_handler_that_raises_ends_the_block_in_order(run: Run) -> None:
     assert lines(outcome)[-1] == "cancelled"
 
 
-def test_in_nested_blocks_the_signal_goes_to_the_inner_one_and_then_to_the_outer_one(
+def test_a_signal_in_nested_blocks_ends_the_inner_block_and_then_the_outer_block(
     run: Run,
 ) -> None:
     outcome = run(

@@ -42,7 +42,7 @@ class Crashing(Server):
 
 
 async def crash(service: Crashing) -> None:
-    """Let it crash, and wait until it runs again."""
+    """Crash a service, and wait until it runs again."""
     service.crash.set()
     await eventually(lambda: service.told and service.state is ServiceState.RUNNING)
 
@@ -67,7 +67,7 @@ def test_a_restart_goes_through_stop_and_start_of_the_service_and_those_that_dep
     assert log == ["above stops", "middle stops", "below stops", "below is cancelled"]
 
 
-def test_the_stop_before_a_restart_is_told_of_the_crash_and_the_last_one_is_not(
+def test_the_stop_before_a_restart_receives_the_crash_and_the_final_stop_does_not(
     live: Form,
 ) -> None:
     service = Crashing(log=[], name="it")
@@ -81,7 +81,7 @@ def test_the_stop_before_a_restart_is_told_of_the_crash_and_the_last_one_is_not(
     assert last is None
 
 
-def test_a_crash_is_logged_with_the_service_and_its_traceback_whatever_follows(
+def test_every_crash_is_logged_with_its_service_and_traceback(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = Crashing(log=[], name="it")
@@ -113,7 +113,7 @@ def test_past_the_limit_of_restarts_the_block_ends_with_the_last_error(live: For
     )
 
 
-def test_a_restart_that_waits_does_not_hold_up_the_end(live: Form) -> None:
+def test_a_pending_restart_does_not_delay_the_shutdown(live: Form) -> None:
     log: Log = []
     service = Crashing(log=log, name="it", on_crash=Restart(delay=600, max_delay=600, jitter=0))
 
@@ -125,7 +125,7 @@ def test_a_restart_that_waits_does_not_hold_up_the_end(live: Form) -> None:
     assert log == ["it starts", "it stops"]
 
 
-def test_an_ignored_crash_concerns_nobody_else_and_the_service_is_stopped_at_the_end(
+def test_an_ignored_crash_affects_no_other_service_and_the_service_is_stopped_at_the_end(
     live: Form,
 ) -> None:
     log: Log = []
@@ -143,7 +143,7 @@ def test_an_ignored_crash_concerns_nobody_else_and_the_service_is_stopped_at_the
     assert service.told == [None]
 
 
-def test_a_start_whose_dependency_crashes_meanwhile_fails_by_its_name(live: Form) -> None:
+def test_the_error_of_a_start_whose_dependency_crashed_names_the_dependency(live: Form) -> None:
     log: Log = []
     below = Crashing(log=log, name="below")
 

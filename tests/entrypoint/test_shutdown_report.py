@@ -45,7 +45,7 @@ async def fail(_: entrypoint) -> None:
         (fail, "the block raised LookupError: of the block, shutting down"),
     ],
 )
-def test_a_shutdown_says_why_it_began_and_that_it_is_over(
+def test_the_reason_and_the_end_of_a_shutdown_are_logged(
     live: Form, body: Any, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -54,7 +54,7 @@ def test_a_shutdown_says_why_it_began_and_that_it_is_over(
     assert told(caplog) == [reason, END]
 
 
-def test_a_shutdown_by_a_crash_says_so_and_that_it_is_over(
+def test_the_crash_that_began_a_shutdown_is_logged_as_its_reason(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -110,7 +110,7 @@ def in_progress(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [line for line in told(caplog) if "still in progress" in line]
 
 
-def test_a_shutdown_in_progress_names_what_it_waits_for(
+def test_a_shutdown_in_progress_logs_the_services_that_it_waits_for(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -134,7 +134,7 @@ def test_a_shutdown_in_progress_names_what_it_waits_for(
 
 
 @pytest.mark.parametrize("what", ["task", "thread", "builtin", "hook", "block"])
-def test_whatever_the_shutdown_waits_for_is_named(run: Run, what: str) -> None:
+def test_each_task_and_thread_that_the_shutdown_waits_for_is_named(run: Run, what: str) -> None:
     outcome = run(
         """
         import time
@@ -220,7 +220,7 @@ def test_a_hung_shutdown_ends_with_a_line_that_says_so(run: Run) -> None:
     assert "shutdown timed out after" in outcome.stderr
 
 
-def test_at_a_terminal_the_first_line_says_that_another_interrupt_cuts_it_short(
+def test_at_a_terminal_the_first_line_explains_that_another_interrupt_cuts_the_shutdown_short(
     loop_name: str,
 ) -> None:
     parent, child = pty.openpty()

@@ -291,7 +291,7 @@ def test_a_signal_during_start_up_is_not_hidden_by_a_roll_back_that_fails(run: R
                 say("never")
         """,
 )
-def test_a_signal_ends_the_block_and_the_program_goes_on(
+def test_a_signal_ends_the_block_and_the_program_continues_after_it(
     run: Run, source: str, signal: str
 ) -> None:
     outcome = run(source + '\n        say("after")', signal=signal)
@@ -354,7 +354,7 @@ def test_code_that_a_signal_interrupts_outside_of_the_loop_gets_to_clean_up(run:
     assert_orderly(outcome, "started", "cleaned up", "stopped", "cancelled", "after")
 
 
-def test_what_main_raises_when_it_is_cancelled_comes_out_of_the_block(run: Run) -> None:
+def test_an_exception_that_main_raises_on_its_cancellation_leaves_the_block(run: Run) -> None:
     outcome = run(
         """
         async def main():
@@ -534,7 +534,7 @@ def test_a_signal_during_the_shutdown_changes_nothing(run: Run, source: str, sig
     assert_orderly(outcome, "started", "stopped", "cancelled", "after 0.0")
 
 
-def test_a_signal_after_the_end_has_the_meaning_that_it_had_before(run: Run) -> None:
+def test_the_previous_signal_handlers_are_back_after_the_entrypoint(run: Run) -> None:
     outcome = run(
         """
         with entrypoint(Server()):
@@ -659,7 +659,7 @@ INSISTING = {
 
 
 @pytest.mark.parametrize("source", INSISTING.values(), ids=INSISTING)
-def test_a_second_sigint_cancels_what_still_runs_and_the_block_is_left(
+def test_a_second_sigint_cancels_the_remaining_stops_and_the_block_is_left(
     run: Run, source: str
 ) -> None:
     insist = """
@@ -675,7 +675,7 @@ def test_a_second_sigint_cancels_what_still_runs_and_the_block_is_left(
     assert "Traceback" not in outcome.stderr
 
 
-def test_a_second_sigint_does_not_wait_for_what_swallows_its_cancellation(run: Run) -> None:
+def test_a_second_sigint_does_not_wait_for_a_stop_that_ignores_cancellation(run: Run) -> None:
     outcome = run(
         """
         async def main():

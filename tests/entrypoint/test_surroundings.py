@@ -162,7 +162,7 @@ def test_async_generators_of_an_owned_loop_are_closed(live: Form) -> None:
     assert log == ["closed"]
 
 
-def test_what_a_task_raises_when_it_is_cancelled_at_the_end_is_logged(
+def test_an_error_that_a_task_raises_on_its_cancellation_at_the_end_is_logged(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def background() -> None:
@@ -182,7 +182,7 @@ def test_what_a_task_raises_when_it_is_cancelled_at_the_end_is_logged(
     assert "in the clean-up" in caplog.text
 
 
-async def test_a_loop_that_is_not_owned_keeps_its_tasks_and_goes_on() -> None:
+async def test_a_loop_that_the_entrypoint_does_not_own_keeps_its_tasks_and_stays_open() -> None:
     task = asyncio.create_task(asyncio.Event().wait())
     async with entrypoint(Server(log=[]), log_config=False):
         inner = asyncio.create_task(asyncio.Event().wait())
@@ -194,7 +194,7 @@ async def test_a_loop_that_is_not_owned_keeps_its_tasks_and_goes_on() -> None:
         pending.cancel()
 
 
-def test_a_given_loop_is_left_as_it_was(loop_factory: LoopFactory) -> None:
+def test_a_loop_passed_to_the_entrypoint_is_left_as_it_was(loop_factory: LoopFactory) -> None:
     def handler(_loop: asyncio.AbstractEventLoop, _context: dict[str, Any]) -> None: ...
 
     loop = loop_factory()
@@ -346,7 +346,7 @@ def test_the_default_executor_has_as_many_threads_as_asked_for(loop_factory: Loo
     assert all("svcrun" in name for name in names)
 
 
-def test_the_threads_are_there_before_the_first_start(live: Form) -> None:
+def test_the_thread_pool_exists_before_the_first_start(live: Form) -> None:
     names: list[str] = []
 
     async def work() -> None:
@@ -389,7 +389,9 @@ def test_threads_end_with_the_entrypoint(live: Form) -> None:
 # Signals.
 
 
-def test_handlers_of_signals_are_there_before_the_first_start_and_restored(live: Form) -> None:
+def test_signal_handlers_are_installed_before_the_first_start_and_restored_afterwards(
+    live: Form,
+) -> None:
     handlers: list[Any] = []
 
     def theirs(signum: int, frame: object) -> None: ...
@@ -418,7 +420,7 @@ def test_only_the_signals_that_were_asked_for_are_caught(
     assert changed == set(caught)
 
 
-def test_any_signal_can_be_the_one_that_ends_the_block(run: Run) -> None:
+def test_any_signal_can_be_configured_to_end_the_block(run: Run) -> None:
     outcome = run(
         """
         with entrypoint(Server(), catch_signals=[signal.SIGUSR1]) as loop:
@@ -431,7 +433,7 @@ def test_any_signal_can_be_the_one_that_ends_the_block(run: Run) -> None:
 
 
 @pytest.mark.parametrize("form", ["sync", "async"])
-def test_without_signals_to_catch_a_keyboard_interrupt_comes_out_after_the_shutdown(
+def test_without_caught_signals_a_keyboard_interrupt_is_raised_after_the_shutdown(
     run: Run, form: str
 ) -> None:
     outcome = run(
@@ -475,7 +477,9 @@ def test_a_descriptor_that_signals_write_to_is_left_alone(loop_factory: LoopFact
         os.close(write)
 
 
-def test_handlers_that_the_program_sets_in_the_loop_are_taken_away_with_it(run: Run) -> None:
+def test_signal_handlers_that_the_program_added_to_the_loop_are_removed_with_the_loop(
+    run: Run,
+) -> None:
     outcome = run(
         """
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -574,7 +578,7 @@ def test_signals_outside_of_the_main_thread_are_refused_and_nothing_is_left(
 # Nothing is left.
 
 
-def test_two_hundred_lives_leave_everything_flat(live: Form) -> None:
+def test_two_hundred_entrypoints_in_a_row_leak_nothing(live: Form) -> None:
     async def body(_: entrypoint) -> None:
         logging.getLogger("svcrun.test").warning("x")
         await asyncio.to_thread(int)
@@ -605,9 +609,7 @@ def test_two_hundred_lives_leave_everything_flat(live: Form) -> None:
 
 
 @pytest.mark.parametrize("end", ["left", "signal", "crash", "start fails", "stop fails"])
-def test_a_life_with_all_kinds_of_things_in_it_is_silent_and_leaves_nothing(
-    run: Run, end: str
-) -> None:
+def test_a_program_that_uses_every_feature_is_silent_and_leaks_nothing(run: Run, end: str) -> None:
     outcome = run(
         """
         import socket
@@ -700,7 +702,7 @@ def test_the_executor_of_the_program_is_not_replaced_in_a_loop_that_is_given(
         ("callback", "sys.exit(3)", 3),
     ],
 )
-def test_what_unwinds_in_a_child_that_is_forked_off_ends_nothing_of_the_parents(
+def test_a_forked_child_that_unwinds_an_entrypoint_ends_nothing_of_its_parent(
     where: str, does: str, code: int, run: Run
 ) -> None:
     outcome = run(

@@ -19,7 +19,7 @@ from tests.support import LoopFactory
 
 
 class Unavailable(Exception):
-    """What the services here raise; it can be referred to weakly."""
+    """The error that the services of this module raise; it supports weak references."""
 
 
 def third(error: BaseException) -> None:

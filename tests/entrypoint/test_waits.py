@@ -149,7 +149,7 @@ def test_each_of_several_calls_of_run_forever_returns(run: Run) -> None:
     assert_orderly(outcome, "started", "0", "1", "2", *LEFT)
 
 
-def test_the_methods_of_the_loop_are_its_own_again_after_the_block(run: Run) -> None:
+def test_the_methods_of_the_loop_are_restored_after_the_block(run: Run) -> None:
     outcome = run(
         MAIN
         + """

@@ -1,7 +1,7 @@
 """Laws of the exit watchdog; its effect on a process is in tests/entrypoint/test_blocked.py."""
 
 # mypy: disable-error-code="unreachable"
-# What is asserted changes behind the back of the type checker.
+# The asserted values change without the knowledge of the type checker.
 
 import _thread
 import asyncio
@@ -72,7 +72,7 @@ def test_a_loop_that_was_not_asked_is_not_blocked(watchdog: Mortal) -> None:
     assert not watchdog.is_blocked
 
 
-def test_a_loop_counts_as_blocked_if_it_does_not_turn_for_a_while_after_being_asked(
+def test_a_loop_is_blocked_if_a_scheduled_callback_does_not_run_in_time(
     watchdog: Mortal,
 ) -> None:
     watchdog.ping()
@@ -85,7 +85,7 @@ def test_a_loop_counts_as_blocked_if_it_does_not_turn_for_a_while_after_being_as
     assert not watchdog.is_blocked
 
 
-def test_it_is_of_no_use_to_ask_a_closed_loop(watchdog: Mortal) -> None:
+def test_a_closed_loop_is_never_blocked(watchdog: Mortal) -> None:
     watchdog._loop.close()
     watchdog.ping()
     time.sleep(BLOCKED_AFTER * 1.2)
@@ -93,7 +93,7 @@ def test_it_is_of_no_use_to_ask_a_closed_loop(watchdog: Mortal) -> None:
 
 
 @pytest.mark.parametrize("where", ["main thread", "other thread"])
-def test_a_blocked_loop_is_told_from_one_that_takes_its_time(watchdog: Mortal, where: str) -> None:
+def test_a_blocked_loop_is_distinguished_from_a_slow_one(watchdog: Mortal, where: str) -> None:
     def watch() -> None:
         watchdog.arm(0.1, 600)
 
@@ -116,7 +116,7 @@ def test_a_blocked_loop_is_not_waited_for_past_the_time_limit(watchdog: Mortal) 
 
 
 @pytest.mark.parametrize("in_handler", [False, True])
-def test_a_shutdown_that_goes_on_and_on_is_ended(watchdog: Mortal, in_handler: bool) -> None:
+def test_a_shutdown_past_its_deadline_ends_the_process(watchdog: Mortal, in_handler: bool) -> None:
     if in_handler:
         watchdog.arm_in_handler(0.1, 0.2, if_blocked=lambda: None)
     else:
@@ -190,7 +190,7 @@ def test_without_a_thread_to_be_had_the_watch_does_no_harm(loop_factory: LoopFac
         loop.close()
 
 
-def test_the_thread_is_not_there_during_a_fork(watchdog: Mortal) -> None:
+def test_the_thread_does_not_run_during_a_fork(watchdog: Mortal) -> None:
     threads = number_of_threads()
     watchdog.stop_for_fork()
     assert number_of_threads() == threads - 1
@@ -259,7 +259,7 @@ def test_the_first_life_of_a_process_has_a_thread_from_its_beginning(
     assert not watchdog.deaths
 
 
-def test_a_later_life_of_a_process_has_a_thread_when_it_lasts(later: Mortal) -> None:
+def test_a_later_entrypoint_of_a_process_has_a_watchdog_thread_when_it_lasts(later: Mortal) -> None:
     threads = number_of_threads()
     later._loop.run_until_complete(asyncio.sleep(THREAD_DELAY * 1.5))
     assert number_of_threads() == threads + 1
@@ -267,7 +267,9 @@ def test_a_later_life_of_a_process_has_a_thread_when_it_lasts(later: Mortal) -> 
     assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
 
 
-def test_a_later_life_has_a_thread_when_its_shutdown_comes_late(later: Mortal) -> None:
+def test_a_later_entrypoint_has_a_watchdog_thread_when_its_shutdown_comes_late(
+    later: Mortal,
+) -> None:
     time.sleep(THREAD_DELAY * 1.2)  # in which the loop did not run
     threads = number_of_threads()
     later.arm(600, 600)
@@ -304,7 +306,7 @@ def test_a_timer_that_the_program_uses_is_not_waited_for(later: Mortal) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def test_a_timer_that_the_program_takes_over_at_the_end_is_left_to_it(later: Mortal) -> None:
+def test_a_timer_that_the_program_takes_over_is_not_changed_afterwards(later: Mortal) -> None:
     later.arm(600, 600)
     signal.alarm(600)
     later.disarm()
@@ -368,7 +370,7 @@ def test_a_handler_of_the_program_for_the_timer_of_processor_time_is_left_alone(
         signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
 
 
-def test_a_timer_of_processor_time_that_the_program_takes_over_is_left_to_it(
+def test_a_processor_timer_that_the_program_takes_over_is_not_changed_afterwards(
     watchdog: Mortal,
 ) -> None:
     def theirs(signum: int, frame: object) -> None: ...

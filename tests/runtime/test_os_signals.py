@@ -1,7 +1,7 @@
 """Laws of catching signals by itself; the rest is in tests/entrypoint/test_signals.py."""
 
 # mypy: disable-error-code="unreachable"
-# What is asserted changes behind the back of the type checker.
+# The asserted values change without the knowledge of the type checker.
 
 import asyncio
 import os
@@ -59,7 +59,7 @@ def stage(loop_factory: LoopFactory) -> Iterator[Stage]:
 
 @pytest.fixture
 def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let the clock of the handler jump."""
+    """Advance the clock of the signal handler."""
     now = time.monotonic
     passed = [0.0]
 
@@ -75,7 +75,7 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return jump
 
 
-def test_the_first_signal_is_told_in_the_handler_and_then_in_the_loop(stage: Stage) -> None:
+def test_the_first_signal_is_reported_in_the_handler_and_then_in_the_loop(stage: Stage) -> None:
     os_signals = stage.make()
     os_signals.install()
     assert os_signals.first is None
@@ -164,7 +164,7 @@ def test_a_signal_after_the_loop_is_closed_does_no_harm(stage: Stage) -> None:
     assert stage.calls == ["caught"]
 
 
-def test_a_loop_that_somebody_has_closed_does_not_keep_handlers_from_being_restored(
+def test_handlers_are_restored_even_if_the_loop_was_closed(
     stage: Stage,
 ) -> None:
     before = signal.getsignal(signal.SIGUSR1)
@@ -175,7 +175,7 @@ def test_a_loop_that_somebody_has_closed_does_not_keep_handlers_from_being_resto
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
-def test_an_outer_one_gets_the_signal_when_the_inner_one_has_ended(stage: Stage) -> None:
+def test_an_outer_entrypoint_gets_signals_once_the_inner_one_has_ended(stage: Stage) -> None:
     outer, inner = stage.make(), stage.make()
     outer.install()
     inner.install()
@@ -185,7 +185,7 @@ def test_an_outer_one_gets_the_signal_when_the_inner_one_has_ended(stage: Stage)
     assert outer.first == signal.SIGUSR1
 
 
-def test_without_signals_nothing_is_replaced(stage: Stage) -> None:
+def test_without_signals_to_catch_no_handler_is_replaced(stage: Stage) -> None:
     os_signals = stage.make()
     os_signals.signals = ()
     before = signal.getsignal(signal.SIGUSR1)
@@ -193,7 +193,7 @@ def test_without_signals_nothing_is_replaced(stage: Stage) -> None:
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
-def test_a_signal_that_can_not_be_caught_is_refused_and_nothing_is_replaced(stage: Stage) -> None:
+def test_an_uncatchable_signal_is_refused_and_no_handler_is_replaced(stage: Stage) -> None:
     before = signal.getsignal(signal.SIGUSR1)
     with pytest.raises(ValueError, match="catch_signals"):
         stage.make(signal.SIGUSR1, signal.SIGKILL).install()
@@ -219,7 +219,7 @@ def test_a_repetition_that_comes_when_the_block_has_ended_does_nothing(stage: St
     assert stage.calls == ["caught"]
 
 
-def test_who_insists_interrupts_the_clean_up_of_code_outside_of_the_loop(
+def test_repeated_signals_interrupt_clean_up_code_outside_of_the_loop(
     stage: Stage, pass_time: Callable[[float], None]
 ) -> None:
     stage.make().install()
@@ -232,7 +232,7 @@ def test_who_insists_interrupts_the_clean_up_of_code_outside_of_the_loop(
         signal.raise_signal(signal.SIGINT)
 
 
-def test_a_loop_that_does_not_tell_what_wakes_it_is_given_a_pipe(stage: Stage) -> None:
+def test_a_loop_without_a_known_wake_up_descriptor_gets_a_pipe(stage: Stage) -> None:
     found = getattr(stage.loop, "_csock", None)
     if found is None:
         pytest.skip("this loop takes care of it itself")

@@ -71,7 +71,10 @@ def _names_in(tree: ast.Module, own: set[str]) -> Iterator[str]:
                 is_self = ast.unparse(receiver) in {"self", "cls", "super()"}
                 if not is_self and name not in own and is_private(name):
                     yield from _unless_documented(dotted, name)
-            case ast.Call(func=ast.Name("getattr" | "hasattr" | "setattr"), args=[_, name, *_]):
+            case (
+                ast.Call(func=ast.Name("getattr" | "hasattr" | "setattr"), args=[_, name, *_])
+                | ast.Call(func=ast.Name("attrgetter"), args=[name])
+            ):
                 if isinstance(name, ast.Constant) and name.value not in own:
                     yield from _unless_documented(str(name.value), str(name.value))
             case ast.Import(names=names):

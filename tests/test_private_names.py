@@ -10,12 +10,14 @@ import inspect
 import re
 import socket
 import sys
+from collections.abc import Mapping
 
 import pytest
 
 from svcrun._net import listener as _accept
 from svcrun._util.loop_internals import current_loop, wakeup_descriptor
 from svcrun._util.tasks import CALLBACK_CODE, _context_of_callback
+from tests.private_names import find_private_names
 from tests.support import ROOT
 
 older = pytest.mark.skipif(sys.version_info >= (3, 12), reason="public since Python 3.12")
@@ -89,28 +91,6 @@ async def test_a_task_names_the_tasks_that_wait_for_it() -> None:
     await waiting
 
 
-def test_no_other_private_name_of_asyncio_is_used() -> None:
-    known = {
-        "asyncio.Handle._run",
-        "_tasks._current_tasks",
-        "_tasks._enter_task",
-        "_tasks._leave_task",
-        "task._callbacks",
-        "loop._process_self_data",
-        '"_process_self_data"',
-        '"_csock"',
-        '"_make_socket_transport"',
-    }
-    names = r"\b(?:asyncio(?:\.\w+)?|_tasks|task|loop|transport)\._[a-z]\w*"
-    pattern = rf"{names}|(?<=attr\(loop, )\"_\w+\""
-    found = {
-        name
-        for path in (ROOT / "src").rglob("*.py")
-        for name in re.findall(pattern, path.read_text(encoding="utf-8"))
-    }
-    assert found == known
-
-
 async def test_the_private_names_of_aiohttp_exist_and_no_others_are_used() -> None:
     pytest.importorskip("aiohttp_asgi")
     from aiohttp import web
@@ -149,3 +129,39 @@ async def test_the_private_names_of_aiohttp_exist_and_no_others_are_used() -> No
     assert hasattr(app, "_subapps")
     assert hasattr(app.cleanup_ctx, "_exits")
     assert hasattr(make_mocked_request("GET", "/"), "_message")
+
+
+# Objects of two libraries have these names.
+SHARED = {"_waiter": 2}
+
+
+def test_each_private_name_is_used_by_one_adapter() -> None:
+    for name, modules in find().items():
+        assert len(modules) == SHARED.get(name, 1), f"{name} is used by {sorted(modules)}"
+
+
+def test_the_manual_lists_the_private_names_in_use() -> None:
+    by_module: dict[str, list[str]] = {}
+    for name, modules in sorted(find().items()):
+        for module in modules:
+            by_module.setdefault(module.removeprefix("svcrun."), []).append(f"``{name}``")
+    expected = "".join(
+        f"- ``{module}``: {', '.join(names)}\n" for module, names in sorted(by_module.items())
+    )
+    manual = (ROOT / "docs/explanation/architecture.rst").read_text(encoding="utf-8")
+    section = manual.partition("Private names in use\n")[2].partition("\n\n\n")[0]
+    listed = "".join(
+        line + "\n"
+        for line in re.sub(r"\n  +", " ", section).splitlines()
+        if line.startswith("- ``")
+    )
+    assert listed == expected
+
+
+def find() -> Mapping[str, set[str]]:
+    """Return the private names in use, in an environment with all libraries."""
+    for library in ("aiohttp", "aiohttp_asgi", "croniter", "raven", "sentry_sdk", "uvicorn"):
+        pytest.importorskip(library)
+    for library in ("colorlog", "logging_journald", "pyinstrument", "pythonjsonlogger", "rich"):
+        pytest.importorskip(library)
+    return find_private_names()

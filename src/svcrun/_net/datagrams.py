@@ -23,6 +23,7 @@ from svcrun._net.addresses import format_address
 from svcrun._net.endpoint import is_connected
 from svcrun._util.drain import Drain
 from svcrun._util.eager import start_eagerly
+from svcrun._util.loop_internals import callbacks_of
 from svcrun._util.shared_stop import SharedStop
 from svcrun._util.tasks import mark_retrieved
 from svcrun._util.waiter import Waiter
@@ -195,9 +196,7 @@ class WorkerPool:
             except BaseException as error:  # noqa: BLE001 - it raises exits again
                 self._log_failure(error, data, addr)
 
-            if (
-                context != untouched or task.cancelling() or task._callbacks  # noqa: SLF001 - no public name tells that another task waits for this one
-            ):
+            if context != untouched or task.cancelling() or callbacks_of(task):
                 return False
             # If the handler waited, another worker may have read on.
             if self._reader is not worker or monotonic() >= self._reads_until:

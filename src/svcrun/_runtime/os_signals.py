@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from svcrun._runtime.signal_handlers import ChainedHandler, owner_of, unwatch_si
 from svcrun._util.current_service import current_service, on_behalf_of
 from svcrun._util.hints import TYPE_CHECKING
 from svcrun._util.loop_internals import wakeup_descriptor
-from svcrun._util.signal_timer import set_handler
+from svcrun._util.signal_timer import get_handler, set_handler
 from svcrun.errors import ParameterError, show
 
 if TYPE_CHECKING:
@@ -270,7 +269,7 @@ class OSSignals:
         """
         if signum not in self._replaced:
             return False
-        theirs = _signal.getsignal(signum)
+        theirs = get_handler(signum)
         if _is_ours(theirs):
             return False
         if theirs is signal.default_int_handler or theirs == signal.SIG_DFL:

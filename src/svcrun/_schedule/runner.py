@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, c
 from svcrun._util.current_service import current_service, on_behalf_of
 from svcrun._util.drain import log_late
 from svcrun._util.eager import start_eagerly
+from svcrun._util.loop_internals import callbacks_of
 from svcrun._util.tasks import current_work, mark_retrieved
 from svcrun._util.waiter import Waiter
 from svcrun.errors import ParameterError, ParameterTypeError
@@ -250,9 +251,7 @@ class ScheduleRunner:
                 in_call = True
                 await self._make_call(task)
                 in_call = False
-                if (
-                    context != untouched or task.cancelling() or task._callbacks  # noqa: SLF001 - no public name tells that another task waits for this one
-                ):
+                if context != untouched or task.cancelling() or callbacks_of(task):
                     break
                 if self._due_calls:
                     await asyncio.sleep(0)  # other callbacks run between the calls of a long queue

@@ -1,4 +1,4 @@
-"""The one adapter for what asyncio knows about its event loops and does not publish.
+"""The one adapter for what asyncio knows about its event loops and tasks and does not publish.
 
 Each function returns None, or does without, on a loop that lacks the private name.
 ``tests/test_private_names.py`` fails when a version of asyncio drops one.
@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from operator import attrgetter
 
 from svcrun._util.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("current_loop", "listen_to_signals", "propagate_exits", "wakeup_descriptor")
+__all__ = (
+    "callbacks_of",
+    "current_loop",
+    "listen_to_signals",
+    "propagate_exits",
+    "wakeup_descriptor",
+)
+
+callbacks_of: Callable[[asyncio.Task[Any]], list[Any] | None] = attrgetter("_callbacks")
+"""Return the done callbacks of a task, among them those of tasks that wait for it.
+
+Not a function in Python, because this is called for each datagram.
+"""
 
 
 if sys.version_info >= (3, 14):

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     Handler = Callable[[int, FrameType | None], object]
 
-__all__ = ("DEFAULT_ACTION", "SignalTimer", "set_handler")
+__all__ = ("DEFAULT_ACTION", "SignalTimer", "get_handler", "set_handler")
 
-# signal.signal() without the conversion of numbers to enum members and back, which takes ten times
-# as long.
+# signal.getsignal() and signal.signal() without the conversion of numbers to enum members and back,
+# which takes ten times as long.
+get_handler: Callable[[int], Any] = _signal.getsignal
 set_handler: Callable[[int, Any], Any] = _signal.signal
 DEFAULT_ACTION: Any = _signal.SIG_DFL
 

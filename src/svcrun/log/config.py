@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from asyncio.events import _get_running_loop
 
 from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun._util.per_loop import running_loop
 from svcrun.errors import ParameterTypeError
 from svcrun.log.formats import (
     LOG_FORMAT,
@@ -113,7 +113,7 @@ def basic_config(
             session.close_at_end(target)
     LOG_LEVEL.set(number)
     LOG_FORMAT.set(chosen)
-    session.open(loop or _get_running_loop())
+    session.open(loop or running_loop())
     return session
 
 

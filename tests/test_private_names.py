@@ -149,7 +149,7 @@ def test_the_manual_lists_the_private_names_in_use() -> None:
         f"- ``{module}``: {', '.join(names)}\n" for module, names in sorted(by_module.items())
     )
     manual = (ROOT / "docs/explanation/architecture.rst").read_text(encoding="utf-8")
-    section = manual.partition("Private names in use\n")[2].partition("\n\n\n")[0]
+    section = re.split(r"\n[^\n]+\n-{4,}\n", manual.partition("\nPrivate names in use\n----")[2])[0]
     listed = "".join(
         line + "\n"
         for line in re.sub(r"\n  +", " ", section).splitlines()

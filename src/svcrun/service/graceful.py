@@ -1,4 +1,4 @@
-"""A service whose tasks may come to their ends when it stops."""
+"""A service that waits for its tasks when it stops."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ log = logging.getLogger(__name__)
 
 
 class GracefulService(Service, base=True):
-    """Create tasks that are waited for, or cancelled, when the service stops.
+    """Create tasks that the service waits for, or cancels, when it stops.
 
-    It goes with every other service: ``class Shop(GracefulService, TCPServer)`` stops the server
-    first, whose handlers may create tasks until then, and sees to the tasks after that.
+    It can be combined with every other service. ``class Shop(GracefulService, TCPServer)`` stops
+    the server first, whose handlers may create tasks until then, and waits for the tasks
+    afterwards.
 
-    :param graceful_wait_timeout: seconds that the stop waits for tasks; without limit by default,
-        so that only the limits of the stop itself hold.
-    :param cancel_on_timeout: whether tasks that take longer are cancelled; otherwise they are left
-        to run.
+    :param graceful_wait_timeout: seconds that the stop waits for tasks. By default there is no
+        limit except those of the stop itself.
+    :param cancel_on_timeout: cancel tasks that take longer. On by default; otherwise they are left
+        running.
 
-    :raises ValueError, TypeError: naming a parameter that has a wrong value.
+    :raises ValueError, TypeError: naming a parameter whose value is not accepted.
 
     >>> import asyncio
     >>> from svcrun.service import GracefulService
@@ -69,11 +70,11 @@ class GracefulService(Service, base=True):
     def create_graceful_task(
         self, coro: Coroutine[Any, Any, T], *, cancel: bool = False
     ) -> asyncio.Task[T]:
-        """Run `coro` as a task, and see to it when the service stops.
+        """Run `coro` as a task that ends with the service.
 
-        An exception that ends it goes to the log.
+        When the service stops, it waits for the task. An exception of the task is logged.
 
-        :param cancel: cancel the task at the stop, instead of waiting for it to end by itself.
+        :param cancel: cancel the task when the service stops, before waiting for it.
         """
         own = part_of(self, _GracefulTasks)
         entry = _Entry(self, cancel)
@@ -89,10 +90,10 @@ class GracefulService(Service, base=True):
         return task
 
     async def stop(self, exception: Any = None) -> None:
-        """Stop what else the service is, then wait for the tasks.
+        """Stop the other bases of the service, then wait for the tasks.
 
-        A task may stop the service itself, and is not waited for then. When this is cancelled, so
-        are the tasks, and nobody waits for them.
+        A task may call this, and is then not waited for. If the call is cancelled, it cancels the
+        tasks and does not wait for them.
         """
         work = current_work.get()
         own = work if isinstance(work, _Entry) and work.owner is self else None
@@ -108,7 +109,7 @@ class GracefulService(Service, base=True):
                 raise
             await tasks.end(self, own)
         except asyncio.CancelledError:
-            # A task whose own stop() is cut short leaves the others to those who wait for them.
+            # If a task called this, other calls in progress still wait for the other tasks.
             if own is None or tasks.stops == 1:
                 tasks.cancel(own)
             raise
@@ -119,14 +120,14 @@ class GracefulService(Service, base=True):
 
 
 class _GracefulTasks:
-    """The tasks of a service, and their graceful end."""
+    """The tasks of a service, and the calls of stop() that wait for them."""
 
     def __init__(self, _: GracefulService) -> None:
         self.entries: dict[asyncio.Task[Any], _Entry] = {}
         self.stops = 0  # the number of calls of stop() in progress
 
     def on_end(self, task: asyncio.Task[Any]) -> None:
-        """Forget a task that has ended, and log its exception."""
+        """Remove a task that has ended, and log its exception."""
         service = self.entries.pop(task).owner
         if task.cancelled() or (error := task.exception()) is None:
             return
@@ -134,7 +135,7 @@ class _GracefulTasks:
             log.error("%s: %s failed", show(service), task.get_name(), exc_info=error)
 
     async def end(self, service: GracefulService, own: _Entry | None) -> None:
-        """Wait for the tasks, except for that of `own`, which waits for this."""
+        """Wait for the tasks, except that of `own`, which waits for this call: a deadlock."""
         entries = self.entries
         for task, entry in entries.items():
             if entry.cancel and not entry.is_cancelled and entry is not own:
@@ -152,10 +153,10 @@ class _GracefulTasks:
                 await asyncio.wait(tasks, timeout=left)
             else:
                 self._leave(late)
-                await asyncio.sleep(0)  # so that they hear of it
+                await asyncio.sleep(0)  # the cancellation reaches them in this iteration
 
     def cancel(self, own: _Entry | None) -> None:
-        """Cancel the tasks, except for that of `own` and those that were left to run."""
+        """Cancel the tasks, except that of `own` and those that were left running."""
         tasks = [
             task
             for task, entry in self.entries.items()
@@ -170,7 +171,7 @@ class _GracefulTasks:
             task.cancel()
 
     def _leave(self, tasks: list[asyncio.Task[Any]]) -> None:
-        """Log `tasks`, which take too long, and cancel them unless the service lets them run."""
+        """Log `tasks`, which are late, and cancel them if the service wants that."""
         service = self.entries[tasks[0]].owner
         when = f"after graceful_wait_timeout={service.graceful_wait_timeout:g} s"
         log_late(log, service, tasks, when, is_cancelled=service.cancel_on_timeout)
@@ -181,21 +182,31 @@ class _GracefulTasks:
 
 
 class _Entry:
-    """What is known of a task; it is also the piece of work that the task's code belongs to."""
+    """The state of a task. It is also the value of ``current_work`` in the task and its children.
+
+    So a stop() that the task calls, directly or through a child task, knows which task calls it.
+    """
 
     __slots__ = ("cancel", "is_cancelled", "is_left", "owner", "stops")
 
     def __init__(self, owner: GracefulService, cancel: bool) -> None:
         self.owner = owner
-        self.cancel = cancel  # whether the stop cancels it
-        self.is_cancelled = False  # whether one has, and another would disturb its cleaning up
-        self.is_left = False  # whether it took too long
-        self.stops = 0  # how many calls of stop() it waits for
+        # Whether a stop cancels the task, and whether one has: a second cancellation would disturb
+        # its clean-up.
+        self.cancel = cancel
+        self.is_cancelled = False
+        # Whether the task was late, so that stops do not wait for it any longer.
+        self.is_left = False
+        # The number of calls of stop() that the task waits for.
+        self.stops = 0
 
     def is_awaited_by(self, own: _Entry | None) -> bool:
-        """Tell whether a stop waits for the task, be it a stop that the task of `own` waits for.
+        """Return whether a stop waits for the task.
 
-        Tasks that wait for stops don't wait for each other, but for those that are cancelled.
+        Deadlock: tasks that call stop() must not wait for each other. They do wait for tasks that
+        are cancelled.
+
+        :param own: the task that called the stop, None if no task of the service did.
         """
         if self.is_left or self is own:
             return False

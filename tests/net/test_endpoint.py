@@ -1,4 +1,4 @@
-"""Laws of places to listen at: what is refused, what is bound, what is left (C23, C24)."""
+"""Laws of endpoints: refused values, bound sockets, and their files (C23, C24)."""
 
 import asyncio
 import errno
@@ -22,7 +22,7 @@ STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 
 class TestBindSocket:
-    """Laws of the function that binds at once."""
+    """Laws of bind_socket()."""
 
     @pytest.mark.parametrize(
         ("address", "family"),
@@ -43,7 +43,7 @@ class TestBindSocket:
             assert not sock.getblocking()
             assert sock.getsockname()[1]
 
-    def test_family_and_type_can_be_given_first(self) -> None:
+    def test_family_and_type_are_accepted_as_positional_arguments(self) -> None:
         with bind_socket(socket.AF_INET6, DATAGRAM, address="::", port=0) as sock:
             assert (sock.family, sock.type) == (socket.AF_INET6, DATAGRAM)
             # C23: "::" takes IPv4 as well, however it was asked for.
@@ -53,12 +53,12 @@ class TestBindSocket:
         with pytest.raises(OSError, match=r"127.0.0.1"):
             bind_socket(socket.AF_INET6, address="127.0.0.1")
 
-    def test_an_option_given_wins(self) -> None:
+    def test_a_socket_option_overrides_the_defaults(self) -> None:
         options = [(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)]
         with bind_socket(address="::", options=options) as sock:
             assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
-    def test_sharing_is_off_unless_asked_for(self) -> None:
+    def test_a_port_is_shared_only_with_reuse_port(self) -> None:
         with bind_socket(address="127.0.0.1") as sock:
             assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
@@ -75,7 +75,7 @@ class TestBindSocket:
             assert caught.value.errno == errno.EADDRINUSE
 
     @pytest.mark.parametrize("kind", [STREAM, DATAGRAM])
-    def test_a_path_makes_a_unix_socket(self, tmp_path: Path, kind: int) -> None:
+    def test_a_path_binds_a_unix_socket(self, tmp_path: Path, kind: int) -> None:
         path = tmp_path / "sock"
         with bind_socket(socket.AF_UNIX, kind, address=str(path)) as sock:
             assert sock.getsockname() == str(path)
@@ -88,20 +88,20 @@ class TestBindSocket:
             ("\0svcrun-test-log", None, "unix://@svcrun-test-log"),
         ],
     )
-    def test_what_is_bound_is_logged(
+    def test_the_bound_address_is_logged(
         self, address: str, name: str | None, url: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
         with bind_socket(address=address, proto_name=name):
             assert caplog.messages[0].startswith(f"Listening {url}")
 
-    def test_nothing_is_left_of_an_option_that_is_refused(self, no_leaks: None) -> None:
+    def test_a_refused_option_leaves_no_socket_behind(self, no_leaks: None) -> None:
         with pytest.raises(OSError, match=r"127.0.0.1:0"):
             bind_socket(address="127.0.0.1", options=[(socket.IPPROTO_TCP, 9999, 1)])
 
 
 class TestParameters:
-    """C7: each mistake is told when the endpoint is made."""
+    """C7: each mistake is an error when the endpoint is created."""
 
     @pytest.mark.parametrize(
         ("parameters", "error", "named"),
@@ -132,7 +132,7 @@ class TestParameters:
             ({"address": "::1", "port": 0, "options": [("a", 2, 3)]}, ParameterTypeError, "opti"),
         ],
     )
-    def test_a_wrong_value(
+    def test_a_wrong_value_is_an_error_that_names_owner_parameter_and_value(
         self, parameters: dict[str, Any], error: type[Exception], named: str
     ) -> None:
         with pytest.raises(error) as caught:
@@ -140,7 +140,7 @@ class TestParameters:
         assert "The server" in str(caught.value)
         assert refuses(caught.value, named)
 
-    def test_a_byte_less_is_no_mistake(self, tmp_path: Path) -> None:
+    def test_a_path_of_the_maximum_length_is_accepted(self, tmp_path: Path) -> None:
         path = str(tmp_path / "s")
         path += "x" * (107 - len(path))
         endpoint = Endpoint("The server", path=path)
@@ -153,7 +153,7 @@ class TestParameters:
             (lambda: socket.socket(socket.AF_NETLINK, STREAM | socket.SOCK_RAW), "stream"),
         ],
     )
-    def test_a_socket_of_another_kind(self, make: Any, named: str) -> None:
+    def test_a_socket_of_another_type_is_refused(self, make: Any, named: str) -> None:
         try:
             sock = make()
         except OSError:
@@ -161,7 +161,7 @@ class TestParameters:
         with sock, pytest.raises(ParameterError, match=named):
             Endpoint("The server", sock=sock)
 
-    def test_a_socket_that_does_tls_by_itself(self) -> None:
+    def test_an_ssl_socket_is_refused(self) -> None:
         import ssl
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -173,14 +173,14 @@ class TestParameters:
         ):
             Endpoint("The server", sock=sock)
 
-    def test_a_given_socket_wins_over_an_address(self) -> None:
+    def test_a_socket_overrides_an_address(self) -> None:
         with bind_socket(address="127.0.0.1") as sock:
             endpoint = Endpoint("The server", address="203.0.113.7", port=1, sock=sock)
             assert endpoint.bind() is sock
 
 
 class TestPlaces:
-    """Laws of what is bound."""
+    """Laws of bound endpoints."""
 
     def test_scoped_addresses_keep_their_scope(self) -> None:
         addresses = [
@@ -197,7 +197,7 @@ class TestPlaces:
         assert local_address(sock) == (scoped, sock.getsockname()[1])
         endpoint.close(sock)
 
-    async def test_a_host_name_is_looked_up_without_blocking(
+    async def test_a_host_name_is_resolved_without_blocking_the_loop(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -221,7 +221,7 @@ class TestPlaces:
         assert local_address(sock)[0] == "127.0.0.1"
         endpoint.close(sock)
 
-    async def test_a_name_of_ipv6_alone_is_good_as_well(
+    async def test_a_host_name_with_an_ipv6_address_alone_is_bound(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         found = [(socket.AF_INET6, STREAM, 6, "", ("::1", 0, 0, 0))]
@@ -232,12 +232,14 @@ class TestPlaces:
         endpoint.close(sock)
 
     @pytest.mark.parametrize("place", [{"address": "::1", "port": 0}, {"address": "localhost"}])
-    async def test_nothing_is_looked_up_for_other_places(self, place: dict[str, Any]) -> None:
+    async def test_endpoints_without_a_host_name_are_not_resolved(
+        self, place: dict[str, Any]
+    ) -> None:
         endpoint = Endpoint("The server", **{"port": 0, **place})
         loop: Any = None
         await endpoint.resolve(loop)
 
-    def test_an_endpoint_is_bound_again_and_again(self, tmp_path: Path) -> None:
+    def test_an_endpoint_can_be_bound_several_times(self, tmp_path: Path) -> None:
         for endpoint in (
             Endpoint("The server", address="127.0.0.1", port=0),
             Endpoint("The server", path=tmp_path / "sock"),
@@ -254,7 +256,7 @@ class TestPlaces:
             if endpoint.port is None:
                 assert len(places) == 1
 
-    def test_what_was_bound_listens_when_told_to(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_bound_socket_can_listen_later(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level("INFO")
         endpoint = Endpoint("The server", address="127.0.0.1", port=0, scheme="http")
         sock = endpoint.bind()
@@ -266,12 +268,14 @@ class TestPlaces:
         assert f"Listening http://127.0.0.1:{sock.getsockname()[1]}" in caplog.text
         endpoint.close(sock)
 
-    def test_who_listened_first_is_told_of_as_if_it_had_been_bound(self) -> None:
+    def test_a_listener_that_was_faster_is_the_same_error_as_one_that_was_bound_before(
+        self,
+    ) -> None:
         endpoints = [Endpoint("The server", address="127.0.0.1", port=0)]
         first = endpoints[0].bind()
         port = first.getsockname()[1]
         endpoints.append(Endpoint("The server", address="127.0.0.1", port=port))
-        second = endpoints[1].bind()  # both may, as long as nobody listens
+        second = endpoints[1].bind()  # allowed as long as neither listens
         endpoints[0].listen(first, 1)
         place = f"<the service>: could not listen on tcp://127.0.0.1:{port}"
         with pytest.raises(OSError, match=place) as caught:
@@ -280,7 +284,7 @@ class TestPlaces:
         for endpoint, sock in zip(endpoints, (first, second), strict=True):
             endpoint.close(sock)
 
-    def test_a_second_listener_is_an_error_that_names_all(self) -> None:
+    def test_a_second_listener_is_an_error_that_names_endpoint_and_service(self) -> None:
         with bind_socket(address="127.0.0.1") as sock:
             sock.listen()
             port = sock.getsockname()[1]
@@ -290,7 +294,9 @@ class TestPlaces:
             assert caught.value.errno == errno.EADDRINUSE
             assert f"tcp://127.0.0.1:{port}" in str(caught.value)
 
-    def test_a_missing_permission_stays_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_permission_is_a_permission_error(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         class Forbidden(socket.socket):
             def bind(self, address: Any) -> None:
                 raise PermissionError(errno.EACCES, "Permission denied")
@@ -299,20 +305,20 @@ class TestPlaces:
         with pytest.raises(PermissionError, match=r"tcp://127.0.0.1:80: .* privileges"):
             Endpoint("The server", address="127.0.0.1", port=80).bind()
 
-    def test_it_can_be_pickled(self) -> None:
+    def test_an_endpoint_can_be_pickled(self) -> None:
         endpoint = pickle.loads(pickle.dumps(Endpoint("The server", address="::1", port=80)))  # noqa: S301
         assert repr(endpoint) == "<Endpoint tcp://[::1]:80>"
 
 
 class TestFiles:
-    """Laws of the files that Unix sockets leave."""
+    """Laws of the files of Unix sockets."""
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
         return tmp_path / "sock"
 
     @pytest.mark.parametrize("kind", [STREAM, DATAGRAM])
-    def test_one_that_nobody_listens_on_is_replaced(self, path: Path, kind: int) -> None:
+    def test_the_file_of_a_closed_socket_is_replaced(self, path: Path, kind: int) -> None:
         with socket.socket(socket.AF_UNIX, kind) as sock:
             sock.bind(str(path))
         endpoint = Endpoint("The server", path=path, kind=kind)
@@ -321,7 +327,9 @@ class TestFiles:
 
     @pytest.mark.parametrize("other", [STREAM, DATAGRAM])
     @pytest.mark.parametrize("kind", [STREAM, DATAGRAM])
-    def test_one_that_somebody_listens_on_is_not(self, path: Path, kind: int, other: int) -> None:
+    def test_the_file_of_an_open_socket_is_not_replaced(
+        self, path: Path, kind: int, other: int
+    ) -> None:
         with socket.socket(socket.AF_UNIX, other) as sock:
             sock.bind(str(path))
             if other == STREAM:
@@ -331,13 +339,13 @@ class TestFiles:
             assert caught.value.errno == errno.EADDRINUSE
             assert path.is_socket()
 
-    def test_no_file_of_another_kind_is(self, path: Path) -> None:
+    def test_a_file_of_another_kind_is_not_replaced(self, path: Path) -> None:
         path.write_text("precious")
         with pytest.raises(OSError, match="unix://"):
             Endpoint("The server", path=path).bind()
         assert path.read_text() == "precious"
 
-    def test_a_link_to_a_socket_is_not(self, path: Path, tmp_path: Path) -> None:
+    def test_a_link_to_a_socket_is_not_replaced(self, path: Path, tmp_path: Path) -> None:
         path.symlink_to(tmp_path / "elsewhere")
         with pytest.raises(OSError, match="unix://"):
             Endpoint("The server", path=path).bind()
@@ -347,13 +355,13 @@ class TestFiles:
         with pytest.raises(FileNotFoundError, match=r"unix://.*none/sock"):
             Endpoint("The server", path=tmp_path / "none" / "sock").bind()
 
-    def test_a_file_that_is_gone_already_is_no_error(self, path: Path) -> None:
+    def test_a_file_that_was_removed_before_is_no_error(self, path: Path) -> None:
         endpoint = Endpoint("The server", path=path)
         sock = endpoint.bind()
         path.unlink()
         endpoint.close(sock)
 
-    def test_a_file_that_is_not_ours_any_more_stays(self, path: Path) -> None:
+    def test_a_file_that_another_server_created_is_not_removed(self, path: Path) -> None:
         endpoint = Endpoint("The server", path=path)
         sock = endpoint.bind()
         path.unlink()
@@ -361,7 +369,7 @@ class TestFiles:
         endpoint.close(sock)
         assert path.read_text() == "another's"
 
-    def test_one_that_can_not_be_removed_is_a_warning(
+    def test_a_file_that_can_not_be_removed_is_a_warning(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         endpoint = Endpoint("The server", path=path)
@@ -388,7 +396,7 @@ class TestFiles:
         (None, "an unnamed peer"),
     ],
 )
-def test_addresses_are_written_as_people_do(address: Any, text: str) -> None:
+def test_addresses_of_peers_are_formatted_as_host_and_port(address: Any, text: str) -> None:
     assert format_address(address) == text
 
 

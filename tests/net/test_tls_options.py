@@ -1,4 +1,4 @@
-"""Laws of TLS options: what they refuse, and the context they make (C7, C28)."""
+"""Laws of TLS options: refused values, and the context they create (C7, C28)."""
 
 import os
 import ssl
@@ -46,7 +46,7 @@ def client_options(**changes: Any) -> SSLOptions:
     return SSLOptions(**parameters)
 
 
-def test_the_parameters_come_in_the_order_of_old(certificates: Certificates) -> None:
+def test_the_parameters_have_the_order_of_aiomisc(certificates: Certificates) -> None:
     options = SSLOptions(
         certificates.server_cert,
         str(certificates.server_key),
@@ -65,7 +65,7 @@ def test_the_parameters_come_in_the_order_of_old(certificates: Certificates) -> 
 
 
 class TestServerContext:
-    """What a server checks."""
+    """The checks of a server."""
 
     @pytest.mark.parametrize(
         ("ca", "verify", "require", "mode"),
@@ -78,7 +78,7 @@ class TestServerContext:
             (True, False, True, ssl.CERT_REQUIRED),
         ],
     )
-    def test_of_its_clients(
+    def test_certificates_of_clients_are_verified_as_the_parameters_say(
         self,
         certificates: Certificates,
         *,
@@ -94,7 +94,7 @@ class TestServerContext:
             require_client_cert=require,
         ).create_context()
         assert context.verify_mode is mode
-        # Nobody is trusted but `ca`, and nobody is asked after the handshake.
+        # Only `ca` is trusted, and no client is asked after the handshake.
         assert len(context.get_ca_certs()) == (1 if ca else 0)
         assert not context.post_handshake_auth
 
@@ -114,20 +114,24 @@ class TestServerContext:
 
 
 class TestClientContext:
-    """What a client checks."""
+    """The checks of a client."""
 
-    def test_chain_and_host_name_if_it_verifies(self, certificates: Certificates) -> None:
+    def test_a_client_that_verifies_checks_chain_and_host_name(
+        self, certificates: Certificates
+    ) -> None:
         context = client_options(ca=certificates.ca).create_context()
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert context.check_hostname
         assert len(context.get_ca_certs()) == 1
 
-    def test_nothing_if_it_does_not(self, certificates: Certificates) -> None:
+    def test_a_client_that_does_not_verify_checks_nothing(self, certificates: Certificates) -> None:
         context = client_options(ca=certificates.ca, verify=False).create_context()
         assert context.verify_mode is ssl.CERT_NONE
         assert not context.check_hostname
 
-    def test_the_systems_authorities_without_ca(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_client_without_ca_trusts_the_authorities_of_the_system(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         loaded: list[ssl.Purpose] = []
 
         def load_default_certs(context: ssl.SSLContext, purpose: ssl.Purpose) -> None:
@@ -139,7 +143,7 @@ class TestClientContext:
         client_options(verify=False).create_context()
         assert loaded == [CLIENT]
 
-    def test_it_may_show_a_certificate(self, certificates: Certificates) -> None:
+    def test_a_client_may_have_a_certificate(self, certificates: Certificates) -> None:
         client_options(cert=certificates.client_cert, key=certificates.client_key).create_context()
 
 
@@ -147,7 +151,9 @@ class TestMistakes:
     """C7."""
 
     @pytest.mark.parametrize("name", ["cert", "key", "ca"])
-    def test_an_absent_file(self, certificates: Certificates, name: str, tmp_path: Path) -> None:
+    def test_a_file_that_does_not_exist_is_an_error_that_names_parameter_and_path(
+        self, certificates: Certificates, name: str, tmp_path: Path
+    ) -> None:
         for path in (tmp_path / "none.pem", tmp_path):
             with pytest.raises(FileNotFoundError) as caught:
                 server_options(certificates, owner="The server", **{name: path})
@@ -174,7 +180,7 @@ class TestMistakes:
             ),
         ],
     )
-    def test_a_wrong_value(
+    def test_a_wrong_value_is_an_error_that_names_owner_parameter_and_value(
         self,
         certificates: Certificates,
         changes: dict[str, Any],
@@ -186,13 +192,13 @@ class TestMistakes:
         assert "The server" in str(caught.value)
         assert refuses(caught.value, named)
 
-    def test_unknown_ciphers(self, certificates: Certificates) -> None:
+    def test_unknown_ciphers_are_an_error(self, certificates: Certificates) -> None:
         options = server_options(certificates, ciphers="ROT13")
         with pytest.raises(ParameterError, match=r"ciphers must be .*ROT13"):
             options.create_context()
 
     @pytest.mark.parametrize("name", ["cert", "key", "ca"])
-    def test_a_file_of_something_else(
+    def test_a_file_with_other_contents_is_an_error_that_names_the_parameter(
         self, certificates: Certificates, tmp_path: Path, name: str
     ) -> None:
         garbage = tmp_path / "garbage.pem"
@@ -201,12 +207,12 @@ class TestMistakes:
         with pytest.raises(ParameterError, match=f"{name} must be .*garbage.pem"):
             options.create_context()
 
-    def test_a_key_of_another_certificate(self, certificates: Certificates) -> None:
+    def test_a_key_of_another_certificate_is_an_error(self, certificates: Certificates) -> None:
         options = server_options(certificates, key=certificates.client_key)
         with pytest.raises(ParameterError, match=r"key must be .*server.pem.*client.key"):
             options.create_context()
 
-    def test_an_encrypted_key_is_refused_and_nobody_is_asked(
+    def test_an_encrypted_key_is_refused_without_a_question_at_the_terminal(
         self, certificates: Certificates, tmp_path: Path
     ) -> None:
         key = serialization.load_pem_private_key(certificates.server_key.read_bytes(), None)
@@ -223,7 +229,7 @@ class TestMistakes:
             options.create_context()
 
     @pytest.mark.parametrize("name", ["cert", "key", "ca"])
-    def test_a_file_that_can_not_be_read(
+    def test_an_unreadable_file_is_an_error_that_names_the_parameter(
         self,
         certificates: Certificates,
         tmp_path: Path,
@@ -251,7 +257,7 @@ class TestMistakes:
         with pytest.raises(PermissionError, match=f"{name} can't be read.*locked.pem"):
             options.create_context()
 
-    def test_a_file_that_vanished_after_the_check(
+    def test_a_file_that_vanished_after_the_check_is_an_error(
         self, certificates: Certificates, tmp_path: Path
     ) -> None:
         path = tmp_path / "short-lived.pem"
@@ -263,7 +269,7 @@ class TestMistakes:
 
 
 def test_a_plain_server_does_not_load_ssl() -> None:
-    """It costs memory and time; only what speaks TLS needs it."""
+    """It costs memory and time, and only TLS needs it."""
     program = "import svcrun.service.tcp, sys; print('svcrun._net.tls_options' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert done.stdout.strip() == b"False"

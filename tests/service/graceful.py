@@ -1,4 +1,4 @@
-"""Services with graceful tasks, and what becomes of these."""
+"""Services with graceful tasks for the tests."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,13 @@ from svcrun.service import GracefulService
 
 
 class Plain(GracefulService):
-    """Does nothing but to have tasks."""
+    """A service with tasks."""
 
     async def start(self) -> None: ...
 
 
 class Noting(Plain):
-    """Notes what becomes of its tasks."""
+    """A service that notes how its tasks end."""
 
     def __init__(self, *, notes: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -37,7 +37,7 @@ def now() -> float:
 
 
 async def ignore_cancellation(seconds: float) -> None:
-    """Run on for a time, whatever others want."""
+    """Run for `seconds`, and ignore cancellation."""
     end = now() + seconds
     while (left := end - now()) > 0:
         with contextlib.suppress(asyncio.CancelledError):

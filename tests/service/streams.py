@@ -36,13 +36,13 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def careless_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send each line back as the documentation's example does: for ever, and without draining."""
+    """Send each line back as the example of the manual does: for ever, and without drain()."""
     while True:
         writer.write(await reader.readline())
 
 
 class Transport:
-    """How servers and clients of one kind are made.
+    """Create servers and clients with or without TLS.
 
     :param certificates: those of both sides for TLS, None for plain TCP.
     """
@@ -69,7 +69,7 @@ class Transport:
         return made  # type: ignore[no-any-return]
 
     def client_context(self) -> ssl.SSLContext | None:
-        """Return what a client that trusts the server needs."""
+        """Return the parameters of a client that trusts the server."""
         if self.certificates is None:
             return None
         return ssl.create_default_context(cafile=self.certificates.ca)

@@ -1,4 +1,4 @@
-"""Tasks that come to their ends, or are cancelled, when their service stops (C32)."""
+"""Laws of tasks that are awaited or cancelled when their service stops (C32)."""
 
 # A graceful task need not be awaited, nor kept by anybody but its service.
 # mypy: disable-error-code="unused-awaitable"
@@ -23,7 +23,7 @@ from tests.support import PATIENCE
 from tests.support_clock import run_virtual
 from tests.support_counts import counted_calls
 
-# What the document says.
+# The promises of the manual.
 
 
 def test_tasks_are_awaited_or_cancelled_and_awaited_at_the_stop() -> None:
@@ -60,7 +60,7 @@ def test_a_cancelled_task_may_take_its_time_to_clean_up() -> None:
 
 
 @pytest.mark.parametrize("cancel_on_timeout", [True, False])
-def test_after_graceful_wait_timeout_nobody_waits(
+def test_after_graceful_wait_timeout_the_stop_waits_no_longer(
     cancel_on_timeout: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -100,7 +100,7 @@ def test_a_task_that_ends_at_the_very_last_moment_is_not_late(
     assert not messages(caplog)
 
 
-def test_what_is_cancelled_on_timeout_is_not_waited_for_further(
+def test_tasks_cancelled_on_timeout_are_not_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
@@ -115,7 +115,7 @@ def test_what_is_cancelled_on_timeout_is_not_waited_for_further(
     assert len(messages(caplog)) == 1
 
 
-def test_the_timeout_does_not_limit_what_is_cancelled() -> None:
+def test_the_timeout_does_not_limit_tasks_with_cancel() -> None:
     async def main() -> None:
         service = Noting(graceful_wait_timeout=2)
         service.create_graceful_task(ignore_cancellation(8), cancel=True)
@@ -139,7 +139,7 @@ def test_without_a_timeout_the_stop_waits_as_long_as_it_takes() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0])
-def test_a_timeout_of_zero_means_not_to_wait(timeout: float) -> None:
+def test_with_a_timeout_of_zero_the_stop_does_not_wait(timeout: float) -> None:
     async def main() -> None:
         service = Noting(graceful_wait_timeout=timeout)
         done = service.create_graceful_task(asyncio.sleep(0))
@@ -163,7 +163,7 @@ async def test_a_timeout_may_be_infinite() -> None:
 # The task.
 
 
-async def test_the_task_is_an_ordinary_one_that_is_named_after_its_coroutine() -> None:
+async def test_a_graceful_task_is_named_after_its_coroutine() -> None:
     service = Plain()
 
     async def answer() -> int:
@@ -175,7 +175,7 @@ async def test_the_task_is_an_ordinary_one_that_is_named_after_its_coroutine() -
     assert await task == 42
 
 
-async def test_a_task_has_the_context_of_who_creates_it_and_changes_only_its_own() -> None:
+async def test_a_task_runs_in_a_copy_of_the_context_of_its_creator() -> None:
     variable = contextvars.ContextVar("variable", default=0)
     service = Plain()
     seen = []
@@ -251,7 +251,7 @@ def test_tasks_that_raise_at_the_stop_neither_fail_nor_shorten_it(
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_a_task_that_ends_the_program_does_so_without_a_word_in_the_log(
+def test_a_task_that_exits_the_program_logs_nothing(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -268,7 +268,7 @@ def test_a_task_that_ends_the_program_does_so_without_a_word_in_the_log(
     assert not messages(caplog)
 
 
-def test_a_task_that_somebody_cancels_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_task_that_the_program_cancels_is_removed(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         service = Noting()
         task = service.create_graceful_task(service.sleep("work", 100))
@@ -282,7 +282,7 @@ def test_a_task_that_somebody_cancels_is_forgotten(caplog: pytest.LogCaptureFixt
     assert not messages(caplog)
 
 
-def test_nothing_of_a_task_is_left_when_it_has_ended() -> None:
+def test_a_task_that_has_ended_leaves_nothing_behind() -> None:
     async def main() -> None:
         service = Plain()
 
@@ -300,7 +300,7 @@ def test_nothing_of_a_task_is_left_when_it_has_ended() -> None:
     run_virtual(main())
 
 
-def test_nothing_of_the_service_is_left_after_its_stop() -> None:
+def test_a_stopped_service_leaves_nothing_behind() -> None:
     async def main() -> weakref.ref[Noting]:
         service = Noting(graceful_wait_timeout=1)
         tasks = [
@@ -321,7 +321,7 @@ def test_nothing_of_the_service_is_left_after_its_stop() -> None:
 
 
 @pytest.mark.parametrize("value", [-1, math.nan, -math.inf])
-def test_a_timeout_that_is_no_time_is_refused_at_construction(value: float) -> None:
+def test_a_negative_timeout_is_refused_at_construction(value: float) -> None:
     with pytest.raises(ValueError, match=r"Plain.*graceful_wait_timeout must be"):
         Plain(graceful_wait_timeout=value)
 
@@ -346,7 +346,7 @@ def test_the_defaults_are_those_of_the_document() -> None:
     assert service.cancel_on_timeout is True
 
 
-def test_it_can_be_pickled_before_it_runs() -> None:
+def test_a_graceful_service_can_be_pickled_before_it_runs() -> None:
     original = Noting(name="shop", graceful_wait_timeout=3, notes=("pickled",))
     service = pickle.loads(pickle.dumps(original))  # noqa: S301
 
@@ -416,7 +416,7 @@ def test_the_timeout_counts_from_the_beginning_of_the_stop_also_for_late_tasks()
     run_virtual(main())
 
 
-def test_a_task_of_the_second_kind_is_cancelled_once_however_many_stops_there_are() -> None:
+def test_a_task_with_cancel_is_cancelled_once_by_several_stops() -> None:
     async def main() -> None:
         service = Noting()
 

@@ -47,7 +47,9 @@ def test_the_entrypoint_waits_for_the_tasks(live: Form) -> None:
 
 @pytest.mark.parametrize("cancel", [False, True])
 @pytest.mark.parametrize("way", ["stop_services", "graceful_shutdown"])
-def test_a_task_may_ask_the_entrypoint_for_the_stop(live: Form, way: str, cancel: bool) -> None:
+def test_a_task_may_stop_its_service_through_the_entrypoint(
+    live: Form, way: str, cancel: bool
+) -> None:
     class Ending(Noting):
         async def start(self) -> None:
             self.create_graceful_task(self.end(), cancel=cancel)

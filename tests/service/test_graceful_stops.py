@@ -1,4 +1,4 @@
-"""Stops of services with graceful tasks that meet, and stops by such tasks themselves (C32)."""
+"""Laws of concurrent stops of services with graceful tasks, and of stops by such tasks (C32)."""
 
 # A graceful task need not be awaited, nor kept by anybody but its service.
 # mypy: disable-error-code="unused-awaitable"
@@ -77,7 +77,7 @@ def test_a_stop_that_is_cancelled_cancels_the_tasks_and_waits_for_none() -> None
     run_virtual(main())
 
 
-def test_a_stop_that_is_cancelled_leaves_alone_what_was_left_to_run() -> None:
+def test_a_cancelled_stop_does_not_cancel_tasks_that_were_left_running() -> None:
     async def main() -> None:
         service = Noting(graceful_wait_timeout=1, cancel_on_timeout=False)
         work = service.create_graceful_task(service.sleep("work", 10))
@@ -91,7 +91,7 @@ def test_a_stop_that_is_cancelled_leaves_alone_what_was_left_to_run() -> None:
     run_virtual(main())
 
 
-def test_a_stop_that_is_cancelled_while_the_server_stops_does_not_go_on_with_the_tasks() -> None:
+def test_a_stop_that_is_cancelled_while_the_server_stops_does_not_wait_for_the_tasks() -> None:
     class Slow(Service):
         async def stop(self, exception: BaseException | None = None) -> None:
             await asyncio.sleep(5)
@@ -133,7 +133,7 @@ def test_a_task_that_ignored_one_cancelled_stop_is_cancelled_by_the_next() -> No
     run_virtual(main())
 
 
-def test_tasks_are_seen_to_when_the_stop_of_the_server_fails() -> None:
+def test_tasks_are_awaited_when_the_stop_of_the_server_fails() -> None:
     class Failing(Service):
         async def stop(self, exception: BaseException | None = None) -> None:
             raise LookupError("no such thing")
@@ -156,7 +156,7 @@ def test_tasks_are_seen_to_when_the_stop_of_the_server_fails() -> None:
 
 
 @pytest.mark.parametrize("cancel", [False, True])
-def test_a_task_may_stop_its_service_and_go_on(cancel: bool) -> None:
+def test_a_task_may_stop_its_service_and_continue(cancel: bool) -> None:
     async def main() -> None:
         service = Noting()
 
@@ -185,7 +185,7 @@ def test_a_task_may_stop_its_service_from_a_task_of_its_own() -> None:
     run_virtual(main())
 
 
-def test_tasks_that_all_stop_their_service_do_not_hold_each_other_up() -> None:
+def test_tasks_that_all_stop_their_service_do_not_wait_for_each_other() -> None:
     async def main() -> None:
         service = Noting()
 
@@ -224,7 +224,7 @@ def test_a_task_that_has_stopped_its_service_is_waited_for_by_others_again() -> 
     run_virtual(main())
 
 
-def test_a_stop_by_a_task_waits_for_the_cleaning_up_of_one_that_wanted_to_stop_as_well() -> None:
+def test_a_stop_by_a_task_waits_for_the_clean_up_of_another_that_stopped_the_service() -> None:
     async def main() -> None:
         service = Noting()
 
@@ -245,7 +245,7 @@ def test_a_stop_by_a_task_waits_for_the_cleaning_up_of_one_that_wanted_to_stop_a
     run_virtual(main())
 
 
-def test_a_task_may_give_up_a_stop_and_go_on() -> None:
+def test_a_task_may_cancel_its_stop_and_continue() -> None:
     async def main() -> None:
         service = Noting()
 
@@ -277,7 +277,7 @@ def test_a_stop_from_outside_that_is_cancelled_also_ends_the_stops_by_tasks() ->
     run_virtual(main())
 
 
-def test_the_stop_by_a_task_that_is_cancelled_leaves_the_others_to_who_waits_for_them() -> None:
+def test_a_cancelled_stop_by_a_task_leaves_the_tasks_to_the_other_stops() -> None:
     async def main() -> None:
         service = Noting()
         service.create_graceful_task(service.sleep("work", 5))
@@ -290,7 +290,7 @@ def test_the_stop_by_a_task_that_is_cancelled_leaves_the_others_to_who_waits_for
     run_virtual(main())
 
 
-def test_the_stop_by_a_task_that_is_cancelled_cancels_all_when_it_was_the_only_one() -> None:
+def test_a_cancelled_stop_by_a_task_cancels_all_tasks_if_it_is_the_only_stop() -> None:
     async def main() -> None:
         service = Noting()
         service.create_graceful_task(service.sleep("work", 5))

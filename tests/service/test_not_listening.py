@@ -1,4 +1,4 @@
-"""A server that runs and does not listen says so, whatever kind it is."""
+"""A server of any kind that runs without a listener logs a warning."""
 
 import asyncio
 import contextlib
@@ -33,14 +33,14 @@ class Handles:
         """Return at once."""
 
     def handle_datagram(self, data: bytes, addr: Any) -> None:
-        """Take no notice."""
+        """Do nothing."""
 
     async def create_application(self) -> Any:
         return web.Application() if isinstance(self, AIOHTTPService) else application
 
 
 def kinds() -> dict[str, tuple[type[Any], dict[str, Any]]]:
-    """Return the kinds of server, and what each needs."""
+    """Return the kinds of server, and the parameters of each."""
     found: dict[str, tuple[type[Any], dict[str, Any]]] = {
         "tcp": (TCPServer, {}),
         "udp": (UDPServer, {}),
@@ -54,7 +54,7 @@ def kinds() -> dict[str, tuple[type[Any], dict[str, Any]]]:
 
 
 def deaf(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was warned of servers that do not listen."""
+    """Return the warnings about servers without a listener."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -69,7 +69,7 @@ async def live(service: Any, body: Any = None) -> None:
 
 
 @pytest.mark.parametrize("kind", kinds())
-def test_a_start_that_does_not_call_its_bases_start_is_warned_of(
+def test_a_start_that_does_not_call_its_base_is_a_warning(
     kind: str, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     base: Any
@@ -77,7 +77,7 @@ def test_a_start_that_does_not_call_its_bases_start_is_warned_of(
 
     class Deaf(Handles, base):  # type: ignore[misc]
         async def start(self) -> None:
-            """Forget the rest."""
+            """Do nothing."""
 
     service = Deaf(address="127.0.0.1", port=0, name="culprit", **needed)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -87,7 +87,7 @@ def test_a_start_that_does_not_call_its_bases_start_is_warned_of(
 
 
 @pytest.mark.parametrize("kind", kinds())
-def test_one_that_runs_on_without_listening_is_warned_of(
+def test_a_start_that_runs_on_without_a_listener_is_a_warning(
     kind: str, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     base: Any
@@ -105,7 +105,7 @@ def test_one_that_runs_on_without_listening_is_warned_of(
 
 
 @pytest.mark.parametrize("kind", kinds())
-def test_one_that_listens_before_or_after_it_is_ready_is_not(
+def test_a_start_that_listens_before_or_after_it_is_ready_is_no_warning(
     kind: str, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     base: Any
@@ -129,12 +129,12 @@ def test_one_that_listens_before_or_after_it_is_ready_is_not(
     assert not deaf(caplog)
 
 
-def test_a_tls_server_is_warned_of(
+def test_a_tls_server_without_a_listener_is_a_warning(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     class Deaf(Handles, TLSServer):
         async def start(self) -> None:
-            """Forget the rest."""
+            """Do nothing."""
 
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     for path in (cert, key):
@@ -145,7 +145,7 @@ def test_a_tls_server_is_warned_of(
 
 
 @pytest.mark.parametrize("where", ["server", "listener", "listeners", "transport", "sock"])
-def test_a_subclass_that_listens_in_its_own_way_is_not_warned_of(
+def test_a_subclass_with_a_listener_of_its_own_is_no_warning(
     where: str, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Own(Handles, TCPServer):
@@ -177,12 +177,12 @@ def test_a_subclass_that_listens_in_its_own_way_is_not_warned_of(
     assert not deaf(caplog)
 
 
-def test_a_given_socket_alone_is_not_taken_for_listening(
+def test_a_socket_passed_as_sock_is_not_a_listener(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Deaf(Handles, TCPServer):
         async def start(self) -> None:
-            """Forget the rest."""
+            """Do nothing."""
 
     with (
         socket.create_server(("127.0.0.1", 0)) as sock,

@@ -21,7 +21,7 @@ from tests.support_counts import counted_calls
 
 
 class ScriptedSocket:
-    """A listening socket whose next calls of accept() raise what they are told to."""
+    """A listening socket whose next calls of accept() raise the given errors."""
 
     def __init__(self, sock: socket.socket, errors: list[OSError]) -> None:
         self.sock = sock
@@ -51,13 +51,13 @@ def few_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_every_version_of_asyncio_has_the_method_that_saves_a_task() -> None:
-    """Should this fail for a new version, listen() falls back: look for its successor."""
+def test_asyncio_has_the_method_that_creates_a_transport_without_a_task() -> None:
+    """If this fails on a new version, listen() falls back: look for the successor."""
     with contextlib.closing(asyncio.SelectorEventLoop()) as loop:
         assert callable(loop._make_socket_transport)  # type: ignore[attr-defined]
 
 
-def test_the_transport_of_every_version_can_be_told_how_much_to_receive(tcp: Transport) -> None:
+def test_the_size_of_a_receive_can_be_set_on_a_transport_of_asyncio(tcp: Transport) -> None:
     async def main() -> None:
         async with running(tcp.server(echo)) as server, tcp.client(server) as (reader, writer):
             writer.write(b"x\n")
@@ -71,7 +71,7 @@ def test_the_transport_of_every_version_can_be_told_how_much_to_receive(tcp: Tra
 
 
 @pytest.mark.parametrize("unix", [False, True])
-def test_a_loop_without_that_method_is_asked_to_serve(
+def test_a_loop_without_the_private_method_creates_the_server_itself(
     tcp: Transport, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, *, unix: bool
 ) -> None:
     class OtherLoop(asyncio.SelectorEventLoop):
@@ -103,7 +103,7 @@ def test_a_loop_without_that_method_is_asked_to_serve(
 
 
 async def test_more_than_five_hundred_clients_at_once_wait_for_no_retry(tcp: Transport) -> None:
-    """With a back-log of 100 the kernel drops the rest, and their second try is a second later."""
+    """With a backlog of 100, the kernel drops the rest, which retry after a second."""
     async with running(tcp.server(echo)) as server:
         with contextlib.ExitStack() as stack:
             for _ in range(512):
@@ -128,7 +128,7 @@ async def test_the_backlog_can_be_chosen(tcp: Transport, monkeypatch: pytest.Mon
         assert set(backlogs) == {7}
 
 
-async def test_no_descriptors_left_is_waited_for(
+async def test_accepting_resumes_when_descriptors_are_available_again(
     tcp: Transport, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_accept, "RETRY_DELAY", 0.05)
@@ -184,14 +184,14 @@ class TestListener:
                 await server.wait_closed()
                 await asyncio.sleep(0)
 
-    async def test_a_connection_that_was_lost_before_is_passed_over(self) -> None:
+    async def test_a_connection_that_was_lost_before_accept_is_skipped(self) -> None:
         accepted: list[Any] = []
         errors = [ConnectionAbortedError(errno.ECONNABORTED, "aborted"), OSError(errno.EPROTO, "")]
         async with self.listening(errors, accepted) as (server, sock):
             with socket.create_connection(server.sockets[0].getsockname()):
                 await eventually(lambda: accepted)
 
-    async def test_when_there_is_no_room_it_waits_and_says_so_once(
+    async def test_without_descriptors_accepting_is_retried_and_logged_once(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(_accept, "RETRY_DELAY", 0.02)
@@ -205,7 +205,9 @@ class TestListener:
         assert len(lines) == 1
         assert re.search(r" on 127\.0\.0\.1:\d+: .*Too many open files", lines[0].getMessage())
 
-    async def test_it_can_be_closed_while_it_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_listener_can_be_closed_while_it_waits_for_descriptors(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         accepted: list[Any] = []
         async with self.listening([OSError(errno.ENFILE, "")], accepted) as (server, sock):
             with socket.create_connection(server.sockets[0].getsockname()):
@@ -213,7 +215,7 @@ class TestListener:
                 server.close()
         assert not accepted
 
-    async def test_a_burst_is_accepted_in_few_turns(self) -> None:
+    async def test_a_burst_is_accepted_in_few_iterations_of_the_loop(self) -> None:
         accepted: list[Any] = []
         async with self.listening([], accepted) as (server, sock):
             place = server.sockets[0].getsockname()
@@ -226,7 +228,7 @@ class TestListener:
                     await asyncio.sleep(0)
                 assert turns <= 15
 
-    async def test_a_transport_that_can_not_be_made_costs_one_connection(
+    async def test_a_failure_to_create_a_transport_closes_only_that_connection(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         accepted: list[Any] = []
@@ -242,7 +244,7 @@ class TestListener:
                 await eventually(lambda: accepted)
         assert "could not set up the connection" in caplog.text
 
-    async def test_it_is_a_server_like_asyncios(self) -> None:
+    async def test_the_listener_has_the_interface_of_a_server_of_asyncio(self) -> None:
         async with self.listening([], []) as (server, sock):
             assert server.is_serving()
             assert server.get_loop() is asyncio.get_running_loop()
@@ -256,10 +258,10 @@ class TestListener:
             server.close()
 
 
-async def test_clients_that_reset_before_they_are_accepted_leave_nothing(
+async def test_clients_that_reset_before_accept_leave_nothing_behind(
     transport: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody can tell their addresses any more: on uvloop, the transport raises if asked."""
+    """Their addresses are unknown by then: on uvloop, the transport raises if asked."""
     caplog.set_level(logging.INFO)
     async with running(transport.server(echo)) as server:
         for _ in range(20):
@@ -274,7 +276,9 @@ async def test_clients_that_reset_before_they_are_accepted_leave_nothing(
     assert len(caplog.records) == 1 + 20
 
 
-async def test_clients_that_connect_and_go_leave_nothing(transport: Transport) -> None:
+async def test_clients_that_connect_and_disconnect_leave_nothing_behind(
+    transport: Transport,
+) -> None:
     async with running(transport.server(echo)) as server:
         for _ in range(50):
             with raw_client(server):

@@ -11,7 +11,7 @@ from svcrun._net.connection import MAX_UNSENT
 from tests.service.streams import Transport, careless_echo, raw_client, running
 from tests.support import eventually
 
-# What the transports may buffer besides, and what one chunk may be.
+# The maximum that the transports buffer in addition, and the size of one chunk.
 SLACK = 1_500_000
 
 
@@ -55,7 +55,7 @@ async def test_limit_overrun_leaves_the_data_to_be_read(transport: Transport) ->
         assert data.strip(b"x") == b""
 
 
-async def test_a_flood_for_a_handler_that_does_not_read_is_not_read_either(
+async def test_the_transport_stops_reading_while_the_handler_does_not_read(
     transport: Transport,
 ) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,7 +76,7 @@ async def test_a_flood_for_a_handler_that_does_not_read_is_not_read_either(
         stop.set()
 
 
-async def test_much_more_than_the_limit_can_be_asked_for(transport: Transport) -> None:
+async def test_readexactly_accepts_much_more_than_the_limit(transport: Transport) -> None:
     size = 1_000_000
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -152,7 +152,7 @@ async def test_drain_waits_for_the_client(transport: Transport) -> None:
         assert await reader.read() == b""
 
 
-async def test_drain_raises_when_the_client_goes_meanwhile(tcp: Transport) -> None:
+async def test_drain_raises_when_the_client_disconnects_meanwhile(tcp: Transport) -> None:
     errors: list[BaseException] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -185,7 +185,7 @@ async def test_a_slow_reader_gets_everything(transport: Transport) -> None:
         assert total == 5_000_000
 
 
-async def test_the_end_of_a_half_open_peer_is_noticed_by_the_write(tcp: Transport) -> None:
+async def test_a_write_detects_the_end_of_a_half_open_peer(tcp: Transport) -> None:
     sent: list[Any] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Laws of a handler's life: its streams, its end, its errors."""
+"""Laws of a handler: its streams, its end, its errors."""
 
 import asyncio
 import contextlib
@@ -44,11 +44,11 @@ async def test_the_writer_is_closed_when_the_handler_returns(transport: Transpor
 
 
 class OtherError(BaseException):
-    """As some libraries derive theirs, so that nobody catches it by mistake."""
+    """Some libraries derive exceptions from it, so that no code catches them by mistake."""
 
 
 @pytest.mark.parametrize("error", [LookupError, OtherError])
-async def test_an_error_is_logged_once_with_peer_and_traceback_and_the_server_lives_on(
+async def test_an_exception_of_a_handler_is_logged_once_with_peer_and_traceback(
     transport: Transport, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     """C26."""
@@ -75,7 +75,7 @@ async def test_an_error_is_logged_once_with_peer_and_traceback_and_the_server_li
     assert isinstance(failures[0].exc_info[1], error)
 
 
-async def test_a_vanished_client_is_one_line_without_traceback(
+async def test_a_disconnected_client_is_logged_in_one_line_without_traceback(
     tcp: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -100,7 +100,7 @@ async def test_a_vanished_client_is_one_line_without_traceback(
     assert not lines[0].exc_info
 
 
-async def test_an_error_of_another_connection_is_no_vanished_client(
+async def test_a_connection_error_of_another_connection_is_a_failure_of_the_handler(
     tcp: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -111,7 +111,7 @@ async def test_an_error_of_another_connection_is_no_vanished_client(
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
-async def test_a_handler_that_cancels_itself_is_quiet(
+async def test_a_handler_that_cancels_itself_logs_nothing(
     transport: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -188,7 +188,7 @@ async def test_a_handler_runs_in_a_task_that_time_limits_work_in(tcp: Transport)
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 @pytest.mark.parametrize("when", ["at once", "later"])
-def test_what_ends_a_program_comes_out_of_the_loop(
+def test_an_exit_of_a_handler_is_raised_by_the_loop(
     transport: Transport, loop_factory: Any, error: BaseException, when: str
 ) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -205,7 +205,7 @@ def test_what_ends_a_program_comes_out_of_the_loop(
         runner.run(main())
 
 
-async def test_a_handler_that_never_looks_for_the_end_is_ended(
+async def test_a_handler_that_ignores_the_end_of_the_stream_is_cancelled(
     transport: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The documentation's echo server would block the loop of asyncio.start_server() for ever."""
@@ -217,7 +217,7 @@ async def test_a_handler_that_never_looks_for_the_end_is_ended(
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
-async def test_the_end_is_read_several_times_before_that(tcp: Transport) -> None:
+async def test_a_handler_may_read_the_end_of_the_stream_several_times(tcp: Transport) -> None:
     ends: list[bytes] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -235,7 +235,7 @@ async def test_the_end_is_read_several_times_before_that(tcp: Transport) -> None
     assert ends == [b""] * 10
 
 
-async def test_a_loop_of_reads_at_the_end_lets_the_loop_turn_even_if_it_swallows_its_end(
+async def test_reads_at_the_end_of_the_stream_do_not_block_the_loop_even_if_cancellation_is_ignored(
     tcp: Transport,
 ) -> None:
     turns = 0
@@ -265,7 +265,7 @@ async def test_a_client_that_closes_its_writing_half_still_gets_the_answer(tcp: 
         assert await reader.read() == b"cba"
 
 
-async def test_reads_of_a_lost_connection_raise_what_it_was_lost_by(tcp: Transport) -> None:
+async def test_reads_of_a_lost_connection_raise_its_error(tcp: Transport) -> None:
     errors: list[type[BaseException]] = []
     ended = asyncio.Event()
 
@@ -303,7 +303,7 @@ async def test_a_loop_of_write_and_drain_ends_with_the_connection(transport: Tra
         await asyncio.wait_for(ended.wait(), 30)
 
 
-async def test_what_was_sent_in_the_clear_does_not_pass_for_encrypted(
+async def test_data_sent_in_clear_text_before_starttls_is_dropped(
     tcp: Transport, certificates: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     secure = Transport(certificates)
@@ -330,7 +330,7 @@ async def test_what_was_sent_in_the_clear_does_not_pass_for_encrypted(
 
 
 @pytest.mark.parametrize("how", ["garbage", "closed", "reset", "silent"])
-async def test_a_turn_to_tls_that_fails_is_one_line_and_leaves_nothing(
+async def test_a_failed_starttls_is_logged_in_one_line_and_leaves_nothing_behind(
     tcp: Transport, certificates: Any, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -358,10 +358,10 @@ async def test_a_turn_to_tls_that_fails_is_one_line_and_leaves_nothing(
     assert not caplog.records[1].exc_info
 
 
-async def test_what_is_written_to_a_lost_connection_is_ignored(
+async def test_writes_to_a_lost_connection_are_ignored(
     transport: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One that is told many clients the news must not fail because one of them has gone."""
+    """A handler that writes to many clients must not fail because one disconnected."""
     caplog.set_level(logging.INFO)
     begun, done = asyncio.Event(), asyncio.Event()
 
@@ -389,7 +389,7 @@ async def test_what_is_written_to_a_lost_connection_is_ignored(
     assert [record.getMessage()[:9] for record in caplog.records] == ["Listening"]
 
 
-async def test_the_connection_can_be_turned_into_tls(tcp: Transport, certificates: Any) -> None:
+async def test_a_connection_can_be_upgraded_to_tls(tcp: Transport, certificates: Any) -> None:
     """STARTTLS, as with asyncio's own streams."""
     secure = Transport(certificates)
     server_context = secure.server(echo)._svcrun_make_options().create_context()  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Laws of a lost connection: what its writer does, and how much of it is logged."""
+"""Laws of a lost connection: its writer, and its log messages."""
 
 import asyncio
 import logging
@@ -81,13 +81,13 @@ class Client:
 
 @pytest.fixture(autouse=True)
 def all_levels(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Collect what is logged from INFO on."""
+    """Collect log records from INFO on."""
     with caplog.at_level(logging.INFO):
         yield
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the messages but for the one that the server listens."""
+    """Return the messages, except that of the listener."""
     return [text for text in caplog.messages if not text.startswith("Listening")]
 
 
@@ -104,7 +104,7 @@ async def visit(
 def on_a_reset_connection(
     use: Callable[[Writer], object],
 ) -> tuple[Handler, Callable[[Client], None]]:
-    """Return a handler that uses its writer before the loop has heard of the reset, and a client.
+    """Return a handler that uses its writer before the loop reports the reset, and a client.
 
     On the loopback interface a reset arrives before the call that sends it returns.
     """
@@ -135,7 +135,7 @@ async def drained_echo(reader: asyncio.StreamReader, writer: Writer) -> None:
 
 @pytest.mark.parametrize("handler", [echo, drained_echo])
 @pytest.mark.parametrize("end", ["close", "reset", "goodbye"])
-async def test_a_client_that_sends_much_and_leaves_is_one_line_at_most(
+async def test_a_client_that_sends_much_and_disconnects_is_logged_in_one_line_at_most(
     transport: Transport, caplog: pytest.LogCaptureFixture, handler: Handler, end: str
 ) -> None:
     def talk(client: Client) -> None:
@@ -190,7 +190,7 @@ async def secure(writer: Writer) -> None:
     "use",
     [write_much, write_and_drain, end_output, write_and_end_output, close_and_wait, secure],
 )
-async def test_no_use_of_a_reset_connection_is_an_error_of_the_handler(
+async def test_a_reset_connection_is_never_logged_as_an_error_of_the_handler(
     transport: Transport, caplog: pytest.LogCaptureFixture, use: Callable[[Writer], object]
 ) -> None:
     handler, ask_and_vanish = on_a_reset_connection(use)
@@ -200,7 +200,7 @@ async def test_no_use_of_a_reset_connection_is_an_error_of_the_handler(
     assert all(" lost: " in text for text in logged(caplog))
 
 
-async def test_drain_raises_once_something_was_dropped(transport: Transport) -> None:
+async def test_drain_raises_after_data_was_dropped(transport: Transport) -> None:
     errors: list[type[BaseException]] = []
 
     async def handler(reader: asyncio.StreamReader, writer: Writer) -> None:
@@ -252,7 +252,7 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("lines", [0, 1, 20])
 @pytest.mark.parametrize("end", ["goodbye", "close", "reset"])
-async def test_an_end_that_comes_with_the_handshake_is_one_line_at_most(
+async def test_an_end_that_arrives_with_the_handshake_is_logged_in_one_line_at_most(
     certificates: Any,
     caplog: pytest.LogCaptureFixture,
     version: ssl.TLSVersion,

@@ -1,4 +1,4 @@
-"""Laws of the reader: to whoever reads, it is asyncio's own."""
+"""Laws of the reader: it behaves like asyncio's own."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from svcrun._net.connection import Connection
+from svcrun._net.connection import PlainConnection
 from svcrun._net.connections import Connections
 from svcrun._net.stream_reader import Reader
 from svcrun.service.tcp import TCPServer
@@ -28,7 +28,7 @@ class Server(TCPServer):
 
 
 class Throttle(asyncio.ReadTransport):
-    """A transport that remembers whether it is read from."""
+    """A transport that records whether it is paused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,14 +44,14 @@ class Throttle(asyncio.ReadTransport):
 
 
 def make_reader() -> Reader:
-    """Return a reader of a connection to nobody, in the running loop."""
+    """Return a reader of a connection without a peer, in the running loop."""
     clients = Connections(Server("127.0.0.1", 0))
     clients.loop, clients.limit = asyncio.get_running_loop(), LIMIT
-    return Connection(clients).reader
+    return PlainConnection(clients).reader
 
 
 async def outcome(reading: Coroutine[Any, Any, bytes]) -> Any:
-    """Return what a read returns or raises, in a form that can be compared."""
+    """Return the result or exception of a read, in a form that can be compared."""
     try:
         return await reading
     except asyncio.IncompleteReadError as error:
@@ -63,7 +63,7 @@ async def outcome(reading: Coroutine[Any, Any, bytes]) -> Any:
 
 
 async def play(reader: asyncio.StreamReader, steps: list[Step]) -> list[Any]:
-    """Feed and read as the steps say; return what each read gave."""
+    """Feed and read as the steps say; return the result of each read."""
     throttle = Throttle()
     reader.set_transport(throttle)
     results: list[Any] = []
@@ -123,7 +123,7 @@ steps = st.lists(
 
 @settings(max_examples=examples(300))
 @given(steps)
-def test_every_read_gives_what_asyncio_gives(steps: list[Step]) -> None:
+def test_every_read_returns_the_result_of_asyncios_reader(steps: list[Step]) -> None:
     """C27."""
 
     async def main() -> tuple[list[Any], list[Any]]:
@@ -154,7 +154,7 @@ async def test_lines_can_be_iterated_over() -> None:
     assert [line async for line in reader] == [b"1\n", b"2\n", b"3"]
 
 
-async def test_the_only_waiting_task_is_resumed_within_the_callback() -> None:
+async def test_a_waiting_task_is_resumed_within_the_callback_that_received_its_data() -> None:
     reader = make_reader()
     got: list[bytes] = []
 
@@ -193,7 +193,7 @@ async def test_two_tasks_can_not_wait_at_the_same_time(method: str) -> None:
     assert await task == b"first\n"
 
 
-async def test_what_came_for_a_task_that_is_cancelled_is_for_the_next() -> None:
+async def test_data_for_a_cancelled_task_goes_to_the_next_read() -> None:
     reader = make_reader()
     task = asyncio.create_task(reader.readline())
     await asyncio.sleep(0)
@@ -207,7 +207,7 @@ async def test_what_came_for_a_task_that_is_cancelled_is_for_the_next() -> None:
     assert await reader.readline() == b"two\n"
 
 
-async def test_a_read_can_be_made_a_task() -> None:
+async def test_a_read_can_run_as_a_task() -> None:
     reader = make_reader()
     task = asyncio.create_task(reader.read(3))
     await asyncio.sleep(0)
@@ -215,7 +215,7 @@ async def test_a_read_can_be_made_a_task() -> None:
     assert await task == b"abc"
 
 
-async def test_the_representation_tells_what_is_up() -> None:
+async def test_the_representation_shows_the_state_of_the_reader() -> None:
     reader = make_reader()
     assert repr(reader) == "<Reader>"
     reader.feed_data(b"abc")

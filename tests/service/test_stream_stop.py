@@ -31,7 +31,9 @@ async def stop_within(server: StreamServer, seconds: float) -> float:
     return loop.time() - begun
 
 
-async def test_a_handler_that_waits_for_its_client_is_ended_at_once(transport: Transport) -> None:
+async def test_a_stop_cancels_a_handler_that_waits_for_its_client_at_once(
+    transport: Transport,
+) -> None:
     cleaned: list[str] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,7 +56,9 @@ async def test_a_handler_that_waits_for_its_client_is_ended_at_once(transport: T
 
 
 @pytest.mark.parametrize("read", ["read", "readexactly", "readuntil", "wait_for", "anext"])
-async def test_however_it_waits(tcp: Transport, read: str) -> None:
+async def test_a_stop_cancels_every_kind_of_wait_for_a_client_at_once(
+    tcp: Transport, read: str
+) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"ready")
         match read:
@@ -78,7 +82,7 @@ async def test_however_it_waits(tcp: Transport, read: str) -> None:
         await stop_within(server, SOON)
 
 
-async def test_a_handler_at_work_may_finish(transport: Transport) -> None:
+async def test_a_handler_at_work_may_finish_during_a_stop(transport: Transport) -> None:
     go = asyncio.Event()
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -100,7 +104,7 @@ async def test_a_handler_at_work_may_finish(transport: Transport) -> None:
         await stop
 
 
-async def test_then_it_reads_what_has_come_and_is_ended_when_it_would_wait(
+async def test_during_a_stop_a_handler_reads_the_buffer_and_is_cancelled_when_it_would_wait(
     transport: Transport,
 ) -> None:
     go = asyncio.Event()
@@ -122,7 +126,7 @@ async def test_then_it_reads_what_has_come_and_is_ended_when_it_would_wait(
         await stop
 
 
-async def test_after_drain_timeout_it_is_cancelled_with_one_line(
+async def test_after_drain_timeout_a_handler_is_cancelled_with_one_warning(
     transport: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:
     ends: list[str] = []
@@ -147,7 +151,7 @@ async def test_after_drain_timeout_it_is_cancelled_with_one_line(
     assert peer in lines[0]
 
 
-async def test_a_drain_timeout_of_0_is_none(tcp: Transport) -> None:
+async def test_a_drain_timeout_of_0_cancels_handlers_at_once(tcp: Transport) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
 
@@ -159,7 +163,7 @@ async def test_a_drain_timeout_of_0_is_none(tcp: Transport) -> None:
         assert await reader.read() == b""
 
 
-async def test_a_handler_that_ignores_its_cancellation_is_named_and_left_behind(
+async def test_a_handler_that_ignores_its_cancellation_is_named_and_abandoned(
     transport: Transport, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drain, "GRACE_PERIOD", 0.1)
@@ -191,7 +195,9 @@ async def test_a_handler_that_ignores_its_cancellation_is_named_and_left_behind(
     await tasks[0]
 
 
-async def test_all_that_was_written_reaches_a_client_that_reads(transport: Transport) -> None:
+async def test_a_client_that_reads_gets_all_of_the_output_during_a_stop(
+    transport: Transport,
+) -> None:
     size = 3_000_000
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -207,7 +213,7 @@ async def test_all_that_was_written_reaches_a_client_that_reads(transport: Trans
         await stop
 
 
-async def test_a_client_that_does_not_read_can_not_hold_the_end(tcp: Transport) -> None:
+async def test_a_client_that_does_not_read_can_not_delay_the_stop(tcp: Transport) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"x" * 50_000_000)
         await reader.readline()
@@ -220,7 +226,7 @@ async def test_a_client_that_does_not_read_can_not_hold_the_end(tcp: Transport) 
         assert not server.connections
 
 
-async def test_nor_can_one_whose_handler_waits_for_it_to_read(tcp: Transport) -> None:
+async def test_a_handler_that_waits_in_drain_can_not_delay_the_stop(tcp: Transport) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             writer.write(b"x" * 1_000_000)
@@ -246,7 +252,7 @@ async def close_and_wait(reader: asyncio.StreamReader, writer: asyncio.StreamWri
 
 
 @pytest.mark.parametrize("handler", [echo, close_itself, close_and_wait])
-async def test_a_client_need_not_confirm_the_end_of_tls(
+async def test_a_client_that_does_not_confirm_the_end_of_tls_can_not_delay_the_stop(
     certificates: Any, handler: Handler, caplog: pytest.LogCaptureFixture
 ) -> None:
     transport = Transport(certificates)
@@ -265,7 +271,7 @@ async def test_a_client_need_not_confirm_the_end_of_tls(
     assert not caplog.records
 
 
-async def test_an_unfinished_handshake_is_ended_at_once(certificates: Any) -> None:
+async def test_a_stop_cancels_an_unfinished_handshake_at_once(certificates: Any) -> None:
     server = Transport(certificates).server(echo, drain_timeout=10 * PATIENCE)
     await server.start()
     with raw_client(server) as sock:
@@ -275,7 +281,9 @@ async def test_an_unfinished_handshake_is_ended_at_once(certificates: Any) -> No
             assert await asyncio.to_thread(sock.recv, 10) == b""
 
 
-async def test_so_is_that_of_a_handler(tcp: Transport, certificates: Any) -> None:
+async def test_a_stop_cancels_an_unfinished_starttls_at_once(
+    tcp: Transport, certificates: Any
+) -> None:
     secure = Transport(certificates).server(echo)
     context = secure._svcrun_make_options().create_context()  # type: ignore[union-attr]
 
@@ -291,7 +299,9 @@ async def test_so_is_that_of_a_handler(tcp: Transport, certificates: Any) -> Non
             assert await asyncio.to_thread(sock.recv, 10) == b""
 
 
-async def test_connections_made_but_not_handed_over_are_closed(transport: Transport) -> None:
+async def test_connections_that_were_not_accepted_yet_are_closed_by_a_stop(
+    transport: Transport,
+) -> None:
     server = transport.server(echo)
     await server.start()
     with contextlib.ExitStack() as stack:
@@ -304,7 +314,7 @@ async def test_connections_made_but_not_handed_over_are_closed(transport: Transp
     assert not server.connections
 
 
-async def test_nobody_is_accepted_from_then_on(tcp: Transport) -> None:
+async def test_a_stop_refuses_new_connections_at_once(tcp: Transport) -> None:
     go = asyncio.Event()
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -353,7 +363,9 @@ async def test_a_handler_may_stop_its_server(transport: Transport) -> None:
     await eventually(lambda: not server.connections)
 
 
-async def test_so_may_a_handler_while_another_stop_waits_for_it(tcp: Transport) -> None:
+async def test_a_handler_may_stop_its_server_while_another_stop_waits_for_it(
+    tcp: Transport,
+) -> None:
     go = asyncio.Event()
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -408,7 +420,7 @@ async def test_a_stopped_server_can_be_started_again(transport: Transport) -> No
 
 
 @pytest.mark.parametrize("handler", [echo, careless_echo])
-def test_two_hundred_lives_leave_nothing(
+def test_two_hundred_runs_leave_nothing_behind(
     transport: Transport, loop_factory: Any, handler: Any
 ) -> None:
     """C22."""

@@ -1,4 +1,4 @@
-"""Laws of a TCP server's place (C23, C24) and parameters (C3, C6, C7)."""
+"""Laws of the endpoint (C23, C24) and the parameters (C3, C6, C7) of a TCP server."""
 
 import asyncio
 import errno
@@ -48,7 +48,7 @@ async def ask(server: TCPServer, *, host: str | None = None) -> bytes:
     return answer
 
 
-async def test_port_0_takes_a_free_one_and_the_service_tells_which() -> None:
+async def test_port_0_binds_a_free_port_that_the_service_shows() -> None:
     server = Echo("127.0.0.1", 0)
     async with running(server):
         assert server.address == "127.0.0.1"
@@ -62,14 +62,14 @@ async def test_port_0_takes_a_free_one_and_the_service_tells_which() -> None:
 
 
 @needs_ipv6
-async def test_all_addresses_of_ipv6_are_those_of_ipv4_too() -> None:
+async def test_all_addresses_of_ipv6_include_those_of_ipv4() -> None:
     async with running(Echo("::", 0)) as server:
         assert await ask(server, host="127.0.0.1") == b"hello you\n"
         assert await ask(server, host="::1") == b"hello you\n"
 
 
 @needs_ipv6
-async def test_ipv6_alone() -> None:
+async def test_an_address_of_ipv6_does_not_include_ipv4() -> None:
     async with running(Echo("::1", 0)) as server:
         assert await ask(server) == b"hello you\n"
         with pytest.raises(ConnectionRefusedError):
@@ -91,7 +91,7 @@ async def test_a_host_name_that_does_not_exist_is_named() -> None:
 
 
 @pytest.mark.parametrize("how", ["address", "path", "unix:", "pathlib", "relative"])
-async def test_a_path_makes_a_unix_socket_whose_file_is_gone_at_the_end(
+async def test_a_path_binds_a_unix_socket_whose_file_is_removed_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -115,14 +115,14 @@ async def test_a_path_makes_a_unix_socket_whose_file_is_gone_at_the_end(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's")
-async def test_an_abstract_name_makes_no_file() -> None:
+async def test_an_abstract_name_creates_no_file() -> None:
     async with running(Echo(f"\0svcrun-test-{os.getpid()}-{os.urandom(4).hex()}")) as server:
         assert str(server.address).startswith("\0")
         assert await ask(server) == b"hello you\n"
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-async def test_a_bound_socket_can_be_given(*, blocking: bool) -> None:
+async def test_a_server_accepts_a_bound_socket(*, blocking: bool) -> None:
     with socket.socket() as sock:
         sock.setblocking(blocking)
         sock.bind(("127.0.0.1", 0))
@@ -139,8 +139,8 @@ async def test_a_bound_socket_can_be_given(*, blocking: bool) -> None:
             assert await ask(server) == b"hello you\n"
 
 
-async def test_a_socket_can_be_given_to_one_server_only() -> None:
-    """Else the second would take the clients of the first, or neither of them get any."""
+async def test_a_socket_belongs_to_one_server_only() -> None:
+    """Otherwise, the second server would get clients of the first."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         async with running(Echo(sock=sock)) as server:
@@ -149,7 +149,7 @@ async def test_a_socket_can_be_given_to_one_server_only() -> None:
             assert await ask(server) == b"hello you\n"
 
 
-async def test_a_given_unix_socket_keeps_its_file(tmp_path: Path) -> None:
+async def test_the_file_of_a_unix_socket_passed_as_sock_is_not_removed(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "sock"))
         async with running(Echo(sock=sock)) as server:
@@ -157,7 +157,7 @@ async def test_a_given_unix_socket_keeps_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "sock").is_socket()
 
 
-async def test_an_inherited_socket_can_be_given() -> None:
+async def test_a_server_accepts_an_inherited_socket() -> None:
     program = """
 import asyncio, socket, sys
 from svcrun.service.tcp import TCPServer
@@ -223,7 +223,7 @@ UNCHECKED: Any = Echo
         (lambda: UNCHECKED("::1", 0, drain_timeout=None), TypeError, "drain_timeout=None"),
     ],
 )
-def test_a_wrong_parameter_is_refused_when_the_service_is_made(
+def test_a_wrong_parameter_is_refused_when_the_service_is_created(
     make: Any, error: type[Exception], named: str
 ) -> None:
     """C7."""
@@ -248,7 +248,7 @@ async def test_a_socket_that_can_not_be_listened_on_is_refused() -> None:
         await Echo(sock=one).start()
 
 
-def test_a_server_without_a_handler_can_not_be_made() -> None:
+def test_a_server_without_a_handler_can_not_be_created() -> None:
     with pytest.raises(TypeError, match="handle_client"):
         TCPServer("127.0.0.1", 0)  # type: ignore[abstract]
 
@@ -273,7 +273,7 @@ async def test_a_foreign_address_keeps_its_errno() -> None:
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
-async def test_an_address_is_shared_only_on_demand() -> None:
+async def test_an_address_is_shared_only_with_reuse_port() -> None:
     """C24."""
     async with running(Echo("127.0.0.1", 0, reuse_port=True)) as first:
         with pytest.raises(OSError, match="in use"):
@@ -323,7 +323,7 @@ async def test_a_file_of_another_kind_is_never_removed(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-async def test_a_file_that_is_another_servers_by_now_is_left(tmp_path: Path) -> None:
+async def test_the_file_of_a_later_server_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     first, second = Echo(path), Echo(path)
     await first.start()
@@ -350,7 +350,7 @@ async def test_class_attributes_are_defaults() -> None:
         assert server.port != 0
 
 
-async def test_the_place_can_be_changed_before_the_start() -> None:
+async def test_address_and_port_can_be_changed_before_the_start() -> None:
     server = Echo("203.0.113.7", 1)
     server.address, server.port = "127.0.0.1", 0
     async with running(server):
@@ -372,7 +372,7 @@ async def test_a_running_server_is_not_started_again() -> None:
         assert await ask(server) == b"hello you\n"
 
 
-async def test_a_start_that_fails_leaves_nothing(
+async def test_a_failed_start_leaves_nothing_behind(
     tcp: Transport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_leaks: None
 ) -> None:
     """C12."""
@@ -394,7 +394,7 @@ async def test_a_start_that_fails_leaves_nothing(
 
 
 @pytest.mark.skipif(not has("uvloop"), reason="without uvloop every loop is asyncio's")
-def test_a_server_can_be_moved_from_loop_to_loop() -> None:
+def test_a_server_can_run_in_several_loops_one_after_the_other() -> None:
     import uvloop
 
     async def main() -> None:

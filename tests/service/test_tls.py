@@ -1,4 +1,4 @@
-"""Laws of TLS: who is let in, and what the log says of the others (C28)."""
+"""Laws of TLS: which clients are accepted, and how the others are logged (C28)."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ Connect = Callable[..., Any]
 
 
 class Secure(TLSServer):
-    """Sends lines back, after the name in the client's certificate if it shows one."""
+    """Sends lines back, after the name in the client's certificate if it sends one."""
 
     async def handle_client(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -35,7 +35,7 @@ class Secure(TLSServer):
 
 @pytest.fixture
 def secure(certificates: Certificates) -> Callable[..., Secure]:
-    """Make servers with the test certificates."""
+    """Return a function that creates servers with the test certificates."""
 
     def make(**parameters: Any) -> Secure:
         defaults: dict[str, Any] = {
@@ -51,12 +51,12 @@ def secure(certificates: Certificates) -> Callable[..., Secure]:
 
 @pytest.fixture
 def context(certificates: Certificates) -> ssl.SSLContext:
-    """Make a client trust the server."""
+    """Return the context of a client that trusts the server."""
     return ssl.create_default_context(cafile=certificates.ca)
 
 
 async def ask(server: TLSServer, context: ssl.SSLContext) -> bytes:
-    """Return the answer to a line, or raise what the handshake does, or TLS 1.3 later."""
+    """Return the answer to a line, or raise the error of the handshake, which may come later."""
     reader, writer = await asyncio.open_connection(
         str(server.address), server.port, ssl=context, server_hostname="localhost"
     )
@@ -71,7 +71,7 @@ async def ask(server: TLSServer, context: ssl.SSLContext) -> bytes:
 
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """Return what was logged about connections."""
+    """Return the log messages about connections."""
     return [record for record in caplog.records if not record.msg.startswith("Listening")]
 
 
@@ -102,7 +102,7 @@ async def test_tls_1_3_is_spoken(secure: Any, context: ssl.SSLContext) -> None:
         await writer.wait_closed()
 
 
-async def test_who_offers_less_is_refused_and_the_log_names_the_parameter(
+async def test_a_client_with_an_older_version_is_refused_and_the_log_names_the_parameter(
     secure: Any, context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -112,13 +112,15 @@ async def test_who_offers_less_is_refused_and_the_log_names_the_parameter(
         assert "minimum_version=TLSv1_3" in await failed_handshake(server, caplog)
 
 
-async def test_less_can_be_allowed(secure: Any, context: ssl.SSLContext) -> None:
+async def test_minimum_version_allows_older_clients(secure: Any, context: ssl.SSLContext) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     async with running(secure(minimum_version=ssl.TLSVersion.TLSv1_2)) as server:
         assert await ask(server, context) == b"hello\n"
 
 
-async def test_more_can_be_forbidden(secure: Any, context: ssl.SSLContext) -> None:
+async def test_maximum_version_excludes_newer_versions(
+    secure: Any, context: ssl.SSLContext
+) -> None:
     versions = {
         "minimum_version": ssl.TLSVersion.TLSv1_2,
         "maximum_version": ssl.TLSVersion.TLSv1_2,
@@ -130,7 +132,7 @@ async def test_more_can_be_forbidden(secure: Any, context: ssl.SSLContext) -> No
 
 
 class TestClientCertificates:
-    """What `ca`, `verify` and `require_client_cert` mean on a server."""
+    """The effects of `ca`, `verify` and `require_client_cert` on a server."""
 
     @pytest.fixture
     def contexts(self, certificates: Certificates) -> dict[str, ssl.SSLContext]:
@@ -143,7 +145,7 @@ class TestClientCertificates:
         return made
 
     @pytest.mark.parametrize("verify", [True, False])
-    async def test_a_required_one_must_come_from_the_authority(
+    async def test_a_required_certificate_must_be_issued_by_the_authority(
         self,
         secure: Any,
         certificates: Certificates,
@@ -164,7 +166,7 @@ class TestClientCertificates:
                 assert await ask(server, contexts["stranger"]) == b""
             assert "certificate is not accepted" in await failed_handshake(server, caplog)
 
-    async def test_one_that_is_shown_is_verified(
+    async def test_a_certificate_that_a_client_sends_is_verified(
         self,
         secure: Any,
         certificates: Certificates,
@@ -179,7 +181,7 @@ class TestClientCertificates:
             assert "certificate is not accepted" in await failed_handshake(server, caplog)
 
     @pytest.mark.parametrize("parameters", [{"verify": False}, {"ca": None}])
-    async def test_without_verify_or_ca_nobody_is_asked(
+    async def test_without_verify_or_ca_no_client_is_asked_for_a_certificate(
         self,
         secure: Any,
         certificates: Certificates,
@@ -200,7 +202,7 @@ class TestClientCertificates:
         (b"SSH-2.0-OpenSSH_9.6\r\n", "does not speak TLS"),
     ],
 )
-async def test_garbage_is_one_line(
+async def test_garbage_is_logged_in_one_line(
     secure: Any,
     context: ssl.SSLContext,
     caplog: pytest.LogCaptureFixture,
@@ -220,7 +222,7 @@ async def test_garbage_is_one_line(
 
 @pytest.mark.parametrize("how", ["closed", "reset"])
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01"])
-async def test_a_client_that_leaves_meanwhile_is_one_line(
+async def test_a_client_that_disconnects_during_the_handshake_is_logged_in_one_line(
     secure: Any,
     context: ssl.SSLContext,
     caplog: pytest.LogCaptureFixture,
@@ -239,7 +241,7 @@ async def test_a_client_that_leaves_meanwhile_is_one_line(
         assert await ask(server, context) == b"hello\n"
 
 
-async def test_a_handshake_that_never_ends_is_ended(
+async def test_a_handshake_without_end_is_cancelled_at_its_time_limit(
     secure: Any, context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(secure(ssl_handshake_timeout=0.1)) as server:
@@ -249,7 +251,7 @@ async def test_a_handshake_that_never_ends_is_ended(
         assert await ask(server, context) == b"hello\n"
 
 
-async def test_a_client_that_does_not_trust_the_server_is_one_line(
+async def test_a_client_that_does_not_trust_the_server_is_logged_in_one_line(
     secure: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(sock: socket.socket) -> None:
@@ -262,10 +264,10 @@ async def test_a_client_that_does_not_trust_the_server_is_one_line(
         assert "UNKNOWN_CA" in await failed_handshake(server, caplog)
 
 
-async def test_a_client_that_just_closes_the_socket_is_no_news(
+async def test_a_client_that_closes_the_socket_without_a_farewell_logs_nothing(
     secure: Any, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Many clients never say goodbye in TLS."""
+    """Many clients never send the end of TLS."""
     context = ssl.create_default_context(cafile=certificates.ca)
 
     def talk(sock: socket.socket) -> None:
@@ -281,7 +283,7 @@ async def test_a_client_that_just_closes_the_socket_is_no_news(
     assert complaints(caplog) == []
 
 
-async def test_data_that_comes_with_the_handshake_is_not_lost(
+async def test_data_that_arrives_with_the_handshake_is_not_lost(
     secure: Any, context: ssl.SSLContext
 ) -> None:
     line = b"x" * 30_000 + b"\n"
@@ -300,7 +302,7 @@ async def test_data_that_comes_with_the_handshake_is_not_lost(
 
 
 class TestReload:
-    """What `reload_certificates()` changes, and what it does not."""
+    """The effects of `reload_certificates()`."""
 
     @pytest.fixture
     def files(self, certificates: Certificates, tmp_path: Path) -> dict[str, Path]:
@@ -309,7 +311,7 @@ class TestReload:
         shutil.copy(certificates.server_key, found["key"])
         return found
 
-    async def test_new_files_are_for_new_connections(
+    async def test_reloaded_files_are_used_for_new_connections(
         self,
         secure: Any,
         certificates: Certificates,
@@ -338,7 +340,7 @@ class TestReload:
 
     @pytest.mark.parametrize("name", ["cert", "key"])
     @pytest.mark.parametrize("damage", ["garbage", "absent", "of another pair"])
-    async def test_files_that_can_not_be_used_change_nothing(
+    async def test_unusable_files_change_nothing(
         self,
         secure: Any,
         certificates: Certificates,
@@ -358,13 +360,13 @@ class TestReload:
                 server.reload_certificates()
             assert await ask(server, context) == b"hello\n"
 
-    async def test_a_server_that_does_not_run_has_nothing_to_reload(self, secure: Any) -> None:
+    async def test_a_server_that_is_not_running_can_not_reload(self, secure: Any) -> None:
         with pytest.raises(RuntimeError, match=r"reload_certificates\(\) of <Secure NEW>"):
             secure().reload_certificates()
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")
-async def test_openssl_talks_to_it(secure: Any, certificates: Certificates) -> None:
+async def test_openssl_can_connect(secure: Any, certificates: Certificates) -> None:
     async with running(secure(ca=certificates.ca, require_client_cert=True)) as server:
         process = await asyncio.create_subprocess_exec(
             *("openssl", "s_client", "-quiet", "-verify_return_error", "-no_ign_eof"),
@@ -383,7 +385,7 @@ async def test_openssl_talks_to_it(secure: Any, certificates: Certificates) -> N
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-async def test_curl_talks_to_it(certificates: Certificates) -> None:
+async def test_curl_can_connect(certificates: Certificates) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\nConnection: close\r\n\r\n")
@@ -402,7 +404,9 @@ async def test_curl_talks_to_it(certificates: Certificates) -> None:
 class TestParameters:
     """C7."""
 
-    async def test_an_absent_file_is_named_when_the_service_is_made(self, secure: Any) -> None:
+    async def test_a_file_that_does_not_exist_is_named_when_the_service_is_created(
+        self, secure: Any
+    ) -> None:
         for name in ("cert", "key", "ca"):
             with pytest.raises(FileNotFoundError, match=f"{name}.*/no/such.pem"):
                 secure(**{name: "/no/such.pem"})
@@ -411,7 +415,7 @@ class TestParameters:
         with pytest.raises(AttributeError, match="cert=, key="):
             Secure(address="::1", port=0)  # type: ignore[call-arg]
 
-    async def test_wrong_contents_are_named_at_the_start_and_nothing_is_left(
+    async def test_a_file_with_wrong_contents_is_named_at_the_start_which_leaves_nothing_behind(
         self, secure: Any, certificates: Certificates, no_leaks: None
     ) -> None:
         server = secure(key=certificates.client_key)
@@ -437,10 +441,12 @@ class TestParameters:
             secure(**parameters)
         assert "Secure" in str(caught.value)
 
-    def test_options_are_exported_here(self) -> None:
+    def test_the_module_exports_ssl_options(self) -> None:
         assert SSLOptions.__module__ == "svcrun._net.tls_options"
 
-    async def test_the_documented_way(self, certificates: Certificates) -> None:
+    async def test_ssl_options_create_a_context_as_documented(
+        self, certificates: Certificates
+    ) -> None:
         """The example of the documentation gives `ca` and `verify=False`."""
         service = Secure(
             address="::1" if socket.has_ipv6 else "127.0.0.1",

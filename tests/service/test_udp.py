@@ -65,7 +65,7 @@ async def test_a_unix_socket_serves_and_its_file_is_removed(tmp_path: Path) -> N
     assert not path.exists()
 
 
-async def test_a_given_socket_is_used_and_closed() -> None:
+async def test_a_socket_passed_as_sock_is_used_and_closed() -> None:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 0))
     port = sock.getsockname()[1]
@@ -76,7 +76,7 @@ async def test_a_given_socket_is_used_and_closed() -> None:
     assert sock.fileno() == -1
 
 
-async def test_a_handler_that_raises_is_logged_with_its_peer_and_the_server_goes_on(
+async def test_an_exception_of_a_handler_is_logged_with_its_peer_and_the_server_continues(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """C26."""
@@ -170,7 +170,7 @@ async def test_every_datagram_is_handled_once_or_counted_as_dropped(
     assert 1 <= len(warnings) < 10
 
 
-async def test_the_rest_of_the_loop_has_its_turns_during_a_flood() -> None:
+async def test_other_tasks_run_during_a_flood_of_datagrams() -> None:
     class Server(UDPServer):
         async def handle_datagram(self, data: bytes, addr: Any) -> None:
             self.sendto(data, (self.address, self.port))  # it never ends
@@ -184,7 +184,7 @@ async def test_the_rest_of_the_loop_has_its_turns_during_a_flood() -> None:
     assert turns == 100
 
 
-async def test_handlers_under_way_may_finish_when_the_server_stops() -> None:
+async def test_handlers_in_flight_may_finish_when_the_server_stops() -> None:
     """C25."""
     begun, go_on = asyncio.Event(), asyncio.Event()
     finished: list[bytes] = []
@@ -208,7 +208,7 @@ async def test_handlers_under_way_may_finish_when_the_server_stops() -> None:
     assert finished == [b"x"]
 
 
-async def test_without_time_to_finish_handlers_are_cancelled_at_once() -> None:
+async def test_with_a_drain_timeout_of_0_handlers_are_cancelled_at_once() -> None:
     begun = asyncio.Event()
     cancelled: list[bytes] = []
 
@@ -255,13 +255,13 @@ async def test_a_stopped_server_can_be_stopped_again_and_started_again() -> None
         await server.stop()
 
 
-async def test_sending_without_running_is_refused_by_name() -> None:
+async def test_sendto_of_a_server_that_is_not_running_is_an_error_that_names_it() -> None:
     server = Echo("127.0.0.1", 0, name="srv")
     with pytest.raises(RuntimeError, match="srv"):
         server.sendto(b"x", ("127.0.0.1", 9))
 
 
-async def test_an_answer_to_nobody_is_no_error_of_the_server() -> None:
+async def test_a_datagram_to_a_closed_port_is_no_error_of_the_server() -> None:
     async with running(Echo("127.0.0.1", 0)) as server:
         with client(server) as gone:
             gone_to = gone.getsockname()
@@ -296,7 +296,7 @@ UNCHECKED: Any = Echo
         ({"address": "::1", "port": 0, "drain_timeout": -1}, ValueError, "drain_timeout=-1"),
     ],
 )
-def test_a_wrong_parameter_is_refused_when_the_service_is_made(
+def test_a_wrong_parameter_is_refused_when_the_service_is_created(
     parameters: dict[str, Any], error: type[Exception], named: str
 ) -> None:
     """C7."""
@@ -305,7 +305,7 @@ def test_a_wrong_parameter_is_refused_when_the_service_is_made(
     assert refuses(caught.value, named)
 
 
-async def test_it_runs_under_an_entrypoint() -> None:
+async def test_a_datagram_server_runs_in_an_entrypoint() -> None:
     server = Echo("127.0.0.1", 0)
     async with entrypoint(server, log_config=False, catch_signals=()):
         with client(server) as sock:

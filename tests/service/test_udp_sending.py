@@ -1,4 +1,4 @@
-"""What a UDP server sends: at once, from its queue, or not at all."""
+"""Datagrams that a server sends: at once, from its queue, or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Silent(UDPServer):
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[socket.socket]:
-    """A peer that has not read anything yet; the system takes few datagrams for it."""
+    """A peer that has not read yet; the system accepts few datagrams for it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
         sock.bind(str(tmp_path / "slow.sock"))
@@ -48,7 +48,7 @@ def numbers(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
 
 
-async def test_the_longest_datagram_comes_and_goes_whole() -> None:
+async def test_the_longest_datagram_is_received_and_sent_whole() -> None:
     data = bytes(range(256)) * 256
     data = data[:65_507]
     async with running(Echo("127.0.0.1", 0)) as server:
@@ -56,7 +56,7 @@ async def test_the_longest_datagram_comes_and_goes_whole() -> None:
             assert await ask(sock, data) == data
 
 
-async def test_a_longer_one_is_refused_by_name() -> None:
+async def test_a_datagram_that_is_too_long_is_an_error_that_names_the_server() -> None:
     async with running(Echo("127.0.0.1", 0, name="srv")) as server:
         with pytest.raises(OSError, match=r"'srv'.* 65508 bytes to 127\.0\.0\.1:9") as caught:
             server.sendto(bytes(65_508), ("127.0.0.1", 9))
@@ -77,7 +77,7 @@ async def test_a_longer_one_is_refused_by_name() -> None:
         (b"x", ("::1", 9), ValueError, "IPv4"),
     ],
 )
-async def test_what_is_no_datagram_or_no_address_is_refused_by_name(
+async def test_wrong_data_or_a_wrong_address_is_an_error_that_names_it(
     data: Any, addr: Any, error: type[Exception], named: str
 ) -> None:
     async with running(Echo("127.0.0.1", 0)) as server:
@@ -94,10 +94,10 @@ async def test_an_ipv4_address_of_an_ipv6_server_is_refused_with_the_remedy() ->
             server.sendto(b"x", ("127.0.0.1", 9))
 
 
-async def test_what_the_system_refuses_to_send_is_counted_and_logged(
+async def test_datagrams_that_the_system_refuses_to_send_are_counted_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The address may be a stranger's forgery: it is no error of the handler."""
+    """The sender can forge its address: it is no error of the handler."""
     async with running(Echo("127.0.0.1", 0)) as server:
         for _ in range(1000):
             server.sendto(b"x", ("127.0.0.1", 0))
@@ -110,7 +110,7 @@ async def test_what_the_system_refuses_to_send_is_counted_and_logged(
     assert "1000 in all" in lines[1].getMessage()
 
 
-async def test_what_the_socket_does_not_take_waits_for_its_turn(
+async def test_datagrams_that_the_socket_does_not_accept_are_queued(
     slow: socket.socket, tmp_path: Path
 ) -> None:
     got: list[bytes] = []
@@ -122,7 +122,9 @@ async def test_what_the_socket_does_not_take_waits_for_its_turn(
     assert got == numbers(2000)
 
 
-async def test_nothing_overtakes_what_waits(slow: socket.socket, tmp_path: Path) -> None:
+async def test_a_datagram_does_not_overtake_queued_ones(
+    slow: socket.socket, tmp_path: Path
+) -> None:
     got: list[bytes] = []
     async with running(Silent(path=tmp_path / "server.sock")) as server:
         for data in numbers(200):
@@ -133,8 +135,10 @@ async def test_nothing_overtakes_what_waits(slow: socket.socket, tmp_path: Path)
     assert got == numbers(201)
 
 
-async def test_to_wait_for_a_peer_costs_nearly_nothing(slow: socket.socket, tmp_path: Path) -> None:
-    """The system always takes this socket for writable, whoever is written to."""
+async def test_waiting_for_a_peer_takes_little_processor_time(
+    slow: socket.socket, tmp_path: Path
+) -> None:
+    """The system reports this socket as writable, whichever peer is full."""
     async with running(Silent(path=tmp_path / "server.sock", drain_timeout=0)) as server:
         for data in numbers(200):
             server.sendto(data, slow.getsockname())
@@ -143,7 +147,7 @@ async def test_to_wait_for_a_peer_costs_nearly_nothing(slow: socket.socket, tmp_
         assert calls.count < 10_000  # one for each iteration of the loop would be far more
 
 
-async def test_one_peer_that_does_not_read_does_not_hold_up_another(
+async def test_a_peer_that_does_not_read_does_not_delay_another(
     slow: socket.socket, tmp_path: Path
 ) -> None:
     got: list[bytes] = []
@@ -158,7 +162,7 @@ async def test_one_peer_that_does_not_read_does_not_hold_up_another(
     assert got == numbers(1000)
 
 
-async def test_a_mebibyte_may_wait_and_what_is_more_is_counted(
+async def test_the_queue_holds_a_mebibyte_and_counts_the_rest_as_unsent(
     slow: socket.socket, tmp_path: Path
 ) -> None:
     got: list[bytes] = []
@@ -169,7 +173,9 @@ async def test_a_mebibyte_may_wait_and_what_is_more_is_counted(
         await eventually(lambda: read_all(slow, got) + server.unsent == 3000)
 
 
-async def test_what_waits_is_sent_before_the_stop(slow: socket.socket, tmp_path: Path) -> None:
+async def test_the_queue_is_sent_before_the_stop_completes(
+    slow: socket.socket, tmp_path: Path
+) -> None:
     got: list[bytes] = []
     server = Silent(path=tmp_path / "server.sock", drain_timeout=60)
     async with running(server):
@@ -182,7 +188,7 @@ async def test_what_waits_is_sent_before_the_stop(slow: socket.socket, tmp_path:
     assert server.unsent == 0
 
 
-async def test_what_can_not_be_sent_by_then_is_counted(
+async def test_datagrams_that_are_unsent_at_the_end_of_the_stop_are_counted(
     slow: socket.socket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     got: list[bytes] = []
@@ -195,8 +201,8 @@ async def test_what_can_not_be_sent_by_then_is_counted(
     assert "the server stopped before" in caplog.text
 
 
-async def test_a_refusal_of_the_peer_is_read_as_no_error() -> None:
-    """A connected socket hears that nobody listened; asyncio's transports do not, either."""
+async def test_a_refusal_by_the_peer_is_no_error_of_a_read() -> None:
+    """A connected socket reports a closed port; asyncio's transports do not raise that, either."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
         address = peer.getsockname()

@@ -35,7 +35,7 @@ from svcrun._util.eager import start_eagerly
 if TYPE_CHECKING:
     from collections.abc import MutableSet
 
-__all__ = ("Connection", "ConnectionServer")
+__all__ = ("Connection", "ConnectionServer", "PlainConnection")
 
 log = logging.getLogger("svcrun.net")
 
@@ -66,7 +66,7 @@ class ConnectionServer(Protocol):
         """The object with the method ``handle_client(reader, writer)``."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BaseProtocol):
     """A protocol between the transport of a peer and the task that handles the peer.
 
     It adds itself to the connections of `server`, and removes itself when both the handler and the
@@ -128,12 +128,8 @@ class Connection(asyncio.Protocol):
         # on asyncio's loop and 10 % on uvloop, if the handler does not wait.
         self.task = start_eagerly(self._serve(), server.loop, name=server.task_name)
 
-    def data_received(self, data: bytes) -> None:
-        """Pass `data` to the reader."""
-        self.reader.data_received(data)
-
     def eof_received(self) -> bool:
-        """Let the handler read the end of the stream.
+        """Pass the end of the stream to the reader.
 
         Return whether the transport stays open, so that the handler can go on writing.
         """
@@ -147,7 +143,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Let reads, writes and waits of the handler fail, or end."""
+        """End the reads, writes and waits of the handler, with an error if there is one."""
         if self.lost:
             return  # after a failed handshake, some versions of the TLS layer call this, some don't
         self.lost = True
@@ -355,3 +351,11 @@ class Connection(asyncio.Protocol):
             self.release()
         else:
             self.close()
+
+
+class PlainConnection(Connection, asyncio.Protocol):
+    """A connection without TLS."""
+
+    def data_received(self, data: bytes) -> None:
+        """Pass `data` to the reader."""
+        self.reader.data_received(data)

@@ -37,6 +37,8 @@ class Connections:
     """The event loop of the current run."""
     limit: int
     """The maximum of bytes in a line."""
+    receive_buffer: memoryview
+    """The buffer that TLS decrypts into, for a TLS server."""
 
     def __init__(self, service: Any) -> None:
         self.open_connections: set[Connection] = set()

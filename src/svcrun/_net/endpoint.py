@@ -178,7 +178,7 @@ class Endpoint:
         return sock
 
     def listen(self, sock: socket.socket, backlog: int, owner: object = None) -> None:
-        """Let clients connect to `sock`, which :meth:`bind` returned.
+        """Listen on `sock`, which :meth:`bind` returned.
 
         :param backlog: the maximum of connections that wait to be accepted.
         :param owner: the server, as errors show it; by default the `owner` of the endpoint.

@@ -9,7 +9,7 @@ from svcrun._util.waiter import Waiter
 
 __all__ = ("Reader",)
 
-# What a waiting task waits for. No task waits while it is NOTHING.
+# The data that a task is waiting for. No task is waiting while it is NOTHING.
 NOTHING: Final = 0
 LINE: Final = 1
 EXACTLY: Final = 2

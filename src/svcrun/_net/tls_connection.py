@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
-from svcrun._net.connection import Connection
+from svcrun._net.connection import Connection, ConnectionServer
 from svcrun._net.handshake import TLSParameters, log_handshake_failure
 
 __all__ = ("TLSConnection",)
 
 
-class TLSConnection(Connection):
-    """A connection that begins with a TLS handshake."""
+class TLSConnectionServer(ConnectionServer, Protocol):
+    """The server of a TLS connection, as far as the connection uses it."""
+
+    receive_buffer: memoryview
+    """The buffer that TLS decrypts into."""
+
+
+class TLSConnection(Connection, asyncio.BufferedProtocol):
+    """A connection that begins with a TLS handshake.
+
+    TLS decrypts into a buffer that the connections of a server share, instead of allocating 256 KiB
+    for each piece of data. If few connections are open on uvloop, this saves half of the processor
+    time of a round trip. In other cases it makes no measurable difference.
+
+    Race: a buffer for all servers would mix up the data of event loops in different threads.
+    """
+
+    def __init__(self, server: TLSConnectionServer) -> None:
+        super().__init__(server)
+        self._receive_buffer = server.receive_buffer
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the hint is not needed
+        """Return the buffer for the next piece of data."""
+        return self._receive_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Pass the data in the buffer to the reader."""
+        self.reader.data_received(self._receive_buffer[:nbytes].tobytes())
 
     def end(self, *, at_once: bool) -> None:
         """End the handler; a handshake is cancelled at once."""

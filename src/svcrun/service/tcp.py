@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcrun._net.connection import Connection
+from svcrun._net.connection import PlainConnection
 from svcrun.service._stream import StreamServer
 from svcrun.service.base import SimpleClient as SimpleClient, SimpleServer as SimpleServer
 from svcrun.sockets import bind_socket as bind_socket
@@ -61,5 +61,5 @@ class TCPServer(StreamServer, base=True):
             loop.run_forever()
     """
 
-    def _svcrun_connection_factory(self, connections: Connections) -> Callable[[], Connection]:
-        return lambda: Connection(connections)
+    def _svcrun_connection_factory(self, connections: Connections) -> Callable[[], PlainConnection]:
+        return lambda: PlainConnection(connections)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svcrun._net.connections import Connections
+from svcrun._net.listener import RECEIVE_SIZE
 from svcrun._net.tls_connection import TLSConnection
 from svcrun._net.tls_options import (
     DEFAULT_SSL_CIPHERS as DEFAULT_SSL_CIPHERS,
@@ -71,6 +72,7 @@ class TLSServer(StreamServer, Secure, base=True):
         :raises ValueError: if a file has other contents than its parameter requires.
         """
         self._svcrun_read_certificates()
+        part_of(self, Connections).receive_buffer = memoryview(bytearray(RECEIVE_SIZE))
         await super().start()
 
     def _svcrun_is_serving(self) -> bool:

@@ -36,7 +36,7 @@ class TLSParameters(Protocol):
 
 
 async def accept_tls(
-    transport: Any, protocol: asyncio.Protocol, context: ssl.SSLContext, **options: Any
+    transport: Any, protocol: asyncio.BaseProtocol, context: ssl.SSLContext, **options: Any
 ) -> Any:
     """Put TLS between `transport` and `protocol`, as the server, and return the TLS transport.
 

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 RunnerKwargsType: TypeAlias = "Mapping[str, Any] | Iterable[tuple[str, Any]]"
 """The type of `runner_kwargs`."""
 
-# What the entrypoint, or a parameter of the service, sees to.
+# Options for tasks of the entrypoint, and those that are parameters of the service.
 _NOT_OF_THE_RUNNER = {
     "handle_signals": "left out (the entrypoint handles signals)",
     "shutdown_timeout": "left out (use the parameter shutdown_timeout)",
@@ -52,31 +52,31 @@ _NOT_OF_THE_RUNNER = {
 class AIOHTTPService(Listening, base=True):
     """Serve an aiohttp application.
 
-    Give it as `app`, or override :meth:`create_application`. The place is bound before the
-    application is made, and clients are let in when it has started. At the stop the listener is
-    closed first. Requests under way get `shutdown_timeout` seconds, web sockets are closed by code
-    1001 (going away); what is left is cancelled. Then the application cleans up.
+    Pass it as `app`, or override :meth:`create_application`. The socket is bound before the
+    application is created, and accepts connections after the application has started. A stop closes
+    the listener first. Requests in flight have `shutdown_timeout` seconds, and web sockets are
+    closed with code 1001 (going away). The rest is cancelled. Then the application cleans up.
 
     :param address: an IP address, a host name, or the path of a Unix socket; ``"localhost"`` by
         default. See :class:`svcrun._net.endpoint.Endpoint`.
-    :param port: 0 to 65535; 0 takes a free one. Once started, :attr:`address` and :attr:`port`
-        tell what was bound.
-    :param sock: a bound socket, in place of `address` and `port`; closed at the end.
-    :param shutdown_timeout: seconds that requests have to end at the stop; 5 by default, 0 for
-        none.
-    :param handler_cancellation: cancel a handler whose client has gone.
-    :param runner_kwargs: what else aiohttp's server takes, such as ``keepalive_timeout``,
+    :param port: 0 to 65535. 0 selects a free port. Once started, :attr:`address` and :attr:`port`
+        are the bound ones.
+    :param sock: a bound socket, instead of `address` and `port`. The stop closes it.
+    :param shutdown_timeout: seconds that requests in flight may take during the stop; 5 by default.
+    :param handler_cancellation: whether to cancel a handler whose client disconnects; True by
+        default.
+    :param runner_kwargs: further options of aiohttp's server, such as ``keepalive_timeout``,
         ``access_log_format``, or ``access_log=None`` for no access log.
-    :param app: an :class:`aiohttp.web.Application`, a function or coroutine function that makes
-        one, or ``"package.module:name"`` of either. If the service may be started again, better
-        let it be made.
-    :param path: the path of a Unix socket, in place of `address` and `port`. Its file is removed
-        at the end.
+    :param app: an :class:`aiohttp.web.Application`, a factory (a function or coroutine function
+        that returns one), or ``"package.module:name"`` of either. A service that may be started
+        again needs a factory.
+    :param path: the path of a Unix socket, instead of `address` and `port`. The stop removes its
+        file.
     :param options: socket options as ``(level, option, value)``.
-    :param reuse_port: let several processes listen on this port. Off by default.
-    :param backlog: how many connections may wait to be accepted; 1024 by default.
+    :param reuse_port: whether several processes may listen on this port; False by default.
+    :param backlog: the maximum of connections that wait to be accepted; 1024 by default.
 
-    :raises ValueError, TypeError: naming the parameter with a value that can't be used.
+    :raises ValueError, TypeError: if a parameter has a value that is not accepted.
 
     .. code-block:: python
 
@@ -110,12 +110,12 @@ class AIOHTTPService(Listening, base=True):
     def _svcrun_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         kwargs = super()._svcrun_arguments(args, kwargs)
         if "address" not in kwargs and not kwargs.keys().isdisjoint({"path", "sock"}):
-            kwargs["address"] = None  # the default is not meant then
+            kwargs["address"] = None  # the default does not apply to other endpoints
         return kwargs
 
     @property
-    def __own(self) -> _Serving:
-        return part_of(self, _Serving)
+    def __own(self) -> _Run:
+        return part_of(self, _Run)
 
     @overridable
     def runner(self) -> web.BaseRunner | None:
@@ -128,9 +128,9 @@ class AIOHTTPService(Listening, base=True):
         return self.__own.site
 
     async def create_application(self) -> web.Application:
-        """Make the application; called at each start.
+        """Return the application. Each start calls this.
 
-        :raises TypeError: if `app` is no application, and makes none.
+        :raises TypeError: if `app` is neither an application nor a factory of one.
         """
         if self.app is None:
             return web.Application()
@@ -141,9 +141,9 @@ class AIOHTTPService(Listening, base=True):
         return made
 
     async def make_runner(self, application: web.Application) -> web.BaseRunner:
-        """Make what runs the application.
+        """Return a runner of the application.
 
-        A runner of another class stops in the way of that class.
+        A runner of another class than :class:`Runner` shuts down as that class does.
         """
         return self._svcrun_runner_class(
             application,
@@ -158,9 +158,9 @@ class AIOHTTPService(Listening, base=True):
         )
 
     async def create_site(self) -> web.BaseSite:
-        """Make what listens on :attr:`socket` for the :attr:`runner`.
+        """Return a site of the :attr:`runner` that listens on :attr:`socket`.
 
-        :raises RuntimeError: if there is none of them yet.
+        :raises RuntimeError: if the service has no runner or no socket.
         """
         if self.__own.runner is None or self._svcrun_socket is None:
             raise RuntimeError(f"{self!r}: create_site() is called by start()")
@@ -173,7 +173,7 @@ class AIOHTTPService(Listening, base=True):
         )
 
     async def start(self) -> None:
-        """Bind the socket, start the application, and let clients in.
+        """Bind the socket, start the application, and accept connections.
 
         :raises OSError: if the address can't be bound; it names address, port and service.
         """
@@ -182,31 +182,31 @@ class AIOHTTPService(Listening, base=True):
         self.__own.is_starting, self.__own.is_interrupted = True, False
         try:
             sock = await self._svcrun_bind()
-            self.__go_on()
+            self.__check_not_stopped()
             application = await self.create_application()
-            self.__go_on()
+            self.__check_not_stopped()
             self.__own.runner = await self.make_runner(application)
             await self.__own.runner.setup()
-            self.__go_on()
+            self.__check_not_stopped()
             self.__own.site = await self.create_site()
-            self.__go_on()
+            self.__check_not_stopped()
             if isinstance(self.__own.site, web.SockSite):  # other sites bind the address themselves
                 self._svcrun_endpoint.listen(sock, self.backlog, self)
             await self.__own.site.start()
         except BaseException:
-            await self.__undo_start()
+            await self.__roll_back()
             raise
         finally:
             self.__own.is_starting = False
 
     async def stop(self, exception: Any = None) -> None:
-        """Let nobody in any more, see to the clients, then clean up the application.
+        """Close the listener, handle the requests in flight, then clean up the application.
 
-        A start() that is not done yet fails, and undoes what it has done.
+        A :meth:`start` that is not complete fails, and is rolled back.
         """
         if self.__own.stop.is_running:
             if self.__own.runner is not None and isinstance(self.__own.runner.server, Server):
-                # What calls this may be what that stop waits for.
+                # The stop in progress may wait for the handler that calls this: a deadlock.
                 self.__own.runner.server.excuse(current_work.get())
             await self.__own.stop.in_progress()
             return
@@ -217,7 +217,7 @@ class AIOHTTPService(Listening, base=True):
             return
         with self.__own.stop:
             try:
-                self._svcrun_endpoint.remove_file()  # before the socket is closed
+                self._svcrun_endpoint.remove_file()  # race: another server may create it
                 try:
                     if self.__own.runner is not None:
                         await self.__own.runner.cleanup()
@@ -226,16 +226,16 @@ class AIOHTTPService(Listening, base=True):
             finally:
                 self.__forget()
 
-    def __go_on(self) -> None:
+    def __check_not_stopped(self) -> None:
         if self.__own.is_interrupted:
             raise RuntimeError(f"{show(self)} was stopped before it had started")
 
-    async def __undo_start(self) -> None:
+    async def __roll_back(self) -> None:
         try:
             if self.__own.runner is not None:
                 await self.__own.runner.cleanup()
         except Exception:
-            # What comes out is why it could not start.
+            # start() raises the error that made this necessary.
             log.exception("%s: the application failed to clean up after that", show(self))
         finally:
             self.__forget()
@@ -250,7 +250,7 @@ class AIOHTTPService(Listening, base=True):
     def _svcrun_runner_kwargs(self) -> dict[str, Any]:
         """Return `runner_kwargs` as a dictionary.
 
-        :raises ValueError, TypeError: if they can't be used.
+        :raises ValueError, TypeError: if an option or its value is not accepted.
         """
         owner = type(self).__qualname__
         try:
@@ -267,7 +267,7 @@ class AIOHTTPService(Listening, base=True):
             if name == "access_log" and not isinstance(value, logging.Logger | None):
                 raise ParameterTypeError(owner, where, value, "a logging.Logger or None")
             if name not in KEYWORDS:
-                # aiohttp would leave out all of them, with a warning at each connection.
+                # aiohttp would ignore all options, and log a warning for each connection.
                 accepted = f"one of {', '.join(sorted(KEYWORDS))}"
                 raise ParameterError(owner, where, value, accepted)
         return found
@@ -279,8 +279,8 @@ class AIOHTTPService(Listening, base=True):
         self._svcrun_runner_kwargs()  # for its checks
 
 
-class _Serving:
-    """The runner and the site of a service."""
+class _Run:
+    """The runner and the site of a service, and the progress of its start and stop."""
 
     def __init__(self, _: AIOHTTPService) -> None:
         self.runner: web.BaseRunner | None = None
@@ -298,21 +298,21 @@ def _is_factory(app: Any) -> bool:
 class AIOHTTPSSLService(Secure, AIOHTTPService, base=True):
     """Serve an aiohttp application by HTTPS.
 
-    As :class:`AIOHTTPService`, with these parameters besides. A handshake that fails is one line
-    in the log and concerns no other client.
+    The parameters of :class:`AIOHTTPService`, and those below. A failed handshake is logged in one
+    line, and does not affect other clients.
 
-    :param cert: a PEM file with the server's certificate, and those between it and its authority.
+    :param cert: a PEM file with the certificate of the server, followed by intermediate ones.
     :param key: a PEM file with its private key, not encrypted.
-    :param ca: a PEM file with the authorities of clients' certificates.
-    :param verify: with `ca`, check the certificate of a client that shows one.
-    :param require_client_cert: refuse a client without a certificate of `ca`.
-    :param minimum_version: the lowest version to speak; TLS 1.3 by default.
-    :param maximum_version: the highest one.
-    :param ciphers: OpenSSL's names of the ciphers for TLS 1.2 and before.
+    :param ca: a PEM file with the authorities of client certificates.
+    :param verify: with `ca`, whether to verify the certificate that a client presents.
+    :param require_client_cert: whether a client must present a certificate of `ca`.
+    :param minimum_version: the lowest accepted version; TLS 1.3 by default.
+    :param maximum_version: the highest accepted version; TLS 1.3 by default.
+    :param ciphers: the ciphers for TLS 1.2 and before, by OpenSSL's names.
     :param ssl_handshake_timeout: seconds that a handshake may take; 10 by default.
 
-    :raises FileNotFoundError: if a file is absent, naming the parameter and the path.
-    :raises ValueError, TypeError: naming the parameter with a value that can't be used.
+    :raises FileNotFoundError: if a file does not exist.
+    :raises ValueError, TypeError: if a parameter has a value that is not accepted.
 
     .. code-block:: python
 
@@ -345,17 +345,17 @@ class AIOHTTPSSLService(Secure, AIOHTTPService, base=True):
         ) -> None: ...
 
     async def start(self) -> None:
-        """Read the certificates, and do what :class:`AIOHTTPService` does.
+        """Read the certificates, then start as :class:`AIOHTTPService` does.
 
-        :raises OSError: if a file can't be read, or the address not be bound.
-        :raises ValueError: if a file does not contain what its parameter asks for.
+        :raises OSError: if a file can't be read, or the address can't be bound.
+        :raises ValueError: if a file has other contents than its parameter requires.
         """
         if not self._svcrun_is_serving():
             self._svcrun_read_certificates()
         await super().start()
 
     def _svcrun_is_serving(self) -> bool:
-        return part_of(self, _Serving).site is not None
+        return part_of(self, _Run).site is not None
 
     def _svcrun_secure(self) -> Secure:
         return self

@@ -37,37 +37,37 @@ __all__ = (
 
 log = logging.getLogger(__name__)
 
-# How many arguments an application is called with: scope, receive, send.
+# The arguments of a call of an application: scope, receive, send.
 _ARGUMENTS = 3
 
 
 class ASGIHTTPService(AIOHTTPService, base=True):
     """Serve an ASGI application, such as one of FastAPI, Starlette or Django.
 
-    Give it as `app`, or override :meth:`create_asgi_app`. It is told of the start and the end of
-    its life; a start that it says has failed is a failed start of the service. It is told when a
-    client has gone, and not cancelled then. What it does after its response is complete holds up
-    no client; the stop of the service waits for it as for requests in flight. Streams of
-    sse-starlette end when the stop begins.
+    Pass it as `app`, or override :meth:`create_asgi_app`. It receives the events of the lifespan
+    protocol; if it replies that its start-up failed, the start of the service fails. When a client
+    disconnects, the application receives a message and is not cancelled. It may work on after its
+    response is complete, without delaying the next request; a stop waits for it as for requests in
+    flight. Event streams of sse-starlette end when the stop begins.
 
-    The parameters of :class:`~svcrun.service.aiohttp.AIOHTTPService`, and these besides, all by
+    The parameters of :class:`~svcrun.service.aiohttp.AIOHTTPService`, and those below, all by
     keyword:
 
-    :param app: an ASGI 3 application, a function or coroutine function without parameters that
-        makes one, or ``"package.module:name"`` of either.
-    :param lifespan: what becomes of an application that raises when it is called for its lifespan.
-        ``"auto"``, the default: it does without one. ``"on"``: it has failed to start. ``"off"``:
-        it is not called for that.
-    :param ws_max_size: bytes of the longest message of a web socket; 16 MiB by default.
-    :param ws_ping_interval: seconds of silence on a web socket after which the client is asked
-        whether it is still there; 20 by default, None to never ask. It has half of that to answer.
-    :param ws_per_message_deflate: compress messages of web sockets if the client can; on by
-        default.
+    :param app: an ASGI 3 application, a factory (a function or coroutine function without
+        parameters that returns one), or ``"package.module:name"`` of either.
+    :param lifespan: whether the application has a lifespan. ``"auto"``, the default: it has none if
+        it raises an error instead of starting up. ``"on"``: such an error fails the start.
+        ``"off"``: the application is not called for its lifespan.
+    :param ws_max_size: the maximum size of a web socket message, in bytes; 16 MiB by default.
+    :param ws_ping_interval: seconds without data from the client of a web socket after which it is
+        sent a Ping frame, and has half of that time to answer; 20 by default, None for no pings.
+    :param ws_per_message_deflate: whether to compress web socket messages if the client supports
+        it; True by default.
 
-    `handler_cancellation` makes no difference here.
+    `handler_cancellation` has no effect.
 
-    :raises AttributeError: if there is no `app`, nor a method that makes one.
-    :raises ValueError, TypeError: naming the parameter with a value that can't be used.
+    :raises AttributeError: if there is neither `app` nor a :meth:`create_asgi_app`.
+    :raises ValueError, TypeError: if a parameter has a value that is not accepted.
 
     .. code-block:: python
 
@@ -98,9 +98,9 @@ class ASGIHTTPService(AIOHTTPService, base=True):
     _svcrun_runner_class = ASGIRunner
 
     async def create_asgi_app(self) -> ASGIApplicationType:
-        """Make the application; called at each start.
+        """Return the application. Each start calls this.
 
-        :raises TypeError: if `app` is no application, and makes none.
+        :raises TypeError: if `app` is neither an application nor a factory of one.
         """
         made: object = await load(self, self.app, lambda app: is_factory(app, _ARGUMENTS))
         if not callable(made):
@@ -109,7 +109,7 @@ class ASGIHTTPService(AIOHTTPService, base=True):
         return made
 
     async def create_application(self) -> web.Application:
-        """Make the aiohttp application that the ASGI application is the only resource of."""
+        """Return an aiohttp application whose only resource is the ASGI application."""
         asgi_app = await self.create_asgi_app()
         resource = Resource(
             asgi_app,
@@ -123,9 +123,9 @@ class ASGIHTTPService(AIOHTTPService, base=True):
 
     def _svcrun_runner_kwargs(self) -> dict[str, Any]:
         return {
-            "auto_decompress": False,  # what the client says of its body is to be true
+            "auto_decompress": False,  # the headers of the request have to describe its body
             **super()._svcrun_runner_kwargs(),
-            "handler_cancellation": True,  # by which aiohttp tells that a client has gone
+            "handler_cancellation": True,  # so that aiohttp reports when a client disconnects
         }
 
     def _svcrun_check_together(self) -> None:

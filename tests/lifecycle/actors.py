@@ -1,4 +1,4 @@
-"""Services that do what a script says, and note what is done to them."""
+"""Services that follow a script, and record the calls of the supervisor."""
 
 # mypy: disable-error-code="misc, arg-type, syntax"
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from tests.lifecycle.stage import Stage
 
 AT_ONCE = -1.0
-"""The delay of what does not wait at all; 0.0 waits for the next turn, None for ever."""
+"""The delay of a part that does not wait; 0.0 waits for the next iteration, None for ever."""
 
 LINGERING = 0.5
-"""Seconds that somebody takes to clean up."""
+"""Seconds that an actor takes to clean up."""
 
 
 class Boom(Exception):
@@ -39,7 +39,7 @@ class End(enum.Enum):
 
 
 class OnCancel(enum.Enum):
-    """What a part of a script does when it is cancelled."""
+    """The reaction of a part of a script to its cancellation."""
 
     END = enum.auto()
     LINGER = enum.auto()
@@ -72,7 +72,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Script:
-    """What one run of a service does.
+    """The behaviour of a service from one start to its stop.
 
     :param prepare: what ``start()`` does until the service is ready.
     :param live: what it does after it has set ``start_event``; without that, it returns.
@@ -111,14 +111,14 @@ class Actor(Service):
     actual = ServiceState.NEW
     before = ServiceState.NEW
     since = 0.0
-    """When it came into its present state."""
+    """The time of its last transition."""
     required: frozenset["Actor"] = frozenset()
-    """What it depended on when it was last started."""
+    """Its dependencies when it was last started."""
     needs_stop = False
     succeeded = False
     """Whether the present ``start()`` has returned or set its event."""
     late = False
-    """Whether nobody waited for that any more."""
+    """Whether the start-up had ended before that."""
     starting: asyncio.Task[Any] | None = None
     stopping: asyncio.Task[Any] | None = None
     cancelled = False

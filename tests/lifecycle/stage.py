@@ -1,4 +1,4 @@
-"""Where actors act: it knows what the supervisor owes them, and whether it kept to that."""
+"""The stage of the actors: it checks at every step that the supervisor keeps its laws."""
 
 # mypy: disable-error-code="misc, arg-type, syntax"
 
@@ -70,7 +70,7 @@ class _Records(logging.Handler):
 
 
 class Stage:
-    """Actors, their supervisor, and the laws between them."""
+    """The actors, their supervisor, and the laws between them."""
 
     def __init__(
         self, *, start_timeout: float | None, stop_timeout: float | None, closes_when_fatal: bool
@@ -94,7 +94,7 @@ class Stage:
         """The errors that scripts have raised."""
         self.logged: list[BaseException] = []
         self.raised: list[BaseException] = []
-        """What calls have raised."""
+        """The errors that calls have raised."""
         self.fatal: list[BaseException] = []
         self.crashes_to_be_fatal = 0
         self.closing: asyncio.Task[None] | None = None
@@ -109,7 +109,7 @@ class Stage:
         self._log.addHandler(self._records)
         self._log.propagate = False
 
-    # What happens on it.
+    # Actions of the test.
 
     def add(self, actor: Actor) -> None:
         self.actors.append(actor)
@@ -172,7 +172,7 @@ class Stage:
         if self.closes_when_fatal and self.closing is None:
             self.close(20.0)
 
-    # What actors tell.
+    # Reports of the actors.
 
     def broke(self, law: str) -> None:
         self.broken.append(f"{self.loop.time():g}: {law}")
@@ -259,7 +259,7 @@ class Stage:
                 )
 
     def saw_cancel(self, actor: Actor) -> None:
-        """Take note that what `actor` runs was cancelled."""
+        """Record that the ``start()`` or ``stop()`` of `actor` was cancelled."""
         task = asyncio.current_task()
         if task is not actor.starting and task is not actor.stopping:
             return  # an earlier run, which was left alone

@@ -1,4 +1,4 @@
-"""Laws of the order of services: who depends on whom, and a traversal that respects it."""
+"""Laws of the dependency graph and of its traversal."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -149,20 +149,20 @@ def test_indirect_dependants_are_found_once_each() -> None:
     assert len(with_dependants(chain(5000)[:1])) == 5000
 
 
-# Walks.
+# Traversals.
 
 
 class Visits:
-    """Notes who is visited; `at_once`, or everybody, is done then."""
+    """Records the visits; the records in `at_once`, or all of them, are done then."""
 
-    def __init__(self, *at_once: ServiceRecord, everybody: bool = False) -> None:
+    def __init__(self, *at_once: ServiceRecord, all_at_once: bool = False) -> None:
         self.at_once = at_once
-        self.everybody = everybody
+        self.all_at_once = all_at_once
         self.names: list[str | None] = []
 
     def __call__(self, visited: ServiceRecord) -> bool:
         self.names.append(visited.service.name)
-        return self.everybody or visited in self.at_once
+        return self.all_at_once or visited in self.at_once
 
 
 def traversal(
@@ -178,7 +178,7 @@ def test_a_long_chain_of_records_that_are_done_at_once_needs_one_call(
     dependencies_first: bool,
 ) -> None:
     records = chain(5000)
-    visits = Visits(everybody=True)
+    visits = Visits(all_at_once=True)
     made = traversal(records, visits, dependencies_first=dependencies_first)
     assert visits.names == names(records if dependencies_first else reversed(records))
     assert not made.pending

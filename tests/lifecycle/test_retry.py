@@ -1,4 +1,4 @@
-"""Laws of a first start that is tried again, in virtual time (C13a)."""
+"""Laws of the retries of a first start, in virtual time (C13a)."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Laws of stopping, in virtual time: the order, the limits, what is done to those that hang."""
+"""Laws of a shutdown, in virtual time: the order, the time limits, cancellation, abandoning."""
 
 import asyncio
 import math

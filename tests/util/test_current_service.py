@@ -1,4 +1,4 @@
-"""Laws of telling which service is at work, whichever way its code came to run."""
+"""The current service is known, however its code came to run."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator

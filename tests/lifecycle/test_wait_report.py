@@ -1,4 +1,4 @@
-"""A start that goes on is not silent, in virtual time (C13)."""
+"""A start that takes long is reported, in virtual time (C13)."""
 
 import asyncio
 import logging

@@ -14,29 +14,29 @@ import trustme
 
 from tests.support import LoopFactory, Program, loop_factories, nothing_left
 
-# A busy machine is no reason to fail: pytest-timeout bounds a test, hypothesis does not.
+# Without a deadline, because machines are busy; pytest-timeout limits the time of a test.
 hypothesis.settings.register_profile("project", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("project")
 
-# Python ignores the others itself, and Popen resets them.
+# Python itself ignores SIGPIPE and SIGXFSZ, and Popen resets them.
 INHERITED_SIGNALS = signal.valid_signals() - {
     *(signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ),
 }
 DEFAULT_HANDLERS: dict[int, Any] = {
     signal.SIGINT: signal.default_int_handler,
-    # The tests survive the end of the terminal, but what they start gets the default action.
+    # The tests survive the end of the terminal, but their subprocesses get the default action.
     signal.SIGHUP: lambda *_: None,
 }
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start from the signals of a program at a terminal, whatever started the tests.
+    """Set the signal handlers and the signal mask of a program at a terminal.
 
-    A background job of a script, and some CI runners, ignore SIGINT; ``nohup`` ignores SIGHUP. That
-    is inherited by each program that the tests start, and so is what the parent blocks.
+    Background jobs of scripts and some CI runners ignore SIGINT, and ``nohup`` ignores SIGHUP. The
+    subprocesses of the tests would inherit that, and also the signals that the parent blocks.
     """
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
-        return  # the process that leads the others runs no test
+        return  # the controller of pytest-xdist runs no tests
     for number in INHERITED_SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, DEFAULT_HANDLERS.get(number, signal.SIG_DFL))
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave pytest's own objects out of the many collections that tests ask for."""
+    """Exclude the objects of pytest from the many garbage collections of the tests."""
     gc.collect()
     gc.freeze()
 
@@ -52,9 +52,9 @@ def pytest_collection_finish() -> None:
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, LoopFactory]:
-    """Run a coroutine test on the loop that svcrun itself would choose: uvloop if installed.
+    """Run a coroutine test on the default loop of svcrun, which is uvloop if it is installed.
 
-    The tests of uses of asyncio's private names run on each kind of loop.
+    The tests of private names of asyncio run on each kind of loop.
     """
     if item.path.name == "test_eager.py":
         return loop_factories()
@@ -64,7 +64,7 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture(params=list(loop_factories().values()), ids=list(loop_factories()))
 def loop_factory(request: pytest.FixtureRequest) -> LoopFactory:
-    """Each kind of event loop in turn, for a test that makes its own loop."""
+    """Each kind of event loop in turn, for a test that creates its own loop."""
     factory: LoopFactory = request.param
     return factory
 
@@ -85,9 +85,9 @@ def no_leaks() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files of an authority, of a server and a client that it vouches for, and of a stranger.
+    """PEM files: an authority with a server's and a client's certificate, and a stranger.
 
-    The server's names are ``localhost``, ``127.0.0.1`` and ``::1``.
+    The names of the server and of the stranger are ``localhost``, ``127.0.0.1`` and ``::1``.
     """
 
     ca: Path
@@ -96,14 +96,14 @@ class Certificates:
     client_cert: Path
     client_key: Path
     other_ca: Path
-    """Another authority, which vouches for the stranger alone."""
+    """The authority of the stranger's certificate."""
     stranger_cert: Path
     stranger_key: Path
 
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Certificates that last for the test session; do not change the files."""
+    """Certificates of the test session; tests must not change the files."""
     folder = tmp_path_factory.mktemp("certificates")
     ca, other_ca = trustme.CA(), trustme.CA()
     ca.cert_pem.write_to_path(folder / "ca.pem")

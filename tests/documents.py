@@ -1,17 +1,23 @@
-"""The code blocks of the manual, and how they are run.
+"""Execute the code blocks of the manual.
 
-A block of Python is a program, and runs in a process of its own. Blocks of shell commands after it
-(``console``) are its clients, blocks of ``text`` are what it prints. Ports that the manual shows
-are replaced by free ones. Where a page says more about a block, a comment before it does so::
+A block of Python is a program, which runs in a subprocess. The blocks of shell commands after it
+(``console``) are its clients, and the blocks of ``text`` are its output. Free ports replace those of
+the manual. A comment before a block sets its options::
 
     .. run: exit=1
 
     .. code-block:: python
 
-``exit=`` is the exit code that is expected of a program that ends by itself, ``signal=`` what ends
-one that runs for ever (``SIGINT`` by default, ``none`` if a client makes it end), ``logs=errors``
-says that tracebacks in its log are to be expected, ``as=pytest`` makes it a test module, ``needs=``
-names modules without which it is skipped.
+``exit=CODE``
+    The program ends by itself with this exit code.
+``signal=NAME``
+    The program runs until this signal: ``SIGINT`` by default, ``none`` if a client ends it.
+``logs=errors``
+    The log of the program may have tracebacks.
+``as=pytest``
+    The block is a test module.
+``needs=MODULES``
+    The block is skipped without these modules.
 """
 
 import ast
@@ -40,7 +46,7 @@ HINT: Final = re.compile(r"^ *\.\. run: +(.*)$")
 # The ports that the manual uses.
 PORTS: Final = ("8901", "8900", "3000", "8080", "8443")
 
-# Tells the runner on a channel of its own when everything has started.
+# Writes a line to stderr after the start-up, for the test to wait for.
 PRELUDE: Final = """\
 import os as _os
 import svcrun as _svcrun
@@ -52,7 +58,7 @@ _svcrun.entrypoint.POST_START.connect(_announce)
 
 @dataclass(frozen=True)
 class Block:
-    """A code block: where it is, what it says, and what is said about it."""
+    """A code block with its place and its options."""
 
     page: Path
     line: int
@@ -66,7 +72,7 @@ class Block:
 
     @property
     def serves(self) -> bool:
-        """Whether it runs until it is told to end."""
+        """Whether the program runs until a signal or a client ends it."""
         called = (
             node.func for node in ast.walk(ast.parse(self.text)) if isinstance(node, ast.Call)
         )
@@ -75,7 +81,7 @@ class Block:
 
     @property
     def only_defines(self) -> bool:
-        """Whether it does nothing but prepare what later blocks use."""
+        """Whether the block only defines names for later blocks."""
         kinds = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         return all(
             isinstance(node, kinds)
@@ -90,7 +96,7 @@ def _calls(node: ast.AST) -> bool:
 
 @dataclass
 class Scene:
-    """A program of a page, with the definitions that it builds on and what happens to it."""
+    """A program of a page, with the blocks of definitions before it and its clients and output."""
 
     program: Block
     before: tuple[Block, ...] = ()
@@ -187,16 +193,16 @@ def has_ipv6() -> bool:
 
 
 def port_replacer() -> Callable[[str], str]:
-    """Make a function that replaces the ports of the manual in a text, always by the same ones."""
+    """Return a function that replaces the ports of the manual in a text by the same free ports."""
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
     pattern = re.compile(rf"\b({'|'.join(PORTS)})\b")
     return lambda text: pattern.sub(lambda match: ports[match[1]], text)
 
 
 def play(scene: Scene, folder: Path) -> None:
-    """Run a program with its clients, and compare what they print with what the manual says.
+    """Run a program and its clients, and compare their output with the manual.
 
-    :param folder: where the program runs, and finds the files it needs.
+    :param folder: the working directory, with the files that the program needs.
     """
     program = scene.program
     skip_without(program)
@@ -235,7 +241,7 @@ def play(scene: Scene, folder: Path) -> None:
 
 
 def skip_without(program: Block) -> None:
-    """Skip the test of a program if something is not here that it needs."""
+    """Skip the test if a module or IPv6 is missing that the program needs."""
     for module in filter(None, program.hints.get("needs", "").split(",")):
         if not has(module):
             pytest.skip(f"needs {module}")
@@ -244,7 +250,7 @@ def skip_without(program: Block) -> None:
 
 
 def wait_for_output(program: Program, expected: Iterable[str]) -> None:
-    """Wait until a program that runs on has printed what is expected before its end."""
+    """Wait until a running program has printed the output that is expected before its end."""
     deadline = time.monotonic() + PATIENCE
     texts = [re.split(r"SIG(?:INT|TERM) received", text)[0] for text in expected]
     texts = [text[: text.rfind("\n") + 1] for text in texts]
@@ -255,10 +261,10 @@ def wait_for_output(program: Program, expected: Iterable[str]) -> None:
 
 
 def find_missing(expected: Iterable[str], *streams: str) -> str | None:
-    """Return the first expected line that none of the streams has in that order, None without one.
+    """Return the first expected line that no stream has in that order, or None.
 
-    ``...`` stands for anything in a line, and ``0.2... s`` for any number of seconds: how long
-    something takes is up to the machine.
+    ``...`` matches any text in a line, and ``0.2... s`` any number of seconds, because durations
+    depend on the machine.
     """
     rests = [iter(stream.splitlines()) for stream in streams]
     for line in "".join(expected).splitlines():
@@ -278,7 +284,7 @@ def find_missing(expected: Iterable[str], *streams: str) -> str | None:
 
 
 def run_console(transcript: str, folder: Path) -> None:
-    """Run the commands of a terminal session, and compare what they print."""
+    """Run the commands of a terminal session, and compare their output."""
     for command, output in split_console(transcript):
         missing_tool = next((it for it in ("curl", "openssl") if needs(command, it)), None)
         if missing_tool is not None:
@@ -303,14 +309,14 @@ def needs(command: str, tool: str) -> bool:
 
 
 def define_nc() -> str:
-    """Return a shell function that does what nc does, where there is none."""
+    """Return a shell function that replaces nc if it is not installed."""
     if shutil.which("nc"):
         return ""
     return f'nc() {{ "{sys.executable}" "{ROOT / "tests" / "netcat.py"}" "$@"; }}\n'
 
 
 def split_console(transcript: str) -> list[tuple[str, str]]:
-    """Split a terminal session into commands and what each prints."""
+    """Split a terminal session into commands, each with its output."""
     pieces = re.split(r"^\$ ", transcript, flags=re.MULTILINE)[1:]
     found = []
     for piece in pieces:

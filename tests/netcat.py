@@ -1,19 +1,19 @@
-"""As much of nc as the manual uses, for machines without it: ``nc [-u] [-U] [-w1] host port``."""
+"""A replacement of nc for the manual's examples: ``nc [-u] [-U] [-w1] host port``."""
 
 import socket
 import sys
 
 
 def main(arguments: list[str]) -> None:
-    """Send standard input, then print what comes back until a second passes without anything."""
+    """Send stdin, then print the answer until the peer closes the connection or is silent."""
     flags = "".join(it for it in arguments if it.startswith("-"))
-    place = [it for it in arguments if not it.startswith("-")]
+    target = [it for it in arguments if not it.startswith("-")]
     kind = socket.SOCK_DGRAM if "u" in flags else socket.SOCK_STREAM
     if "U" in flags:
         client = socket.socket(socket.AF_UNIX, kind)
-        client.connect(place[0])
+        client.connect(target[0])
     else:
-        host, port = place
+        host, port = target
         family, _, _, _, address = socket.getaddrinfo(host, port, type=kind)[0]
         client = socket.socket(family, kind)
         client.connect(address)

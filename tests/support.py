@@ -23,13 +23,13 @@ from typing import IO, Final, Self
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
-# How long something that does happen may take on a busy machine. A bound on failure, not a wait.
+# Seconds until a test fails that waits for an event. Machines are busy, so this is long.
 PATIENCE: Final = 30.0
 
 # The value of SVCRUN_TEST_PROFILE: "quick", nothing, or "thorough".
 PROFILE: Final = os.environ.get("SVCRUN_TEST_PROFILE", "normal")
 
-# Every warning is an error, asyncio checks itself, and unclosed resources are reported.
+# Warnings are errors, asyncio runs its checks, and unclosed resources are reported.
 STRICT: Final = ("-X", "dev", "-W", "error")
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -41,7 +41,7 @@ def has(*modules: str) -> bool:
 
 
 def examples(count: int) -> int:
-    """Return how many random examples to try where *count* is the usual number."""
+    """Return the number of random examples to try, where *count* is that of the normal profile."""
     return max(1, round(count * {"quick": 0.25, "normal": 1, "thorough": 50}[PROFILE]))
 
 
@@ -72,18 +72,18 @@ def refuses(error: BaseException, parameter: str) -> bool:
 
 
 async def eventually(check: Callable[[], object], *, within: float = PATIENCE) -> None:
-    """Return once ``check()`` is true; for what has no event of its own to wait for.
+    """Wait until ``check()`` is true, for conditions without an event to wait for.
 
     :param within: seconds until the test fails.
     """
     async with asyncio.timeout(within):
-        while not check():  # noqa: ASYNC110 - there is no event to wait for, hence this function
+        while not check():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended, and all that it wrote."""
+    """The exit code and the whole output of a program."""
 
     returncode: int
     stdout: str
@@ -91,19 +91,19 @@ class Outcome:
 
 
 class Program:
-    """A Python program in a process of its own, which is gone when the ``with`` block is left.
+    """A Python program in a subprocess, which is killed at the end of the ``with`` block.
 
-    The methods block; a test that serves the program from its own event loop calls them through
+    The methods block. A test that serves the program on its own event loop calls them with
     ``asyncio.to_thread``.
 
     :param source: the text of the program, or the path of its file.
     :param arguments: its command line.
-    :param env: variables to add to its environment. The ``SVCRUN_*`` variables and what systemd
-        sets are not passed on.
+    :param env: variables to add to its environment. ``SVCRUN_*`` variables and those that systemd
+        sets are not inherited.
     :param options: options of the interpreter.
     :param cwd: its working directory.
-    :param measured: whether its coverage is measured, where that of the tests is. A fork while
-        another thread runs may take along a lock of what measures, and the child wait for it.
+    :param measured: whether its coverage is measured, if that of the tests is. A program that forks
+        while another thread runs may inherit a held lock of the coverage tool, and deadlock.
 
     .. code-block:: python
 
@@ -122,7 +122,7 @@ class Program:
         cwd: Path | None = None,
         measured: bool = True,
     ) -> None:
-        # Source goes through a file: tracebacks show its lines, and ps stays readable.
+        # The source is in a file, so that tracebacks show its lines and ps stays readable.
         self._folder = tempfile.TemporaryDirectory(prefix="svcrun-test-")
         if isinstance(source, str):
             path = Path(self._folder.name, "program.py")
@@ -138,7 +138,7 @@ class Program:
             cwd=cwd or ROOT,
             encoding="utf-8",
             errors="backslashreplace",
-            start_new_session=True,  # so that its children can be killed with it
+            start_new_session=True,  # so that kill() reaches its children
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -181,7 +181,7 @@ class Program:
     ) -> re.Match[str]:
         """Wait for a line that contains *pattern*, a regular expression, and return the match.
 
-        A line is found once: the next call looks at the lines after it.
+        The next call searches the lines after the found one.
 
         :param stream: ``"stdout"`` or ``"stderr"``.
         :param within: seconds until the test fails.
@@ -190,7 +190,7 @@ class Program:
         match = output.find(re.compile(pattern), within)
         if match is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.5)  # its pipes close a moment before it ends
+                self._process.wait(0.5)  # a process closes its pipes before it ends
             raise AssertionError(
                 f"no line with {pattern!r} on {stream} within {within:g} s; "
                 f"the program's exit code is {self._process.returncode}"
@@ -203,11 +203,11 @@ class Program:
         self._process.send_signal(number)
 
     def interrupt(self) -> None:
-        """Send what Ctrl-C at a terminal sends."""
+        """Send SIGINT, like Ctrl-C at a terminal."""
         self.send_signal(signal.SIGINT)
 
     def terminate(self) -> None:
-        """Send what ``kill`` and process managers send."""
+        """Send SIGTERM, like ``kill`` and process managers."""
         self.send_signal(signal.SIGTERM)
 
     def wait(self, *, within: float = PATIENCE) -> Outcome:
@@ -223,13 +223,13 @@ class Program:
                 f"the program still ran after {within:g} s"
                 f"\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
             ) from None
-        # A child that holds the pipes open must not hold the test.
+        # A child of the program that keeps the pipes open must not block the test.
         self._stdout.join(within)
         self._stderr.join(within)
         return Outcome(returncode, self.stdout, self.stderr)
 
     def kill(self) -> None:
-        """Kill the program and its children, and forget its pipes."""
+        """Kill the program and its children, and close its pipes."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -247,13 +247,12 @@ def _environment(extra: Mapping[str, str], *, measured: bool) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("SVCRUN_") and name not in unwanted
     }
-    # asyncio's debug mode, which -X dev asks for, would tell of each call that a busy machine
-    # takes a tenth of a second for.
+    # In asyncio's debug mode, which -X dev enables, a busy machine causes warnings of slow calls.
     return {**inherited, "PYTHONUNBUFFERED": "1", "SVCRUN_DEBUG": "0", **extra}
 
 
 class _Output:
-    """The lines of one pipe, read by a thread so that the program never waits for the test."""
+    """The lines of one pipe, read by a thread, so that the program never blocks on a full pipe."""
 
     def __init__(self, pipe: IO[str]) -> None:
         self._pipe = pipe
@@ -311,15 +310,15 @@ class Resources:
 
     @classmethod
     def held(cls) -> Self:
-        """Take stock, after a garbage collection."""
+        """Return the resources held after a garbage collection."""
         gc.collect()
         return cls(
             descriptors=_descriptors(),
-            # Python up to 3.12 never forgets a thread that it has not started, however dead.
+            # Python up to 3.12 never removes a thread that it has not started itself.
             threads=frozenset(t for t in threading.enumerate() if not t.name.startswith("Dummy")),
             signal_handlers={number: signal.getsignal(number) for number in signal.Signals},
             wakeup_fd=_wakeup_fd(),
-            # pytest puts handlers of its own there, other ones in each phase of a test.
+            # pytest adds its own handlers, different ones in each phase of a test.
             log_handlers=tuple(
                 handler
                 for handler in logging.getLogger().handlers
@@ -328,7 +327,7 @@ class Resources:
         )
 
     def differences_from(self, before: "Resources") -> list[str]:
-        """List what is held now and was not held *before*, and handlers that were not restored."""
+        """Describe resources that were not held *before*, and handlers that were not restored."""
         differences = [
             f"file descriptor {target}"
             for target in (self.descriptors - before.descriptors).elements()
@@ -347,17 +346,17 @@ class Resources:
 
 
 def _descriptors() -> Counter[str]:
-    folder = Path("/proc/self/fd")  # elsewhere than on Linux nothing is counted
+    folder = Path("/proc/self/fd")  # counted only on Linux
     targets: Counter[str] = Counter()
     for link in folder.iterdir() if folder.is_dir() else ():
-        # The descriptor that the folder itself is read from may be closed by now.
+        # The descriptor of the folder itself may be closed by now.
         with contextlib.suppress(FileNotFoundError):
             targets[str(link.readlink())] += 1
     return targets
 
 
 def _wakeup_fd() -> int | None:
-    """Return the descriptor that signals wake, None outside of the main thread."""
+    """Return the wake-up descriptor of signals; None in another thread than the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return None
     fd = signal.set_wakeup_fd(-1)
@@ -377,18 +376,18 @@ def _run_each_kind_of_loop() -> None:
             with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(nothing())
 
-    thread = threading.Thread(target=program)  # this one may run a loop
+    thread = threading.Thread(target=program)  # a new thread, because this one may run a loop
     thread.start()
     thread.join()
 
 
 @contextlib.contextmanager
 def nothing_left(*, within: float = 10.0) -> Iterator[None]:
-    """Fail unless the block leaves this process as it found it.
+    """Fail if the block leaves resources behind, or does not restore handlers.
 
-    Compares file descriptors, threads, signal handlers, and handlers of the root logger.
+    This compares file descriptors, threads, signal handlers, and handlers of the root logger.
 
-    :param within: seconds for a thread that is just ending to be gone.
+    :param within: seconds to wait for threads that are ending.
     """
     _run_each_kind_of_loop()
     before = Resources.held()

@@ -1,4 +1,4 @@
-"""An event loop in virtual time, and what asks whether something is left in it."""
+"""An event loop in virtual time, and checks that a test leaves nothing in it."""
 
 import asyncio
 import contextlib
@@ -18,46 +18,46 @@ T = TypeVar("T")
 
 
 class Deadlock(AssertionError):
-    """Everything waits for something else, and no timer will ever end that."""
+    """No callback is ready, and no timer is scheduled."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Wait for nothing: let the clock jump to the next timer."""
+    """A selector that does not wait, but sets the clock to the time of the next timer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.tell_who_waits: Callable[[], str] = str
+        self.describe_waiting: Callable[[], str] = str
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready
         if timeout is None:
-            raise Deadlock(f"nothing is ready, and there is no timer:\n{self.tell_who_waits()}")
+            raise Deadlock(f"nothing is ready, and there is no timer:\n{self.describe_waiting()}")
         self.now += timeout
         return ready
 
 
 class VirtualClockLoop(asyncio.SelectorEventLoop):
-    """A loop that never sleeps: when nothing is ready, its time jumps to the next timer.
+    """A loop that never sleeps: if no callback is ready, its time jumps to the next timer.
 
-    Only for what waits for timers and for other tasks: a loop that waits for sockets or threads
-    would jump over them.
+    It is only for tests of timers and tasks. A loop that waits for sockets or threads would not
+    wait for them.
 
-    :raises Deadlock: from what runs the loop, when nothing is ready and there is no timer.
+    :raises Deadlock: in ``run_forever()``, if no callback is ready and no timer is scheduled.
     """
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
-        self._jumping.tell_who_waits = lambda: waiting_tasks(self)
+        self._jumping.describe_waiting = lambda: waiting_tasks(self)
 
     def time(self) -> float:
         return self._jumping.now
 
     def turn(self, count: int = 1) -> None:
-        """Run what is ready now, and what becomes ready by that, `count` times."""
+        """Run `count` iterations of the loop."""
         for _ in range(count):
             self.call_soon(self.stop)
             self.run_forever()
@@ -68,12 +68,12 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         self.run_forever()
 
     def timers(self) -> list[asyncio.TimerHandle]:
-        """Return the timers that wait for their time."""
+        """Return the timers that are scheduled and not cancelled."""
         return [timer for timer in self._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
 
 
 class Wall:
-    """A wall clock that goes with the loop's, and can be set."""
+    """A wall clock that runs with the clock of the loop, and can be set."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, now: datetime) -> None:
         self._loop = loop
@@ -115,7 +115,7 @@ async def block(seconds: float) -> None:
     await asyncio.sleep(0)
 
 
-# For the conftest.py of a folder whose coroutine tests run in virtual time.
+# The conftest.py of a folder whose coroutine tests run in virtual time imports these.
 
 
 def pytest_asyncio_loop_factories(
@@ -127,9 +127,9 @@ def pytest_asyncio_loop_factories(
 
 @pytest_asyncio.fixture(autouse=True)
 async def nothing_left_behind() -> AsyncIterator[None]:
-    """Fail a test that leaves a task, a timer or an untaken error in its loop."""
+    """Fail a test that leaves a task, a timer or an unretrieved exception in its loop."""
     loop = asyncio.get_running_loop()
-    if not isinstance(loop, VirtualClockLoop):  # around a test that is no coroutine
+    if not isinstance(loop, VirtualClockLoop):  # a test that is not a coroutine
         yield
         return
     with nothing_left_in(loop):
@@ -137,7 +137,7 @@ async def nothing_left_behind() -> AsyncIterator[None]:
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` in virtual time; fail if it leaves anything behind."""
+    """Run `main` in virtual time; fail if it leaves tasks, timers or exceptions."""
     loop = VirtualClockLoop()
     try:
         with nothing_left_in(loop):

@@ -1,8 +1,8 @@
 """Execute the code blocks of the manual.
 
 A block of Python is a program, which runs in a subprocess. The blocks of shell commands after it
-(``console``) are its clients, and the blocks of ``text`` are its output. Free ports replace those of
-the manual. A comment before a block sets its options::
+(``console``) are its clients, and the blocks of ``text`` are its output. Free ports replace
+those of the manual. A comment before a block sets its options::
 
     .. run: exit=1
 

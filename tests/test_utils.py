@@ -23,7 +23,7 @@ async def give(value: Any) -> Any:
 
 
 class Solitude:
-    """Where a task waits so that nothing here refers to it; asyncio holds tasks weakly, too."""
+    """Wait in a task that only asyncio refers to, and weakly."""
 
     async def wait(self) -> None:
         future = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""A record is left as the caller made it; a handler of ours gets it as it was in the log call."""
+"""Threaded handlers write a record as it was in the log call, and do not change it."""
 
 import contextvars
 import copy
@@ -19,7 +19,7 @@ from svcrun.log import ThreadedHandler, basic_config
 from svcrun.log.records import LazyRecord, make_record
 from tests.support import PATIENCE, nothing_left
 
-# Their first import opens libraries for good.
+# Import them now: the import opens shared libraries that stay open.
 for extra in ("colorlog", "pythonjsonlogger", "rich.logging"):
     pytest.importorskip(extra)
 
@@ -28,7 +28,7 @@ request_id = contextvars.ContextVar("request_id", default="none")
 
 
 class Keeper(logging.Handler):
-    """Keeps records, and what it finds in them."""
+    """A handler that keeps its records and values read from them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Keeper(logging.Handler):
 
 
 class State:
-    """Something that changes between the log call and the write."""
+    """An object whose text changes between the log call and the write."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -58,7 +58,7 @@ def leave_nothing() -> Iterator[None]:
 
 @pytest.fixture
 def second() -> Iterator[Keeper]:
-    """A handler that the root logger gets after ours."""
+    """A handler that is added to the root logger after the threaded one."""
     keeper = Keeper()
     yield keeper
     logging.getLogger().removeHandler(keeper)
@@ -372,7 +372,7 @@ def test_a_handler_with_a_handle_of_its_own_is_called_by_it() -> None:
     assert not yours.found
 
 
-# Operations of libraries on records.
+# Operations that libraries perform on records.
 
 
 def test_a_queue_handler_in_log_handlers_passes_on_the_text_of_the_log_call() -> None:
@@ -450,7 +450,7 @@ def test_records_of_a_class_of_the_users_keep_it(second: Keeper) -> None:
 
 
 class Visit(LazyRecord):
-    """A record that is filled in late."""
+    """A lazy record."""
 
     __slots__ = ()
 

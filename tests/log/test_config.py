@@ -1,4 +1,4 @@
-"""basic_config: what it takes over, and that all of it is given back."""
+"""basic_config() configures the root logger, and closing the session restores it."""
 
 import asyncio
 import io
@@ -239,7 +239,7 @@ def test_a_hook_that_replaced_the_installed_one_stays_and_may_call_it(
         sys.excepthook = later
     try:
         assert sys.excepthook is later
-        # A second session finds it, and the circle that this makes is no circle.
+        # The second session saves this hook. The reference cycle must not become a recursion.
         with basic_config("info", "disabled"):
             pass
         assert sys.excepthook is later

@@ -1,4 +1,4 @@
-"""Formats that send to a daemon of the machine, which may be absent or restarted."""
+"""Formats that send records to a local daemon, which may be missing or restart."""
 
 import logging
 import os
@@ -92,7 +92,7 @@ def test_without_a_socket_records_go_to_the_port(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     sockets(tmp_path)
-    # The first address of localhost is that of IPv6 on some machines.
+    # On some machines, the first address of localhost is an IPv6 address.
     family, _, _, _, (host, *_) = socket.getaddrinfo("localhost", 0)[0]
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(PATIENCE)
@@ -185,7 +185,7 @@ def test_records_are_sent_again_after_a_restart_of_the_syslog_daemon(
         while b"could not be written" not in received:
             received += daemon.receive()
     assert b"<14>after\0" in received
-    # A stream takes a little before it is known to be broken.
+    # The first write to a broken stream may still succeed.
     lost = int(received.split(b"<12>")[1].split()[0])
     assert 35 <= lost <= 40
     (line,) = capfd.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""Programs that end in every way: not a record gets lost, and none is written twice."""
+"""However a program ends, each record is written exactly once."""
 
 import os
 import re
@@ -169,7 +169,7 @@ def test_a_full_pipe_does_not_block_the_program(tmp_path: Path) -> None:
 
 
 def test_a_slow_reader_gets_every_line_whole(run_program: RunProgram) -> None:
-    # The pipe is full for most of the time; only then it is read.
+    # The reader waits until the pipe is full, again and again.
     source = (
         BEGIN + "for number in range(30_000): logging.info('%d', number)\n"
         "print('logged', flush=True); session.close(timeout=60)"
@@ -387,7 +387,7 @@ def test_two_hundred_sessions_leave_no_thread_and_no_descriptor(run_program: Run
         "before = count()\n"
         "for _ in range(200): once()\n"
         "after = count()\n"
-        # Objects of the last session may be in the hands of a thread that is just ending.
+        # An ending thread may still refer to objects of the last session.
         "flat = after[0] == before[0] and after[1] <= before[1] + 1 and after[2] < before[2] + 50\n"
         "print(flat, after, before)\n"
     ).wait()

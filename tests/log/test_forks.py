@@ -1,4 +1,4 @@
-"""The log across forks: none waits for a slow sink, and the child's log works (C21b, C34a)."""
+"""A fork does not wait for a slow sink, and the log of the child works."""
 
 import os
 import re

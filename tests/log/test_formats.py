@@ -1,4 +1,4 @@
-"""The formats: what a line looks like, what each needs, and which one is chosen by default."""
+"""Each format has its line, needs its library, and is the default in its environment."""
 
 import io
 import json

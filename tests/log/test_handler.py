@@ -27,7 +27,7 @@ from tests.support import PATIENCE, nothing_left, refuses
 
 
 class Collector(logging.Handler):
-    """Keeps what it is given; a closed gate holds it up."""
+    """A handler that keeps its records, and blocks while its gate is closed."""
 
     def __init__(self, *, gate: threading.Event | None = None) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Collector(logging.Handler):
 
 
 class Gated(io.StringIO):
-    """A stream that takes nothing before its gate is open."""
+    """A stream that blocks until its gate is open."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Gated(io.StringIO):
 
 @pytest.fixture
 def log() -> Iterator[logging.Logger]:
-    """A logger of its own, apart from the root logger's handlers."""
+    """A logger without the handlers of the root logger."""
     logger = logging.Logger("test", logging.DEBUG)  # noqa: LOG001 - it must not be shared
     with nothing_left():
         yield logger
@@ -191,7 +191,7 @@ def test_records_logged_during_a_write_are_written_together(log: logging.Logger)
 
 
 class Burden(Exception):
-    """Something to be counted."""
+    """An error whose instances are counted."""
 
 
 def fail(count: int) -> Iterator[Burden]:
@@ -742,7 +742,7 @@ def test_a_failing_flush_of_the_target_is_reported(
 
 
 class Broken(io.StringIO):
-    """A stream that can be broken and repaired."""
+    """A stream whose writes can be made to fail."""
 
     error: OSError | None = None
 
@@ -940,7 +940,7 @@ def test_a_target_that_is_no_handler_is_refused() -> None:
 def test_the_stderr_of_the_process_is_written_in_whole_lines(
     log: logging.Logger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, limit: int
 ) -> None:
-    """Those of a pipe in pieces that other processes can't write into."""
+    """A write to a pipe is atomic, so the output of other processes does not mix with it."""
     writes: list[bytes] = []
     write: Callable[[int, Any], int] = os.write
 

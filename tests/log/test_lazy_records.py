@@ -1,4 +1,4 @@
-"""A record that is filled in late is, to whoever looks at it, as good as any other."""
+"""A lazy record behaves like a plain record."""
 
 import copy
 import logging
@@ -35,7 +35,7 @@ LIKE.serviceName = "porter"
 
 
 class Visit(LazyRecord):
-    """Says who came, once it is known."""
+    """A record of a visit, computed from the name of the visitor."""
 
     __slots__ = ("_who",)
 

@@ -1,4 +1,4 @@
-"""The fast way to make a record gives what the standard library gives."""
+"""make_record() returns the records that the standard library creates."""
 
 import asyncio
 import logging
@@ -114,7 +114,7 @@ def test_a_factory_of_the_users_is_left_alone() -> None:
 
 
 class Visit(LazyRecord):
-    """A record that counts how often it is filled in."""
+    """A lazy record that counts its computations."""
 
     def __init__(self, visitor: str) -> None:
         super().__init__(logging.LogRecord(*ARGUMENTS[0]))

@@ -1,4 +1,4 @@
-"""Records tell which service was at work when they were made."""
+"""Records have the name of the service that logged them."""
 
 import asyncio
 import gc
@@ -32,13 +32,13 @@ class Idle(Service):
 
 @pytest.fixture(params=[True, False], ids=["buffered", "unbuffered"])
 def buffered(request: pytest.FixtureRequest) -> bool:
-    """With writing threads, and without."""
+    """Whether threads write the records."""
     chosen: bool = request.param
     return chosen
 
 
 class Target(logging.StreamHandler[io.StringIO]):
-    """Shows the service and the message of a record."""
+    """A handler that keeps the service and the message of each record."""
 
     def __init__(self) -> None:
         super().__init__(io.StringIO())
@@ -193,7 +193,7 @@ def test_json_renames_and_reserves_the_service_field() -> None:
 
 
 def run(loop_factory: LoopFactory, *services: Service) -> list[str]:
-    """Run services until one of them ends it; return what was logged of each."""
+    """Run services until one of them stops the program; return the records of each."""
     target = Target()
     options: Any = {"log_format": "disabled", "log_handlers": [target]}
     try:
@@ -256,7 +256,7 @@ def test_an_unhandled_exception_is_logged_for_the_service_of_its_task(
 def test_a_skipped_call_is_logged_for_the_service_that_makes_it(
     loop_factory: LoopFactory,
 ) -> None:
-    """All of them have one timer, which one of the services sets."""
+    """All callbacks share one timer, which one of the services sets."""
 
     class Slow(PeriodicService):
         async def callback(self) -> None:

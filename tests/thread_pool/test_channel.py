@@ -142,7 +142,7 @@ def test_a_thread_may_outlive_the_loop_of_the_waiting_task(loop_factory: LoopFac
     channel.put(1)
     channel.close()
     assert not task.done()
-    # The loop can't end the task any more.
+    # The closed loop cannot end the task any more.
     task._log_destroy_pending = False
     task.get_coro().close()
 

@@ -1,4 +1,4 @@
-"""Whatever a call in a thread raises comes to the caller that waits for it; none waits for ever."""
+"""Any exception of a call in a thread is raised in the awaiting task."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Laws of the ways back from a thread to the event loop."""
+"""Laws of calls from a thread to the event loop."""
 
 import asyncio
 import contextvars
@@ -201,6 +201,6 @@ def test_a_loop_that_is_closed_meanwhile_is_an_error(
     loop.close()
     thread.join(PATIENCE)
     assert "was closed before <coroutine object" in outcome[0]
-    # The loop can't end the task any more.
+    # The closed loop cannot end the task any more.
     tasks[0]._log_destroy_pending = False
     tasks[0].get_coro().close()

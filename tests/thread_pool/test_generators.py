@@ -29,7 +29,7 @@ Decorator = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 async def pool() -> AsyncIterator[ThreadPoolExecutor]:
-    """A pool for the loop; no thread of a test may be left, whatever became of its generator."""
+    """A pool of the loop; each test must end all of its threads."""
     pool = ThreadPoolExecutor(2)
     pool.attach(asyncio.get_running_loop())
     yield pool
@@ -58,7 +58,7 @@ def decorator(request: pytest.FixtureRequest) -> Decorator:
 
 
 class Numbers:
-    """A generator that tells how far it is and how it ended."""
+    """A generator that records its progress and its end."""
 
     def __init__(self, decorator: Decorator, max_size: int = 1) -> None:
         self.made = 0
@@ -109,7 +109,7 @@ async def test_the_generator_is_no_further_ahead_than_it_may(
         taken = 0
         async for _ in iterator:
             taken += 1
-            # One more than fits: that one is in its hand.
+            # One more than the limit: the generator waits to put the last one.
             await eventually(lambda: numbers.made == taken + max_size + 1)  # noqa: B023
             if taken == 10:
                 break
@@ -342,7 +342,7 @@ async def test_a_pool_that_closes_ends_its_generators_and_they_say_so(
     await eventually(lambda: numbers.made == 3)
     assert await pool.close(PATIENCE) == []
     assert numbers.closed.is_set()
-    # It had one item in the channel, and one in its hand that got lost: that is no normal end.
+    # The item that it waited to put is lost, so this is not a normal end.
     assert await anext(iterator) == 1
     with pytest.raises(RuntimeError, match=r"_count.* ended early: its pool closed"):
         await anext(iterator)

@@ -1,4 +1,4 @@
-"""Laws of the thread pool itself."""
+"""Laws of the thread pool."""
 
 import asyncio
 import concurrent.futures
@@ -219,7 +219,7 @@ def test_a_dropped_pool_ends_its_threads_when_the_jobs_are_done(release: threadi
     gc.collect()
     release.set()
     assert job.result(PATIENCE)
-    # The fixture sees that no thread is left.
+    # The fixture checks that no thread is left.
 
 
 def test_shutdown_lets_queued_jobs_run(release: threading.Event) -> None:
@@ -291,7 +291,7 @@ async def test_close_returns_hung_threads_with_their_stacks(release: threading.E
     assert repr(hung) == "<HungThread 'svcrun-pool-1'>"
     assert not job.done()
 
-    # It is given up: nothing waits for it any more.
+    # The thread is abandoned.
     assert await pool.close(timeout=PATIENCE) == []
     pool.shutdown(wait=True)
     assert not job.done()
@@ -354,7 +354,7 @@ async def test_submit_raises_if_no_thread_can_start(
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             await pool.submit(abs, -1)
-    # Nothing of it is left, and later the pool works.
+    # The job is not queued, and the pool still works.
     assert pool._workers.jobs.empty()
     assert await pool.submit(abs, -1) == 1
     await eventually(lambda: pool._workers.idle == 1)

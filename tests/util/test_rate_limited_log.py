@@ -1,4 +1,4 @@
-"""Counting what strangers can make happen as often as they like."""
+"""Frequent events are logged at a limited rate, and all are counted."""
 
 import logging
 

@@ -69,7 +69,7 @@ def talk_for_ever(connection: socket.socket, closing: threading.Event) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sent."""
+    """A request of a client."""
 
     path: str
     headers: "Message[str, str]"
@@ -91,7 +91,7 @@ class Collector:
     :param port: 0 takes a free one.
     :param listening: whether to begin at once.
 
-    What is in `answers` is given one after the other, then `usual` for ever.
+    It answers with each of `answers` in order, and with `usual` after that.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Collector:
             self.listen()
 
     def listen(self) -> None:
-        """Let clients in; until then, their connections are refused."""
+        """Accept connections; until then, they are refused."""
         self._listener.listen(100)
         self._begin(self._accept)
 
@@ -145,7 +145,7 @@ class Collector:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What was collected, as raven sends it."""
+        """The collected events, in the form that raven sends."""
         return [request.event for request in self.requests]
 
     @property
@@ -196,7 +196,7 @@ class Collector:
         return self._context.wrap_socket(plain, server_side=True)
 
     def _respond(self, connection: socket.socket, request: Request) -> bool:
-        """Take note of a request and answer it; tell whether the connection stays."""
+        """Record a request and answer it; return whether the connection stays open."""
         with self._arrival:
             self.requests.append(request)
             reaction = self.answers.popleft() if self.answers else self.usual

@@ -21,7 +21,7 @@ class EnvelopeCollector(Collector):
 
     @property
     def items(self) -> list[tuple[str, Event]]:
-        """What was in the envelopes, and its kind."""
+        """The kind and the content of each item in the envelopes."""
         return [item for request in self.requests for item in open_envelope(request)]
 
     @property

@@ -39,7 +39,7 @@ log = logging.getLogger("test")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let attempts follow each other fast."""
+    """Shorten the delay between attempts."""
     monkeypatch.setattr(_delivery_queue, "FIRST_DELAY", 0.01)
 
 

@@ -41,7 +41,7 @@ async def connected(service: ASGIHTTPService) -> AsyncIterator[Streams]:
 
 @dataclass
 class Answer:
-    """What a server answered."""
+    """A response of a server."""
 
     status: int
     headers: list[tuple[str, str]]

@@ -1,4 +1,4 @@
-"""What the tests of servers share: the same laws, on every loop, without TLS and with it."""
+"""Fixtures of the server tests: the same laws hold on every loop, without TLS and with it."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ async def test_lines_and_attributes_are_those_of_aiohttp(
         assert logging.Formatter().format(own) == logging.Formatter().format(other)
 
 
-async def test_what_aiohttp_promises_and_fails_to_do_is_done(
+async def test_environment_variables_and_percent_signs_are_supported_in_a_format(
     http: Web, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Variables of the environment, and a percent sign."""
@@ -97,7 +97,7 @@ async def test_what_aiohttp_promises_and_fails_to_do_is_done(
     assert record.getMessage() == "north - 100% 200"
 
 
-async def test_what_could_mean_something_to_a_terminal_is_escaped(
+async def test_control_characters_in_headers_are_escaped(
     http: Web, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -110,7 +110,7 @@ async def test_what_could_mean_something_to_a_terminal_is_escaped(
     assert "a\\tb" in line
 
 
-def test_so_is_what_stands_in_the_target(caplog: pytest.LogCaptureFixture) -> None:
+def test_control_characters_in_the_target_are_escaped(caplog: pytest.LogCaptureFixture) -> None:
     """Not every parser of aiohttp's refuses it."""
     caplog.set_level(logging.INFO)
     asked = make_mocked_request("GET", "/a\x9bb")
@@ -121,12 +121,14 @@ def test_so_is_what_stands_in_the_target(caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.parametrize("log_format", ["%Q", "%{User-Agent}x", "100%", "%{}i", "%"])
-def test_a_format_that_is_not_known_is_named(log_format: str) -> None:
+def test_an_unknown_attribute_of_a_format_is_named(log_format: str) -> None:
     with pytest.raises(ValueError, match="access_log_format must be"):
         AccessLogger(logging.getLogger("ours"), log_format)
 
 
-async def test_what_nobody_wants_is_not_made(http: Web, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_line_is_made_if_the_logger_is_disabled(
+    http: Web, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING, "aiohttp.access")
     assert not AccessLogger(logging.getLogger("aiohttp.access")).enabled
     async with running(http.service(answer)) as service:
@@ -134,7 +136,7 @@ async def test_what_nobody_wants_is_not_made(http: Web, caplog: pytest.LogCaptur
     assert not [record for record in caplog.records if record.name == "aiohttp.access"]
 
 
-async def test_values_are_those_of_the_time_of_the_response(
+async def test_logged_values_are_those_at_the_time_of_the_response(
     http: Web, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However late the line is made of them."""

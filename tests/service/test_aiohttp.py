@@ -264,7 +264,7 @@ class TestParameters:
 
 
 class TestApplications:
-    """What `app` may be."""
+    """The accepted values of `app`."""
 
     @pytest.fixture
     def module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -74,7 +74,7 @@ def only_line(caplog: pytest.LogCaptureFixture) -> str:
 
 
 class TestHandlers:
-    """What handlers do wrong."""
+    """Failures of handlers."""
 
     async def test_one_that_raises_is_logged_with_its_traceback(
         self, http: Web, caplog: pytest.LogCaptureFixture

@@ -113,7 +113,7 @@ async def test_new_connections_are_refused_at_once(web: Web) -> None:
         await stop
 
 
-async def test_the_answer_to_a_request_that_waits_for_its_handler_says_that_it_is_the_last(
+async def test_the_response_to_a_request_in_flight_closes_its_connection(
     http: Web,
 ) -> None:
     service = http.service(hello)
@@ -134,12 +134,12 @@ async def test_the_answer_to_a_request_that_waits_for_its_handler_says_that_it_i
         await stop_within(service)
 
 
-async def test_who_waits_in_the_backlog_is_served(web: Web) -> None:
+async def test_a_connection_in_the_backlog_is_served(web: Web) -> None:
     """They are connected already, as far as they can tell."""
     service = web.service(hello)
     await service.start()
     async with contextlib.AsyncExitStack() as stack:
-        # While the loop does nothing but this, nobody is accepted.
+        # While the loop is blocked here, no connection is accepted.
         socks = [stack.enter_context(raw_client(service)) for _ in range(20)]
         stop = asyncio.create_task(stop_within(service))
         context = web.client_context()
@@ -234,7 +234,7 @@ async def test_a_request_that_was_read_but_not_begun_is_answered(http: Web) -> N
         assert await reader.read() == b""
 
 
-async def test_an_upload_goes_on(web: Web) -> None:
+async def test_an_upload_continues_during_the_stop(web: Web) -> None:
     async def upload(request: aioweb.Request) -> aioweb.Response:
         return aioweb.Response(text=str(len(await request.read())))
 
@@ -294,7 +294,7 @@ async def test_a_long_response_is_sent_to_its_end(web: Web) -> None:
         await stop
 
 
-async def test_what_is_not_done_in_time_is_cancelled_with_one_warning(
+async def test_a_request_past_the_time_limit_is_cancelled_with_one_warning(
     web: Web, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An endless stream of events, say."""
@@ -325,7 +325,9 @@ async def test_what_is_not_done_in_time_is_cancelled_with_one_warning(
             await reader.read()
 
 
-async def test_a_timeout_of_0_ends_at_once(web: Web, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_shutdown_timeout_of_0_cancels_requests_at_once(
+    web: Web, caplog: pytest.LogCaptureFixture
+) -> None:
     gate = Gate()
     service = web.service(gate.__call__, shutdown_timeout=0)
     await service.start()
@@ -340,7 +342,7 @@ async def test_a_timeout_of_0_ends_at_once(web: Web, caplog: pytest.LogCaptureFi
     assert "1 task is" in record.getMessage()  # the idle connection is not among them
 
 
-async def test_a_handler_that_ignores_its_cancellation_is_told_of_and_left(
+async def test_a_handler_that_ignores_cancellation_is_logged_and_abandoned(
     http: Web, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drain, "GRACE_PERIOD", 0.1)
@@ -390,7 +392,7 @@ async def test_a_client_that_never_reads_is_cut_off_at_the_limit(
         client.close()
 
 
-async def test_a_client_that_does_not_say_goodbye_in_tls_does_not_hold_the_stop(
+async def test_a_client_without_a_tls_close_does_not_delay_the_stop(
     https: Web,
 ) -> None:
     service = https.service(hello)
@@ -410,7 +412,7 @@ async def test_a_client_that_does_not_say_goodbye_in_tls_does_not_hold_the_stop(
         client.close()
 
 
-async def test_a_handshake_that_gets_nowhere_does_not_hold_the_stop(
+async def test_an_unfinished_handshake_does_not_delay_the_stop(
     https: Web, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = https.service(hello)
@@ -429,7 +431,7 @@ class TestWebSockets:
 
     @pytest.fixture
     def closed(self) -> list[Any]:
-        """What handlers of :meth:`service` saw at the end."""
+        """The close codes that handlers of :meth:`service` received."""
         return []
 
     @pytest.fixture
@@ -444,7 +446,7 @@ class TestWebSockets:
 
         return http.service(echo)
 
-    async def test_the_client_sees_1001_and_the_handler_that_it_is_closed(
+    async def test_the_client_sees_1001_and_the_handler_a_closed_web_socket(
         self, service: AIOHTTPService, closed: list[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         await service.start()
@@ -460,10 +462,10 @@ class TestWebSockets:
         assert len(closed) == 1
         assert not complaints(caplog)
 
-    async def test_so_does_one_that_is_sending_all_the_time(
+    async def test_a_client_that_sends_all_the_time_sees_1001(
         self, service: AIOHTTPService, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """What it sends and nobody reads must not reset the connection."""
+        """Unread data of the client must not reset the connection."""
         websockets = pytest.importorskip("websockets")
         await service.start()
         async with websockets.connect(f"ws://127.0.0.1:{service.port}/") as client:
@@ -484,7 +486,7 @@ class TestWebSockets:
         assert client.close_code == aiohttp.WSCloseCode.GOING_AWAY
         assert not complaints(caplog)
 
-    async def test_one_that_never_answers_does_not_hold_the_stop(
+    async def test_a_client_that_never_answers_does_not_delay_the_stop(
         self, service: AIOHTTPService, closed: list[Any]
     ) -> None:
         await service.start()
@@ -529,19 +531,19 @@ class TestWebSockets:
 class TestWhoStops:
     """Stops from everywhere, and at any time."""
 
-    async def test_before_a_start_it_does_nothing(self, http: Web) -> None:
+    async def test_a_stop_before_the_start_does_nothing(self, http: Web) -> None:
         service = http.service(hello)
         await service.stop()
         async with running(service):
             assert (await http.get(service)).status == 200
 
-    async def test_after_a_stop_it_does_nothing(self, http: Web) -> None:
+    async def test_a_second_stop_does_nothing(self, http: Web) -> None:
         service = http.service(hello)
         await service.start()
         await service.stop()
         await service.stop()
 
-    async def test_two_at_once_both_return_when_it_is_done(self, http: Web) -> None:
+    async def test_two_concurrent_stops_return_when_the_service_is_stopped(self, http: Web) -> None:
         gate = Gate()
         service = http.service(gate.__call__)
         await service.start()
@@ -557,7 +559,7 @@ class TestWhoStops:
             await asyncio.gather(*stops)
         assert service.socket is None
 
-    async def test_during_the_start_it_ends_that(self, http: Web) -> None:
+    async def test_a_stop_during_the_start_ends_the_start(self, http: Web) -> None:
         waiting, go = asyncio.Event(), asyncio.Event()
         seen: list[str] = []
 
@@ -589,7 +591,7 @@ class TestWhoStops:
         async with running(service):
             assert (await http.get(service)).status == 404
 
-    async def test_a_handler_may_and_is_not_waited_for(self, http: Web) -> None:
+    async def test_a_handler_may_stop_its_service_and_is_not_waited_for(self, http: Web) -> None:
         stopped = asyncio.Event()
 
         async def stop(_: aioweb.Request) -> aioweb.Response:
@@ -606,7 +608,7 @@ class TestWhoStops:
             assert (answer.body, answer.closes) == (b"bye", True)
             assert await reader.read() == b""
 
-    async def test_a_handler_of_a_web_socket_may_whatever_its_client_does(self, http: Web) -> None:
+    async def test_a_handler_of_a_web_socket_may_stop_its_service(self, http: Web) -> None:
         stopped = asyncio.Event()
 
         async def stop(request: aioweb.Request) -> aioweb.WebSocketResponse:
@@ -630,7 +632,7 @@ class TestWhoStops:
         await writer.wait_closed()
         await eventually(lambda: len(asyncio.all_tasks()) == 1)
 
-    async def test_a_handler_may_when_a_stop_is_under_way(self, http: Web) -> None:
+    async def test_a_handler_may_stop_its_service_during_another_stop(self, http: Web) -> None:
         gate = Gate()
 
         async def stop(request: aioweb.Request) -> aioweb.Response:
@@ -668,7 +670,7 @@ class TestWhoStops:
         writer.close()
         await writer.wait_closed()
 
-    async def test_one_that_is_cancelled_closes_everything(self, web: Web) -> None:
+    async def test_a_cancelled_stop_closes_all_connections(self, web: Web) -> None:
         gate = Gate()
         service = web.service(gate.__call__, shutdown_timeout=600)
         await warm_up()
@@ -721,7 +723,9 @@ async def test_a_handler_whose_client_has_gone_is_waited_for(http: Web) -> None:
 
 
 @pytest.mark.parametrize("steps", [["shutdown"], ["cleanup"], ["shutdown", "context", "cleanup"]])
-async def test_every_step_is_taken_and_all_errors_come_out(http: Web, steps: list[str]) -> None:
+async def test_every_step_of_the_stop_runs_and_all_errors_are_raised(
+    http: Web, steps: list[str]
+) -> None:
     """C18."""
     taken: list[str] = []
 
@@ -760,7 +764,7 @@ async def test_every_step_is_taken_and_all_errors_come_out(http: Web, steps: lis
     assert (service.socket, service.port) == (None, 0)
 
 
-async def test_it_can_be_started_again(http: Web) -> None:
+async def test_a_stopped_service_can_be_started_again(http: Web) -> None:
     for service in (http.service(hello), http.service(app=aioweb.Application())):
         for _ in range(3):
             async with running(service):
@@ -768,7 +772,7 @@ async def test_it_can_be_started_again(http: Web) -> None:
             assert (service.address, service.port) == ("127.0.0.1", 0)
 
 
-async def test_two_hundred_times_in_a_row_without_growth(http: Web) -> None:
+async def test_two_hundred_starts_and_stops_leak_nothing(http: Web) -> None:
     """C22."""
     service = http.service(hello)
     await warm_up()
@@ -782,7 +786,7 @@ async def test_two_hundred_times_in_a_row_without_growth(http: Web) -> None:
     assert len(asyncio.all_tasks()) == tasks
 
 
-def test_names_are_exported() -> None:
+def test_the_module_exports_its_names() -> None:
     assert set(module.__all__) == {"AIOHTTPSSLService", "AIOHTTPService", "AccessLogger", "Runner"}
     assert issubclass(Truncated, Exception)
 

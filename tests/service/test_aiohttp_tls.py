@@ -40,7 +40,7 @@ async def who(request: aioweb.Request) -> aioweb.Response:
     assert request.secure
     version = request.transport.get_extra_info("ssl_object").version()
     certificate = request.transport.get_extra_info("peercert")
-    name = certificate["subjectAltName"][0][1] if certificate else "nobody"
+    name = certificate["subjectAltName"][0][1] if certificate else "anonymous"
     return aioweb.Response(text=f"{version} {name}")
 
 
@@ -90,10 +90,10 @@ async def failed_handshake(
 
 async def test_tls_1_3_is_spoken(secure: Make, context: ssl.SSLContext) -> None:
     async with running(secure()) as service:
-        assert await ask(service, context) == "TLSv1.3 nobody"
+        assert await ask(service, context) == "TLSv1.3 anonymous"
 
 
-async def test_who_offers_less_is_refused_and_the_log_names_the_parameter(
+async def test_an_older_version_of_tls_is_refused_and_the_log_names_the_parameter(
     secure: Make, context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -102,14 +102,16 @@ async def test_who_offers_less_is_refused_and_the_log_names_the_parameter(
         assert "minimum_version=TLSv1_3" in await failed_handshake(service, caplog)
 
 
-async def test_less_can_be_allowed(secure: Make, context: ssl.SSLContext) -> None:
+async def test_an_older_version_of_tls_can_be_allowed(
+    secure: Make, context: ssl.SSLContext
+) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     async with running(secure(minimum_version=ssl.TLSVersion.TLSv1_2)) as service:
-        assert await ask(service, context) == "TLSv1.2 nobody"
+        assert await ask(service, context) == "TLSv1.2 anonymous"
 
 
 class TestClientCertificates:
-    """What `ca`, `verify` and `require_client_cert` mean."""
+    """The meaning of `ca`, `verify` and `require_client_cert`."""
 
     @pytest.fixture
     def contexts(self, certificates: Certificates) -> dict[str, ssl.SSLContext]:
@@ -122,7 +124,7 @@ class TestClientCertificates:
         return made
 
     @pytest.mark.parametrize("verify", [True, False])
-    async def test_a_required_one_must_come_from_the_authority(
+    async def test_a_required_client_certificate_must_be_issued_by_the_authority(
         self,
         secure: Make,
         certificates: Certificates,
@@ -143,7 +145,7 @@ class TestClientCertificates:
             # No request was begun for any of them.
             assert service.runner.server.requests_count == 1
 
-    async def test_one_that_is_shown_is_verified(
+    async def test_an_optional_client_certificate_is_verified(
         self,
         secure: Make,
         certificates: Certificates,
@@ -151,13 +153,13 @@ class TestClientCertificates:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         async with running(secure(ca=certificates.ca)) as service:
-            assert await ask(service, contexts["none"]) == "TLSv1.3 nobody"
+            assert await ask(service, contexts["none"]) == "TLSv1.3 anonymous"
             assert await ask(service, contexts["client"]) == "TLSv1.3 client@example.com"
             await is_refused(service, contexts["stranger"])
             assert "certificate is not accepted" in await failed_handshake(service, caplog)
 
     @pytest.mark.parametrize("parameters", [{"verify": False}, {"ca": None}])
-    async def test_without_verify_or_ca_nobody_is_asked(
+    async def test_without_verify_or_ca_no_client_certificate_is_requested(
         self,
         secure: Make,
         certificates: Certificates,
@@ -166,13 +168,13 @@ class TestClientCertificates:
     ) -> None:
         async with running(secure(**{"ca": certificates.ca, **parameters})) as service:
             for name in ("none", "client", "stranger"):
-                assert await ask(service, contexts[name]) == "TLSv1.3 nobody"
+                assert await ask(service, contexts[name]) == "TLSv1.3 anonymous"
 
 
 @pytest.mark.parametrize(
     "data", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x00" * 100, b"SSH-2.0-OpenSSH_9.6\r\n"]
 )
-async def test_what_is_no_tls_is_one_line(
+async def test_a_client_that_speaks_no_tls_is_logged_in_one_line(
     secure: Make, context: ssl.SSLContext, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
     async with running(secure()) as service:
@@ -182,12 +184,12 @@ async def test_what_is_no_tls_is_one_line(
                 while await asyncio.to_thread(sock.recv, 100):
                     pass
         assert "does not speak TLS" in await failed_handshake(service, caplog)
-        assert await ask(service, context) == "TLSv1.3 nobody"
+        assert await ask(service, context) == "TLSv1.3 anonymous"
 
 
 @pytest.mark.parametrize("how", ["closed", "reset"])
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01"])
-async def test_a_client_that_leaves_meanwhile_is_one_line(
+async def test_a_client_that_disconnects_during_the_handshake_is_logged_in_one_line(
     secure: Make, caplog: pytest.LogCaptureFixture, how: str, sent: bytes
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -200,7 +202,7 @@ async def test_a_client_that_leaves_meanwhile_is_one_line(
         await failed_handshake(service, caplog, logging.INFO)
 
 
-async def test_a_handshake_that_never_ends_is_ended(
+async def test_a_handshake_past_its_time_limit_is_closed(
     secure: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(secure(ssl_handshake_timeout=0.1)) as service:
@@ -238,11 +240,11 @@ async def test_a_request_that_comes_with_the_handshake_is_answered(
     async with running(secure()) as service:
         with raw_client(service) as sock:
             answer = await asyncio.to_thread(talk, sock)
-        assert answer.count(b"TLSv1.3 nobody") == 5
+        assert answer.count(b"TLSv1.3 anonymous") == 5
 
 
 class TestReload:
-    """What `reload_certificates()` changes, and what it does not."""
+    """The effects of `reload_certificates()`."""
 
     @pytest.fixture
     def files(self, certificates: Certificates, tmp_path: Path) -> dict[str, Path]:
@@ -252,7 +254,7 @@ class TestReload:
         shutil.copy(certificates.ca, found["ca"])
         return found
 
-    async def test_new_files_are_for_new_handshakes(
+    async def test_reloaded_files_are_used_for_new_handshakes(
         self,
         secure: Make,
         certificates: Certificates,
@@ -267,23 +269,23 @@ class TestReload:
             shutil.copy(certificates.stranger_cert, files["cert"])
             shutil.copy(certificates.stranger_key, files["key"])
             service.reload_certificates()
-            assert await ask(service, other) == "TLSv1.3 nobody"
+            assert await ask(service, other) == "TLSv1.3 anonymous"
             with pytest.raises(ssl.SSLCertVerificationError):
                 await ask(service, context)
             writer.write(request())
             assert (await read_answer(reader)).status == 200
 
     @pytest.mark.parametrize("name", ["cert", "key"])
-    async def test_files_that_can_not_be_used_change_nothing(
+    async def test_a_reload_of_unusable_files_changes_nothing(
         self, secure: Make, context: ssl.SSLContext, files: dict[str, Path], name: str
     ) -> None:
         async with running(secure(cert=files["cert"], key=files["key"])) as service:
             files[name].write_text("garbage")
             with pytest.raises(ValueError, match=name):
                 service.reload_certificates()
-            assert await ask(service, context) == "TLSv1.3 nobody"
+            assert await ask(service, context) == "TLSv1.3 anonymous"
 
-    async def test_a_session_of_before_does_not_get_around_a_new_authority(
+    async def test_a_tls_session_from_before_a_reload_does_not_bypass_the_new_authority(
         self, secure: Make, certificates: Certificates, files: dict[str, Path]
     ) -> None:
         def talk(session: Any) -> tuple[bytes, Any]:
@@ -309,13 +311,13 @@ class TestReload:
                 answer, _ = await asyncio.to_thread(talk, session)
                 assert answer == b""
 
-    async def test_a_service_that_does_not_run_has_nothing_to_reload(self, secure: Make) -> None:
+    async def test_a_reload_of_a_stopped_service_is_an_error(self, secure: Make) -> None:
         with pytest.raises(
             RuntimeError, match=r"reload_certificates\(\) of <AIOHTTPSSLService NEW>"
         ):
             secure().reload_certificates()
 
-    async def test_a_second_start_does_not_reload(
+    async def test_a_second_start_of_a_running_service_does_not_reload(
         self, secure: Make, context: ssl.SSLContext, files: dict[str, Path]
     ) -> None:
         async with running(secure(cert=files["cert"], key=files["key"])) as service:
@@ -347,7 +349,7 @@ class TestParameters:
         assert service.socket is None
         await service.stop()
 
-    async def test_they_can_be_given_by_position_in_the_order_of_aiomisc(
+    async def test_tls_parameters_can_be_given_by_position_in_the_order_of_aiomisc(
         self, certificates: Certificates, context: ssl.SSLContext
     ) -> None:
         service = AIOHTTPSSLService(
@@ -360,9 +362,9 @@ class TestParameters:
             app=lambda: application(who),
         )
         async with running(service):
-            assert await ask(service, context) == "TLSv1.3 nobody"
+            assert await ask(service, context) == "TLSv1.3 anonymous"
 
-    async def test_they_can_be_class_attributes(
+    async def test_tls_parameters_can_be_class_attributes(
         self, certificates: Certificates, context: ssl.SSLContext
     ) -> None:
         class Mine(AIOHTTPSSLService):
@@ -376,11 +378,11 @@ class TestParameters:
 
         made: Any = Mine
         async with running(made()) as service:
-            assert await ask(service, context) == "TLSv1.3 nobody"
+            assert await ask(service, context) == "TLSv1.3 anonymous"
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")
-async def test_openssl_talks_to_it(secure: Make, certificates: Certificates) -> None:
+async def test_the_openssl_client_gets_a_response(secure: Make, certificates: Certificates) -> None:
     async with running(secure(ca=certificates.ca, require_client_cert=True)) as service:
         process = await asyncio.create_subprocess_exec(
             *("openssl", "s_client", "-quiet", "-verify_return_error", "-no_ign_eof"),

@@ -46,7 +46,7 @@ class Recorder:
         await answer(send)
 
 
-# What the application is told
+# The scope of a request
 
 
 async def test_the_scope_says_which_versions_of_the_protocol_are_spoken() -> None:
@@ -123,7 +123,7 @@ async def test_path_raw_path_and_query_are_those_of_the_target(
     assert app.scope["root_path"] == ""
 
 
-async def test_a_question_about_the_server_itself_reaches_the_application() -> None:
+async def test_options_with_an_asterisk_reaches_the_application() -> None:
     app = Recorder()
     async with serving(app) as service:
         assert (await ask(service, get("*", method="OPTIONS"))).status == 200
@@ -177,7 +177,7 @@ async def test_an_aiohttp_application_around_it_has_its_middlewares_and_routes()
 
 
 @pytest.mark.parametrize("way", ["middlewares", "on_response_prepare"])
-async def test_what_an_aiohttp_application_does_around_it_is_done(way: str) -> None:
+async def test_middlewares_and_signals_of_a_surrounding_aiohttp_application_run(way: str) -> None:
     seen = []
 
     @web.middleware
@@ -216,7 +216,7 @@ async def test_what_an_aiohttp_application_does_around_it_is_done(way: str) -> N
     assert seen == ["/hello"]
 
 
-async def test_no_two_requests_share_what_they_are_told() -> None:
+async def test_no_two_requests_share_a_scope() -> None:
     scopes = []
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -316,7 +316,7 @@ async def test_a_body_is_not_read_faster_than_the_application_asks_for_it() -> N
         assert await reader.read() == str(size).encode()
 
 
-async def test_a_client_that_expects_to_be_asked_is_asked_when_the_body_is_wanted() -> None:
+async def test_100_continue_is_sent_when_the_application_reads_the_body() -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await answer(send, await read_body(receive))
 
@@ -328,7 +328,7 @@ async def test_a_client_that_expects_to_be_asked_is_asked_when_the_body_is_wante
         assert await reader.read() == b"hello"
 
 
-async def test_a_client_that_expects_to_be_asked_is_not_if_nobody_wants_the_body() -> None:
+async def test_100_continue_is_not_sent_if_the_application_does_not_read_the_body() -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await answer(send, status=413)
 
@@ -337,7 +337,7 @@ async def test_a_client_that_expects_to_be_asked_is_not_if_nobody_wants_the_body
         assert (await read_head(reader)).status == 413
 
 
-async def test_an_expectation_that_nobody_knows_is_refused() -> None:
+async def test_an_unknown_expectation_is_refused() -> None:
     async with serving(say_hello) as service:
         assert (await ask(service, get("/", "Expect: a miracle"))).status == 417
 
@@ -357,7 +357,7 @@ async def test_repeated_headers_stay_repeated_and_bytes_stay_as_they_are() -> No
     assert found.all("x-latin") == ["café"]
 
 
-async def test_a_response_of_one_part_tells_its_length() -> None:
+async def test_a_response_of_one_part_has_a_content_length() -> None:
     async with serving(say_hello) as service:
         found = await ask(service, get())
     assert found.all("content-length") == ["5"]
@@ -365,7 +365,7 @@ async def test_a_response_of_one_part_tells_its_length() -> None:
     assert len(found.all("date")) == len(found.all("server")) == 1
 
 
-async def test_date_and_server_of_the_application_stand_alone() -> None:
+async def test_date_and_server_headers_of_the_application_replace_the_defaults() -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await answer(send, b"", 200, [(b"Date", b"today"), (b"SERVER", b"mine")])
 
@@ -397,7 +397,7 @@ async def test_for_http_1_0_a_response_of_several_parts_ends_with_the_connection
         assert await reader.read() == b"onetwo"
 
 
-async def test_each_part_is_sent_when_it_is_given() -> None:
+async def test_each_part_of_a_response_is_sent_at_once() -> None:
     go_on = asyncio.Event()
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -414,7 +414,7 @@ async def test_each_part_is_sent_when_it_is_given() -> None:
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
-async def test_where_there_is_no_body_none_is_sent(method: str, status: int) -> None:
+async def test_a_response_without_a_body_sends_none(method: str, status: int) -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await answer(send, b"hello", status, [(b"content-length", b"5")])
 
@@ -485,7 +485,7 @@ async def test_a_response_waits_for_a_client_that_takes_its_time() -> None:
         writer.close()
 
 
-# What a client's leave means
+# Disconnected clients
 
 
 def connections_of(service: ASGIHTTPService) -> Any:
@@ -494,7 +494,7 @@ def connections_of(service: ASGIHTTPService) -> Any:
     return service.runner.server.connections
 
 
-async def test_the_application_is_told_when_its_client_leaves() -> None:
+async def test_the_application_receives_a_disconnect_when_its_client_disconnects() -> None:
     # aiohttp-asgi never tells, so that an application which asks for that spins the loop for ever.
     told: asyncio.Queue[Message] = asyncio.Queue()
 
@@ -519,7 +519,7 @@ async def test_the_application_is_told_when_its_client_leaves() -> None:
             ]
 
 
-async def test_an_application_is_not_cancelled_when_its_client_leaves() -> None:
+async def test_an_application_is_not_cancelled_when_its_client_disconnects() -> None:
     begun, gone, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -537,7 +537,7 @@ async def test_an_application_is_not_cancelled_when_its_client_leaves() -> None:
             await done.wait()
 
 
-async def test_a_body_that_breaks_off_is_the_leave_of_the_client() -> None:
+async def test_an_incomplete_body_is_received_as_a_disconnect() -> None:
     told: asyncio.Queue[str] = asyncio.Queue()
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -554,7 +554,7 @@ async def test_a_body_that_breaks_off_is_the_leave_of_the_client() -> None:
             assert await told.get() == "http.disconnect"
 
 
-async def test_after_its_response_an_application_is_told_that_this_was_all() -> None:
+async def test_receive_after_the_response_returns_a_disconnect() -> None:
     told: asyncio.Queue[str] = asyncio.Queue()
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -568,7 +568,7 @@ async def test_after_its_response_an_application_is_told_that_this_was_all() -> 
             assert await told.get() == "http.disconnect"
 
 
-async def test_who_waits_for_the_leave_is_told_of_the_end_of_the_response() -> None:
+async def test_a_waiting_receive_gets_a_disconnect_at_the_end_of_the_response() -> None:
     told: asyncio.Queue[str] = asyncio.Queue()
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -588,7 +588,7 @@ async def test_who_waits_for_the_leave_is_told_of_the_end_of_the_response() -> N
             assert await told.get() == "http.disconnect"
 
 
-async def test_what_an_application_does_after_its_response_holds_up_nobody() -> None:
+async def test_work_after_the_response_does_not_delay_the_next_request() -> None:
     go_on = asyncio.Event()
     done = []
 
@@ -669,7 +669,7 @@ async def time_out(scope: Message, receive: Receive, send: Send) -> None:
         (time_out, 504),
     ],
 )
-async def test_a_failure_before_the_response_is_told_to_the_client_and_logged_once(
+async def test_a_failure_before_the_response_is_answered_by_500_and_logged_once(
     app: Any, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(app) as service:
@@ -748,7 +748,7 @@ async def test_a_malformed_body_is_the_fault_of_the_client(
     assert "malformed" in record.getMessage()
 
 
-async def test_many_clients_that_leave_in_the_middle_leave_nothing() -> None:
+async def test_many_clients_that_disconnect_in_the_middle_leak_nothing() -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while True:
@@ -766,7 +766,7 @@ async def test_many_clients_that_leave_in_the_middle_leave_nothing() -> None:
             await eventually(lambda: len(asyncio.all_tasks()) == 1)
 
 
-async def test_the_access_log_knows_status_size_and_headers_of_a_response(
+async def test_the_access_log_contains_status_size_and_headers_of_a_response(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "aiohttp.access")
@@ -781,7 +781,7 @@ async def test_the_access_log_knows_status_size_and_headers_of_a_response(
     assert caplog.messages == ['127.0.0.1 "GET /path?query HTTP/1.1" 201 yes']
 
 
-async def test_json_of_a_program_reaches_a_client(run_program: Any) -> None:
+async def test_a_program_with_an_entrypoint_serves_json(run_program: Any) -> None:
     source = """\
 import json
 from svcrun import entrypoint

@@ -53,7 +53,7 @@ def service(app: Any, **parameters: Any) -> ASGIHTTPService:
     return ASGIHTTPService("127.0.0.1", 0, app=app, **parameters)
 
 
-async def test_the_application_is_told_of_its_start_and_its_end() -> None:
+async def test_the_application_receives_its_startup_and_its_shutdown() -> None:
     app = Living()
     async with serving(app, lifespan="auto"):
         assert app.received == ["lifespan.startup"]
@@ -77,7 +77,7 @@ async def test_the_state_of_the_lifespan_is_copied_into_each_request() -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "on"])
-async def test_a_start_that_the_application_says_has_failed_is_a_failed_start(mode: Any) -> None:
+async def test_a_startup_that_the_application_reports_as_failed_fails_the_start(mode: Any) -> None:
     # aiohttp-asgi serves all the same.
     app = Living(startup="failed")
     one = service(app, lifespan=mode)
@@ -90,7 +90,7 @@ async def test_a_start_that_the_application_says_has_failed_is_a_failed_start(mo
     assert one.socket is None
 
 
-def test_a_failed_start_comes_out_of_the_entrypoint(loop_factory: Any) -> None:
+def test_the_error_of_a_failed_startup_is_raised_by_the_entrypoint(loop_factory: Any) -> None:
     one = service(Living(startup="failed"))
     with (
         pytest.raises(ApplicationStartFailed, match="this is why"),
@@ -101,7 +101,7 @@ def test_a_failed_start_comes_out_of_the_entrypoint(loop_factory: Any) -> None:
 
 
 @pytest.mark.parametrize("startup", ["return", ZeroDivisionError("no")])
-async def test_an_application_that_ends_in_its_lifespan_does_without(
+async def test_an_application_that_returns_from_its_lifespan_is_served_without_it(
     startup: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "svcrun.service.asgi")
@@ -109,11 +109,11 @@ async def test_an_application_that_ends_in_its_lifespan_does_without(
         assert (await ask(running, get())).status == 200
     records = [record for record in caplog.records if record.name == "svcrun.service.asgi"]
     assert len(records) == 1
-    # What it raised while it started is not kept to ourselves.
+    # An error during the start-up of the application is logged.
     assert (records[0].levelno == logging.WARNING) is (startup != "return")
 
 
-async def test_an_application_that_knows_no_lifespan_does_without_and_without_a_warning(
+async def test_an_application_without_a_lifespan_is_served_without_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def raising(scope: Message, receive: Receive, send: Send) -> None:
@@ -131,7 +131,7 @@ async def test_an_application_that_knows_no_lifespan_does_without_and_without_a_
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_where_a_lifespan_is_asked_for_what_it_raises_is_a_failed_start() -> None:
+async def test_with_lifespan_on_an_error_of_the_lifespan_fails_the_start() -> None:
     error = ZeroDivisionError("no")
     with pytest.raises(ZeroDivisionError) as caught:
         await service(Living(startup=error), lifespan="on").start()
@@ -140,7 +140,7 @@ async def test_where_a_lifespan_is_asked_for_what_it_raises_is_a_failed_start() 
         await service(Living(startup="return"), lifespan="on").start()
 
 
-async def test_without_a_lifespan_the_application_is_not_called_for_it() -> None:
+async def test_with_lifespan_off_the_application_is_not_called_with_a_lifespan_scope() -> None:
     app = Living()
     async with serving(app, lifespan="off") as running:
         assert (await ask(running, get())).body == b"{}"
@@ -163,7 +163,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize("shutdown", ["failed", ZeroDivisionError("this is why")])
-async def test_an_end_that_fails_comes_out_of_the_stop(shutdown: Any) -> None:
+async def test_the_error_of_a_failed_shutdown_is_raised_by_the_stop(shutdown: Any) -> None:
     one = service(Living(shutdown=shutdown))
     await one.start()
     with pytest.raises(ApplicationStopFailed, match="this is why"):
@@ -172,7 +172,9 @@ async def test_an_end_that_fails_comes_out_of_the_stop(shutdown: Any) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, 0.5])  # for its end it has a second at least
-async def test_an_end_that_hangs_is_cut_short_and_tells_where_it_waits(timeout: float) -> None:
+async def test_a_lifespan_shutdown_that_hangs_is_cancelled_and_its_stack_is_logged(
+    timeout: float,
+) -> None:
     app = Living(shutdown="hang")
     one = service(app, shutdown_timeout=timeout)
     await one.start()
@@ -182,7 +184,9 @@ async def test_an_end_that_hangs_is_cut_short_and_tells_where_it_waits(timeout: 
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_lifespan_that_fails_meanwhile_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_lifespan_that_fails_at_run_time_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     fail = asyncio.Event()
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -242,7 +246,7 @@ async def test_an_application_is_given_or_made(app: Any) -> None:
         assert (await ask(running, get())).body == b"function"
 
 
-async def test_a_subclass_may_make_it() -> None:
+async def test_a_subclass_may_create_the_application() -> None:
     class Mine(ASGIHTTPService):
         async def create_asgi_app(self) -> Any:
             return function
@@ -258,7 +262,7 @@ def test_a_service_without_an_application_is_refused() -> None:
         ASGIHTTPService("127.0.0.1", 0)
 
 
-async def test_what_makes_no_application_is_refused() -> None:
+async def test_a_factory_that_returns_no_application_is_refused() -> None:
     with pytest.raises(TypeError, match=r"app must be .*, not 17"):
         await service(lambda: 17).start()
 

@@ -81,7 +81,9 @@ async def test_the_scope_is_that_of_a_web_socket() -> None:
 
 
 @pytest.mark.parametrize("message", ["", "hello", "\U0001f600", b"", b"\x00\xff"])
-async def test_a_message_comes_as_it_was_sent_be_it_empty(message: str | bytes) -> None:
+async def test_a_message_is_received_as_it_was_sent_even_if_it_is_empty(
+    message: str | bytes,
+) -> None:
     # aiohttp-asgi refuses to send an empty one.
     app = WebSocketApplication()
     async with web_socket(app) as (_, client):
@@ -133,7 +135,7 @@ async def test_the_code_of_a_close_is_1000_by_default() -> None:
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "bye"), (4001, "ü")])
-async def test_the_application_is_told_code_and_reason_of_its_client(
+async def test_the_application_receives_code_and_reason_of_its_client(
     code: int, reason: str
 ) -> None:
     app = WebSocketApplication()
@@ -153,7 +155,7 @@ async def test_a_connection_that_breaks_is_code_1006() -> None:
     assert app.received == [{"type": "websocket.disconnect", "code": 1006, "reason": ""}]
 
 
-async def test_whoever_receives_again_is_told_again() -> None:
+async def test_receive_after_a_disconnect_returns_the_disconnect_again() -> None:
     codes = []
 
     async def receive_all(receive: Receive, send: Send) -> None:
@@ -168,7 +170,7 @@ async def test_whoever_receives_again_is_told_again() -> None:
     assert codes == [("websocket.disconnect", 4000)] * 3
 
 
-async def test_to_send_to_a_client_that_has_gone_is_an_os_error() -> None:
+async def test_sending_to_a_disconnected_client_raises_an_os_error() -> None:
     async def wait_and_send(receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "websocket.send", "text": "late"})
@@ -217,8 +219,8 @@ async def deny(scope: Message, receive: Receive, send: Send) -> None:
     await receive()
     headers = [(b"x-why", b"because")]
     await send({"type": "websocket.http.response.start", "status": 401, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": b"some", "more_body": True})
-    await send({"type": "websocket.http.response.body", "body": b"body"})
+    await send({"type": "websocket.http.response.body", "body": b"a ", "more_body": True})
+    await send({"type": "websocket.http.response.body", "body": b"visitor"})
 
 
 async def return_undecided(scope: Message, receive: Receive, send: Send) -> None:
@@ -227,7 +229,7 @@ async def return_undecided(scope: Message, receive: Receive, send: Send) -> None
 
 @pytest.mark.parametrize(
     ("app", "status", "body"),
-    [(refuse, 403, b""), (deny, 401, b"somebody"), (return_undecided, 500, None)],
+    [(refuse, 403, b""), (deny, 401, b"a visitor"), (return_undecided, 500, None)],
 )
 async def test_a_web_socket_that_is_not_accepted_is_an_http_response(
     app: Any, status: int, body: bytes | None
@@ -249,7 +251,7 @@ async def test_a_web_socket_that_is_not_accepted_is_an_http_response(
         ("Sec-WebSocket-Version: 13",),
     ],
 )
-async def test_a_handshake_that_is_none_does_not_reach_the_application(
+async def test_an_invalid_handshake_does_not_reach_the_application(
     headers: tuple[str, ...],
 ) -> None:
     app = WebSocketApplication()
@@ -264,7 +266,7 @@ async def test_a_handshake_that_is_none_does_not_reach_the_application(
 @pytest.mark.parametrize(
     "headers", [("Upgrade: h2c",), ("Upgrade: websocket",), ("Sec-WebSocket-Version: 13",)]
 )
-async def test_what_does_not_ask_for_a_web_socket_is_a_request(headers: tuple[str, ...]) -> None:
+async def test_a_request_without_an_upgrade_is_an_http_request(headers: tuple[str, ...]) -> None:
     kinds = []
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -290,7 +292,7 @@ async def test_what_does_not_ask_for_a_web_socket_is_a_request(headers: tuple[st
         [{"type": "nonsense"}],
     ],
 )
-async def test_what_makes_no_sense_is_refused_and_the_service_lives_on(
+async def test_an_invalid_message_of_the_application_is_refused_and_the_service_continues(
     messages: list[Message],
 ) -> None:
     refused = []
@@ -315,7 +317,7 @@ async def test_what_makes_no_sense_is_refused_and_the_service_lives_on(
     assert messages[-1]["type"] in refused[0]
 
 
-async def test_a_message_as_long_as_the_limit_is_accepted_and_no_longer_one() -> None:
+async def test_a_message_up_to_the_limit_is_accepted_and_a_longer_one_is_not() -> None:
     app = WebSocketApplication()
     async with web_socket(app, parameters={"ws_max_size": 1000}, compression=None) as (_, client):
         await client.send("x" * 1000)
@@ -328,7 +330,7 @@ async def test_a_message_as_long_as_the_limit_is_accepted_and_no_longer_one() ->
     assert app.received[-1]["code"] == 1009
 
 
-async def test_a_client_that_does_not_answer_pings_is_given_up() -> None:
+async def test_a_client_that_does_not_answer_pings_is_disconnected() -> None:
     app = WebSocketApplication()
     async with serving(app, ws_ping_interval=0.05) as service:
         reader, writer = await asyncio.open_connection(str(service.address), service.port)
@@ -344,7 +346,7 @@ async def test_a_client_that_does_not_answer_pings_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("deflate", [True, False])
-async def test_messages_are_compressed_if_both_want_it(deflate: bool) -> None:
+async def test_messages_are_compressed_if_both_sides_agree(deflate: bool) -> None:
     parameters = {"ws_per_message_deflate": deflate}
     async with web_socket(WebSocketApplication(), parameters=parameters) as (_, client):
         assert client.response is not None
@@ -353,7 +355,7 @@ async def test_messages_are_compressed_if_both_want_it(deflate: bool) -> None:
         assert await client.recv() == "x" * 10_000
 
 
-async def test_a_stop_closes_with_1001_and_the_application_is_told() -> None:
+async def test_a_stop_closes_web_sockets_with_1001_and_the_application_receives_it() -> None:
     app = WebSocketApplication()
     async with web_socket(app) as (service, client):
         stop = asyncio.create_task(service.stop())

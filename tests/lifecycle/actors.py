@@ -122,12 +122,12 @@ class Actor(Service):
     starting: asyncio.Task[Any] | None = None
     stopping: asyncio.Task[Any] | None = None
     cancelled = False
-    """Whether what runs was cancelled."""
+    """Whether the running part was cancelled."""
     start_cancelled = False
     """Whether the present ``start()`` was cancelled."""
     cancelled_from_outside = False
     asks = 0
-    """How many calls of its own it waits for; they may pass a cancellation on later."""
+    """The number of its own calls that it waits for; each may pass a cancellation on later."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -221,7 +221,7 @@ class Beta(Actor):
 
 
 class Gamma(Alpha):
-    """One that stops without ado, and is an `Alpha`."""
+    """A service without a stop of its own that is an `Alpha`."""
 
     has_stop = False
     stop = Service.stop

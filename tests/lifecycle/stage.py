@@ -26,7 +26,7 @@ ACTOR = re.compile(r"<(Alpha|Beta|Gamma) \d+ [A-Z]+>")
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Take a group apart."""
+    """Return the errors in a group, or the error itself."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)
@@ -42,7 +42,7 @@ class Call:
         self.actors = actors
         self.asker = asker
         self.alone = True
-        """Whether nothing else was going on."""
+        """Whether no other call was in progress."""
         self.running = {actor for actor in actors if actor.actual is RUNNING}
         """The actors that have been running at some time during the call."""
         self.rested = {

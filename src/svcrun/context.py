@@ -30,7 +30,7 @@ import threading
 from svcrun._util.current_service import current_service
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.per_loop import PerLoop, running_loop
-from svcrun.errors import ContextClosed, NoContext
+from svcrun.errors import ContextClosed
 
 if TYPE_CHECKING:
     import asyncio
@@ -168,7 +168,7 @@ def get_context(loop: asyncio.AbstractEventLoop | None = None) -> Context:
     :param loop: by default the running loop; without a running loop, that of the entrypoint that
         was entered in this thread.
 
-    :raises NoContext: a :class:`RuntimeError`, if no entrypoint runs there.
+    :raises RuntimeError: if no entrypoint runs there.
     """
     if loop is None:
         loop = running_loop()
@@ -179,5 +179,9 @@ def get_context(loop: asyncio.AbstractEventLoop | None = None) -> Context:
         mine = [context for context in _contexts if context._thread_id == thread_id]  # noqa: SLF001
         context = mine[-1] if mine else None
     if context is None:
-        raise NoContext(loop)
+        if loop is None:
+            where = "in this thread; pass its loop: get_context(loop)"
+        else:
+            where = f"on {loop!r}; use it inside `with entrypoint(...)`, its services and tasks"
+        raise RuntimeError(f"no entrypoint runs {where}")
     return context

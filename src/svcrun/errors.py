@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def show(service: object) -> str:
-    """Return the representation of `service`, or what can be told if it can't be had.
+    """Return the representation of `service`, also if its ``__repr__`` fails.
 
-    What is told of a service must not depend on the code of that service.
+    A message about a service must not depend on the code of that service.
     """
     try:
         return repr(service)
-    except Exception as error:  # noqa: BLE001 - somebody else's
+    except Exception as error:  # noqa: BLE001 - of the user's code
         return f"<{type(service).__qualname__}, without a representation: {type(error).__name__}>"
 
 
@@ -87,15 +87,13 @@ class MissingMethod(TypeError):
 
 
 class NotAService(TypeError):
-    """Something that is no service instance was given to an entrypoint."""
+    """An object that is not a service was passed to an entrypoint."""
 
     def __init__(self, found: object) -> None:
         if isinstance(found, type):
             text = f"{found.__name__} is a class; pass an instance: {found.__name__}(...)"
         elif isinstance(found, list | tuple | set | frozenset):
-            text = (
-                f"{found!r} is no svcrun.Service; pass services one by one: entrypoint(*services)"
-            )
+            text = f"{found!r} is not a svcrun.Service; pass each service: entrypoint(*services)"
         else:
             text = f"{found!r} is not a svcrun.Service instance"
         super().__init__(text)
@@ -103,7 +101,7 @@ class NotAService(TypeError):
 
 
 class IllegalTransition(RuntimeError):
-    """A service was asked for a move that its state does not allow."""
+    """The state of a service does not allow a transition."""
 
     def __init__(self, owner: object, old: ServiceState, new: ServiceState) -> None:
         super().__init__(f"{show(owner)} can't go from {old.name} to {new.name}")
@@ -116,10 +114,8 @@ class ServiceInUse(ValueError):
     """A service was given to an entrypoint while another one runs it."""
 
     def __init__(self, service: object) -> None:
-        super().__init__(
-            f"{show(service)} is run by another entrypoint; "
-            "stop it there, or make a second instance"
-        )
+        remedy = "stop it there, or create a second instance"
+        super().__init__(f"{show(service)} is run by another entrypoint; {remedy}")
         self.service = service
 
 
@@ -128,10 +124,8 @@ class UnknownDependency(ValueError):
 
     def __init__(self, service: object, dependency: object) -> None:
         name = dependency.__name__ if isinstance(dependency, type) else show(dependency)
-        super().__init__(
-            f"{show(service)} depends on {name}, "
-            "which is neither given to the entrypoint nor running"
-        )
+        problem = "which is neither given to the entrypoint nor running"
+        super().__init__(f"{show(service)} depends on {name}, {problem}")
         self.service = service
         self.dependency = dependency
 
@@ -149,38 +143,36 @@ class DependencyDown(RuntimeError):
     """A service can't start because one it depends on does not run."""
 
     def __init__(self, service: object, dependency: object) -> None:
-        super().__init__(
-            f"{show(service)} can't start: it depends on {show(dependency)}, which is not running"
-        )
+        problem = f"it depends on {show(dependency)}, which is not running"
+        super().__init__(f"{show(service)} can't start: {problem}")
         self.service = service
         self.dependency = dependency
 
 
-class StartTimeout(TimeoutError):
+class _ServiceTimeout(TimeoutError):
+    _action = ""
+
+    def __init__(self, service: object, timeout: float, stack: str) -> None:
+        text = f"did not {self._action} within {timeout:g} s; it was waiting at\n{stack}"
+        super().__init__(f"{show(service)} {text}")
+        self.service = service
+        self.timeout = timeout
+        self.stack = stack
+
+
+class StartTimeout(_ServiceTimeout):
     """A service did not start within its ``start_timeout``.
 
-    :param stack: where its ``start()`` was waiting.
+    :param stack: the stack of the task of its ``start()``.
     """
 
-    def __init__(self, service: object, timeout: float, stack: str) -> None:
-        super().__init__(
-            f"{show(service)} did not start within {timeout:g} s; it was waiting at\n{stack}"
-        )
-        self.service = service
-        self.timeout = timeout
-        self.stack = stack
+    _action = "start"
 
 
-class StopTimeout(TimeoutError):
+class StopTimeout(_ServiceTimeout):
     """A service did not stop in time (parameters as of :class:`StartTimeout`)."""
 
-    def __init__(self, service: object, timeout: float, stack: str) -> None:
-        super().__init__(
-            f"{show(service)} did not stop within {timeout:g} s; it was waiting at\n{stack}"
-        )
-        self.service = service
-        self.timeout = timeout
-        self.stack = stack
+    _action = "stop"
 
 
 class StartCancelled(RuntimeError):
@@ -203,11 +195,8 @@ class StartDuringStop(RuntimeError):
     """A ``stop()`` wanted to start a service that is being stopped together with its own."""
 
     def __init__(self, service: object) -> None:
-        super().__init__(
-            f"{show(service)} can't be started by a service "
-            "that is being stopped together with it; "
-            "start it when that stop is over"
-        )
+        problem = "can't be started by a service that is being stopped together with it"
+        super().__init__(f"{show(service)} {problem}; start it when that stop is over")
         self.service = service
 
 
@@ -303,22 +292,8 @@ class ContextClosed(RuntimeError):
     """A value was wanted from, or set in, the context of an entrypoint that has ended."""
 
     def __init__(self, key: object) -> None:
-        super().__init__(
-            f"the context is closed, its entrypoint has ended: there is no value for {key!r}"
-        )
+        super().__init__(f"the context is closed (its entrypoint has ended), no value for {key!r}")
         self.key = key
-
-
-class NoContext(RuntimeError):
-    """A context was wanted where no entrypoint runs."""
-
-    def __init__(self, loop: object | None) -> None:
-        if loop is None:
-            where = "in this thread; pass its loop: get_context(loop)"
-        else:
-            where = f"on {loop!r}; use it inside `with entrypoint(...)`, its services and tasks"
-        super().__init__(f"no entrypoint runs {where}")
-        self.loop = loop
 
 
 class PoolClosed(RuntimeError):
@@ -386,7 +361,7 @@ class UnexpectedMessage(RuntimeError):
 
 
 class ServerEnded(RuntimeError):
-    """A server that a service hosts ended, and nobody had called ``stop()``.
+    """A server that a service hosts ended without a call of ``stop()``.
 
     :param reason: why it did.
     """

@@ -1,4 +1,4 @@
-"""What a callable is and what to call it in a message."""
+"""Classify callables, and name them in messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ else:
 
 
 def is_coroutine_function(function: object) -> bool:
-    """Tell whether calling `function` gives a coroutine.
+    """Return whether a call of `function` returns a coroutine.
 
     Sees what :func:`inspect.iscoroutinefunction` sees, marked functions and mocks included, and
     objects whose class has an ``async def __call__``, also through :class:`functools.partial`.

@@ -54,7 +54,7 @@ class Secure(Listening, base=True):
 
     @abstractmethod
     def _svcrun_is_serving(self) -> bool:
-        """Tell whether connections are made, and so whether there is a context to replace."""
+        """Return whether the server accepts connections, and so has a context to replace."""
 
     def reload_certificates(self) -> None:
         """Read the files again, and use what they contain from the next handshake on.

@@ -145,6 +145,10 @@ class AIOHTTPService(Listening, base=True):
 
         A runner of another class than :class:`Runner` shuts down as that class does.
         """
+        found: object = application
+        if not isinstance(found, web.Application):
+            name = "the result of create_application()"
+            raise ParameterTypeError(self, name, found, "an aiohttp.web.Application")
         return self._svcrun_runner_class(
             application,
             owner=self,

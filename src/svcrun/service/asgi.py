@@ -111,6 +111,10 @@ class ASGIHTTPService(AIOHTTPService, base=True):
     async def create_application(self) -> web.Application:
         """Return an aiohttp application whose only resource is the ASGI application."""
         asgi_app = await self.create_asgi_app()
+        found: object = asgi_app
+        if not callable(found):
+            name = "the result of create_asgi_app()"
+            raise ParameterTypeError(self, name, found, "an ASGI application")
         resource = Resource(
             asgi_app,
             Lifespan(self, asgi_app, self.lifespan, self.shutdown_timeout, log),

@@ -182,7 +182,7 @@ class Service(metaclass=ServiceMeta, base=True):
 
     @overridable
     def state(self) -> ServiceState:
-        """What the service is doing."""
+        """The :class:`svcrun.ServiceState` of the service."""
         return state_of(self)
 
     if TYPE_CHECKING:  # type checkers need to see a parameter

@@ -306,8 +306,8 @@ class UvicornService(Listening, base=True):
 
     def __make_config(self, application: Any) -> uvicorn.Config:
         if not callable(application):
-            accepted = "an ASGI application or a factory"
-            raise ParameterTypeError(type(self).__qualname__, "app", application, accepted)
+            name = "app" if self.app is not None else "the result of create_application()"
+            raise ParameterTypeError(self, name, application, "an ASGI application or a factory")
         options = non_default_options(self, UvicornService)
         if self.ssl_certfile is not None:
             options.setdefault("ssl_keyfile_password", _NO_PASSWORD)

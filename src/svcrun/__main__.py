@@ -1,4 +1,4 @@
-"""``python -m svcrun``: look at things before they are deployed."""
+"""``python -m svcrun``: check parts of a program before it is deployed."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ __all__ = ("main",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for, and return the exit code."""
+    """Run the command given in `arguments`, and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m svcrun", description="Look at things before you deploy them."
+        prog="python -m svcrun", description="Check parts of a program before you deploy it."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     cron = commands.add_parser(
         "cron",
-        help="print the next times that a cron line names",
-        description="Print the next times that a cron line names, with their offsets from UTC.",
+        help="print the next times of a cron line",
+        description="Print the next times of a cron line, with their offsets from UTC.",
     )
     cron.add_argument("spec", metavar="SPEC", help='the cron line, in quotes: "*/5 * * * *"')
     cron.add_argument(
-        "--timezone", default="UTC", metavar="NAME", help="the zone it is meant in (UTC)"
+        "--timezone", default="UTC", metavar="NAME", help="the time zone of the line (UTC)"
     )
-    cron.add_argument("-n", type=_count, default=10, metavar="N", help="how many (10)")
+    cron.add_argument(
+        "-n", type=_count, default=10, metavar="N", help="the number of times to print (10)"
+    )
     cron.set_defaults(run=_print_upcoming)
 
     options = parser.parse_args(arguments)
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
     return int(text)
 
 
@@ -60,7 +62,7 @@ def _print_upcoming(options: argparse.Namespace) -> int:
             sys.stdout.write(f"{when.isoformat()} {when:%a}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads any more, and no word of that at the exit
+        sys.stderr.close()  # the reader has gone; the interpreter would report that at its exit
     return 0
 
 

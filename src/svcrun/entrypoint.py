@@ -1,4 +1,4 @@
-"""Run services: make the loop, start them, wait for the end, stop them, leave nothing behind."""
+"""Run services: create the event loop, start them, wait for the end, stop them, clean up."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from svcrun._runtime.runtime import Runtime
+    from svcrun._util.strict_context_var import StrictContextVar
     from svcrun.context import Context as Context, get_context
-    from svcrun.context_vars import CURRENT_ENTRYPOINT
     from svcrun.log import (
         DateFormat,
         LogFormat as LogFormat,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from svcrun.restart import Restart
     from svcrun.thread_pool import ThreadPoolExecutor as ThreadPoolExecutor
     from svcrun.utils import cancel_tasks as cancel_tasks
+
+    CURRENT_ENTRYPOINT: StrictContextVar[Entrypoint]
 else:
     __getattr__ = lazy_exports(
         __name__,
@@ -97,8 +99,8 @@ class Entrypoint(Lifetime):
     :param catch_signals: signals that end the block; SIGINT and SIGTERM by default in the main
         thread, else none.
     :param shutdown_timeout: seconds for all of the shutdown (``SVCRUN_SHUTDOWN_TIMEOUT``; 60 by
-        default). What hangs past it is logged with its stack, and the process ends with exit code
-        70.
+        default). Services, tasks and threads that run longer are logged with their stacks, and
+        the process ends with exit code 70.
     :param start_timeout: seconds for the start of each service that has no limit of its own; none
         by default.
     :param start_retry: a :class:`svcrun.Restart` policy for retries of a failed ``start()``, for
@@ -163,9 +165,9 @@ class Entrypoint(Lifetime):
 
     @staticmethod
     def get_current() -> Entrypoint:
-        """Find the entrypoint that runs here.
+        """Return the entrypoint that runs here: that of the service, or of the running loop.
 
-        :raises RuntimeError: if there is none.
+        :raises RuntimeError: if no entrypoint runs here.
         """
         found: Entrypoint | None = current_entrypoint.get()
         if found is None or found._is_left:  # noqa: SLF001 - the same class
@@ -198,18 +200,22 @@ class Entrypoint(Lifetime):
     async def closing(self) -> None:
         """Wait until the shutdown begins.
 
-        A task that waits here is not cancelled then, and can go on to its end.
+        The shutdown does not interrupt the block while its task waits here, so that the task can
+        return in its own way.
         """
         await self._running_here().block.closing()
 
     async def start_services(self, *services: Service) -> None:
         """Start more services, as entering does: in their order, all of them or none.
 
-        A service that runs already is left alone.
+        A service that runs already is skipped. If one fails to start, those of this call are
+        stopped again.
 
-        :raises ValueError, TypeError: before anything is started, if they can't be as given.
+        :raises ValueError, TypeError: before any service is started, if one of `services` is not
+            a service, or its dependencies or parameters are wrong.
         :raises RuntimeError: if the entrypoint is shutting down.
-        :raises BaseException: what a ``start()`` raised, as it is; several as a group.
+        :raises BaseException: the exception that a ``start()`` raised, unchanged; several as a
+            group.
         """
         runtime = self._running_here()
         supervisor = runtime.supervisor
@@ -226,24 +232,25 @@ class Entrypoint(Lifetime):
             await self.post_start.call(entrypoint=self, services=services)
         except BaseException as error:
             started = [service for service in services if id(service) not in running]
-            with suppress(Exception):  # logged, and not what went wrong first
+            with suppress(Exception):  # logged; `error` was first
                 await supervisor.stop(started, unless_cancelled(error))
             raise
 
     async def stop_services(self, *services: Service, exc: BaseException | None = None) -> None:
         """Stop services, as leaving does: in their order, first those that depend on them.
 
-        A call of a periodic or cron service and a graceful task do not wait for what somebody else
-        is stopping already, since that may be waiting for them.
+        A call of a periodic or cron service and a graceful task do not wait for services that
+        another caller is stopping already, because these may be waiting for them.
 
         :param exc: passed to their ``stop()``.
-        :raises BaseException: what a ``stop()`` raised, as it is; several as a group.
+        :raises BaseException: the exception that a ``stop()`` or a hook raised, unchanged; several
+            as a group.
         """
         runtime = self._running_here()
         errors = await runtime.hooks.errors("pre_stop", services)
         try:
             await runtime.supervisor.stop(services, exc)
-        except Exception as error:  # noqa: BLE001 - raised below, together with what hooks raised
+        except Exception as error:  # noqa: BLE001 - raised below, with errors of hooks
             errors.append(error)
         errors += await runtime.hooks.errors("post_stop", services)
         raise_together("services failed to stop", errors)
@@ -251,9 +258,10 @@ class Entrypoint(Lifetime):
     async def graceful_shutdown(self, exception: BaseException | None = None) -> None:
         """Begin the shutdown, unless it has begun, and wait until all services are stopped.
 
-        The start or the block is ended as by a signal, unless it is the code of the block that
-        calls this. What the shutdown may be waiting for does not wait: a ``stop()`` or a hook, and,
-        once something is being stopped, a call of a periodic or cron service and a graceful task.
+        It interrupts the start or the block as a signal does, unless the code of the block calls
+        it. It returns at once where the shutdown may be waiting for the caller: in a ``stop()`` or
+        a hook, and, once a service is being stopped, in a call of a periodic or cron service and
+        in a graceful task.
 
         :param exception: passed to their ``stop()``.
         """

@@ -161,7 +161,7 @@ async def end_executor(loop: asyncio.AbstractEventLoop, deadline: Deadline) -> b
 
 
 def _nothing() -> None:
-    """Do nothing: a job whose submission shows which executor the loop has."""
+    """Return; the submission of this job shows which executor the loop has."""
 
 
 # A reference to each abandoned object. To collect one could run its code again, or wait for it.

@@ -10,7 +10,12 @@ import time
 from contextlib import suppress
 from contextvars import copy_context
 
-from svcrun._runtime.signal_handlers import ChainedHandler, owner_of, unwatch_signals, watch_signals
+from svcrun._runtime.foreign_handlers import (
+    ChainedHandler,
+    owner_of,
+    unwatch_signals,
+    watch_signals,
+)
 from svcrun._util.current_service import current_service, on_behalf_of
 from svcrun._util.hints import TYPE_CHECKING
 from svcrun._util.loop_internals import wakeup_descriptor

@@ -17,7 +17,7 @@ import threading
 from contextlib import suppress
 from functools import partial
 
-from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun._util.hints import TYPE_CHECKING, Any, Protocol
 from svcrun._util.loop_internals import listen_to_signals
 from svcrun._util.per_loop import PerLoop
 from svcrun._util.signal_timer import set_handler
@@ -27,13 +27,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
 
-    from svcrun._runtime.os_signals import OSSignals
     from svcrun.service.base import Service
 
-__all__ = ("ChainedHandler", "owner_of", "unwatch_signals", "watch_signals")
+__all__ = ("ChainedHandler", "SignalOwner", "owner_of", "unwatch_signals", "watch_signals")
+
+
+class SignalOwner(Protocol):
+    """The signals that one entrypoint catches: :class:`svcrun._runtime.os_signals.OSSignals`."""
+
+    signals: tuple[int, ...]
+    repeats: int
+
+    def handle(self, signum: int, frame: FrameType | None, /) -> None:
+        """React to a signal, in its handler."""
+
+    def on_wakeup(self, signum: int) -> None:
+        """React, in the loop, to a signal that woke the loop."""
+
+    def previous_handler(self, signum: int) -> object:
+        """Return the handler from before the entrypoint."""
+
+    def add_handler(
+        self, signum: int, callback: Callable[..., object], args: tuple[object, ...]
+    ) -> None:
+        """Call `callback` in the loop at each such signal."""
+
+    def remove_handler(self, signum: int) -> bool:
+        """Remove the callback for a signal, and return whether there was one."""
+
+    def reset_wakeup(self) -> None:
+        """Set the wakeup descriptor again."""
+
 
 # Entrypoints may be nested: the innermost one of a loop gets the signals.
-_listeners: PerLoop[OSSignals] = PerLoop()
+_listeners: PerLoop[SignalOwner] = PerLoop()
 _undo: dict[asyncio.AbstractEventLoop, Callable[[], None] | None] = {}
 
 
@@ -43,12 +70,12 @@ class ChainedHandler:
     A service that restores the handler that it found, the entrypoint's, removes this one.
     """
 
-    def __init__(self, os_signals: OSSignals, theirs: Callable[[int, Any], object]) -> None:
+    def __init__(self, os_signals: SignalOwner, theirs: Callable[[int, Any], object]) -> None:
         self.os_signals = os_signals
         self._theirs = theirs
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Call both handlers; the signal that :meth:`OSSignals.repeat` sends is the first's alone.
+        """Call both handlers; the signal that the entrypoint repeats is the first's alone.
 
         The second handler is called even if the first one raises.
         """
@@ -60,7 +87,7 @@ class ChainedHandler:
                 self._theirs(signum, frame)
 
 
-def watch_signals(loop: asyncio.AbstractEventLoop, os_signals: OSSignals) -> None:
+def watch_signals(loop: asyncio.AbstractEventLoop, os_signals: SignalOwner) -> None:
     """Report to `os_signals` the signals that wake `loop`, and the handlers added to the loop."""
     is_first = _listeners.get(loop) is None
     _listeners.add(loop, os_signals)
@@ -79,7 +106,7 @@ def watch_signals(loop: asyncio.AbstractEventLoop, os_signals: OSSignals) -> Non
         loop.remove_signal_handler = partial(_remove, loop, remove)  # type: ignore[method-assign]
 
 
-def unwatch_signals(loop: asyncio.AbstractEventLoop, os_signals: OSSignals) -> None:
+def unwatch_signals(loop: asyncio.AbstractEventLoop, os_signals: SignalOwner) -> None:
     """Stop reporting signals and handlers of `loop` to `os_signals`.
 
     Handlers added to uvloop stay in it. Removing one sets the default action for a moment, and a

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from svcrun._lifecycle.dependency_graph import Traversal, link, unlink, with_dependants
-from svcrun._lifecycle.service_record import NO_DEPENDANTS, ServiceRecord
+from svcrun._lifecycle.service_record import ServiceRecord
 from svcrun.errors import DependencyCycle, UnknownDependency
 from svcrun.service.base import Service
 
@@ -63,7 +63,7 @@ def test_records_without_dependencies_are_not_linked() -> None:
     first, second = record("first"), record("second")
     link([first, second], ())
     assert not first.requires
-    assert first.dependants is second.dependants is NO_DEPENDANTS
+    assert first.dependants is not second.dependants
 
 
 def test_a_record_is_linked_in_both_directions() -> None:
@@ -72,7 +72,6 @@ def test_a_record_is_linked_in_both_directions() -> None:
     link([above, below], ())
     assert list(above.requires) == [below]
     assert list(below.dependants) == [above]
-    assert not NO_DEPENDANTS
 
 
 def test_a_class_as_dependency_means_all_its_other_instances() -> None:
@@ -108,7 +107,7 @@ def test_an_unknown_dependency_is_refused_and_nothing_is_linked(missing: Any) ->
         link([below, above, lonely], ())
     assert caught.value.service is lonely.service
     assert caught.value.dependency is getattr(missing, "service", missing)
-    assert below.dependants is NO_DEPENDANTS
+    assert not below.dependants
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5000])
@@ -123,7 +122,7 @@ def test_a_cycle_is_refused_with_its_services_and_nothing_is_linked(length: int)
     circle = caught.value.circle
     assert circle[0] is circle[-1]
     assert {id(service) for service in circle} == {id(it.service) for it in records}
-    assert all(it.dependants is NO_DEPENDANTS for it in (outside, *records))
+    assert all(not it.dependants for it in (outside, *records))
 
 
 def test_two_paths_to_the_same_dependency_are_no_cycle() -> None:

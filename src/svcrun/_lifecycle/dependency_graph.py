@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from svcrun._lifecycle.service_record import NO_DEPENDANTS
 from svcrun._util.hints import TYPE_CHECKING
 from svcrun.errors import DependencyCycle, UnknownDependency
 from svcrun.service.base import Service, dependencies
@@ -52,8 +51,6 @@ def link(records: Iterable[ServiceRecord], running: Collection[ServiceRecord]) -
     _check_for_cycles(dependent)
     for record in dependent:
         for required in record.requires:
-            if required.dependants is NO_DEPENDANTS:
-                required.dependants = {}
             required.dependants[record] = None
 
 

@@ -19,15 +19,11 @@ if TYPE_CHECKING:
     from svcrun.service.base import Service
 
 __all__ = (
-    "NO_DEPENDANTS",
     "ServiceRecord",
     "StopInProgress",
     "cancellation_error",
     "start_outcome",
 )
-
-NO_DEPENDANTS: dict[ServiceRecord, None] = {}
-"""The dependants of a service that has none: an ordered set that all those services share."""
 
 
 class StartInProgress(Protocol):
@@ -110,7 +106,7 @@ class ServiceRecord:
 
         # Written by the dependency graph.
         self.requires: Collection[ServiceRecord] = ()
-        self.dependants = NO_DEPENDANTS
+        self.dependants: dict[ServiceRecord, None] = {}  # an ordered set
         self.start_traversal: TraversalInProgress | None = None
         self.stop_traversal: TraversalInProgress | None = None
 

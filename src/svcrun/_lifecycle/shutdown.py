@@ -27,8 +27,6 @@ __all__ = ("Shutdown", "wait_for_all")
 STARTING, STOPPING = ServiceState.STARTING, ServiceState.STOPPING
 STOPPED, FAILED = ServiceState.STOPPED, ServiceState.FAILED
 
-_STOP = Service.stop  # a look-up in a class with a metaclass takes long
-
 
 async def wait_for_all(shutdowns: Collection[StopInProgress]) -> None:
     """Wait for the end of `shutdowns`, even if the caller is cancelled meanwhile.
@@ -160,7 +158,7 @@ class Shutdown:
 
         record.needs_stop = False
         self._move(record, STOPPING)
-        if type(service).stop is _STOP and "stop" not in service.__dict__:
+        if type(service).stop is Service.stop and "stop" not in service.__dict__:
             return True
         self._is_calling = True
         try:

@@ -38,9 +38,6 @@ STOPPED, FAILED = ServiceState.STOPPED, ServiceState.FAILED
 FIRST_REPORT = 10.0
 """Seconds after which a start-up in progress is reported for the first time."""
 
-# A look-up in a class with a metaclass takes long, and there are two for each service.
-_SET_LOOP = Service.set_loop
-
 
 class StartupOwner(Protocol):
     """The methods of a supervisor that a :class:`Startup` calls."""
@@ -171,7 +168,7 @@ class Startup:
 
         record.internals.prepare(self._loop)
         set_loop = type(service).set_loop
-        if set_loop is not _SET_LOOP:
+        if set_loop is not Service.set_loop:
             set_loop(service, self._loop)
         self._owner.move(record, STARTING)
         try:

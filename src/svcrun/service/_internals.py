@@ -28,7 +28,6 @@ __all__ = (
     "internals_of",
     "loop_of",
     "overridable",
-    "overridable_event",
     "part_of",
 )
 
@@ -43,11 +42,11 @@ class StartEvent(asyncio.Event):
     """An event that calls a function when it is set, so that no task has to wait for it.
 
     Race: a thread may set it, so the callback may run in any thread. A callback that is assigned
-    after that is not called; the one who assigns it has to check :meth:`is_set` afterwards.
+    later is not called, so code that assigns one checks :meth:`is_set` afterwards.
     """
 
     callback: Callable[[], object] | None = None
-    is_own = False  # made by the subclass, which keeps it for further starts
+    is_own = False  # whether the subclass assigned it, and keeps it for further starts
 
     def set(self) -> None:
         """Set the event and call the callback, once."""
@@ -76,11 +75,11 @@ class ServiceInternals:
 
     def __reduce__(self) -> tuple[type[ServiceInternals], tuple[()]]:
         # A subclass's `__getstate__` may return its `__dict__`. The copy was never started, so it
-        # gets a new internals.
+        # gets a new object.
         return ServiceInternals, ()
 
     def prepare(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Reset the internals for a start in `loop`."""
+        """Prepare for a start in `loop`: drop the context and the event of the last start."""
         self.loop = loop
         self.context = None
         event, self._start_event = self._start_event, None
@@ -122,7 +121,7 @@ class ServiceInternals:
 
 
 def internals_of(service: HasInternals) -> ServiceInternals:
-    """Return the internals of `service`; create it on first use."""
+    """Return the private state of `service`; create it on first use."""
     internals = service._svcrun_internals
     if internals is None:
         internals = ServiceInternals()
@@ -154,38 +153,25 @@ def loop_of(service: HasInternals) -> asyncio.AbstractEventLoop:
     return internals.loop
 
 
-if TYPE_CHECKING:
+class overridable(typing.Generic[T]):  # noqa: N801 - used as `property` is
+    """A property that an attribute of the instance with the same name overrides."""
 
-    class overridable(typing.Generic[T]):  # noqa: N801 - used as `property` is
-        def __init__(self, get: Callable[[typing.Any], T]) -> None: ...
+    def __init__(self, get: Callable[[typing.Any], T]) -> None:
+        self._get = get
+        self.__doc__ = get.__doc__
+        self.__name__ = get.__name__
+
+    if TYPE_CHECKING:
+
         @typing.overload
         def __get__(self, instance: None, owner: type) -> typing.Self: ...
         @typing.overload
         def __get__(self, instance: object, owner: type | None = None) -> T: ...
         def __get__(self, instance: object, owner: type | None = None) -> typing.Any: ...
+
+        # With this method at run time, an attribute of the instance would not come first.
         def __set__(self, instance: object, value: typing.Any) -> None: ...
-
-    overridable_event = overridable
-
-else:
-
-    class overridable:  # noqa: N801 - used as `property` is
-        """A property that an attribute of the instance with the same name overrides."""
-
-        def __init__(self, get: Callable[[typing.Any], typing.Any]) -> None:
-            self._get = get
-            self.__doc__ = get.__doc__
-            self.__name__ = get.__name__
+    else:
 
         def __get__(self, instance: object, owner: type | None = None) -> typing.Any:
             return self if instance is None else self._get(instance)
-
-    class overridable_event(overridable):  # noqa: N801 - used as `property` is
-        """The same for the start event, with fewer calls: each start of a service asks for it."""
-
-        def __get__(self, instance: typing.Any, owner: type | None = None) -> typing.Any:
-            if instance is None:
-                return self
-            internals = instance._svcrun_internals
-            event = None if internals is None else internals._start_event  # noqa: SLF001 - this module
-            return self._get(instance) if event is None else event

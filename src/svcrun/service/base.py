@@ -19,7 +19,6 @@ from svcrun.service._internals import (
     internals_of,
     loop_of,
     overridable,
-    overridable_event,
     part_of,
 )
 from svcrun.service._keywords import check_methods, parameters_of, warn_of_misspellings
@@ -197,7 +196,7 @@ class Service(metaclass=ServiceMeta, base=True):
             """
             return loop_of(self)
 
-    @overridable_event
+    @overridable
     def start_event(self) -> asyncio.Event:
         """Set this in a :meth:`start` that runs on, as soon as the service is ready.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from svcrun.service.aiohttp import AIOHTTPService
     from tests.conftest import Certificates
 
-# For what one kind of service alone promises.
+# For promises of one kind of service.
 only_asgi = pytest.mark.parametrize("serve", ["asgi"], indirect=True)
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
@@ -43,7 +43,7 @@ def import_service(kind: str) -> ModuleType:
 class Serve(Protocol):
     """Starts a service that lasts until the end of the test.
 
-    :param app: what it is to serve.
+    :param app: the application.
     :param tls: whether by HTTPS.
     :param parameters: of the service.
     """
@@ -52,7 +52,7 @@ class Serve(Protocol):
 
 
 class Logged(Protocol):
-    """Takes what was logged as an error, so that the test may end in peace."""
+    """Returns the errors that were logged, so that they do not fail the test."""
 
     def __call__(self) -> list[str]: ...
 

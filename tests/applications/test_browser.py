@@ -1,4 +1,4 @@
-"""A page in a browser: what it loads, fetches, posts, and says over a web socket."""
+"""A page in a browser loads, fetches, posts, and uses a web socket."""
 
 import asyncio
 import contextlib

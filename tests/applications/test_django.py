@@ -76,7 +76,7 @@ async def endless(request):
 
 
 def collect(request):
-    gc.collect()  # Django leaves it to that to close what streams
+    gc.collect()  # Django leaves it to the collector to close streams
     return HttpResponse()
 
 

@@ -62,7 +62,7 @@ async def test_a_route_gets_path_query_and_body(serve: Serve) -> None:
         }
 
 
-async def test_a_body_that_is_not_valid_is_told_so(serve: Serve) -> None:
+async def test_an_invalid_body_is_answered_by_422(serve: Serve) -> None:
     app = FastAPI()
 
     @app.post("/")
@@ -494,7 +494,7 @@ async def test_an_endpoint_can_ask_whether_its_client_is_there(serve: Serve) -> 
     assert answers == [False]
 
 
-@only_asgi  # uvicorn does log what Starlette raises
+@only_asgi  # uvicorn logs the error that Starlette raises
 @pytest.mark.parametrize("streams", [False, True])
 async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_traceback(
     serve: Serve, *, streams: bool

@@ -98,7 +98,7 @@ async def test_an_application_is_named(
             del sys.modules[loaded]
 
 
-async def test_what_is_made_is_made_anew_at_each_start(serve: Serve) -> None:
+async def test_each_start_calls_the_factory(serve: Serve) -> None:
     made: list[FastAPI] = []
 
     def factory() -> FastAPI:

@@ -233,7 +233,7 @@ async def test_events_reach_curl_at_once_and_end_with_the_service(
             curl.kill()
             await curl.wait()
     await eventually(lambda: clock.clients == 0)
-    assert all("uvicorn.error" in error for error in logged())  # it logs what it cancels
+    assert all("uvicorn.error" in error for error in logged())  # it logs requests that it cancels
 
 
 # Web sockets.
@@ -327,7 +327,7 @@ async def test_a_web_socket_passes_a_middleware_and_a_mount(serve: Serve) -> Non
         assert await socket.recv() == "/inner!"
 
 
-async def test_web_sockets_are_told_that_the_service_goes(
+async def test_web_sockets_receive_that_the_service_stops(
     serve: Serve, shouting: Starlette
 ) -> None:
     server = await serve(shouting)

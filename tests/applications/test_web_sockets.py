@@ -31,7 +31,7 @@ HANDSHAKE: Final = (
 
 
 class Echo:
-    """An application that sends back what comes, and keeps how each web socket ended."""
+    """An application that echoes messages, and records how each web socket ended."""
 
     def __init__(self) -> None:
         self.ends: asyncio.Queue[Message] = asyncio.Queue()
@@ -42,7 +42,7 @@ class Echo:
         assert (await receive())["type"] == "websocket.connect"
         await send({"type": "websocket.accept"})
         while (message := await receive())["type"] == "websocket.receive":
-            with contextlib.suppress(OSError):  # who left while it was being answered
+            with contextlib.suppress(OSError):  # race: the client may disconnect meanwhile
                 await send({**message, "type": "websocket.send"})
         self.ends.put_nowait(message)
 
@@ -124,7 +124,7 @@ async def raw(server: Serving) -> AsyncIterator[Raw]:
 
 @pytest.mark.parametrize("compression", ["deflate", None])
 @pytest.mark.parametrize("offered", [True, False])
-async def test_everything_comes_back_as_it_was_sent(
+async def test_messages_are_echoed_unchanged(
     serve: Serve, echo: Echo, compression: str | None, *, offered: bool
 ) -> None:
     server = await serve(echo, ws_per_message_deflate=offered)
@@ -145,7 +145,7 @@ async def test_everything_comes_back_as_it_was_sent(
             assert await socket.recv() == message
 
 
-async def test_a_message_as_long_as_may_be_comes_back(serve: Serve, echo: Echo) -> None:
+async def test_a_message_of_the_maximum_size_is_accepted(serve: Serve, echo: Echo) -> None:
     server = await serve(echo)
     message = bytes(MEGABYTES_16)
     async with server.web_socket("/", max_size=None) as socket:
@@ -164,7 +164,7 @@ async def test_a_message_that_is_longer_is_1009(serve: Serve, echo: Echo) -> Non
     assert (await echo.end())[0] in {1006, 1009}
 
 
-async def test_what_is_longer_when_it_is_unpacked_is_1009(serve: Serve, echo: Echo) -> None:
+async def test_a_compressed_message_that_is_too_long_is_1009(serve: Serve, echo: Echo) -> None:
     server = await serve(echo, ws_max_size=1000)
     async with server.web_socket("/") as socket:
         assert socket.protocol.extensions
@@ -205,7 +205,7 @@ async def test_pings_are_answered_and_pongs_are_nothing(serve: Serve, echo: Echo
         assert await client.receive() == (Opcode.TEXT, b"still here")
 
 
-async def test_a_client_that_answers_no_ping_is_gone(serve: Serve, echo: Echo) -> None:
+async def test_a_client_that_answers_no_ping_is_disconnected(serve: Serve, echo: Echo) -> None:
     server = await serve(echo, ws_ping_interval=0.05)
     async with raw(server) as client:
         opcode, _ = await client.receive()
@@ -243,14 +243,14 @@ async def test_a_frame_against_the_rules_ends_the_web_socket(
         client.writer.write(sent)
         assert await client.closed() == code
     assert (await echo.end())[0] in {1005, 1006, code}
-    assert all("uvicorn.error" in error for error in logged())  # it logs what is no UTF-8
+    assert all("uvicorn.error" in error for error in logged())  # it logs data that is not UTF-8
 
 
 # The end.
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (3000, "done"), (4001, "été")])
-async def test_the_application_is_told_why_its_client_left(
+async def test_the_application_receives_the_reason_of_its_client(
     serve: Serve, echo: Echo, code: int, reason: str
 ) -> None:
     server = await serve(echo)
@@ -261,7 +261,7 @@ async def test_the_application_is_told_why_its_client_left(
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (3000, "done"), (4001, "été")])
-async def test_the_client_is_told_why_the_application_left(
+async def test_the_client_receives_the_reason_of_the_application(
     serve: Serve, code: int, reason: str
 ) -> None:
     app = FastAPI()
@@ -315,9 +315,7 @@ async def test_a_connection_that_breaks_is_1006(serve: Serve, echo: Echo, how: s
 
 
 @only_asgi  # uvicorn answers nothing after a close
-async def test_what_was_sent_before_the_close_is_received_before_it(
-    serve: Serve, echo: Echo
-) -> None:
+async def test_messages_before_a_close_are_received_first(serve: Serve, echo: Echo) -> None:
     server = await serve(echo)
     async with raw(server) as client:
         for number in range(20):
@@ -411,7 +409,7 @@ async def test_a_failure_of_a_web_socket_is_1011_and_one_traceback(
     assert errors.count("ZeroDivisionError: of the endpoint") == 1
 
 
-@only_asgi  # uvicorn does log what Starlette raises
+@only_asgi  # uvicorn logs the error that Starlette raises
 async def test_an_endpoint_need_not_expect_that_its_client_leaves(serve: Serve) -> None:
     app = FastAPI()
     ended = asyncio.Event()
@@ -432,7 +430,9 @@ async def test_an_endpoint_need_not_expect_that_its_client_leaves(serve: Serve) 
     await asyncio.wait_for(ended.wait(), PATIENCE)
 
 
-async def test_an_endpoint_that_only_sends_is_told_when_its_client_has_left(serve: Serve) -> None:
+async def test_an_endpoint_that_only_sends_learns_that_its_client_disconnected(
+    serve: Serve,
+) -> None:
     app = FastAPI()
     ended = asyncio.Event()
 
@@ -563,7 +563,7 @@ async def test_many_web_sockets_talk_at_the_same_time(serve: Serve, echo: Echo) 
     assert {(await echo.end())[0] for _ in sockets} == {1000}
 
 
-async def test_by_tls(serve: Serve, echo: Echo) -> None:
+async def test_web_sockets_by_tls(serve: Serve, echo: Echo) -> None:
     server = await serve(echo, tls=True)
     async with server.web_socket("/", compression=None) as socket:
         for message in ("hello", bytes(1 << 20)):

@@ -29,7 +29,7 @@ FORMATS = [
     "%s %s",
 ]
 
-# Those of every record, which tell who logged and when.
+# The attributes of every record.
 OF_THE_CALL = set(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message"}
 
 

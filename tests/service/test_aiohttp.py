@@ -52,10 +52,10 @@ async def ask(service: AIOHTTPService, *, host: str | None = None) -> bytes:
     return (await get(service, "/you", host=host)).body
 
 
-class TestPlaces:
+class TestEndpoints:
     """Where it listens."""
 
-    async def test_port_0_takes_a_free_one_and_the_service_tells_which(self) -> None:
+    async def test_port_0_selects_a_free_port_which_the_service_shows(self) -> None:
         service = Hello("127.0.0.1", 0)
         async with running(service):
             assert service.address == "127.0.0.1"
@@ -126,7 +126,7 @@ class TestPlaces:
             assert (service.address, service.port) == place
             assert await ask(service) == b"hello you"
 
-    async def test_an_address_in_use_is_named_before_the_application_is_made(self) -> None:
+    async def test_an_address_in_use_is_named_before_the_application_is_created(self) -> None:
         """C24."""
         async with running(Hello("127.0.0.1", 0)) as first:
             second = Hello("127.0.0.1", first.port, name="second")
@@ -154,7 +154,7 @@ class TestPlaces:
             assert service.socket is not None
             assert service.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
-    async def test_the_place_can_be_changed_before_the_start(self) -> None:
+    async def test_the_endpoint_can_be_changed_before_the_start(self) -> None:
         service = Hello("203.0.113.7", 1)
         service.address, service.port = "127.0.0.1", 0
         async with running(service):
@@ -205,7 +205,7 @@ class TestParameters:
             (lambda: UNCHECKED("::1", 0, app="no colon"), ValueError, "app='no colon'"),
         ],
     )
-    async def test_a_wrong_one_is_refused_when_the_service_is_made(
+    async def test_a_wrong_parameter_is_refused_when_the_service_is_created(
         self, make: Callable[[], Any], error: type[Exception], named: str
     ) -> None:
         with pytest.raises(error) as caught:
@@ -217,7 +217,9 @@ class TestParameters:
         "wrong",
         [{"access_log_format": "%Q"}, {"access_log_class": int}],
     )
-    async def test_what_only_the_server_can_tell_is_refused_at_the_start(self, wrong: Any) -> None:
+    async def test_an_option_that_only_the_server_can_check_fails_the_start(
+        self, wrong: Any
+    ) -> None:
         service = Hello("127.0.0.1", 0, runner_kwargs=wrong)
         with pytest.raises((ValueError, TypeError)):
             async with running(service), client(service):
@@ -237,7 +239,7 @@ class TestParameters:
             (connection,) = [service.runner and service.runner.server]
             assert connection is not None
 
-    async def test_they_reach_the_server(self) -> None:
+    async def test_runner_kwargs_reach_the_server(self) -> None:
         service = Hello(
             "127.0.0.1",
             0,
@@ -284,11 +286,11 @@ class TestApplications:
         monkeypatch.syspath_prepend(tmp_path)
         return name
 
-    async def test_an_instance(self, http: Web) -> None:
+    async def test_an_application_can_be_an_instance(self, http: Web) -> None:
         async with running(http.service(app=application(hello))) as service:
             assert await ask(service) == b"hello you"
 
-    async def test_a_function_or_a_coroutine_function(self, http: Web) -> None:
+    async def test_an_application_can_be_a_function_or_coroutine_function(self, http: Web) -> None:
         async def make() -> aioweb.Application:
             await asyncio.sleep(0)
             return application(hello)
@@ -297,12 +299,12 @@ class TestApplications:
             async with running(http.service(app=app)) as service:
                 assert await ask(service) == b"hello you"
 
-    async def test_a_name_of_either(self, http: Web, module: str) -> None:
+    async def test_an_application_can_be_named(self, http: Web, module: str) -> None:
         for name in ("make", "Namespace.app"):
             async with running(http.service(app=f"{module}:{name}")) as service:
                 assert await ask(service) == b"imported"
 
-    async def test_none_is_an_empty_one(self, http: Web) -> None:
+    async def test_the_default_application_is_empty(self, http: Web) -> None:
         async with running(http.service()) as service:
             assert (await get(service)).status == 404
 
@@ -316,7 +318,7 @@ class TestApplications:
             ("{}:number", TypeError, "app=5"),
         ],
     )
-    async def test_a_name_of_nothing_usable_says_so(
+    async def test_a_name_of_no_application_is_an_error(
         self, http: Web, module: str, name: str, error: type[Exception], text: str
     ) -> None:
         service = http.service(app=name.format(module))
@@ -326,12 +328,16 @@ class TestApplications:
         assert service.socket is None
 
     @pytest.mark.parametrize("app", [5, object(), b"module:app"])
-    async def test_what_can_not_be_one_is_refused_at_once(self, http: Web, app: Any) -> None:
+    async def test_an_object_that_is_no_application_is_refused_at_once(
+        self, http: Web, app: Any
+    ) -> None:
         with pytest.raises(TypeError, match="AIOHTTPService: app must be"):
             http.service(app=app)
 
     @pytest.mark.parametrize("app", [lambda: 5, lambda: None])
-    async def test_what_makes_none_is_refused_at_the_start(self, http: Web, app: Any) -> None:
+    async def test_a_factory_that_returns_no_application_fails_the_start(
+        self, http: Web, app: Any
+    ) -> None:
         service = http.service(app=app)
         with pytest.raises(TypeError, match="AIOHTTPService: app must be"):
             await service.start()
@@ -370,7 +376,7 @@ class TestOverrides:
             async with running(service):
                 assert await ask(service) == b"hello you"
 
-    async def test_all_of_them(self) -> None:
+    async def test_several_overrides_work_together(self) -> None:
         class Mine(Hello):
             async def make_runner(self, application: aioweb.Application) -> aioweb.BaseRunner:
                 return aioweb.AppRunner(application)
@@ -385,7 +391,7 @@ class TestOverrides:
             async with running(Mine("127.0.0.1", 0)) as service, client(service):
                 assert await ask(service) == b"hello you"
 
-    async def test_a_start_that_extends_ours(self) -> None:
+    async def test_a_start_may_extend_that_of_the_base(self) -> None:
         class Mine(Hello):
             async def start(self) -> None:
                 self.before = self.port
@@ -400,7 +406,7 @@ class TestOverrides:
         with pytest.raises(RuntimeError, match=r"create_site\(\) is called by start\(\)"):
             await Hello("127.0.0.1", 0).create_site()
 
-    async def test_the_runner_is_ours_otherwise(self) -> None:
+    async def test_the_runner_is_svcruns_by_default(self) -> None:
         async with running(Hello("127.0.0.1", 0)) as service:
             assert type(service.runner) is Runner
 
@@ -414,14 +420,14 @@ class TestStart:
                 await service.start()
             assert await ask(service) == b"hello you"
 
-    async def test_nor_is_one_that_starts(self) -> None:
+    async def test_a_starting_service_is_not_started_again(self) -> None:
         service = Hello("127.0.0.1", 0)
         one, two = await asyncio.gather(service.start(), service.start(), return_exceptions=True)
         assert one is None
         assert isinstance(two, AlreadyRunning)
         await service.stop()
 
-    async def test_clients_are_let_in_when_the_application_has_started(self) -> None:
+    async def test_connections_are_accepted_after_the_application_has_started(self) -> None:
         seen: list[Any] = []
 
         class Mine(AIOHTTPService):
@@ -441,7 +447,7 @@ class TestStart:
 
     @pytest.mark.parametrize("step", ["create", "startup", "context", "runner", "site"])
     @pytest.mark.parametrize("error", [LookupError("broken"), asyncio.CancelledError()])
-    async def test_one_that_fails_raises_that_and_leaves_nothing(
+    async def test_a_failed_start_raises_its_error_and_leaves_nothing(
         self, step: str, error: BaseException, tmp_path: Path
     ) -> None:
         """C12."""
@@ -497,7 +503,7 @@ class TestStart:
         async with running(service):
             assert await ask(service) == b"hello you"
 
-    async def test_the_error_of_the_start_is_not_hidden_by_one_of_the_cleanup(
+    async def test_an_error_of_the_clean_up_does_not_hide_the_error_of_the_start(
         self, http: Web, caplog: pytest.LogCaptureFixture
     ) -> None:
         """C12."""
@@ -542,7 +548,7 @@ class TestStart:
                 await start
             assert service.socket is None
 
-    async def test_one_that_extends_ours_and_fails_after_it_leaves_nothing(self) -> None:
+    async def test_a_start_that_extends_the_base_and_fails_after_it_leaves_nothing(self) -> None:
         """C12."""
 
         class Mine(Hello):
@@ -605,9 +611,9 @@ class TestStart:
 
 
 class TestAccessLog:
-    """Which logger gets what."""
+    """The loggers of the access log."""
 
-    async def test_it_can_be_switched_off(
+    async def test_the_access_log_can_be_disabled(
         self, http: Web, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
@@ -616,7 +622,7 @@ class TestAccessLog:
             await ask(service)
         assert not [r for r in caplog.records if r.name == "aiohttp.access"]
 
-    async def test_it_is_aiohttps_logger_by_default(
+    async def test_the_access_log_uses_aiohttps_logger_by_default(
         self, http: Web, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
@@ -625,7 +631,7 @@ class TestAccessLog:
         (record,) = [r for r in caplog.records if r.name == "aiohttp.access"]
         assert '"GET /you HTTP/1.1" 200 ' in record.getMessage()
 
-    async def test_another_class_is_used(self, http: Web) -> None:
+    async def test_another_access_log_class_is_used(self, http: Web) -> None:
         lines: list[str] = []
 
         class Mine(AbstractAccessLogger):

@@ -1,4 +1,4 @@
-"""Laws of a web service whose clients and handlers do what they should not (C25 to C27)."""
+"""Laws of a web service with faulty clients and handlers (C25 to C27)."""
 
 import asyncio
 import contextlib
@@ -76,7 +76,7 @@ def only_line(caplog: pytest.LogCaptureFixture) -> str:
 class TestHandlers:
     """Failures of handlers."""
 
-    async def test_one_that_raises_is_logged_with_its_traceback(
+    async def test_a_handler_that_raises_is_logged_with_its_traceback(
         self, http: Web, caplog: pytest.LogCaptureFixture
     ) -> None:
         """C26."""
@@ -99,7 +99,7 @@ class TestHandlers:
         assert record.exc_info
         assert "127.0.0.1" in record.getMessage()
 
-    async def test_one_that_times_out_is_logged_with_its_traceback(
+    async def test_a_handler_that_times_out_is_logged_with_its_traceback(
         self, http: Web, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def fail(_: aioweb.Request) -> aioweb.Response:
@@ -114,7 +114,7 @@ class TestHandlers:
         assert record.exc_info[0] is TimeoutError
 
     @pytest.mark.parametrize("made", [None, "text", 5])
-    async def test_one_that_makes_no_response_is_logged(
+    async def test_a_handler_without_a_response_is_logged(
         self, http: Web, caplog: pytest.LogCaptureFixture, made: Any
     ) -> None:
         async def fail(_: aioweb.Request) -> Any:
@@ -124,7 +124,7 @@ class TestHandlers:
             assert (await get(service)).status == 500
         assert len(complaints(caplog)) == 1
 
-    async def test_one_that_fails_after_the_response_has_begun_ends_the_connection(
+    async def test_a_handler_that_fails_after_the_response_has_begun_ends_the_connection(
         self, http: Web, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def fail(request: aioweb.Request) -> aioweb.Response:
@@ -141,7 +141,7 @@ class TestHandlers:
         (record,) = complaints(caplog)
         assert record.exc_info
 
-    async def test_one_whose_client_has_gone_is_cancelled(
+    async def test_a_handler_whose_client_disconnects_is_cancelled(
         self, service: AIOHTTPService, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with running(service):
@@ -152,7 +152,7 @@ class TestHandlers:
         assert not complaints(caplog)
 
     @pytest.mark.parametrize("way", ["answer", "stream", "read"])
-    async def test_one_that_goes_on_when_its_client_has_gone_is_no_news(
+    async def test_a_handler_that_continues_after_its_client_disconnected_is_no_error(
         self, http: Web, caplog: pytest.LogCaptureFixture, way: str
     ) -> None:
         caplog.set_level(logging.INFO)
@@ -202,7 +202,7 @@ class TestHandlers:
     ],
     ids=["nothing", "line", "headers", "body", "chunk", "response", "pipeline"],
 )
-async def test_clients_may_leave_at_any_point(
+async def test_clients_may_disconnect_at_any_point(
     service: AIOHTTPService, caplog: pytest.LogCaptureFixture, sent: bytes, how: str
 ) -> None:
     async with running(service):
@@ -278,7 +278,9 @@ async def test_pipelined_requests_are_answered_in_order(service: AIOHTTPService)
             assert (await read_answer(reader)).body == str(len(body)).encode()
 
 
-async def test_thousands_of_pipelined_requests_are_taken_in_step(service: AIOHTTPService) -> None:
+async def test_thousands_of_pipelined_requests_are_read_as_they_are_handled(
+    service: AIOHTTPService,
+) -> None:
     """C27: memory stays bounded."""
     count = 1000
     async with running(service), client(service) as (reader, writer):
@@ -339,7 +341,7 @@ async def test_an_idle_connection_is_closed_after_keepalive_timeout(http: Web) -
             assert await reader.read() == b""
 
 
-async def test_a_nameless_client_of_a_unix_socket_is_told_of(
+async def test_a_client_of_a_unix_socket_without_a_name_is_logged(
     http: Web, caplog: pytest.LogCaptureFixture, tmp_path: Any
 ) -> None:
     service = http.service(serve, address=tmp_path / "sock", port=None)

@@ -174,7 +174,7 @@ async def test_idle_connections_are_closed_promptly(web: Web) -> None:
         assert await reader.read() == b""
 
 
-async def test_a_request_under_way_is_answered_and_its_connection_closed(web: Web) -> None:
+async def test_a_request_in_flight_is_answered_and_its_connection_closed(web: Web) -> None:
     gate = Gate()
     service = web.service(gate.__call__)
     await service.start()
@@ -368,7 +368,7 @@ async def test_a_handler_that_ignores_cancellation_is_logged_and_abandoned(
     await eventually(lambda: len(asyncio.all_tasks()) == 1)
 
 
-async def test_a_client_that_never_reads_is_cut_off_at_the_limit(
+async def test_a_client_that_never_reads_is_aborted_at_the_deadline(
     web: Web, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def large(_: aioweb.Request) -> aioweb.Response:
@@ -499,7 +499,7 @@ class TestWebSockets:
         writer.close()
         await writer.wait_closed()
 
-    async def test_a_handler_that_is_busy_gets_its_time(
+    async def test_a_web_socket_handler_in_flight_may_use_the_timeout(
         self, http: Web, caplog: pytest.LogCaptureFixture
     ) -> None:
         go, busy = asyncio.Event(), asyncio.Event()
@@ -528,7 +528,7 @@ class TestWebSockets:
         assert not complaints(caplog)
 
 
-class TestWhoStops:
+class TestConcurrentStops:
     """Stops from everywhere, and at any time."""
 
     async def test_a_stop_before_the_start_does_nothing(self, http: Web) -> None:
@@ -650,7 +650,7 @@ class TestWhoStops:
             await stopping
             assert (await read_answer(reader)).body == b"bye"
 
-    async def test_a_handler_may_stop_the_whole_entrypoint(self, http: Web) -> None:
+    async def test_a_handler_may_stop_the_entrypoint(self, http: Web) -> None:
         async def stop(_: aioweb.Request) -> aioweb.Response:
             current = entrypoint.get_current()
             assert current is not None
@@ -689,7 +689,7 @@ class TestWhoStops:
                 await eventually(lambda: gate.ends == ["cancelled"])
 
 
-async def test_a_handler_whose_client_has_gone_is_waited_for(http: Web) -> None:
+async def test_the_stop_waits_for_a_handler_whose_client_disconnected(http: Web) -> None:
     """Else the application would be cleaned up under its hands."""
     gate = Gate()
     order: list[str] = []
@@ -791,7 +791,7 @@ def test_the_module_exports_its_names() -> None:
     assert issubclass(Truncated, Exception)
 
 
-async def test_a_socket_that_was_given_is_left_fit_for_a_successor() -> None:
+async def test_a_shared_socket_still_accepts_connections_for_a_successor() -> None:
     # As one that systemd keeps for the next start of a program.
     with bind_socket(address="127.0.0.1") as kept:
         for _ in range(2):

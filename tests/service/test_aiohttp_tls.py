@@ -1,4 +1,4 @@
-"""Laws of HTTPS: who is let in, and what the log says of the others (C28)."""
+"""Laws of HTTPS: accepted clients, and the log lines about others (C28)."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ from tests.support import eventually
 Make = Callable[..., Any]
 
 
-async def who(request: aioweb.Request) -> aioweb.Response:
+async def name_of_client(request: aioweb.Request) -> aioweb.Response:
     """Answer the version of TLS, and the name in the client's certificate if it shows one."""
     assert request.transport is not None
     assert request.secure
@@ -47,7 +47,7 @@ async def who(request: aioweb.Request) -> aioweb.Response:
 @pytest.fixture
 def secure(https: Web) -> Make:
     """Make services with the test certificates."""
-    return lambda **parameters: https.service(who, **parameters)
+    return lambda **parameters: https.service(name_of_client, **parameters)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def context(certificates: Certificates) -> ssl.SSLContext:
 
 
 async def ask(service: Any, context: ssl.SSLContext) -> str:
-    """Return the answer, or raise what the handshake does, or TLS 1.3 later."""
+    """Return the answer, or raise the error of the handshake, which TLS 1.3 reports later."""
     async with client(service, context=context) as (reader, writer):
         writer.write(request())
         await writer.drain()
@@ -330,7 +330,7 @@ class TestReload:
 class TestParameters:
     """C7."""
 
-    async def test_an_absent_file_is_named_when_the_service_is_made(self, secure: Make) -> None:
+    async def test_an_absent_file_is_named_when_the_service_is_created(self, secure: Make) -> None:
         for name in ("cert", "key", "ca"):
             with pytest.raises(FileNotFoundError, match=f"{name}.*/no/such.pem"):
                 secure(**{name: "/no/such.pem"})
@@ -340,7 +340,7 @@ class TestParameters:
         with pytest.raises(AttributeError, match="cert=, key="):
             make(address="::1", port=0)
 
-    async def test_wrong_contents_are_named_at_the_start_and_nothing_is_left(
+    async def test_a_file_with_wrong_contents_fails_the_start_and_leaves_nothing(
         self, secure: Make, certificates: Certificates
     ) -> None:
         service = secure(key=certificates.client_key)
@@ -359,7 +359,7 @@ class TestParameters:
             "127.0.0.1",
             0,
             True,
-            app=lambda: application(who),
+            app=lambda: application(name_of_client),
         )
         async with running(service):
             assert await ask(service, context) == "TLSv1.3 anonymous"
@@ -374,7 +374,7 @@ class TestParameters:
             key = certificates.server_key
 
             async def create_application(self) -> aioweb.Application:
-                return application(who)
+                return application(name_of_client)
 
         made: Any = Mine
         async with running(made()) as service:

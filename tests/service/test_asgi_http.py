@@ -49,7 +49,7 @@ class Recorder:
 # The scope of a request
 
 
-async def test_the_scope_says_which_versions_of_the_protocol_are_spoken() -> None:
+async def test_the_scope_has_the_versions_of_the_protocol() -> None:
     app = Recorder()
     async with serving(app) as service:
         await ask(service, get())
@@ -190,7 +190,7 @@ async def test_middlewares_and_signals_of_a_surrounding_aiohttp_application_run(
         seen.append(request.path)
 
     async def open_socket(scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":  # whose response aiohttp prepares itself
+        if scope["type"] == "websocket":  # aiohttp prepares its response itself
             await send({"type": "websocket.accept"})
         else:
             await answer(send)
@@ -456,7 +456,7 @@ async def test_http_1_0_connections_are_kept_if_asked_for() -> None:
             assert await reader.readexactly(5) == b"hello"
 
 
-async def test_a_response_waits_for_a_client_that_takes_its_time() -> None:
+async def test_a_response_waits_for_a_slow_client() -> None:
     sent = 0
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -501,7 +501,7 @@ async def test_the_application_receives_a_disconnect_when_its_client_disconnects
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await receive()
         told.put_nowait(await receive())
-        told.put_nowait(await receive())  # whoever asks again is told again
+        told.put_nowait(await receive())  # each further call returns it again
         with pytest.raises(ClientDisconnected):
             await answer(send)
         told.put_nowait({"type": "the end"})

@@ -292,7 +292,7 @@ async def test_data_sent_before_the_client_disconnected_is_received() -> None:
 
 
 @pytest.mark.parametrize("waits", ["receive", "send"])
-async def test_a_client_that_takes_nothing_and_answers_no_ping_is_given_up(waits: str) -> None:
+async def test_a_client_that_reads_nothing_and_answers_no_ping_is_aborted(waits: str) -> None:
     # Its socket is open, so that no output ever leaves and no error ever comes.
     async def script(app: Recorder, receive: Receive, send: Send) -> None:
         await accept(receive, send)

@@ -56,7 +56,7 @@ class Working:
             raise
 
 
-async def test_a_request_under_way_is_answered_and_is_the_last_of_its_connection() -> None:
+async def test_a_request_in_flight_is_answered_and_is_the_last_of_its_connection() -> None:
     app = Working()
     async with serving(app, lifespan="on") as service, connected(service) as (reader, writer):
         writer.write(REQUEST)
@@ -71,7 +71,7 @@ async def test_a_request_under_way_is_answered_and_is_the_last_of_its_connection
     assert app.lived == ["startup", "done", "shutdown"]
 
 
-async def test_work_after_a_response_is_waited_for() -> None:
+async def test_the_stop_waits_for_work_after_a_response() -> None:
     app = Working(answers_first=True)
     async with serving(app, lifespan="on") as service, connected(service) as (reader, writer):
         writer.write(REQUEST)
@@ -86,7 +86,7 @@ async def test_work_after_a_response_is_waited_for() -> None:
 
 @pytest.mark.parametrize("answers_first", [True, False])
 @pytest.mark.parametrize("timeout", [0, 0.2])
-async def test_what_is_not_done_in_time_is_cancelled_before_the_lifespan_ends(
+async def test_a_late_request_is_cancelled_before_the_lifespan_ends(
     answers_first: bool, timeout: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = Working(answers_first=answers_first)
@@ -103,7 +103,7 @@ async def test_what_is_not_done_in_time_is_cancelled_before_the_lifespan_ends(
     assert "self.go_on.wait()" in record.getMessage()  # where it waited
 
 
-async def test_a_stream_without_end_is_cut_at_the_limit() -> None:
+async def test_an_endless_stream_is_cancelled_at_the_deadline() -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while True:
@@ -119,7 +119,7 @@ async def test_a_stream_without_end_is_cut_at_the_limit() -> None:
                 assert not (await reader.read()).endswith(b"0\r\n\r\n")
 
 
-async def test_a_client_that_reads_nothing_holds_no_stop_past_the_limit() -> None:
+async def test_a_client_that_reads_nothing_delays_no_stop_past_the_deadline() -> None:
     blocked = asyncio.Event()
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -134,7 +134,7 @@ async def test_a_client_that_reads_nothing_holds_no_stop_past_the_limit() -> Non
             await service.stop()
 
 
-async def test_a_web_socket_whose_client_says_no_goodbye_holds_no_stop_past_the_limit() -> None:
+async def test_a_web_socket_client_without_a_close_frame_delays_no_stop_past_the_deadline() -> None:
     told = []
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:

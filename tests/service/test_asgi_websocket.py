@@ -21,7 +21,7 @@ from tests.support import PATIENCE, eventually
 
 
 class WebSocketApplication:
-    """An application that accepts web sockets, and writes down what it receives."""
+    """An application that accepts web sockets, and records the messages that it receives."""
 
     def __init__(self, handle: Any = None, **accept: Any) -> None:
         self.scope: Message = {}
@@ -145,7 +145,7 @@ async def test_the_application_receives_code_and_reason_of_its_client(
     assert app.received == [{"type": "websocket.disconnect", "code": code, "reason": reason}]
 
 
-async def test_a_connection_that_breaks_is_code_1006() -> None:
+async def test_a_lost_connection_is_code_1006() -> None:
     # aiohttp says 1000, as if all were well.
     app = WebSocketApplication()
     async with web_socket(app) as (_, client):

@@ -1,4 +1,4 @@
-"""Laws of event streams at the stop of their server (C33), and of what applications are given."""
+"""Laws of event streams during the stop of their server (C33), and of receive and send."""
 
 import asyncio
 import inspect
@@ -97,7 +97,7 @@ async def test_an_event_stream_that_ends_in_the_middle_during_the_stop_is_comple
     assert bool(complaints(caplog)) is not is_whole
 
 
-async def test_one_that_ends_in_the_middle_at_another_time_is_an_error(
+async def test_an_event_stream_that_ends_in_the_middle_at_another_time_is_an_error(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = Stream(b"text/event-stream")

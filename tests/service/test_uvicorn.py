@@ -42,7 +42,7 @@ from tests.service.uvicorns import (  # noqa: E402
 )
 from tests.support import PATIENCE, Program, eventually, nothing_left, refuses  # noqa: E402
 
-# What the strings of the tests name.
+# The import strings of the tests name these.
 application = Application()
 
 # The same to the interpreter, and nothing to a type checker.
@@ -70,7 +70,7 @@ def has(name: str) -> bool:
     return hasattr(UvicornService, name)
 
 
-# What is the service's own, and the ciphers, which older versions of uvicorn name.
+# The service has its own defaults of these; older versions of uvicorn name ciphers.
 OTHERWISE = {"app", "host", "port", "loop", "log_config", "use_colors", "ssl_ciphers"}
 
 
@@ -83,7 +83,7 @@ def test_an_option_has_the_default_of_uvicorn() -> None:
     assert different == {}
 
 
-def test_the_place_is_port_8080_of_this_machine_by_default() -> None:
+def test_the_default_endpoint_is_port_8080_of_localhost() -> None:
     service = UvicornService(app=application)
     assert (service.address, service.port) == ("127.0.0.1", 8080)
 
@@ -181,7 +181,7 @@ async def test_callback_notify_is_called_while_the_service_runs() -> None:
         ({"ssl_keyfile": __file__}, ValueError, "ssl_certfile=None"),
     ],
 )
-def test_a_wrong_parameter_is_refused_when_the_service_is_made(
+def test_a_wrong_parameter_is_refused_when_the_service_is_created(
     parameters: Any, error: type[Exception], named: str
 ) -> None:
     """C7."""
@@ -191,7 +191,7 @@ def test_a_wrong_parameter_is_refused_when_the_service_is_made(
     assert "UvicornService" in str(caught.value)
 
 
-def test_what_asks_for_nothing_is_accepted() -> None:
+def test_a_value_without_effect_is_accepted() -> None:
     make(loop="auto", reload=False, workers=1, env_file=None, reload_delay=0.25)
 
 
@@ -243,7 +243,7 @@ def test_create_application_must_be_a_coroutine_function() -> None:
 # Place
 
 
-async def test_port_0_takes_a_free_one_and_the_service_tells_which() -> None:
+async def test_port_0_selects_a_free_port_which_the_service_shows() -> None:
     """C23."""
     service = make()
     async with running(service):
@@ -364,7 +364,7 @@ async def test_options_are_set_on_the_socket() -> None:
         assert service.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
-async def test_the_place_can_be_changed_before_the_start() -> None:
+async def test_the_endpoint_can_be_changed_before_the_start() -> None:
     service = make(address="203.0.113.7", port=1)
     service.address, service.port = "127.0.0.1", 0
     async with running(service):
@@ -417,7 +417,7 @@ async def test_an_application_that_takes_anything_is_not_called_for_another() ->
     assert calls == [3]
 
 
-async def test_a_factory_can_be_told_by_name() -> None:
+async def test_a_factory_can_be_declared() -> None:
     def factory(first: Any = None, second: Any = None, third: Any = None) -> Any:
         return Application()
 
@@ -448,7 +448,7 @@ async def test_the_application_is_made_at_each_start() -> None:
         (lambda: None, TypeError, "app=None"),
     ],
 )
-async def test_what_is_no_application_fails_the_start_and_leaves_nothing(
+async def test_an_object_that_is_no_application_fails_the_start_and_leaves_nothing(
     app: Any, error: type[Exception], named: str
 ) -> None:
     with nothing_left():
@@ -475,7 +475,7 @@ async def test_the_state_of_the_lifespan_is_that_of_requests() -> None:
         assert (await get(service)).text == "kept"
 
 
-async def test_clients_are_let_in_when_the_application_has_started() -> None:
+async def test_connections_are_accepted_after_the_application_has_started() -> None:
     go_on = asyncio.Event()
     asked = asyncio.Event()
 
@@ -527,7 +527,7 @@ async def test_an_application_that_fails_to_start_fails_the_start_and_leaves_not
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_an_application_that_raises_at_its_lifespan_may_do_without() -> None:
+async def test_an_application_that_raises_at_its_lifespan_runs_without_one() -> None:
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
         await answer(send)
@@ -536,7 +536,7 @@ async def test_an_application_that_raises_at_its_lifespan_may_do_without() -> No
         assert (await get(service)).text == "hello"
 
 
-async def test_without_lifespan_none_is_asked_for() -> None:
+async def test_with_lifespan_off_the_application_is_not_called_for_it() -> None:
     app = Application()
     async with running(make(app=app, lifespan="off")) as service:
         assert (await get(service)).text == "hello /"
@@ -584,7 +584,7 @@ async def test_a_stop_while_the_application_starts_ends_the_start() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_stop_while_the_application_is_made_ends_the_start() -> None:
+async def test_a_stop_while_the_application_is_created_ends_the_start() -> None:
     asked, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow(UvicornService):
@@ -618,7 +618,7 @@ async def test_a_service_can_be_started_and_stopped_again_and_again() -> None:
         async with running(service):
             assert (await get(service)).text == "hello /"
 
-    await one_run()  # what is imported on first use
+    await one_run()  # imports modules on first use
     with nothing_left():
         for _ in range(10):
             await one_run()
@@ -645,7 +645,7 @@ async def test_a_server_that_ends_by_itself_fails_its_start(how: str) -> None:
     await service.stop()
 
 
-async def test_a_callback_notify_that_fails_fails_the_service() -> None:
+async def test_an_error_in_callback_notify_fails_the_service() -> None:
     """C14."""
 
     async def notify() -> None:
@@ -686,7 +686,7 @@ with entrypoint(service) as loop:
 # Log
 
 
-async def test_requests_are_logged_and_not_if_nobody_wants_it(
+async def test_the_access_log_can_be_disabled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
@@ -788,7 +788,7 @@ async def test_a_client_without_a_certificate_can_be_refused(
     "ssl_context_factory" not in inspect.signature(uvicorn.Config).parameters,
     reason="the option is newer than this uvicorn",
 )
-async def test_a_context_of_ones_own(certificates: Certificates) -> None:
+async def test_an_ssl_context_can_be_passed(certificates: Certificates) -> None:
     def make_context(config: Any, default: Any) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificates.server_cert, certificates.server_key)
@@ -841,7 +841,7 @@ async def test_no_signal_handler_is_installed() -> None:
         assert (await get(service)).text == "hello /"
 
 
-def test_without_uvicorn_the_import_tells_what_to_install(
+def test_without_uvicorn_the_import_names_the_extra(
     run_program: Callable[..., Program],
 ) -> None:
     """C2."""

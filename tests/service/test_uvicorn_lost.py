@@ -106,7 +106,7 @@ async def fall(scope: Any, receive: Receive, send: Send) -> None:
 async def complaints_after(
     handle: Any, sent: bytes, farewell: bytes, caplog: pytest.LogCaptureFixture, **parameters: Any
 ) -> list[str]:
-    """Return what is logged when the client of *handle* vanishes in the midst of it."""
+    """Return the log when the client of *handle* disconnects during the response."""
     entered, left = asyncio.Event(), asyncio.Event()
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
@@ -139,7 +139,7 @@ async def complaints_after(
     ]
 
 
-async def test_what_is_sent_to_a_web_socket_that_has_reset_floods_no_log(
+async def test_data_for_a_web_socket_that_was_reset_floods_no_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     is_reset, done = threading.Event(), asyncio.Event()
@@ -178,14 +178,14 @@ async def test_an_application_that_does_not_expect_the_end_of_a_web_socket_is_no
     assert await complaints_after(handle, UPGRADE, farewell, caplog, ws=ws) == []
 
 
-async def test_a_client_that_leaves_within_its_body_is_no_error(
+async def test_a_client_that_disconnects_during_its_body_is_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert await complaints_after(read_all, HALF_A_BODY, b"", caplog) == []
 
 
 @pytest.mark.parametrize("sent", [UPGRADE, HALF_A_BODY])
-async def test_an_error_of_the_application_s_own_after_that_is_one(
+async def test_another_error_after_a_disconnection_is_logged(
     sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (message,) = await complaints_after(fall, sent, b"", caplog)

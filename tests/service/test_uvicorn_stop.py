@@ -43,7 +43,7 @@ from tests.support import PATIENCE, Program, eventually, nothing_left  # noqa: E
 LONG = 10.0
 
 
-async def test_a_request_under_way_is_answered_while_nobody_is_let_in() -> None:
+async def test_a_request_in_flight_is_answered_while_connections_are_refused() -> None:
     """C33."""
     work = Work()
     async with (
@@ -83,10 +83,10 @@ async def test_a_request_that_takes_too_long_is_cancelled(
     lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "'srv'" in lines[0].getMessage()
     assert "self.go_on.wait()" in lines[0].getMessage()
-    assert len(lines) == 2  # and what uvicorn says of the request
+    assert len(lines) == 2  # and uvicorn's line about the request
 
 
-async def test_without_a_limit_for_them_requests_are_cancelled_at_once() -> None:
+async def test_with_a_timeout_of_0_requests_are_cancelled_at_once() -> None:
     work = Work()
     async with running(make(work, shutdown_timeout=0)) as service:
         _, writer = await connect(service)
@@ -97,7 +97,7 @@ async def test_without_a_limit_for_them_requests_are_cancelled_at_once() -> None
     assert work.ends == ["cancelled"]
 
 
-async def test_a_stream_without_end_does_not_hold_the_stop() -> None:
+async def test_an_endless_stream_does_not_delay_the_stop() -> None:
     async def stream(scope: Any, receive: Receive, send: Send) -> None:
         await begin(send)
         while True:
@@ -113,8 +113,8 @@ async def test_a_stream_without_end_does_not_hold_the_stop() -> None:
         await hang_up(writer)
 
 
-async def test_a_stream_whose_client_has_gone_leaves_others_their_turns() -> None:
-    """uvicorn: what is sent to nobody is dropped at once, and whoever only sends never pauses."""
+async def test_a_stream_to_a_disconnected_client_does_not_block_the_loop() -> None:
+    """uvicorn drops messages to a disconnected client, and its send() does not suspend then."""
     ends: list[bool] = []
     served = asyncio.Event()
 
@@ -140,7 +140,7 @@ async def test_a_stream_whose_client_has_gone_leaves_others_their_turns() -> Non
     assert ends == [True]
 
 
-async def test_a_client_that_never_reads_does_not_hold_the_stop() -> None:
+async def test_a_client_that_never_reads_does_not_delay_the_stop() -> None:
     """C25."""
     sending = asyncio.Event()
 
@@ -161,7 +161,7 @@ async def test_a_client_that_never_reads_does_not_hold_the_stop() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_an_output_that_is_not_taken_does_not_hold_the_stop() -> None:
+async def test_output_that_is_not_received_does_not_delay_the_stop() -> None:
     """C25."""
     sent = asyncio.Event()
 
@@ -179,7 +179,7 @@ async def test_an_output_that_is_not_taken_does_not_hold_the_stop() -> None:
                     await service.stop()
 
 
-async def test_who_takes_its_output_slowly_gets_all_of_it() -> None:
+async def test_a_slow_client_receives_the_whole_response() -> None:
     sent = asyncio.Event()
 
     async def send_much(scope: Any, receive: Receive, send: Send) -> None:
@@ -202,7 +202,7 @@ def receive_all(sock: socket.socket) -> bytes:
     return b"".join(iter(lambda: sock.recv(1 << 16), b""))
 
 
-async def test_what_was_sent_before_the_stop_is_answered() -> None:
+async def test_requests_sent_before_the_stop_are_answered() -> None:
     """By clients of an idle connection, and of a new one."""
     async with running(make()) as service:
         with raw_client(service) as idle, raw_client(service) as new:
@@ -219,7 +219,7 @@ async def test_what_was_sent_before_the_stop_is_answered() -> None:
                 assert f"hello /request{number}".encode() in receive_all(sock)
 
 
-async def test_who_is_not_accepted_yet_is_answered() -> None:
+async def test_a_connection_in_the_backlog_is_answered() -> None:
     async with running(make()) as service:
         with raw_client(service) as waiting:
             waiting.sendall(request("/waiting"))
@@ -227,7 +227,7 @@ async def test_who_is_not_accepted_yet_is_answered() -> None:
             assert b"hello /waiting" in receive_all(waiting)
 
 
-async def test_a_request_that_is_cancelled_can_say_goodbye() -> None:
+async def test_a_cancelled_request_may_send_the_rest_of_its_response() -> None:
     began = asyncio.Event()
 
     async def be_polite(scope: Any, receive: Receive, send: Send) -> None:
@@ -247,7 +247,7 @@ async def test_a_request_that_is_cancelled_can_say_goodbye() -> None:
             assert b"goodbye\r\n0\r\n" in receive_all(sock)
 
 
-async def test_the_file_of_a_unix_socket_is_gone_when_nobody_is_let_in(tmp_path: Path) -> None:
+async def test_the_file_of_a_unix_socket_is_removed_with_the_listener(tmp_path: Path) -> None:
     """Another server may take its place meanwhile."""
     path = tmp_path / "sock"
     work = Work()
@@ -265,7 +265,7 @@ async def test_the_file_of_a_unix_socket_is_gone_when_nobody_is_let_in(tmp_path:
         await stop
 
 
-async def test_idle_connections_do_not_hold_the_stop() -> None:
+async def test_idle_connections_do_not_delay_the_stop() -> None:
     service = make(shutdown_timeout=PATIENCE, timeout_keep_alive=60)
     async with running(service), client(service) as one:
         await one.get("/")
@@ -274,8 +274,8 @@ async def test_idle_connections_do_not_hold_the_stop() -> None:
                 await service.stop()
 
 
-async def test_connections_of_tls_do_not_hold_the_stop(certificates: Certificates) -> None:
-    """Neither an idle one, whose client does not say goodbye, nor one that never began."""
+async def test_tls_connections_do_not_delay_the_stop(certificates: Certificates) -> None:
+    """Neither an idle one whose client sends no close_notify, nor a stalled handshake."""
     tls = {"ssl_certfile": certificates.server_cert, "ssl_keyfile": certificates.server_key}
     trusting = ssl.create_default_context(cafile=certificates.ca)
     await use_network()
@@ -367,7 +367,7 @@ async def test_a_web_socket_whose_application_goes_on_is_cancelled() -> None:
     assert ends == ["cancelled"]
 
 
-async def test_a_request_that_ignores_its_cancellation_does_not_hold_the_stop(
+async def test_a_request_that_ignores_its_cancellation_does_not_delay_the_stop(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     began, go_on = asyncio.Event(), asyncio.Event()
@@ -394,7 +394,7 @@ async def test_a_request_that_ignores_its_cancellation_does_not_hold_the_stop(
 # The application
 
 
-async def test_the_application_ends_after_its_requests() -> None:
+async def test_the_application_is_shut_down_after_its_requests() -> None:
     """C34."""
     app = Application(work := Work())
     async with running(make(app=app, shutdown_timeout=PATIENCE)) as service:
@@ -437,7 +437,7 @@ async def fall(send: Send) -> None:
 @pytest.mark.parametrize(
     ("end", "reason"), [(hang, "Event.*wait"), (fail, "the reason"), (fall, "the reason")]
 )
-async def test_an_application_that_does_not_end_well_fails_the_stop_and_leaves_nothing(
+async def test_a_failed_shutdown_of_the_application_fails_the_stop_and_leaves_nothing(
     end: Any, reason: str
 ) -> None:
     """C18."""
@@ -454,7 +454,7 @@ async def test_an_application_that_does_not_end_well_fails_the_stop_and_leaves_n
         await service.stop()
 
 
-async def test_an_application_that_waits_for_more_after_its_end_is_cancelled() -> None:
+async def test_an_application_that_waits_for_an_event_after_the_shutdown_is_cancelled() -> None:
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         while True:
             kind = (await receive())["type"]
@@ -469,7 +469,7 @@ async def test_an_application_that_waits_for_more_after_its_end_is_cancelled() -
 # stop() itself
 
 
-async def test_stops_join_each_other() -> None:
+async def test_concurrent_stops_wait_for_the_first_one() -> None:
     work = Work()
     app = Application(work)
     async with running(make(app=app, shutdown_timeout=PATIENCE)) as service:

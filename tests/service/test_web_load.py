@@ -1,4 +1,4 @@
-"""The law of a web service's end under load: nobody who was let in is let down (C33)."""
+"""The law of a stop under load: every accepted connection is answered (C33)."""
 
 import asyncio
 from collections import Counter

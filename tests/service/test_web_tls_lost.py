@@ -37,7 +37,7 @@ def connect(service: AIOHTTPService, context: ssl.SSLContext) -> ssl.SSLSocket:
     return sock
 
 
-async def test_what_is_written_to_a_client_that_has_reset_floods_no_log(
+async def test_data_for_a_client_that_has_reset_floods_no_log(
     https: Web, context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     is_blocked, is_reset = threading.Event(), threading.Event()

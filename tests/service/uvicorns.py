@@ -43,7 +43,7 @@ async def greet(scope: Any, receive: Receive, send: Send) -> None:
 
 
 class Application:
-    """Answers requests by a handler, and notes what it is told of its life."""
+    """Answer requests by a handler, and record the events of the lifespan."""
 
     def __init__(self, handle: Handler = greet) -> None:
         self.life: list[str] = []
@@ -115,7 +115,7 @@ async def running(service: Running) -> AsyncIterator[Running]:
 
 
 async def use_network() -> None:
-    """Have the loop open what it keeps from its first server on."""
+    """Make the loop open the descriptors that it keeps from its first server on."""
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     server.close()
     await server.wait_closed()
@@ -139,7 +139,7 @@ async def get(service: UvicornService, path: str = "/", **options: Any) -> httpx
 
 
 async def connect(service: UvicornService) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect and leave to the test what is sent."""
+    """Open a connection, on which the test sends by itself."""
     return await asyncio.open_connection(str(service.address), service.port)
 
 

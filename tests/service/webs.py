@@ -116,7 +116,7 @@ class Web:
         return AIOHTTPSSLService(**parameters)
 
     def client_context(self) -> ssl.SSLContext | None:
-        """Return what a client that trusts the server needs."""
+        """Return the context of a client that trusts the server."""
         if self.certificates is None:
             return None
         return ssl.create_default_context(cafile=self.certificates.ca)
@@ -189,12 +189,12 @@ def raw_client(
 
 
 async def warm_up() -> None:
-    """Have libuv open what it keeps for as long as a loop lasts."""
+    """Make libuv open the descriptors that it keeps as long as the loop lasts."""
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     server.close()
     await server.wait_closed()
 
 
 def complaints(caplog: Any, level: int = logging.WARNING) -> list[logging.LogRecord]:
-    """Return what was logged from `level` on."""
+    """Return the records from `level` on."""
     return [record for record in caplog.records if record.levelno >= level]

@@ -1,4 +1,4 @@
-"""Laws of an application that is given by name, or by what makes it."""
+"""Laws of an application that is named, or created by a factory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Host(Service):
 
 
 class Application:
-    """What is called with three arguments."""
+    """An application: it is called with three arguments."""
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
 
@@ -52,13 +52,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-async def test_an_application_is_taken_as_it_is() -> None:
+async def test_an_application_is_returned_unchanged() -> None:
     app = Application()
     assert await get(app) is app
 
 
 @pytest.mark.parametrize("factory", [make, make_later, Application])
-async def test_what_makes_one_is_called(factory: Any) -> None:
+async def test_a_factory_is_called(factory: Any) -> None:
     assert isinstance(await get(factory), Application)
 
 
@@ -67,28 +67,28 @@ async def test_a_name_is_imported(module: str) -> None:
     assert await get(f"{module}.inner:Space.app") == "inside"
 
 
-async def test_a_name_of_what_makes_one_makes_one() -> None:
+async def test_a_named_factory_is_called() -> None:
     assert isinstance(await get(f"{__name__}:make_later"), Application)
 
 
-async def test_a_module_that_is_not_there_is_named_with_the_parameter(module: str) -> None:
+async def test_an_absent_module_is_named_with_the_parameter(module: str) -> None:
     for name in ("no_such_module", f"{module}.absent", f"{module}.absent.deep"):
         with pytest.raises(ModuleNotFoundError, match=rf"Host: app='{name}:app'") as caught:
             await get(f"{name}:app")
         assert "absent" in str(caught.value) or "no_such_module" in str(caught.value)
 
 
-async def test_one_that_the_application_needs_is_its_own_error(module: str) -> None:
+async def test_an_absent_module_that_the_application_imports_is_its_own_error(module: str) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"^No module named 'not_installed_at_all'"):
         await get(f"{module}.needy:app")
 
 
-async def test_what_the_module_raises_comes_out_as_it_is(module: str) -> None:
+async def test_an_error_of_the_module_is_raised_unchanged(module: str) -> None:
     with pytest.raises(LookupError, match="on import"):
         await get(f"{module}.broken:app")
 
 
-async def test_an_attribute_that_is_not_there_is_named(module: str) -> None:
+async def test_an_absent_attribute_is_named(module: str) -> None:
     with pytest.raises(ImportError, match=rf"Host: app='{module}:nothing'.* has no 'nothing'"):
         await get(f"{module}:nothing")
     with pytest.raises(ImportError, match=r"has no 'deeper'"):
@@ -98,19 +98,19 @@ async def test_an_attribute_that_is_not_there_is_named(module: str) -> None:
 @pytest.mark.parametrize(
     "app", ["", "module", "module:", ":app", "module:app:more", "a b:c", "module/app"]
 )
-def test_a_text_that_names_nothing_is_refused(app: str) -> None:
+def test_a_string_that_is_no_import_string_is_refused(app: str) -> None:
     with pytest.raises(ValueError, match=r"Host: app must be .*package\.module:name"):
         check_import_string(Host(app=app))
 
 
 @pytest.mark.parametrize("app", [5, [], b"module:app"])
-def test_what_can_not_be_called_is_refused(app: Any) -> None:
+def test_an_object_that_can_not_be_called_is_refused(app: Any) -> None:
     with pytest.raises(TypeError, match="Host: app must be"):
         check_import_string(Host(app=app))
 
 
 @pytest.mark.parametrize("app", [None, "module:app", "package.module:Class.app", make])
-def test_the_rest_may_be_one(app: Any) -> None:
+def test_import_strings_and_callables_are_accepted(app: Any) -> None:
     check_import_string(Host(app=app))
 
 
@@ -136,5 +136,7 @@ def needs_one(argument: Any) -> None:
         (type, False),  # has no signature
     ],
 )
-def test_what_can_be_called_in_both_ways_is_an_application(app: Any, *, expected: bool) -> None:
+def test_a_callable_that_accepts_three_arguments_is_an_application(
+    app: Any, *, expected: bool
+) -> None:
     assert is_factory(app, 3) is expected

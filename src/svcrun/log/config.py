@@ -78,6 +78,7 @@ def basic_config(
         with basic_config(level="debug", log_format="plain"):
             logging.debug("hello")
     """
+    # The entrypoint's names of the parameters.
     level = options.pop("log_level", level)
     buffered = options.pop("log_buffering", buffered)
     buffer_size = options.pop("log_buffer_size", buffer_size)

@@ -223,6 +223,7 @@ def create_logging_handler(
         case LogFormat.disabled:
             return None
         case LogFormat.syslog:
+            # Imported on first use, like the modules of all formats that need one.
             from svcrun.log import syslog
 
             return syslog.create_handler(_get_formatter("%(message)s", None), options)

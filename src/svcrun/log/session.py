@@ -122,6 +122,7 @@ class LogSession:
                 return self._is_complete
             self._restore()
             self._set_in_use(False)
+        # Without the lock, because a handler may take its time, and other sessions must not wait.
         self._flush_all_soon()
         for handler in self.handlers:
             if not isinstance(handler, ThreadedHandler):
@@ -168,6 +169,8 @@ class LogSession:
 
     def _set_loop_handler(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
+        # Several sessions on one loop share the hook. The handler before the first one is restored
+        # when the last one is closed.
         sharing = [one for one in _sessions if one._loop is loop]  # noqa: SLF001 - the same class
         if sharing:
             self._previous_loop_handler = sharing[-1]._previous_loop_handler  # noqa: SLF001

@@ -99,7 +99,7 @@ def write_descriptor(descriptor: int, data: bytes, sink: Abandonable | None = No
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:
+        except BlockingIOError:  # another process may have made the shared pipe non-blocking
             if sink is not None and sink.abandoned:
                 return
             is_writable(descriptor, _POLL_TIMEOUT)

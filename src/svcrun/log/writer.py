@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from _thread import start_new_thread
 from collections import deque
-from contextlib import suppress
 from itertools import count
 from threading import get_ident, get_native_id
 from time import monotonic
@@ -19,6 +18,7 @@ from svcrun._util.hints import TYPE_CHECKING, Final
 from svcrun.log import forking
 from svcrun.log.sinks import warn
 from svcrun.log.streams import write_to_stderr
+from svcrun.log.wakeup import FlushMarker, acquired_lock, release
 
 if TYPE_CHECKING:
     from logging import LogRecord
@@ -39,29 +39,6 @@ _BATCH: Final = 1024  # the most records of one call of a sink
 #: The threads that are in a sink. A record that a handler logs while it writes would be written by
 #: the same handler, and so on without end.
 writing_threads: set[int] = set()
-
-
-def _acquired_lock() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
-def _release(lock: threading.Lock) -> None:
-    """Release a lock that any thread may release at any time."""
-    if lock.locked():
-        with suppress(RuntimeError):  # another thread has just released it
-            lock.release()
-
-
-class _FlushMarker:
-    """An entry in the buffer that is reached when all records before it are written."""
-
-    __slots__ = ("last", "reached")
-
-    def __init__(self, *, last: bool = False) -> None:
-        self.last = last  # whether the writer ends here
-        self.reached = _acquired_lock()
 
 
 class Writer:
@@ -87,7 +64,7 @@ class Writer:
         self._size = buffer_size
         self._interval = flush_interval
         self._limit = buffer_limit
-        self.buffer: deque[LogRecord | _FlushMarker] = deque()
+        self.buffer: deque[LogRecord | FlushMarker] = deque()
         self._closing = threading.Lock()  # acquired by the first call of close()
         self._closed = False
         self.reset()
@@ -101,11 +78,11 @@ class Writer:
         self._launcher = 0  # the native identifier of the thread that started the thread
         self.threshold = 0
         self._flush_requested = False
-        self._wake_lock = _acquired_lock()  # released to wake the thread
+        self._wake_lock = acquired_lock()  # released to wake the thread
         self._thread_slot = threading.Lock()  # held while a thread runs, or must not start
         self._in_sink = threading.Lock()
-        self._stop_lock = _acquired_lock()  # released to request the end of the thread
-        self._stopped_lock = _acquired_lock()  # released by the thread when it accepts that request
+        self._stop_lock = acquired_lock()  # released to request the end of the thread
+        self._stopped_lock = acquired_lock()  # released by the thread when it accepts that request
         self._batch = 0  # the number of records in the sink
         self._written = 0
         self._drops = count()  # next() is atomic, unlike `+= 1`
@@ -125,7 +102,7 @@ class Writer:
         elif self._thread_slot.acquire(blocking=False):
             self._start()
         else:
-            _release(self._wake_lock)
+            release(self._wake_lock)
 
     def flush_soon(self) -> None:
         """Make the thread write the buffered records now; return at once."""
@@ -142,7 +119,7 @@ class Writer:
             return False
         if not self.buffer and not self._thread_slot.locked():
             return True
-        return self._wait_for_marker(_FlushMarker(), timeout)
+        return self._wait_for_marker(FlushMarker(), timeout)
 
     def close(self, timeout: float | None = None) -> None:
         """Write all records and end the thread; after the time limit, abandon the thread.
@@ -162,17 +139,18 @@ class Writer:
             return
         # A handler that closes itself while it writes would wait for its own thread.
         is_own_thread = get_ident() in writing_threads
-        if not is_own_thread and self._wait_for_marker(_FlushMarker(last=True), timeout):
+        if not is_own_thread and self._wait_for_marker(FlushMarker(last=True), timeout):
             self._join()
         else:
             self._abandon()
 
     def _drop(self) -> None:
         try:
+            # The newest entry, because the thread takes the oldest ones at the same time.
             newest = self.buffer.pop()
         except IndexError:  # the thread has just emptied the buffer
             return
-        if isinstance(newest, _FlushMarker):
+        if isinstance(newest, FlushMarker):
             self.buffer.append(newest)
         else:
             next(self._drops)
@@ -221,7 +199,7 @@ class Writer:
             else:
                 return
 
-    def _wait_for_marker(self, marker: _FlushMarker, timeout: float | None) -> bool:
+    def _wait_for_marker(self, marker: FlushMarker, timeout: float | None) -> bool:
         """Put a marker into the buffer, and return whether it is reached in time."""
         self.buffer.append(marker)
         self.flush_soon()
@@ -229,6 +207,7 @@ class Writer:
             reached = marker.reached.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
             return reached and not self.abandoned
         progress = self._progress
+        # A slow sink may take any time, as long as it makes progress.
         while not marker.reached.acquire(timeout=PATIENCE):
             before, progress = progress, self._progress
             if progress == before:
@@ -245,6 +224,8 @@ class Writer:
 
     def _abandon(self) -> None:
         """Discard the unwritten records; the thread ends when its sink returns."""
+        # Race: the sink may write another record while its progress is read here. So the number of
+        # lost records is an estimate, at most one too high.
         lost = self._batch - self._sink.done
         self._sink.abandoned = True
         self._closed = True
@@ -264,7 +245,7 @@ class Writer:
             records, marker = self._take()
             discarded += len(records)
             if marker is not None:
-                _release(marker.reached)
+                release(marker.reached)
         return discarded
 
     # In the thread
@@ -310,6 +291,7 @@ class Writer:
                 through = self._sink.write(records)
                 self._written += through
                 self._batch = self._sink.done = 0
+                # A fork paused the sink. The next write begins with the remaining records.
                 if through < len(records) and not self.abandoned:
                     self._put_back(records[through:], marker)
                     return through
@@ -319,26 +301,26 @@ class Writer:
                 if marker.last:  # from now on, log calls write
                     self._closed = True
                     self.threshold = -1
-                _release(marker.reached)
+                release(marker.reached)
         finally:
             writing_threads.discard(ident)
         return len(records) + (marker is not None)
 
-    def _take(self) -> tuple[list[LogRecord], _FlushMarker | None]:
+    def _take(self) -> tuple[list[LogRecord], FlushMarker | None]:
         """Take records out of the buffer, up to a marker."""
         records: list[LogRecord] = []
         popleft = self.buffer.popleft
         try:
             while len(records) < _BATCH:
                 entry = popleft()
-                if isinstance(entry, _FlushMarker):
+                if isinstance(entry, FlushMarker):
                     return records, entry
                 records.append(entry)
         except IndexError:
             pass
         return records, None
 
-    def _put_back(self, records: list[LogRecord], marker: _FlushMarker | None) -> None:
+    def _put_back(self, records: list[LogRecord], marker: FlushMarker | None) -> None:
         """Put records back that a fork left unwritten, in front of those buffered since."""
         if marker is not None:
             self.buffer.appendleft(marker)
@@ -357,8 +339,8 @@ class Writer:
     def request_stop_for_fork(self) -> None:
         """Ask the thread to end after its current record."""
         self._sink.paused = True
-        _release(self._stop_lock)
-        _release(self._wake_lock)
+        release(self._stop_lock)
+        release(self._wake_lock)
 
     def wait_for_stop(self, deadline: float) -> bool:
         """Wait for the thread to end, and return whether it did.

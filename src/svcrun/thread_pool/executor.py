@@ -134,6 +134,7 @@ class _WorkerThreads:
 
         :raises RuntimeError: if the pool has no thread and cannot start one.
         """
+        # Invariant: the thread that takes the job adds the 1 again when it is idle.
         self.idle -= 1
         if self.idle < 0 and len(self.threads) < self.size:
             try:

@@ -53,6 +53,7 @@ def _feed_items(items: Iterator[T], channel: FromThreadChannel[T]) -> bool:
                 return False
         return True
     finally:
+        # Run the finally blocks of the generator in this thread, not in the garbage collector's.
         if isinstance(items, Generator):
             items.close()
 
@@ -128,6 +129,7 @@ class IteratorWrapper(Generic[T]):
             channel = self._channel
             call = functools.partial(_feed, self._function, channel)
             self._job = self._start(loop, call)
+            # Not a bound method of this object, which would keep it alive until the thread ends.
             self._job.add_done_callback(lambda _: channel.close())
         return self._job
 

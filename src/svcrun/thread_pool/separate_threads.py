@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 __all__ = ("get_separate_threads", "start_in_new_thread", "wait_separate_threads")
 
+# Weak keys, because a loop that is dropped without being closed must not stay alive here.
 _groups: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ThreadGroup] = (
     weakref.WeakKeyDictionary()
 )

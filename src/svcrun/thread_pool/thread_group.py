@@ -121,12 +121,14 @@ class ThreadGroup:
                 None if deadline is None else deadline - loop.time()
             ):
                 pass
+        # The abandoned threads keep running, but the group no longer counts them.
         with self._lock:
             hung, self._threads = self._threads, set()
             ending, self._ending = self._ending, []
         if ending:
             await _wait_until_ended(ending)
         threads = sorted(hung, key=lambda thread: thread.name)
+        # A thread without a stack has ended in the meantime.
         return [found for found in map(HungThread, threads) if found.stack]
 
     async def _becomes_empty(self, timeout: float | None) -> bool:

@@ -33,6 +33,7 @@ def start_in_pool(
 
     :param executor: by default the thread pool attached to `loop`, or else its default executor.
     """
+    # asyncio.to_thread() copies the context as well; loop.run_in_executor() does not.
     context = contextvars.copy_context()
     return loop.run_in_executor(executor or get_pool(loop), context.run, run_in_thread, loop, call)
 

@@ -281,3 +281,26 @@ def test_a_start_that_is_no_coroutine_function_is_refused_at_class_creation() ->
 
         class Plain(Service):
             def start(self) -> None: ...  # type: ignore[override]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("run_forever", "await ep.closing()"),
+        ("run_until_complete", "await ep.closing()"),
+        ("create_task", "ep.loop.create_task(...)"),
+    ],
+)
+async def test_a_method_of_the_loop_called_on_an_entrypoint_is_an_error_with_the_remedy(
+    name: str, remedy: str
+) -> None:
+    async with entrypoint(log_config=False) as ep:
+        with pytest.raises(AttributeError) as caught:
+            getattr(ep, name)
+    assert f"an entrypoint has no attribute {name!r}" in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+def test_an_unknown_attribute_of_an_entrypoint_is_an_ordinary_error() -> None:
+    with pytest.raises(AttributeError, match=r"an entrypoint has no attribute 'closed'$"):
+        _ = make().closed

@@ -68,6 +68,23 @@ class Lifetime(Options):
         """Start services."""
         raise NotImplementedError
 
+    if not TYPE_CHECKING:  # type checkers would take it that an entrypoint has any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError, with the remedy if `name` is a method of the event loop."""
+            if not hasattr(asyncio.AbstractEventLoop, name) or name.startswith("_"):
+                hint = ""
+            elif name.startswith("run_"):
+                hint = (
+                    "; `async with entrypoint(...) as ep` yields the entrypoint, and its loop runs "
+                    "already: `await ep.closing()` waits until the shutdown begins"
+                )
+            else:
+                hint = f"; it is a method of the event loop, which is ep.loop: ep.loop.{name}(...)"
+            raise AttributeError(
+                f"an entrypoint has no attribute {name!r}{hint}", name=name, obj=self
+            )
+
     def __enter__(self) -> asyncio.AbstractEventLoop:
         if running_loop() is not None:
             raise NotEntered(

@@ -275,11 +275,10 @@ class Runtime:
 
         It raises the same as :meth:`Outcome.conclude`. Call it last: it drops the parts.
         """
-        hung = self.hung
         try:
-            return self.outcome.conclude(error, hung=hung)
+            return self.outcome.conclude(error, hung=self.hung)
         finally:
-            if not hung:  # an abandoned task may go on to use the parts
+            if not self.hung:  # an abandoned task may go on to use the parts
                 # The parts refer to the runtime. Without these references they are freed here, and
                 # not by the garbage collector, which takes a twelfth of a short life.
                 del self.block, self.supervisor, self.hooks, self.outcome

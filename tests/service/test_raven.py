@@ -291,7 +291,7 @@ def test_a_wrong_value_is_refused_and_no_key_is_shown(
 
 def test_the_address_is_required() -> None:
     with pytest.raises(AttributeError, match="RavenSender needs sentry_dsn="):
-        RavenSender()  # type: ignore[call-arg]
+        RavenSender()
 
 
 @pytest.mark.usefixtures("no_leaks")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from svcrun._util.validation import Check
 
 __all__ = (
+    "REQUIRED",
     "Parameter",
     "annotated",
     "check_parameters",
@@ -28,7 +29,9 @@ __all__ = (
     "signature",
 )
 
-_ABSENT: typing.Final = object()
+# The default of a required parameter. Given explicitly, it makes type checkers accept an instance
+# without a value, because a subclass may have set one without an annotation: ``interval = 5``.
+REQUIRED: typing.Final = object()
 
 
 class Parameter:
@@ -43,7 +46,7 @@ class Parameter:
     def __init__(
         self, default: typing.Any, check: Check | None, *, is_positional: bool, is_keyword: bool
     ) -> None:
-        self.default = None if default is _ABSENT and not is_keyword else default
+        self.default = None if default is REQUIRED and not is_keyword else default
         self.check = check
         self.is_positional = is_positional
         self.is_keyword = is_keyword
@@ -51,7 +54,7 @@ class Parameter:
     @property
     def is_required(self) -> bool:
         """Whether the parameter has no default."""
-        return self.default is _ABSENT
+        return self.default is REQUIRED
 
     def __set_name__(self, owner: type, name: str) -> None:
         if self.is_required:
@@ -73,7 +76,7 @@ class Parameter:
 
 def parameter(
     *,
-    default: typing.Any = _ABSENT,
+    default: typing.Any = REQUIRED,
     check: Check | None = None,
     kw_only: bool = True,
     init: bool = True,
@@ -167,8 +170,8 @@ def check_parameters(service: typing.Any, names: Iterable[str] | None = None) ->
     """
     checks = type(service)._svcrun_checks
     for name in checks if names is None else names:
-        value = getattr(service, name, _ABSENT)
-        if value is not _ABSENT:
+        value = getattr(service, name, REQUIRED)
+        if value is not REQUIRED:
             check_value(service, name, checks[name], value)
 
 

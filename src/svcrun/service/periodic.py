@@ -15,7 +15,7 @@ from svcrun.errors import MissingMethod, show
 from svcrun.periodic import PeriodicCallback, check_jitter
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._keywords import check_present
-from svcrun.service._parameters import kept, parameter
+from svcrun.service._parameters import REQUIRED, kept, parameter
 from svcrun.service.base import Service
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class PeriodicService(Service, base=True):
 
     _svcrun_handlers: ClassVar[Any] = ("callback",)
 
-    interval: float = parameter(check=number(above=0, unit="seconds"))
+    interval: float = parameter(default=REQUIRED, check=number(above=0, unit="seconds"))
     delay: float = parameter(default=0, check=number(low=0, unit="seconds"))
     jitter: float = parameter(default=0, check=number(low=0, unit="seconds"))
     overlap: Overlap = parameter(default="skip", check=one_of("skip", "queue", "cancel"))

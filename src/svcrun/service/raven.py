@@ -26,7 +26,7 @@ from svcrun._reporting.raven.transports import (
 from svcrun._reporting.report_queue import ReportHandler, unreported
 from svcrun.errors import AlreadyRunning, ParameterError
 from svcrun.service._internals import overridable
-from svcrun.service._parameters import parameter
+from svcrun.service._parameters import REQUIRED, parameter
 from svcrun.service._sender import Sender
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class RavenSender(Sender, base=True):
 
     _svcrun_takes_options: ClassVar[str] = "raven.Client"
 
-    sentry_dsn: Any = parameter()
+    sentry_dsn: Any = parameter(default=REQUIRED)
 
     @overridable
     def client(self) -> Client | None:

@@ -133,7 +133,7 @@ class TestShield:
         await asyncio.sleep(0)
         (record,) = (record for record in caplog.records if record.name == "svcrun.utils")
         assert record.levelno == logging.ERROR
-        assert "fail failed, shielded" in record.getMessage()
+        assert "fail failed after its caller was cancelled" in record.getMessage()
         assert record.exc_info is not None
         assert not problems
 

@@ -123,7 +123,11 @@ def shield(
             error = None if task.cancelled() else task.exception()
             if outer.cancelled():
                 if error is not None:
-                    log.error("%s failed, shielded", describe(func), exc_info=error)
+                    log.error(
+                        "shielded call of %s failed after its caller was cancelled",
+                        describe(func),
+                        exc_info=error,
+                    )
             elif task.cancelled():
                 outer.cancel()
             elif error is not None:

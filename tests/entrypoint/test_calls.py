@@ -285,7 +285,7 @@ def test_graceful_shutdown_passes_its_error_to_each_stop(live: Form) -> None:
 
 def test_graceful_shutdown_called_by_a_service_ends_the_block(live: Form) -> None:
     if live.name == "run":
-        pytest.skip("there is no result then; see the next law")
+        pytest.skip("entrypoint.run() exits without a result")
     log: Log = []
     begun = asyncio.Event()
 

@@ -21,7 +21,7 @@ from tests.support import PATIENCE, LoopFactory, eventually
 log = logging.getLogger(__name__)
 
 Tell = Callable[[], str]
-"""What a server answers with. It may raise."""
+"""Returns the response of a server. It may raise."""
 
 
 class Kind:

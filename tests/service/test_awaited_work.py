@@ -11,7 +11,7 @@ from svcrun.service.base import Service
 
 
 class Work(Service):
-    """What a call or a task does: wait until the service is being stopped, then ask for that."""
+    """A service whose work waits until the service is being stopped, and then stops it as well."""
 
     said: list[str]
     how: str
@@ -51,7 +51,7 @@ class Graceful(Work, GracefulService):
 @pytest.mark.parametrize("kind", [Periodic, Graceful])
 @pytest.mark.parametrize("how", ["graceful_shutdown", "stop_services", "stop"])
 @pytest.mark.parametrize("end", ["leave", "graceful_shutdown", "stop_services"])
-async def test_it_does_not_wait_for_the_stop_that_waits_for_it(
+async def test_work_that_stops_its_service_during_a_stop_does_not_deadlock(
     kind: Any, how: str, end: str
 ) -> None:
     service = kind(said=[], how=how, begun=asyncio.Event(), stopping=asyncio.Event())

@@ -1,4 +1,4 @@
-"""What every service has: its configuration, its checks, its tasks."""
+"""The base class of services: configuration, checks and tasks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_single_required_name_may_be_a_plain_string() -> None:
     assert make(One, foo=1).foo == 1
 
 
-def test_a_subclass_can_settle_what_its_base_requires() -> None:
+def test_a_subclass_can_set_a_keyword_that_its_base_requires() -> None:
     class Polite(Greeter):
         who = "you"
 
@@ -75,7 +75,7 @@ class Login(Service):
 
 
 class Settled(Service):
-    user = "nobody"
+    user = "guest"
 
 
 def required_of(*bases: type, **namespace: object) -> frozenset[str]:
@@ -84,18 +84,18 @@ def required_of(*bases: type, **namespace: object) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("bases", [(Host, Login), (Login, Host)])
-def test_what_several_bases_require_is_required_whatever_their_order(
+def test_keywords_required_by_several_bases_are_required_in_any_order_of_bases(
     bases: tuple[type, ...],
 ) -> None:
     assert required_of(*bases) == {"host", "user", "password"}
 
 
 @pytest.mark.parametrize("bases", [(Settled, Login), (Login, Settled)])
-def test_what_one_base_settles_is_settled_whatever_their_order(bases: tuple[type, ...]) -> None:
+def test_a_keyword_set_by_one_base_is_set_in_any_order_of_bases(bases: tuple[type, ...]) -> None:
     assert required_of(*bases) == {"password"}
 
 
-def test_what_a_base_requires_of_subclasses_is_not_settled_by_its_own_default() -> None:
+def test_a_default_in_the_base_that_requires_a_keyword_does_not_set_it() -> None:
     class Picky(Service):
         __required__ = "host"
         host = "the default of a base that wants another"
@@ -114,7 +114,7 @@ def test_a_subclass_without_required_keywords_inherits_those_of_its_bases() -> N
     assert required_of(Host, Login, __required__=()) == {"host", "user", "password"}
 
 
-def test_a_subclass_that_requires_and_settles_the_same_requires_it() -> None:
+def test_a_subclass_that_requires_and_sets_a_keyword_requires_it() -> None:
     assert required_of(Host, __required__="host", host="default") == {"host"}
     assert required_of(Host, __required__="port", host="default") == {"port"}
 
@@ -147,7 +147,7 @@ def test_a_subclass_of_a_service_of_the_package_has_its_required_keywords() -> N
     assert make(Alpha, alpha=1, interval=2).interval == 2
 
 
-def test_a_base_further_up_requires_through_those_that_say_nothing() -> None:
+def test_the_required_keywords_of_an_indirect_base_are_inherited() -> None:
     class Between(Host):
         pass
 
@@ -177,7 +177,7 @@ def test_a_method_that_must_be_a_coroutine_function_is_refused_at_class_creation
                 pass
 
 
-def test_what_a_base_requires_to_be_asynchronous_holds_besides_start_and_stop() -> None:
+def test_further_methods_that_a_base_declares_as_asynchronous_are_checked() -> None:
     class Base(Service):
         __async_required__ = ("handle",)
 
@@ -249,7 +249,7 @@ def test_a_wrong_value_is_refused_with_service_parameter_and_value(
 # loop, start_event, tasks
 
 
-def test_the_loop_outside_of_any_is_an_error_of_its_own() -> None:
+def test_the_loop_attribute_outside_of_a_running_loop_is_a_runtime_error() -> None:
     with pytest.raises(RuntimeError):
         _ = Worker().loop
 

@@ -199,7 +199,7 @@ def test_tasks_that_all_stop_their_service_do_not_wait_for_each_other() -> None:
         service.create_graceful_task(service.sleep("work", 5))
         await asyncio.sleep(1.5)
         await service.stop()
-        # Whoever is no task of the service waits for the end of all.
+        # A caller that is no task of the service waits until all tasks have ended.
         assert service.notes[0] == "work is done"
         assert sorted(service.notes[1:]) == ["stop 0", "stop 1", "stop 2"]
         assert now() == 5

@@ -33,7 +33,7 @@ class Handles:
         """Return at once."""
 
     def handle_datagram(self, data: bytes, addr: Any) -> None:
-        """Do nothing."""
+        """Return at once."""
 
     async def create_application(self) -> Any:
         return web.Application() if isinstance(self, AIOHTTPService) else application
@@ -77,7 +77,7 @@ def test_a_start_that_does_not_call_its_base_is_a_warning(
 
     class Deaf(Handles, base):  # type: ignore[misc]
         async def start(self) -> None:
-            """Do nothing."""
+            """Return at once."""
 
     service = Deaf(address="127.0.0.1", port=0, name="culprit", **needed)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -134,7 +134,7 @@ def test_a_tls_server_without_a_listener_is_a_warning(
 ) -> None:
     class Deaf(Handles, TLSServer):
         async def start(self) -> None:
-            """Do nothing."""
+            """Return at once."""
 
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     for path in (cert, key):
@@ -182,7 +182,7 @@ def test_a_socket_passed_as_sock_is_not_a_listener(
 ) -> None:
     class Deaf(Handles, TCPServer):
         async def start(self) -> None:
-            """Do nothing."""
+            """Return at once."""
 
     with (
         socket.create_server(("127.0.0.1", 0)) as sock,

@@ -1,4 +1,4 @@
-"""Whatever names a service uses, its life cycle works on a record of its own (C3a)."""
+"""A service may use any attribute names: its life cycle has a record of its own (C3a)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def live(service: Any) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_name_that_the_service_uses_otherwise_keeps_its_value(
+async def test_an_attribute_with_a_name_of_the_life_cycle_keeps_its_value(
     name: str, way: Callable[[str], Any]
 ) -> None:
     service = way(name)
@@ -113,7 +113,7 @@ async def test_a_method_or_a_property_may_have_any_of_these_names(name: str) -> 
     await live(type("Property", (Steps,), {name: property(lambda self: "own")})())
 
 
-async def test_tasks_end_with_the_service_whatever_its_attribute_tasks_is() -> None:
+async def test_tasks_end_with_a_service_that_has_an_attribute_called_tasks() -> None:
     service: Any = in_init("tasks")
     async with entrypoint(service, log_config=False):
         (task,) = (task for task in asyncio.all_tasks() if "sleep" in repr(task.get_coro()))
@@ -121,7 +121,7 @@ async def test_tasks_end_with_the_service_whatever_its_attribute_tasks_is() -> N
     assert service.tasks == "own"
 
 
-async def test_a_start_event_of_its_own_says_that_the_service_is_ready() -> None:
+async def test_a_start_event_that_the_service_created_itself_marks_it_as_ready() -> None:
     class Own(Service):
         def __init__(self) -> None:
             self.start_event = asyncio.Event()
@@ -145,7 +145,7 @@ async def test_a_start_event_of_its_own_says_that_the_service_is_ready() -> None
             assert "STOPPED" in repr(service)
 
 
-async def test_the_event_of_an_earlier_start_does_not_say_that_a_service_is_ready() -> None:
+async def test_the_event_of_an_earlier_start_does_not_mark_a_service_as_ready() -> None:
     class Own(Service):
         def __init__(self) -> None:
             self.start_event = asyncio.Event()
@@ -237,20 +237,18 @@ async def test_a_loop_may_be_given_to_a_service_or_kept_by_it() -> None:
 
 @pytest.mark.parametrize("name", ["start", "stop"])
 @pytest.mark.parametrize("value", [3, None, "start", ()])
-def test_a_keyword_that_takes_the_place_of_a_method_must_be_a_function(
-    name: str, value: object
-) -> None:
+def test_a_keyword_that_replaces_a_method_must_be_a_function(name: str, value: object) -> None:
     with pytest.raises(TypeError, match=rf"^Steps: {name} must be a function"):
         make(Steps, **{name: value})
 
 
 @pytest.mark.parametrize("value", [3, None, lambda self: None, staticmethod(lambda: None)])
-def test_a_class_whose_set_loop_is_something_else_is_refused(value: object) -> None:
+def test_a_class_whose_set_loop_is_no_method_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match=r"^Own\.set_loop must be a method"):
         type("Own", (Steps,), {"set_loop": value})
 
 
-async def test_a_method_called_name_is_no_name() -> None:
+async def test_a_method_called_name_is_not_the_name_of_the_service() -> None:
     def name(self: Any) -> str:
         return "own"
 

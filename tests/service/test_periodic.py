@@ -27,7 +27,7 @@ class Ticks(PeriodicService):
         self.ticks.append(self.loop.time())
 
 
-async def test_it_is_called_while_it_runs() -> None:
+async def test_the_callback_is_called_while_the_service_runs() -> None:
     service = Ticks()
     async with entrypoint(service):
         begin = asyncio.get_running_loop().time()
@@ -39,14 +39,14 @@ async def test_it_is_called_while_it_runs() -> None:
     assert service.periodic.calls == calls
 
 
-async def test_it_counts_as_started_before_the_first_call() -> None:
+async def test_the_service_is_running_before_the_first_call() -> None:
     service = Ticks(interval=60, delay=60)
     async with entrypoint(service):
         assert not service.ticks
         assert service.periodic.next_due is not None
 
 
-async def test_it_can_run_again() -> None:
+async def test_a_periodic_service_can_run_again() -> None:
     service = Ticks()
     for life in range(1, 4):
         async with entrypoint(service):
@@ -77,7 +77,7 @@ async def test_a_call_may_stop_the_service(how: str) -> None:
     assert said == ["begin", "end"]
 
 
-async def test_the_stop_waits_for_the_call_under_way() -> None:
+async def test_the_stop_waits_for_the_call_in_flight() -> None:
     begun = asyncio.Event()
     said: list[str] = []
 
@@ -112,7 +112,7 @@ async def test_the_stop_cancels_a_call_at_its_time_limit() -> None:
     assert cancelled.is_set()
 
 
-async def test_who_depends_on_it_is_stopped_first() -> None:
+async def test_dependants_of_a_periodic_service_are_stopped_before_it() -> None:
     said: list[str] = []
 
     class Source(PeriodicService):
@@ -176,7 +176,7 @@ def test_a_service_without_a_callback_is_refused() -> None:
     assert Complete(interval=1).interval == 1
 
 
-async def test_a_service_whose_callback_is_misspelt_does_nothing_and_says_so_once(
+async def test_a_misspelt_callback_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Misspelled(PeriodicService):
@@ -205,7 +205,7 @@ async def test_a_service_whose_callback_is_misspelt_does_nothing_and_says_so_onc
         assert service.periodic.calls == 0
 
 
-async def test_a_plain_method_will_do() -> None:
+async def test_the_callback_may_be_a_plain_method() -> None:
     called = asyncio.Event()
 
     class Plain(PeriodicService):
@@ -257,12 +257,12 @@ async def test_a_parameter_that_went_wrong_later_is_refused_at_the_start() -> No
             pass
 
 
-def test_it_shows_what_it_is() -> None:
+def test_str_shows_the_keywords_and_repr_the_name_and_the_state() -> None:
     assert str(Ticks(interval=42, delay=4815162342)) == "Ticks(interval=42,delay=4815162342)"
     assert repr(Ticks(interval=42, name="job")) == "<Ticks name='job' NEW>"
 
 
-def test_it_can_be_pickled_before_it_runs() -> None:
+def test_a_periodic_service_can_be_pickled_before_it_runs() -> None:
     copy = pickle.loads(pickle.dumps(Ticks(interval=42, name="job")))  # noqa: S301 - our own
     assert (copy.interval, copy.name, copy.periodic.name) == (42, "job", "job")
     assert copy.periodic.func == copy.callback
@@ -289,7 +289,9 @@ Run = Callable[..., Program]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_during_a_call_lets_it_end(run_program: Run, signum: signal.Signals) -> None:
+def test_a_call_in_flight_completes_after_a_signal(
+    run_program: Run, signum: signal.Signals
+) -> None:
     program = run_program(PROGRAM.format(options=""))
     program.wait_for_line("begin")
     program.send_signal(signum)
@@ -305,7 +307,7 @@ def test_a_call_that_hangs_does_not_outlast_the_shutdown(run_program: Run) -> No
     program.terminate()
     outcome = program.wait()
     assert outcome.returncode == 70
-    assert "Job STOPPING> hangs" in outcome.stderr
+    assert "<Job STOPPING> did not stop in time" in outcome.stderr
     assert "await asyncio.sleep(600)" in outcome.stderr  # where it hangs
 
 

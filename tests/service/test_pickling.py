@@ -67,7 +67,7 @@ def subclass(base: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("base", BASES)
-async def test_a_pickle_or_a_copy_has_the_keywords_alone_whenever_it_is_made(
+async def test_a_pickle_or_a_copy_has_the_keywords_alone_in_every_state(
     base: str, monkeypatch: pytest.MonkeyPatch, certificates: Certificates
 ) -> None:
     keywords = {**keywords_of(base, certificates), "name": "one", "undeclared": [1]}
@@ -119,7 +119,7 @@ class Parent(Service):
     async def start(self) -> None: ...
 
 
-def test_services_in_keywords_stay_one_service() -> None:
+def test_a_service_in_several_keywords_stays_one_service_in_a_pickle() -> None:
     ticks = Ticks(interval=60)
     parent, child = unpickled((Parent(child=ticks, depends_on=[ticks]), ticks))
     assert parent.child is child

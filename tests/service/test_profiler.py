@@ -47,11 +47,11 @@ def find_tables(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def info(caplog: pytest.LogCaptureFixture) -> None:
-    """Let the tables come to `caplog`."""
+    """Capture the tables in `caplog`."""
     caplog.set_level(logging.INFO, LOGGER)
 
 
-async def test_the_last_table_tells_all_calls_since_the_start(
+async def test_the_last_table_counts_all_calls_since_the_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with entrypoint(Profiler(interval=60, top_results=1000), log_config=False):
@@ -64,7 +64,7 @@ async def test_the_last_table_tells_all_calls_since_the_start(
     assert re.search(r"^ +7 .* test_profiler.py:\d+\(work\)$", table, re.MULTILINE)
 
 
-async def test_a_table_comes_at_the_start_and_in_each_interval(
+async def test_a_table_is_logged_at_the_start_and_in_each_interval(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with entrypoint(Profiler(interval=0.01), log_config=False):
@@ -84,7 +84,7 @@ async def test_a_table_comes_at_the_start_and_in_each_interval(
         ("name", "function name"),
     ],
 )
-async def test_a_table_has_the_order_and_the_length_asked_for(
+async def test_order_and_top_results_define_order_and_length_of_a_table(
     order: Any, title: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with entrypoint(Profiler(interval=60, order=order, top_results=3), log_config=False):
@@ -95,7 +95,9 @@ async def test_a_table_has_the_order_and_the_length_asked_for(
     assert len(rows.splitlines()) == 3
 
 
-async def test_a_table_is_put_together_beside_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_table_is_formatted_outside_of_the_thread_of_the_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with entrypoint(Profiler(interval=60), log_config=False):
         pass
     threads = {it.thread for it in caplog.records if "function calls" in it.getMessage()}
@@ -103,7 +105,7 @@ async def test_a_table_is_put_together_beside_the_loop(caplog: pytest.LogCapture
     assert len(threads) >= 1
 
 
-def test_what_runs_all_else_is_in_the_file_and_not_in_the_table(
+def test_frames_of_the_event_loop_are_in_the_file_and_not_in_the_table(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     profiler = Profiler(interval=60, top_results=1000, path=tmp_path / "profile")
@@ -118,7 +120,9 @@ def test_what_runs_all_else_is_in_the_file_and_not_in_the_table(
     assert "'run' of '_contextvars.Context'" not in caplog.text
 
 
-async def test_who_measures_is_not_at_the_top(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_profiler_itself_is_not_at_the_top_of_the_table(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with entrypoint(Profiler(interval=0.01, order="tottime"), log_config=False):
         await eventually(lambda: len(find_tables(caplog)) >= 3)
         work(0.5)
@@ -126,7 +130,7 @@ async def test_who_measures_is_not_at_the_top(caplog: pytest.LogCaptureFixture) 
     assert rows.splitlines()[0].endswith("{built-in method time.sleep}")
 
 
-async def test_the_file_has_all_that_was_measured_from_the_start_on(tmp_path: Path) -> None:
+async def test_the_file_has_all_calls_since_the_start(tmp_path: Path) -> None:
     path = tmp_path / "profile"
     async with entrypoint(Profiler(interval=60, path=path), log_config=False):
         first: Any = pstats.Stats(str(path))
@@ -138,7 +142,7 @@ async def test_the_file_has_all_that_was_measured_from_the_start_on(tmp_path: Pa
     assert os.listdir(tmp_path) == ["profile"]  # noqa: PTH208 - pathlib's is refused in coroutines
 
 
-async def test_a_file_that_can_not_be_written_stops_nothing(
+async def test_an_unwritable_file_is_logged_and_the_profiler_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "absent" / "profile"
@@ -150,7 +154,7 @@ async def test_a_file_that_can_not_be_written_stops_nothing(
     assert len([warning for warning in warnings if "could not write" in warning]) == 1
 
 
-def test_a_full_disk_stops_nothing_and_keeps_the_last_file(
+def test_a_full_disk_keeps_the_last_file_and_the_profiler_continues(
     run_program: Callable[..., Program], tmp_path: Path
 ) -> None:
     path = tmp_path / "profile"
@@ -201,7 +205,7 @@ async def test_a_function_that_profiles_is_named() -> None:
 def do_nothing(*_: object) -> None: ...
 
 
-async def test_of_two_profilers_one_can_not_start() -> None:
+async def test_the_second_of_two_profilers_does_not_start() -> None:
     first, second = Profiler(name="first"), Profiler(name="second")
     with pytest.raises(ProfilerActive, match="leave out one of the two"):
         async with entrypoint(first, second, log_config=False):
@@ -235,12 +239,16 @@ def test_a_tool_of_monitoring_is_named(run_program: Callable[..., Program], tool
     assert "can't measure: 'the other one' is active" in outcome.stderr
 
 
-def test_what_measures_coverage_is_no_profiler(run_program: Callable[..., Program]) -> None:
+def test_a_coverage_tracer_does_not_count_as_a_profiler(
+    run_program: Callable[..., Program],
+) -> None:
     outcome = run_program(PROGRAM.format("sys.settrace(lambda *_: None)"), measured=False).wait()
     assert (outcome.returncode, outcome.stdout) == (0, "runs\n")
 
 
-async def test_a_profiler_that_took_the_place_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_profiler_that_replaced_the_service_s_stays_active(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     service = Profiler(interval=0.01)
     theirs = cProfile.Profile()
     async with entrypoint(service, log_config=False):
@@ -266,7 +274,7 @@ async def test_a_profiler_that_took_the_place_keeps_it(caplog: pytest.LogCapture
     assert len([warning for warning in warnings if "profiling ended" in warning]) == 1
 
 
-async def test_that_it_was_switched_off_by_others_is_told(
+async def test_a_profiler_that_other_code_switched_off_is_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with entrypoint(Profiler(), log_config=False):
@@ -281,7 +289,9 @@ async def test_that_it_was_switched_off_by_others_is_told(
     assert find_active() is None
 
 
-async def test_it_can_run_again_and_measures_anew(tmp_path: Path, no_leaks: None) -> None:
+async def test_a_profiler_that_is_started_again_measures_anew(
+    tmp_path: Path, no_leaks: None
+) -> None:
     path = tmp_path / "profile"
     service = Profiler(path=path)
     for _ in range(2):
@@ -293,7 +303,7 @@ async def test_it_can_run_again_and_measures_anew(tmp_path: Path, no_leaks: None
     assert find_active() is None
 
 
-async def test_it_can_not_be_started_twice() -> None:
+async def test_a_running_profiler_is_not_started_again() -> None:
     service = Profiler()
     await service.start()
     with pytest.raises(AlreadyRunning):
@@ -303,7 +313,7 @@ async def test_it_can_not_be_started_twice() -> None:
     assert find_active() is None
 
 
-async def test_a_stop_without_a_start_and_a_second_one_do_nothing(
+async def test_a_stop_without_a_start_and_a_second_stop_do_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     service = Profiler()
@@ -328,7 +338,7 @@ class Stuck(logging.Handler):
         self.is_free.wait(PATIENCE)
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing(no_leaks: None, tmp_path: Path) -> None:
+async def test_a_cancelled_start_leaves_nothing_behind(no_leaks: None, tmp_path: Path) -> None:
     handler = Stuck()
     logging.getLogger(LOGGER).addHandler(handler)
     service = Profiler(interval=0.01)
@@ -348,7 +358,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(no_leaks: None, tmp_path
     assert service.periodic.calls == calls
 
 
-async def test_a_stop_in_the_middle_of_the_start_waits_for_the_table(no_leaks: None) -> None:
+async def test_a_stop_during_the_start_waits_for_the_table(no_leaks: None) -> None:
     handler = Stuck()
     logging.getLogger(LOGGER).addHandler(handler)
     service = Profiler()
@@ -377,7 +387,7 @@ def test_a_stop_in_another_thread_leaves_no_profiler(no_leaks: None) -> None:
     assert find_active() is None
 
 
-async def test_a_loop_is_measured_that_runs_in_any_thread() -> None:
+async def test_a_loop_in_any_thread_can_be_measured() -> None:
     def program() -> list[Any]:
         with entrypoint(service := Profiler(), log_config=False):
             work()
@@ -436,12 +446,12 @@ def test_the_defaults_are_those_of_aiomisc() -> None:
     assert (service.path, service.name) == (None, "profiler")
 
 
-def test_it_can_be_pickled_before_it_runs() -> None:
+def test_a_profiler_can_be_pickled_before_it_runs() -> None:
     copy = pickle.loads(pickle.dumps(Profiler(interval=1, path="profile")))  # noqa: S301 - our own
     assert (copy.interval, copy.path) == (1, "profile")
 
 
-def test_others_can_be_imported_without_what_profiles() -> None:
+def test_other_services_can_be_imported_without_the_profile_modules() -> None:
     check = "import sys, svcrun.service.periodic; print('cProfile' in sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", check], capture_output=True, text=True, check=True

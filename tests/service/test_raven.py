@@ -59,7 +59,7 @@ def log_failure(message: str = "failed", **extra: Any) -> None:
         log.exception(message, extra=extra)
 
 
-# What is reported
+# Reported events
 
 
 async def test_an_exception_is_sent_with_its_stack_and_variables(collector: Collector) -> None:
@@ -85,7 +85,7 @@ async def test_a_request_is_what_the_server_expects(collector: Collector) -> Non
     assert request.headers["Content-Encoding"] == "deflate"
 
 
-async def test_an_event_has_the_text_and_what_to_group_it_by(collector: Collector) -> None:
+async def test_an_event_has_a_text_and_a_grouping_key(collector: Collector) -> None:
     async with sending(collector):
         log.warning("peer %s has %d", ["a"], 5)
     (event,) = collector.events
@@ -93,7 +93,7 @@ async def test_an_event_has_the_text_and_what_to_group_it_by(collector: Collecto
     assert event["sentry.interfaces.Message"]["message"] == "peer %s has %d"
 
 
-async def test_level_and_filters_tell_what_is_sent(collector: Collector) -> None:
+async def test_level_and_filters_select_the_records_to_send(collector: Collector) -> None:
     async with sending(collector, min_level="error", filters=[lambda r: r.msg != "no"]):
         log.warning("less")
         log.error("yes")
@@ -101,7 +101,7 @@ async def test_level_and_filters_tell_what_is_sent(collector: Collector) -> None
     assert collector.messages == ["yes"]
 
 
-async def test_the_service_at_work_is_told_as_a_tag(collector: Collector) -> None:
+async def test_an_event_is_tagged_with_the_service_at_work(collector: Collector) -> None:
     class Worker(Service):
         async def start(self) -> None:
             pass
@@ -118,7 +118,7 @@ async def test_the_service_at_work_is_told_as_a_tag(collector: Collector) -> Non
     assert not any("serviceName" in event["extra"] for event in collector.events)
 
 
-async def test_what_a_log_call_gives_as_extra_is_sent(collector: Collector) -> None:
+async def test_the_extra_of_a_log_call_is_sent(collector: Collector) -> None:
     async with sending(collector):
         log.error("here", extra={"tags": {"a": "b"}, "data": {"c": 1}, "fingerprint": ["f"]})
     (event,) = collector.events
@@ -127,7 +127,7 @@ async def test_what_a_log_call_gives_as_extra_is_sent(collector: Collector) -> N
     assert event["fingerprint"] == ["f"]
 
 
-async def test_the_context_that_the_client_was_told_is_sent(collector: Collector) -> None:
+async def test_the_context_set_on_the_client_is_sent(collector: Collector) -> None:
     async with sending(collector) as sender:
         assert sender.client is not None
         sender.client.user_context({"id": 7})
@@ -142,7 +142,7 @@ async def test_the_context_that_the_client_was_told_is_sent(collector: Collector
     assert "breadcrumbs" not in without
 
 
-async def test_a_thread_is_reported_as_well(collector: Collector) -> None:
+async def test_an_error_of_a_thread_is_reported(collector: Collector) -> None:
     async with sending(collector):
         await asyncio.to_thread(log_failure)
     assert collector.messages == ["failed"]
@@ -224,7 +224,7 @@ async def test_variables_and_versions_are_left_out_on_request(collector: Collect
     assert "vars" not in event["exception"]["values"][0]["stacktrace"]["frames"][0]
 
 
-async def test_given_keys_are_masked(collector: Collector) -> None:
+async def test_the_configured_keys_are_masked(collector: Collector) -> None:
     options = {
         "sanitize_keys": ["plan"],
         "processors": ("raven.processors.SanitizeKeysProcessor",),
@@ -241,7 +241,7 @@ async def test_a_sample_rate_of_zero_sends_nothing(collector: Collector) -> None
     assert (sender.sent, sender.dropped) == (0, 0)
 
 
-async def test_names_come_from_the_environment(
+async def test_options_default_to_environment_variables(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("NAME", "ENVIRONMENT", "RELEASE"):
@@ -279,7 +279,7 @@ async def test_names_come_from_the_environment(
         ({"flush_timeout": "1"}, "flush_timeout='1'"),
     ],
 )
-def test_a_wrong_value_is_refused_and_no_key_is_shown(
+def test_an_error_about_a_wrong_value_contains_no_key(
     options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((ValueError, TypeError, OSError)) as caught:
@@ -304,7 +304,7 @@ def test_the_address_is_required() -> None:
         ({"client_options": {"hook_libraries": ["nothing"]}}, "Unknown library"),
     ],
 )
-async def test_what_only_the_start_can_find_out_is_refused_there(
+async def test_an_option_that_the_constructor_cannot_check_is_refused_at_the_start(
     options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SENTRY_DSN", raising=False)
@@ -316,7 +316,7 @@ async def test_what_only_the_start_can_find_out_is_refused_there(
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_file_of_authorities_that_is_none_fails_the_start_and_leaves_nothing(
+def test_an_invalid_ca_file_fails_the_start_and_leaves_nothing_behind(
     certificates: Certificates,
 ) -> None:
     async def main() -> None:
@@ -329,7 +329,7 @@ def test_a_file_of_authorities_that_is_none_fails_the_start_and_leaves_nothing(
         asyncio.run(main())
 
 
-# What stays out of sight, and what stays as it was
+# Masked data, and restored state
 
 
 async def test_neither_keys_nor_secrets_are_logged(
@@ -344,7 +344,7 @@ async def test_neither_keys_nor_secrets_are_logged(
     assert "secret" not in caplog.text
 
 
-async def test_what_the_libraries_log_while_sending_is_not_reported(
+async def test_records_of_the_libraries_that_send_are_not_reported(
     collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -356,7 +356,7 @@ async def test_what_the_libraries_log_while_sending_is_not_reported(
 
 
 @pytest.mark.usefixtures("no_leaks", "no_global_client")
-def test_a_start_and_a_stop_leave_nothing_on_any_loop(
+def test_a_start_and_a_stop_leave_nothing_behind_on_any_loop(
     loop_factory: LoopFactory, certificates: Certificates
 ) -> None:
     async def main(collector: Collector) -> None:
@@ -381,7 +381,7 @@ def test_a_start_and_a_stop_leave_nothing_on_any_loop(
 
 
 @pytest.mark.usefixtures("no_global_client")
-async def test_a_start_without_a_thread_to_be_had_leaves_nothing(
+async def test_a_start_that_can_not_create_a_thread_leaves_nothing_behind(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(thread: threading.Thread) -> None:
@@ -397,7 +397,7 @@ async def test_a_start_without_a_thread_to_be_had_leaves_nothing(
     assert raven.base.Raven is None
 
 
-async def test_stops_at_the_same_time_are_one(collector: Collector) -> None:
+async def test_concurrent_stops_share_one_stop(collector: Collector) -> None:
     sender = RavenSender(sentry_dsn=collector.dsn(), flush_timeout=20)
     sender.set_loop(asyncio.get_running_loop())
     await sender.start()
@@ -413,7 +413,7 @@ async def test_a_stop_without_a_start_does_nothing() -> None:
     assert (sender.sent, sender.dropped) == (0, 0)
 
 
-async def test_what_the_program_captures_itself_is_sent_until_the_stop(
+async def test_events_that_the_program_captures_itself_are_sent_until_the_stop(
     collector: Collector,
 ) -> None:
     async with sending(collector) as sender:
@@ -425,7 +425,7 @@ async def test_what_the_program_captures_itself_is_sent_until_the_stop(
     assert (sender.sent, sender.dropped) == (2, 0)
 
 
-async def test_the_hook_of_the_interpreter_is_taken_back(collector: Collector) -> None:
+async def test_the_excepthook_is_restored_by_the_stop(collector: Collector) -> None:
     found = sys.excepthook
     for _ in range(2):
         async with sending(collector, client_options={"install_sys_hook": True}):

@@ -1,4 +1,4 @@
-"""What RavenSender reports of a program that ends, in one way or another."""
+"""The reports of RavenSender about a program that ends in various ways."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -104,7 +104,7 @@ def seen(collector: Collector) -> Counter[tuple[str, str]]:
     ],
     ids=["crash", "start", "stop", "cancel", "block", "loop", "exit", "well"],
 )
-def test_what_goes_wrong_in_a_program_is_reported_once(
+def test_each_failure_of_a_program_is_reported_once(
     run_program: Start,
     collector: Collector,
     call: str,

@@ -46,11 +46,11 @@ def tag(event: Event) -> str | None:
     return found
 
 
-# What is reported.
+# Reported events
 
 
 @pytest.mark.usefixtures("no_leaks")
-async def test_an_exception_is_reported_with_its_place_and_variables() -> None:
+async def test_an_exception_is_reported_with_its_frames_and_variables() -> None:
     with EnvelopeCollector() as collector:
         async with running(collector.sender()) as sender:
             answer_of_all = 42
@@ -76,7 +76,7 @@ async def test_an_exception_is_reported_with_its_place_and_variables() -> None:
     assert frame["vars"]["answer_of_all"] == "42"
 
 
-async def test_level_and_filters_tell_what_is_reported(collector: EnvelopeCollector) -> None:
+async def test_level_and_filters_select_the_reported_records(collector: EnvelopeCollector) -> None:
     filters = [logging.Filter("test"), lambda record: "no" not in record.msg]
     async with running(collector.sender(min_level="error", filters=filters)):
         log.warning("less")
@@ -89,7 +89,7 @@ async def test_level_and_filters_tell_what_is_reported(collector: EnvelopeCollec
 @pytest.mark.parametrize(
     ("level", "name"), [(10, "debug"), (25, "info"), (30, "warning"), (55, "fatal")]
 )
-async def test_each_level_has_one_of_sentry(
+async def test_each_logging_level_maps_to_a_level_of_sentry(
     collector: EnvelopeCollector, caplog: pytest.LogCaptureFixture, level: int, name: str
 ) -> None:
     logger = logging.getLogger("test.level")
@@ -101,7 +101,7 @@ async def test_each_level_has_one_of_sentry(
     ]
 
 
-async def test_a_task_that_fails_is_reported_though_nobody_asks(
+async def test_an_error_of_a_task_that_is_not_awaited_is_reported(
     collector: EnvelopeCollector,
 ) -> None:
     async def fail() -> None:
@@ -117,7 +117,9 @@ async def test_a_task_that_fails_is_reported_though_nobody_asks(
     assert event["exception"]["values"][-1]["stacktrace"]["frames"][-1]["function"].endswith("fail")
 
 
-async def test_what_ends_a_task_on_purpose_is_not_reported(collector: EnvelopeCollector) -> None:
+async def test_a_cancellation_or_exit_of_a_task_is_not_reported(
+    collector: EnvelopeCollector,
+) -> None:
     async def nothing() -> Any:
         return
         yield
@@ -133,7 +135,7 @@ async def test_what_ends_a_task_on_purpose_is_not_reported(collector: EnvelopeCo
     assert collector.events == []
 
 
-async def test_a_task_that_is_cancelled_before_it_begins_leaves_no_complaint(
+async def test_a_task_that_is_cancelled_before_it_begins_causes_no_warning(
     collector: EnvelopeCollector, recwarn: pytest.WarningsRecorder
 ) -> None:
     async with running(collector.sender()):
@@ -144,7 +146,9 @@ async def test_a_task_that_is_cancelled_before_it_begins_leaves_no_complaint(
     assert not recwarn.list
 
 
-async def test_a_program_can_capture_by_itself(collector: EnvelopeCollector) -> None:
+async def test_events_that_the_program_captures_itself_are_sent(
+    collector: EnvelopeCollector,
+) -> None:
     async with running(collector.sender()):
         sentry_sdk.set_tag("color", "green")
         sentry_sdk.capture_message("hello")
@@ -153,7 +157,7 @@ async def test_a_program_can_capture_by_itself(collector: EnvelopeCollector) -> 
     assert event["tags"]["color"] == "green"
 
 
-async def test_what_led_to_an_error_is_told_with_it_and_nothing_that_came_later(
+async def test_an_event_has_the_breadcrumbs_from_before_it_only(
     collector: EnvelopeCollector, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, log.name)
@@ -181,7 +185,7 @@ async def test_tasks_do_not_see_the_tags_of_each_other(collector: EnvelopeCollec
     }
 
 
-async def test_the_stack_of_a_log_call_is_told_on_request(collector: EnvelopeCollector) -> None:
+async def test_attach_stacktrace_adds_the_stack_of_a_log_call(collector: EnvelopeCollector) -> None:
     async with running(collector.sender(client_options={"attach_stacktrace": True})):
         log.error("here")
     (event,) = collector.events
@@ -189,7 +193,7 @@ async def test_the_stack_of_a_log_call_is_told_on_request(collector: EnvelopeCol
     assert 'log.error("here")' in thread["stacktrace"]["frames"][-1]["context_line"]
 
 
-# Who it was.
+# Tags of services
 
 
 class Worker(Service):
@@ -206,7 +210,7 @@ class Worker(Service):
         raise ValueError("in a task")
 
 
-async def test_events_are_tagged_with_the_service_that_they_come_from(
+async def test_events_are_tagged_with_the_service_at_work(
     collector: EnvelopeCollector,
 ) -> None:
     async with entrypoint(collector.sender(), Worker(name="busy"), log_config=False):
@@ -220,7 +224,7 @@ async def test_events_are_tagged_with_the_service_that_they_come_from(
     assert set(tags.values()) == {"busy"}
 
 
-async def test_a_tag_of_the_program_wins(collector: EnvelopeCollector) -> None:
+async def test_a_service_tag_set_by_the_program_is_kept(collector: EnvelopeCollector) -> None:
     async with running(collector.sender()):
         sentry_sdk.set_tag("service", "mine")
         log.error("now")
@@ -230,7 +234,7 @@ async def test_a_tag_of_the_program_wins(collector: EnvelopeCollector) -> None:
 # Once.
 
 
-async def test_an_error_is_reported_once_however_often_it_is_seen(
+async def test_an_error_that_is_captured_several_times_is_reported_once(
     collector: EnvelopeCollector,
 ) -> None:
     async def inner() -> None:
@@ -278,7 +282,7 @@ async def test_the_error_of_the_block_is_reported(collector: EnvelopeCollector) 
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError])
-async def test_what_ends_the_block_on_purpose_is_not_reported(
+async def test_a_deliberate_end_of_the_block_is_not_reported(
     collector: EnvelopeCollector, error: type[BaseException]
 ) -> None:
     sender = collector.sender()
@@ -287,7 +291,7 @@ async def test_what_ends_the_block_on_purpose_is_not_reported(
     assert collector.events == []
 
 
-async def test_what_other_services_log_while_they_stop_is_reported(
+async def test_errors_of_other_services_during_the_shutdown_are_reported(
     collector: EnvelopeCollector,
 ) -> None:
     class Last(Service):
@@ -328,7 +332,7 @@ async def test_what_other_services_log_while_they_stop_is_reported(
         ({"flush_timeout": -1}, "flush_timeout"),
     ],
 )
-def test_a_wrong_value_is_named_and_keys_are_not_shown(
+def test_an_error_about_a_wrong_value_names_it_and_contains_no_key(
     parameters: dict[str, Any], named: str
 ) -> None:
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=named) as caught:
@@ -408,7 +412,9 @@ def test_a_sender_can_be_pickled_before_it_runs() -> None:
 # One client.
 
 
-async def test_the_client_of_the_program_is_given_back(collector: EnvelopeCollector) -> None:
+async def test_the_sentry_client_of_the_program_is_restored_by_the_stop(
+    collector: EnvelopeCollector,
+) -> None:
     with EnvelopeCollector() as other:
         sentry_sdk.init(other.dsn(), default_integrations=False)
         found = sentry_sdk.get_client()
@@ -424,7 +430,7 @@ async def test_the_client_of_the_program_is_given_back(collector: EnvelopeCollec
     assert [event["message"] for event in collector.events] == ["ours"]
 
 
-async def test_a_client_that_the_program_makes_meanwhile_stays(
+async def test_a_sentry_client_that_the_program_sets_at_run_time_stays(
     collector: EnvelopeCollector,
 ) -> None:
     async with running(collector.sender()):
@@ -436,7 +442,7 @@ async def test_a_client_that_the_program_makes_meanwhile_stays(
         sentry_sdk.get_global_scope().set_client(None)
 
 
-async def test_a_second_sender_is_refused_and_the_first_goes_on(
+async def test_a_second_sender_is_refused_and_the_first_continues(
     collector: EnvelopeCollector,
 ) -> None:
     async with running(collector.sender()) as sender:
@@ -448,7 +454,7 @@ async def test_a_second_sender_is_refused_and_the_first_goes_on(
     assert collector.messages == ["still here"]
 
 
-async def test_all_is_put_back_at_the_stop(collector: EnvelopeCollector) -> None:
+async def test_the_stop_restores_all_hooks(collector: EnvelopeCollector) -> None:
     def factory(loop: Any, coro: Any, **options: Any) -> asyncio.Task[Any]:
         return asyncio.Task(coro, loop=loop, **options)
 
@@ -471,7 +477,7 @@ async def test_all_is_put_back_at_the_stop(collector: EnvelopeCollector) -> None
     assert collector.events == []
 
 
-async def test_a_start_that_fails_half_way_puts_all_back(
+async def test_a_failed_start_restores_all_hooks(
     collector: EnvelopeCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(thread: threading.Thread) -> None:
@@ -492,7 +498,7 @@ async def test_a_start_that_fails_half_way_puts_all_back(
     assert collector.messages == ["now it can"]
 
 
-async def test_it_can_run_again(collector: EnvelopeCollector) -> None:
+async def test_a_stopped_sender_can_be_started_again(collector: EnvelopeCollector) -> None:
     sender = collector.sender()
     for number in range(3):
         async with running(sender):
@@ -513,7 +519,7 @@ async def test_a_stop_without_a_start_does_nothing() -> None:
 
 
 @pytest.mark.usefixtures("no_leaks")
-async def test_it_can_be_stopped_twice_at_once() -> None:
+async def test_two_concurrent_stops_of_a_sender_succeed() -> None:
     with EnvelopeCollector() as collector:
         sender = collector.sender()
         await sender.start()
@@ -533,7 +539,9 @@ async def test_reports_go_over_tls(certificates: Certificates) -> None:
         assert collector.messages == ["secretly"]
 
 
-async def test_a_server_that_nobody_vouches_for_gets_nothing(certificates: Certificates) -> None:
+async def test_a_server_with_an_untrusted_certificate_gets_no_event(
+    certificates: Certificates,
+) -> None:
     with EnvelopeCollector(certificates) as collector:
         options = {"ca_certs": str(certificates.other_ca)}
         async with running(collector.sender(client_options=options)) as sender:

@@ -85,20 +85,22 @@ def test_a_crash_is_reported_once_and_ends_the_program(
 
 
 @pytest.mark.parametrize("ending", ["block", "stop"])
-def test_what_ends_a_program_is_reported(collector: EnvelopeCollector, ending: str) -> None:
+def test_the_error_that_ends_a_program_is_reported(
+    collector: EnvelopeCollector, ending: str
+) -> None:
     outcome = run(collector, ending)
     assert outcome.returncode == 1
     assert only_error(collector)["exception"]["values"][-1]["value"] == ending
     assert "pending events" not in outcome.stderr  # as sentry says by itself at the end
 
 
-def test_what_ends_a_thread_is_reported(collector: EnvelopeCollector) -> None:
+def test_the_error_that_ends_a_thread_is_reported(collector: EnvelopeCollector) -> None:
     outcome = run(collector, "thread")
     assert outcome.returncode == 0
     assert only_error(collector)["exception"]["values"][-1]["value"] == "thread"
 
 
-async def test_a_program_ends_in_time_though_nobody_listens() -> None:
+async def test_a_program_ends_in_time_without_a_listening_server() -> None:
     with EnvelopeCollector(listening=False) as collector:
         begin = asyncio.get_running_loop().time()
         outcome = await asyncio.to_thread(run, collector, "block")

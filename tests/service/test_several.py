@@ -275,7 +275,7 @@ def test_an_entrypoint_keeps_signals_and_handlers(iterable: Callable[[list[Any]]
 
 
 @pytest.mark.parametrize("name", ["depends_on", "options", "filters"])
-def test_a_text_where_several_are_wanted_is_refused_or_taken_for_one(name: str) -> None:
+def test_a_string_in_place_of_a_collection_is_refused_or_counts_as_one_item(name: str) -> None:
     if name == "filters":
         assert make(MemoryTracer, filters="*.py").filters == "*.py"
         return

@@ -108,7 +108,7 @@ kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 @kinds
 @pytest.mark.parametrize("fail", [break_at_once, break_later])
-async def test_one_that_raises_leaves_nothing(
+async def test_a_start_that_raises_leaves_nothing_behind(
     kind: type[Service], fail: Callable[[], Awaitable[None]]
 ) -> None:
     service = extend(kind, fail)
@@ -120,7 +120,7 @@ async def test_one_that_raises_leaves_nothing(
 
 
 @kinds
-async def test_one_that_takes_too_long_leaves_nothing(kind: type[Service]) -> None:
+async def test_a_start_that_times_out_leaves_nothing_behind(kind: type[Service]) -> None:
     service = extend(kind, hang, start_timeout=0.05)
     with pytest.raises(TimeoutError):
         async with entrypoint(service, log_config=False):
@@ -129,7 +129,7 @@ async def test_one_that_takes_too_long_leaves_nothing(kind: type[Service]) -> No
 
 
 @kinds
-async def test_one_that_is_called_off_leaves_nothing(kind: type[Service]) -> None:
+async def test_a_start_that_is_rolled_back_leaves_nothing_behind(kind: type[Service]) -> None:
     class Failing(Service):
         async def start(self) -> None:
             await asyncio.sleep(0.02)
@@ -144,7 +144,9 @@ async def test_one_that_is_called_off_leaves_nothing(kind: type[Service]) -> Non
 
 
 @kinds
-async def test_at_run_time_it_leaves_nothing_and_others_live_on(kind: type[Service]) -> None:
+async def test_a_failed_start_at_run_time_leaves_nothing_behind_and_other_services_run_on(
+    kind: type[Service],
+) -> None:
     other = Tcp(address="127.0.0.1", port=0)
     service = extend(kind, break_later)
     async with entrypoint(other, log_config=False) as running:
@@ -157,7 +159,7 @@ async def test_at_run_time_it_leaves_nothing_and_others_live_on(kind: type[Servi
 
 
 @kinds
-def test_in_a_loop_of_the_entrypoint_it_leaves_nothing(kind: type[Service]) -> None:
+def test_a_failed_start_in_a_loop_of_the_entrypoint_leaves_no_socket(kind: type[Service]) -> None:
     service = extend(kind, break_at_once)
     with pytest.raises(Broken), entrypoint(service, log_config=False):
         pass
@@ -165,7 +167,7 @@ def test_in_a_loop_of_the_entrypoint_it_leaves_nothing(kind: type[Service]) -> N
     assert sock is None or sock.fileno() == -1
 
 
-async def test_a_client_that_is_connected_already_does_not_hold_it_up() -> None:
+async def test_a_connected_client_does_not_delay_the_roll_back() -> None:
     connected = asyncio.Event()
     server: Any = None
 
@@ -186,7 +188,7 @@ async def test_a_client_that_is_connected_already_does_not_hold_it_up() -> None:
     await assert_nothing_left(server)
 
 
-async def test_the_next_attempt_of_a_restart_finds_the_port_free() -> None:
+async def test_the_port_is_free_for_the_next_attempt_of_a_restart() -> None:
     (port,) = free_ports(1)
     attempts: list[int] = []
 

@@ -87,7 +87,7 @@ LEAK = leak.__code__.co_firstlineno + 1
 HERE = f"service/{Path(__file__).name}"
 
 
-async def test_a_leak_is_told_by_file_and_line(tables: Tables) -> None:
+async def test_a_leak_is_logged_with_file_and_line(tables: Tables) -> None:
     tracer = tables.tracer()
     async with entrypoint(tracer):
         kept = leak()
@@ -98,7 +98,7 @@ async def test_a_leak_is_told_by_file_and_line(tables: Tables) -> None:
     assert (size, more) == ("2.0MiB", "2.0MiB")
 
 
-async def test_a_table_comes_at_once_and_then_at_each_interval(tables: Tables) -> None:
+async def test_a_table_is_logged_at_once_and_then_at_each_interval(tables: Tables) -> None:
     async with entrypoint(tables.tracer(interval=0.05)):
         await eventually(lambda: len(tables) >= 3)
     assert all(read(table) for table in tables)
@@ -107,7 +107,7 @@ async def test_a_table_comes_at_once_and_then_at_each_interval(tables: Tables) -
     assert len(tables) == count
 
 
-async def test_a_table_has_as_many_rows_as_it_may_and_what_grows_most_is_first(
+async def test_a_table_has_top_results_rows_with_the_largest_growth_first(
     tables: Tables,
 ) -> None:
     tracer = tables.tracer(top_results=2)
@@ -120,7 +120,7 @@ async def test_a_table_has_as_many_rows_as_it_may_and_what_grows_most_is_first(
     assert kept
 
 
-async def test_the_differences_are_to_the_start(tables: Tables) -> None:
+async def test_the_differences_are_relative_to_the_start(tables: Tables) -> None:
     tracer = tables.tracer(top_results=1)
     async with entrypoint(tracer):
         kept = [leak(1_000)]
@@ -131,7 +131,7 @@ async def test_the_differences_are_to_the_start(tables: Tables) -> None:
     assert 2_000 <= second[0][0] == second[0][1] <= 2_010
 
 
-async def test_the_differences_may_be_to_the_previous_table(tables: Tables) -> None:
+async def test_the_differences_may_be_relative_to_the_previous_table(tables: Tables) -> None:
     tracer = tables.tracer(top_results=1, compare_to="previous")
     async with entrypoint(tracer):
         kept = [leak(2_000)]
@@ -142,7 +142,7 @@ async def test_the_differences_may_be_to_the_previous_table(tables: Tables) -> N
     assert 990 <= more_objects <= 1_010
 
 
-async def test_what_was_there_before_the_start_is_no_growth(tables: Tables) -> None:
+async def test_memory_allocated_before_the_start_is_no_growth(tables: Tables) -> None:
     tracemalloc.start()
     try:
         old = leak(3_000)
@@ -170,7 +170,7 @@ async def test_rows_may_be_files(tables: Tables) -> None:
     assert kept
 
 
-async def test_rows_may_be_calls_and_what_led_to_them(tables: Tables) -> None:
+async def test_rows_may_be_tracebacks(tables: Tables) -> None:
     tracer = tables.tracer(top_results=1, group_by=GroupBy.traceback)
     async with entrypoint(tracer):
         kept = leak()
@@ -190,7 +190,7 @@ async def test_rows_may_be_calls_and_what_led_to_them(tables: Tables) -> None:
         [tracemalloc.Filter(False, "*/asyncio/*"), "*/test_tracer.py"],
     ],
 )
-async def test_filters_say_what_is_shown(tables: Tables, filters: Any) -> None:
+async def test_filters_select_the_rows(tables: Tables, filters: Any) -> None:
     tracer = tables.tracer(filters=filters)
     async with entrypoint(tracer):
         kept = leak()
@@ -218,7 +218,7 @@ async def test_by_default_a_table_is_logged(caplog: pytest.LogCaptureFixture) ->
     assert read(record.getMessage())
 
 
-async def test_nothing_of_it_is_done_in_the_thread_of_the_loop(tables: Tables) -> None:
+async def test_snapshots_are_processed_outside_of_the_thread_of_the_loop(tables: Tables) -> None:
     threads: list[int] = []
 
     class Watched(MemoryTracer):
@@ -234,7 +234,7 @@ async def test_nothing_of_it_is_done_in_the_thread_of_the_loop(tables: Tables) -
     assert threading.get_ident() not in threads
 
 
-async def test_a_round_that_fails_is_logged_and_the_next_one_comes(
+async def test_a_failed_snapshot_is_logged_and_the_next_one_is_taken(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     said: list[str] = []
@@ -267,7 +267,7 @@ async def test_tracemalloc_is_left_as_it_was_found(was_on: bool, tables: Tables)
         tracemalloc.stop()
 
 
-async def test_of_two_tracers_the_last_one_turns_tracemalloc_off(tables: Tables) -> None:
+async def test_the_last_tracer_to_stop_turns_tracemalloc_off(tables: Tables) -> None:
     first, second = tables.tracer(), tables.tracer()
     await first.start()
     await second.start()
@@ -290,7 +290,7 @@ async def test_tracers_of_several_threads_share_tracemalloc(tables: Tables) -> N
     assert not tracemalloc.is_tracing()
 
 
-async def test_who_turns_tracemalloc_off_meanwhile_is_told_by_the_log(
+async def test_a_warning_is_logged_if_other_code_turns_tracemalloc_off(
     caplog: pytest.LogCaptureFixture, tables: Tables
 ) -> None:
     async with entrypoint(tables.tracer(interval=0.05), log_config=False):
@@ -299,7 +299,7 @@ async def test_who_turns_tracemalloc_off_meanwhile_is_told_by_the_log(
         await eventually(lambda: "must be tracing" in caplog.text)
 
 
-async def test_it_is_not_started_twice(tables: Tables) -> None:
+async def test_a_running_tracer_is_not_started_again(tables: Tables) -> None:
     tracer = tables.tracer()
     async with entrypoint(tracer):
         with pytest.raises(RuntimeError, match="is running already"):
@@ -344,7 +344,7 @@ class Held(MemoryTracer):
         self.begun, self.release = begun, release
 
 
-async def test_a_stop_waits_for_the_snapshot_under_way_and_for_nothing_after_it(
+async def test_a_stop_waits_only_for_the_snapshot_in_progress(
     tables: Tables,
 ) -> None:
     with nothing_left():
@@ -359,7 +359,7 @@ async def test_a_stop_waits_for_the_snapshot_under_way_and_for_nothing_after_it(
     assert not tables
 
 
-async def test_a_stop_that_is_given_up_turns_tracemalloc_off_all_the_same(tables: Tables) -> None:
+async def test_a_cancelled_stop_still_turns_tracemalloc_off(tables: Tables) -> None:
     with nothing_left():
         tracer = Held(interval=3600, logger=tables.append)
         await tracer.start()
@@ -420,7 +420,7 @@ async def test_a_parameter_that_went_wrong_later_is_refused_at_the_start(tables:
     assert not tracemalloc.is_tracing()
 
 
-def test_it_can_be_pickled_before_it_runs() -> None:
+def test_a_tracer_can_be_pickled_before_it_runs() -> None:
     tracer = MemoryTracer(interval=42, group_by=GroupBy.filename, filters=["*/x.py"])
     copy = pickle.loads(pickle.dumps(tracer))  # noqa: S301 - our own
     assert (copy.interval, copy.group_by, copy.filters) == (42, GroupBy.filename, ["*/x.py"])

@@ -74,7 +74,7 @@ class Blocker(Service):
         hold(0.3)
 
 
-def test_what_blocks_the_loop_is_logged_while_it_does_and_for_how_long_it_did(
+def test_a_blocking_call_is_logged_while_it_blocks_and_its_duration_afterwards(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocker = Blocker(name="blocker", until=lambda: "in block_until\n" in caplog.text)
@@ -96,7 +96,7 @@ def test_what_blocks_the_loop_is_logged_while_it_does_and_for_how_long_it_did(
     assert lag.blocked >= lag.max >= 0.19  # the threshold; the rest may be the machine's fault
 
 
-async def test_one_incident_is_one_warning_however_long_it_lasts(
+async def test_each_blocking_call_is_logged_by_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with entrypoint(make(), log_config=False):
@@ -109,7 +109,7 @@ async def test_one_incident_is_one_warning_however_long_it_lasts(
             assert "unblocked after" in said(caplog)[before]
 
 
-def test_a_callback_is_told_by_its_stack(
+def test_a_blocking_callback_is_logged_with_its_stack(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     def block() -> None:
@@ -136,7 +136,7 @@ class Caller(Service):
         self.loop.call_later(0.05, self.function)
 
 
-def test_a_callback_is_told_by_the_service_that_asked_for_it(
+def test_a_blocking_callback_is_logged_with_the_service_that_scheduled_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     whose = "; a callback of <Caller name='caller' RUNNING> is at\n"
@@ -146,7 +146,7 @@ def test_a_callback_is_told_by_the_service_that_asked_for_it(
         loop.run_until_complete(eventually(lambda: whose in caplog.text))
 
 
-def test_a_callback_that_is_not_written_in_python_is_told_as_well(
+def test_a_blocking_callback_written_in_c_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
@@ -158,7 +158,7 @@ def test_a_callback_that_is_not_written_in_python_is_told_as_well(
         loop.run_until_complete(main())
 
 
-async def test_a_callback_that_holds_the_interpreter_lock_is_shown_afterwards(
+async def test_a_callback_that_holds_the_interpreter_lock_is_logged_afterwards(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hold_the_lock(amount: int) -> None:
@@ -175,7 +175,7 @@ async def test_a_callback_that_holds_the_interpreter_lock_is_shown_afterwards(
     assert "    sum(range(amount))" in caplog.text
 
 
-async def test_the_time_that_a_log_takes_is_none_in_which_the_process_did_not_run(
+async def test_time_spent_in_logging_does_not_count_as_a_suspended_process(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Slow(logging.Handler):
@@ -194,7 +194,7 @@ async def test_the_time_that_a_log_takes_is_none_in_which_the_process_did_not_ru
     assert "did not run for 0.5" not in caplog.text
 
 
-async def test_a_stack_that_may_be_that_of_something_else_is_not_shown(
+async def test_a_stack_that_may_belong_to_another_callback_is_not_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_looking, has_turned = threading.Event(), threading.Event()
@@ -216,7 +216,7 @@ async def test_a_stack_that_may_be_that_of_something_else_is_not_shown(
     assert watchdog.lag.incidents == incidents(caplog)
 
 
-async def test_a_loop_that_turns_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_loop_that_iterates_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     watchdog = make(threshold=PATIENCE)
     async with entrypoint(watchdog, log_config=False):
         await eventually(lambda: watchdog.lag.count >= 10)
@@ -248,7 +248,7 @@ async def test_while_the_loop_is_blocked_another_thread_sees_the_lag_grow() -> N
         await eventually(lambda: watchdog.lag.blocked > seen[-1].blocked)
 
 
-def test_figures_are_a_snapshot() -> None:
+def test_the_statistics_are_a_snapshot() -> None:
     lag = make().lag
     assert lag == LoopLag()
     assert lag.mean == 0
@@ -269,7 +269,7 @@ def test_a_loop_that_is_not_run_is_not_blocked(
     assert watchdog.lag.max < 1
 
 
-async def test_a_program_that_a_debugger_holds_is_not_blocked(
+async def test_a_program_halted_by_a_debugger_is_not_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     debugger: dict[str, Any] = {"__name__": "pdb", "sleep": time.sleep}
@@ -304,7 +304,7 @@ print("incidents:", watchdog.lag.incidents)
 Run = Callable[..., Program]
 
 
-def test_a_process_that_was_suspended_is_told_from_one_that_is_blocked(run_program: Run) -> None:
+def test_a_suspended_process_is_distinguished_from_a_blocked_loop(run_program: Run) -> None:
     program = run_program(PROGRAM)
     program.wait_for_line("turn")
     program.send_signal(signal.SIGSTOP)
@@ -318,7 +318,7 @@ def test_a_process_that_was_suspended_is_told_from_one_that_is_blocked(run_progr
     assert "incidents: 0" in outcome.stdout
 
 
-def test_a_program_that_forgets_the_stop_comes_to_its_end(run_program: Run) -> None:
+def test_a_program_without_a_stop_of_the_watchdog_ends(run_program: Run) -> None:
     source = """
 import asyncio
 from svcrun.service import LoopWatchdog
@@ -331,7 +331,7 @@ print("over")
     assert (outcome.returncode, outcome.stdout) == (0, "over\n")
 
 
-def test_a_loop_that_is_closed_is_watched_no_longer(
+def test_a_closed_loop_is_no_longer_watched(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     watchdog = make()
@@ -348,7 +348,7 @@ def test_a_loop_that_is_closed_is_watched_no_longer(
     assert watchdog.lag.count
 
 
-async def test_at_the_stop_a_block_that_has_just_ended_is_accounted_for(
+async def test_a_stop_counts_a_blocking_call_that_has_just_ended(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     watchdog = make()
@@ -361,7 +361,7 @@ async def test_at_the_stop_a_block_that_has_just_ended_is_accounted_for(
     assert watchdog.lag.blocked >= 0.1
 
 
-async def test_a_watch_that_fails_is_told_by_the_stop() -> None:
+async def test_the_error_of_a_failed_watchdog_thread_is_raised_by_the_stop() -> None:
     is_refused = threading.Event()
 
     def refuse(record: logging.LogRecord) -> bool:
@@ -382,7 +382,7 @@ async def test_a_watch_that_fails_is_told_by_the_stop() -> None:
         logger.removeFilter(refuse)
 
 
-async def test_nothing_is_left_by_any_number_of_lives() -> None:
+async def test_many_starts_and_stops_leave_nothing_behind() -> None:
     watchdog = make()
     with nothing_left():
         for _ in range(20):
@@ -405,7 +405,7 @@ async def test_watchdogs_of_one_loop_do_not_disturb_each_other(
     assert second.lag.incidents == 0
 
 
-async def test_it_is_not_started_twice() -> None:
+async def test_a_running_watchdog_is_not_started_again() -> None:
     watchdog = make()
     async with entrypoint(watchdog):
         with pytest.raises(RuntimeError, match="is running already"):
@@ -420,7 +420,7 @@ async def test_stops_without_a_start_and_after_a_stop_do_nothing() -> None:
     await watchdog.stop()
 
 
-async def test_a_start_that_fails_after_it_leaves_nothing() -> None:
+async def test_a_failed_start_of_a_subclass_leaves_nothing_behind() -> None:
     class Failing(LoopWatchdog):
         async def start(self) -> None:
             await super().start()
@@ -431,7 +431,7 @@ async def test_a_start_that_fails_after_it_leaves_nothing() -> None:
             pass
 
 
-def test_without_a_stop_the_end_of_the_entrypoint_ends_it() -> None:
+def test_the_end_of_the_entrypoint_ends_a_watchdog_without_a_stop() -> None:
     with nothing_left(), entrypoint(log_config=False) as loop:
         loop.run_until_complete(make().start())
 
@@ -466,7 +466,7 @@ async def test_a_parameter_that_went_wrong_later_is_refused_at_the_start() -> No
         await watchdog.start()
 
 
-def test_it_can_be_pickled_before_it_runs() -> None:
+def test_a_watchdog_can_be_pickled_before_it_runs() -> None:
     copy = pickle.loads(pickle.dumps(LoopWatchdog(threshold=0.2)))  # noqa: S301 - our own
     assert copy.threshold == 0.2
     assert copy.lag == LoopLag()

@@ -77,7 +77,7 @@ BROKEN = {
 @pytest.mark.parametrize("broken", BROKEN)
 @pytest.mark.parametrize("path", ["none", "part", "all", "tolerant"])
 @pytest.mark.parametrize("kind", SERVICES)
-async def test_a_broken_body_is_one_line_at_most_whether_it_is_read_or_not(
+async def test_a_broken_body_is_logged_in_one_line_at_most(
     kind: str, path: str, broken: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = f"POST /{path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n".encode()
@@ -155,7 +155,7 @@ async def stream(request: aioweb.Request, ends: list[BaseException | int | None]
 
 @pytest.mark.parametrize("act", [listen, talk, stream])
 @pytest.mark.parametrize("handler_cancellation", [False, True])
-async def test_a_client_that_vanishes_from_a_handler_of_aiohttp_is_no_error(
+async def test_a_client_that_disconnects_during_a_handler_of_aiohttp_is_no_error(
     http: Web, caplog: pytest.LogCaptureFixture, act: Any, *, handler_cancellation: bool
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -131,13 +131,9 @@ async def test_the_private_names_of_aiohttp_exist_and_no_others_are_used() -> No
     assert hasattr(make_mocked_request("GET", "/"), "_message")
 
 
-# Objects of two libraries have these names.
-SHARED = {"_waiter": 2}
-
-
 def test_each_private_name_is_used_by_one_adapter() -> None:
     for name, modules in find().items():
-        assert len(modules) == SHARED.get(name, 1), f"{name} is used by {sorted(modules)}"
+        assert len(modules) == 1, f"{name} is used by {sorted(modules)}"
 
 
 def test_the_manual_lists_the_private_names_in_use() -> None:

@@ -69,10 +69,10 @@ async def test_the_transport_stops_reading_while_the_handler_does_not_read(
         writer.write(b"x" * 20_000_000)
         await eventually(lambda: server.connections)
         (connection,) = server.connections
-        await eventually(lambda: connection.reader._paused)
+        await eventually(lambda: connection.reader._is_paused)
         for _ in range(20):
             await asyncio.sleep(0.005)
-            assert len(connection.reader._buffer) < SLACK
+            assert len(connection.reader._unread) < SLACK
         stop.set()
 
 
@@ -119,7 +119,7 @@ async def test_a_handler_that_never_drains_waits_for_a_client_that_never_reads(
             for _ in range(20):
                 await asyncio.sleep(0.005)
                 assert connection.transport.get_write_buffer_size() < MAX_UNSENT + SLACK
-                assert len(connection.reader._buffer) < SLACK
+                assert len(connection.reader._unread) < SLACK
             # It goes on when the client does.
             reader._transport.resume_reading()  # type: ignore[attr-defined]
             for _ in range(100):

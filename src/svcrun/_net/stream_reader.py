@@ -62,25 +62,25 @@ class Reader(asyncio.StreamReader):
     ) -> None:
         # super().__init__() would create objects that are replaced here.
         self._connection = connection
-        self._limit = limit
-        self._buffer = bytearray()
-        self._waiter = Waiter(loop)
+        self._line_limit = limit
+        self._unread = bytearray()
+        self._read_waiter = Waiter(loop)
         self._want = NOTHING
         self._count = 0
         self._chunk: bytes | None = None
-        self._eof = False
+        self._ended = False
         self._error: BaseException | None = None
-        self._paused = False
+        self._is_paused = False
         # Whether the next read calls _check(): after an end, an error, a pause of writing, a stop.
         self._needs_check = False
 
     def __repr__(self) -> str:
-        state = [f"{len(self._buffer)} bytes"] if self._buffer else []
-        if self._eof:
+        state = [f"{len(self._unread)} bytes"] if self._unread else []
+        if self._ended:
             state.append("eof")
         if self._error is not None:
             state.append(f"exception={self._error!r}")
-        if self._paused:
+        if self._is_paused:
             state.append("paused")
         return f"<{' '.join([type(self).__name__, *state])}>"
 
@@ -94,20 +94,20 @@ class Reader(asyncio.StreamReader):
     def data_received(self, data: bytes) -> None:
         """Pass `data` to the waiting task if it has just the right size, else buffer it."""
         want = self._want
-        buffer = self._buffer
+        buffer = self._unread
         if want == NOTHING:
             buffer += data
-            if len(buffer) > 2 * self._limit:
+            if len(buffer) > 2 * self._line_limit:
                 self._pause_reading()
             return
 
         if want == LINE:
             end = data.find(b"\n") + 1
-            if end == len(data) and not buffer and end <= self._limit + 1:
+            if end == len(data) and not buffer and end <= self._line_limit + 1:
                 self._chunk = data
             else:
                 buffer += data
-                if end == 0 and len(buffer) <= self._limit:
+                if end == 0 and len(buffer) <= self._line_limit:
                     return
         elif not buffer and (
             len(data) == self._count or (len(data) < self._count and want == AT_MOST)
@@ -118,8 +118,8 @@ class Reader(asyncio.StreamReader):
             if want == EXACTLY and len(buffer) < self._count:
                 return
         self._want = NOTHING
-        self._waiter.wake()
-        if len(buffer) > 2 * self._limit and self._want == NOTHING:
+        self._read_waiter.wake()
+        if len(buffer) > 2 * self._line_limit and self._want == NOTHING:
             self._pause_reading()
 
     def feed_data(self, data: Any) -> None:
@@ -129,7 +129,7 @@ class Reader(asyncio.StreamReader):
 
     def feed_eof(self) -> None:
         """Receive the end of the stream."""
-        self._eof = self._needs_check = True
+        self._ended = self._needs_check = True
         self._wake()
 
     def set_exception(self, exc: BaseException) -> None:
@@ -145,19 +145,19 @@ class Reader(asyncio.StreamReader):
     def set_transport(self, transport: Any) -> None:
         """Pause `transport` when the buffer is full, and resume it when there is room again."""
         self.transport = transport
-        self._paused = False
-        if len(self._buffer) > 2 * self._limit:
+        self._is_paused = False
+        if len(self._unread) > 2 * self._line_limit:
             self._pause_reading()
 
     def drop(self) -> int:
         """Discard the buffer; return how many bytes it had."""
-        dropped = len(self._buffer)
-        self._buffer.clear()
+        dropped = len(self._unread)
+        self._unread.clear()
         return dropped
 
     def at_eof(self) -> bool:
         """Return whether the stream has ended and all of it was read."""
-        return self._eof and not self._buffer
+        return self._ended and not self._unread
 
     def recheck(self) -> None:
         """Make the next read check the connection, whose state has changed."""
@@ -170,17 +170,17 @@ class Reader(asyncio.StreamReader):
     def _wake(self) -> None:
         if self._want != NOTHING:
             self._want = NOTHING
-            self._waiter.wake()
+            self._read_waiter.wake()
 
     def _pause_reading(self) -> None:
-        if not self._paused and self.transport is not None:
-            self._paused = True
+        if not self._is_paused and self.transport is not None:
+            self._is_paused = True
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
         """Resume the transport if there is room in the buffer again."""
-        if self._paused and len(self._buffer) <= self._limit:
-            self._paused = False
+        if self._is_paused and len(self._unread) <= self._line_limit:
+            self._is_paused = False
             self.transport.resume_reading()
 
     # Called by the handler.
@@ -190,11 +190,11 @@ class Reader(asyncio.StreamReader):
 
         :raises ValueError: if the line is longer than the limit. The line is discarded.
         """
-        if not self._buffer and not self._needs_check and self._want == NOTHING:
+        if not self._unread and not self._needs_check and self._want == NOTHING:
             # A shortcut for an idle handler: the same as below, with fewer checks.
             self._want = LINE
             try:
-                await self._waiter
+                await self._read_waiter
             except BaseException:
                 self._restore()
                 raise
@@ -207,10 +207,10 @@ class Reader(asyncio.StreamReader):
         except asyncio.IncompleteReadError as error:
             return error.partial
         except asyncio.LimitOverrunError as error:
-            if self._buffer.startswith(b"\n", error.consumed):
-                del self._buffer[: error.consumed + 1]
+            if self._unread.startswith(b"\n", error.consumed):
+                del self._unread[: error.consumed + 1]
             else:
-                self._buffer.clear()
+                self._unread.clear()
             self._resume_reading()
             raise ValueError(error.args[0]) from None
 
@@ -234,16 +234,16 @@ class Reader(asyncio.StreamReader):
             raise self._error
         if n == 0:
             return b""
-        buffer = self._buffer
+        buffer = self._unread
         if n < 0:
             blocks = []
-            while block := await self.read(self._limit):
+            while block := await self.read(self._line_limit):
                 blocks.append(block)
             return b"".join(blocks)
 
         if self._needs_check:
             await self._check()
-        if not buffer and not self._eof:
+        if not buffer and not self._ended:
             await self._wait("read", AT_MOST, n)
             data = self._chunk
             if data is not None:
@@ -264,8 +264,8 @@ class Reader(asyncio.StreamReader):
             return b""
         if self._needs_check:
             await self._check()
-        while len(self._buffer) < n:
-            if self._eof:
+        while len(self._unread) < n:
+            if self._ended:
                 raise asyncio.IncompleteReadError(self._take_rest(), n)
             await self._wait("readexactly", EXACTLY, n)
             data = self._chunk
@@ -285,7 +285,7 @@ class Reader(asyncio.StreamReader):
             await self._check()
         if self._error is not None:
             raise self._error
-        buffer = self._buffer
+        buffer = self._unread
         offset = 0  # no separator begins before this
         while True:
             if len(buffer) - offset >= shortest:
@@ -297,15 +297,15 @@ class Reader(asyncio.StreamReader):
                 if end != -1:
                     break
                 offset = max(0, len(buffer) + 1 - longest)
-                if offset > self._limit:
+                if offset > self._line_limit:
                     raise asyncio.LimitOverrunError(
                         "Separator is not found, and chunk exceed the limit", offset
                     )
-            if self._eof:
+            if self._ended:
                 raise asyncio.IncompleteReadError(self._take_rest(), None)
             await self._wait("readuntil", ANYTHING)
 
-        if start > self._limit:
+        if start > self._line_limit:
             raise asyncio.LimitOverrunError(
                 "Separator is found, but chunk is longer than limit", start
             )
@@ -313,21 +313,21 @@ class Reader(asyncio.StreamReader):
 
     def _take(self, n: int) -> bytes:
         """Remove up to `n` bytes from the buffer and return them."""
-        buffer = self._buffer
+        buffer = self._unread
         if len(buffer) <= n:
             data = bytes(buffer)
             buffer.clear()
         else:
             data = bytes(memoryview(buffer)[:n])
             del buffer[:n]
-        if self._paused:
+        if self._is_paused:
             self._resume_reading()
         return data
 
     def _take_rest(self) -> bytes:
         """Remove the rest from the buffer at the end of the stream and return it."""
-        data = bytes(self._buffer)
-        self._buffer.clear()
+        data = bytes(self._unread)
+        self._unread.clear()
         return data
 
     async def _wait(self, method: str, want: int, count: int = -1) -> None:
@@ -339,14 +339,14 @@ class Reader(asyncio.StreamReader):
         if self._ending:
             await asyncio.sleep(0)
             raise asyncio.CancelledError("the server is stopping")
-        if self._paused:
+        if self._is_paused:
             # Deadlock: the task waits for more data than the buffer holds at most.
-            self._paused = False
+            self._is_paused = False
             self.transport.resume_reading()
         self._want = want
         self._count = count
         try:
-            await self._waiter
+            await self._read_waiter
         except BaseException:
             self._restore()
             raise
@@ -358,7 +358,7 @@ class Reader(asyncio.StreamReader):
         if self._chunk is None:
             self._want = NOTHING
         else:
-            self._buffer[:0] = self._chunk
+            self._unread[:0] = self._chunk
             self._chunk = None
 
     async def _check(self) -> None:
@@ -370,7 +370,7 @@ class Reader(asyncio.StreamReader):
                 await connection.unsent_below_limit()
             finally:
                 self._waits_for_writes = False
-        if self._eof and not self._buffer and self._error is None:
+        if self._ended and not self._unread and self._error is None:
             self._reads_at_eof += 1
             # A loop of such reads must not block the event loop.
             await asyncio.sleep(0)
@@ -378,5 +378,5 @@ class Reader(asyncio.StreamReader):
                 connection.log_reads_at_eof()
                 raise asyncio.CancelledError("client disconnected")
         self._needs_check = (
-            self._eof or self._ending or self._error is not None or connection.paused
+            self._ended or self._ending or self._error is not None or connection.paused
         )

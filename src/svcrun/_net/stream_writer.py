@@ -56,7 +56,7 @@ class Writer(asyncio.StreamWriter):
     def __init__(self, connection: WriterConnection, transport: Any) -> None:
         # super().__init__() would create objects that are replaced here.
         self._connection = connection
-        self._transport = transport
+        self._output = transport
         # The method of the socket's transport, also under TLS. Race: the TLS transport learns of
         # the loss of the transport below it only later.
         self._is_socket_closing = transport.is_closing
@@ -66,7 +66,7 @@ class Writer(asyncio.StreamWriter):
 
     def use(self, transport: Any) -> None:
         """Write to `transport`, a TLS transport above that of the socket, from now on."""
-        self._transport = transport
+        self._output = transport
 
     def lose(self) -> None:
         """Drop all data from now on."""
@@ -80,7 +80,7 @@ class Writer(asyncio.StreamWriter):
         return False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} transport={self._transport!r}>"
+        return f"<{type(self).__name__} transport={self._output!r}>"
 
     def __del__(self) -> None:
         """Do nothing: the connection outlives the writer and closes the transport."""
@@ -88,19 +88,19 @@ class Writer(asyncio.StreamWriter):
     @property
     def transport(self) -> Any:
         """The transport that the data goes to."""
-        return self._transport
+        return self._output
 
     def write(self, data: Any) -> None:
         """Write a piece of data."""
         if self._is_lost or self._is_socket_closing():
             self._has_dropped = True
         else:
-            self._transport.write(data)
+            self._output.write(data)
 
     def writelines(self, data: Iterable[Any]) -> None:
         """Write several pieces of data."""
         if not self._drops():
-            self._transport.writelines(data)
+            self._output.writelines(data)
 
     def write_eof(self) -> None:
         """Close the writing half of the connection after all data is sent.
@@ -110,7 +110,7 @@ class Writer(asyncio.StreamWriter):
         if self._drops():
             return
         try:
-            self._transport.write_eof()
+            self._output.write_eof()
         except OSError:
             # Race: the peer reset the connection, and connection_lost() was not called yet.
             self.lose()
@@ -118,7 +118,7 @@ class Writer(asyncio.StreamWriter):
 
     def can_write_eof(self) -> bool:
         """Return whether the transport can close its writing half alone; TLS can't."""
-        can: bool = self._transport.can_write_eof()
+        can: bool = self._output.can_write_eof()
         return can
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class Writer(asyncio.StreamWriter):
 
     def is_closing(self) -> bool:
         """Return whether the connection is closed or being closed."""
-        closing: bool = self._is_lost or self._is_socket_closing() or self._transport.is_closing()
+        closing: bool = self._is_lost or self._is_socket_closing() or self._output.is_closing()
         return closing
 
     async def wait_closed(self) -> None:
@@ -139,7 +139,7 @@ class Writer(asyncio.StreamWriter):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return information from the transport, by a name like ``"peername"``."""
-        return extra_info(self._transport, name, default)
+        return extra_info(self._output, name, default)
 
     async def drain(self) -> None:
         """Wait until most of the output is sent.

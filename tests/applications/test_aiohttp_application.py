@@ -125,7 +125,7 @@ async def app(tmp_path: Path) -> web.Application:
     return await make(tmp_path)
 
 
-async def test_routes_middlewares_and_parts_of_an_application(
+async def test_routes_middlewares_and_subapplications_work(
     app: web.Application, logged: Logged
 ) -> None:
     async with served(app) as server, server.client() as client:
@@ -144,7 +144,7 @@ async def test_routes_middlewares_and_parts_of_an_application(
     assert app[EVENTS] == ["opened", "inner opened", "closed", "inner closed"]
 
 
-async def test_uploads_and_static_files(app: web.Application) -> None:
+async def test_uploads_and_static_files_work(app: web.Application) -> None:
     async with served(app) as server, server.client() as client:
         files = {"one": bytes(100_000), "two": b"2"}
         assert (await client.post("/upload", files=files)).json() == {"one": 100_000, "two": 1}
@@ -162,7 +162,9 @@ async def test_uploads_and_static_files(app: web.Application) -> None:
 
 
 @needs_curl
-async def test_files_by_https(app: web.Application, certificates: Certificates) -> None:
+async def test_static_files_are_served_by_https(
+    app: web.Application, certificates: Certificates
+) -> None:
     async with served(app, certificates) as server:
         done = await server.curl("/static/page.html", "--fail")
         assert (done.returncode, done.stdout) == (0, b"<p>hello</p>")
@@ -171,7 +173,9 @@ async def test_files_by_https(app: web.Application, certificates: Certificates) 
             assert await socket.recv() == "HI"
 
 
-async def test_web_sockets_are_closed_before_the_application_is(app: web.Application) -> None:
+async def test_web_sockets_are_closed_before_the_application_is_cleaned_up(
+    app: web.Application,
+) -> None:
     async with served(app) as server:
         async with server.web_socket("/shout") as socket:
             await socket.send("bye")
@@ -186,7 +190,7 @@ async def test_web_sockets_are_closed_before_the_application_is(app: web.Applica
 
 
 @needs_curl
-async def test_events_end_with_the_service(app: web.Application) -> None:
+async def test_an_event_stream_ends_with_the_service(app: web.Application) -> None:
     async with served(app, shutdown_timeout=0.1) as server:
         command = ["curl", "-q", "-sS", "-N", "--noproxy", "*", f"{server.url}/tell"]
         curl = await asyncio.create_subprocess_exec(
@@ -208,7 +212,7 @@ async def test_events_end_with_the_service(app: web.Application) -> None:
                 await curl.wait()
 
 
-async def test_a_handler_is_cancelled_when_its_client_leaves(app: web.Application) -> None:
+async def test_a_handler_is_cancelled_when_its_client_disconnects(app: web.Application) -> None:
     began, cancelled = asyncio.Event(), asyncio.Event()
 
     async def wait(_: web.Request) -> web.Response:

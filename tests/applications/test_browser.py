@@ -117,7 +117,9 @@ async def browser(url: str, folder: Path) -> AsyncIterator[None]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-async def test_a_page_fetches_talks_and_listens(serve: Serve, tmp_path: Path) -> None:
+async def test_a_browser_uses_fetch_web_sockets_and_event_streams(
+    serve: Serve, tmp_path: Path
+) -> None:
     app = FastAPI()
     outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 

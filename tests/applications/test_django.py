@@ -122,7 +122,7 @@ print("ended", flush=True)
 
 
 @pytest.mark.parametrize("kind", ["asgi", "uvicorn"])
-async def test_a_site_of_django(kind: str, run_program: Callable[..., Program]) -> None:
+async def test_a_django_site_is_served(kind: str, run_program: Callable[..., Program]) -> None:
     import_service(kind)
     program = run_program(PROGRAM, kind, options=("-X", "dev"))
     match = await asyncio.to_thread(program.wait_for_line, r"port (\d+)")

@@ -115,7 +115,7 @@ async def test_a_dependency_is_closed_after_the_response(serve: Serve, path: str
     assert order == ["opened", "used", "closed"]
 
 
-async def test_an_unhandled_exception_is_500_and_one_traceback_in_the_log(
+async def test_an_unhandled_exception_is_answered_by_500_and_logged_once(
     serve: Serve, logged: Logged
 ) -> None:
     app = FastAPI()
@@ -137,7 +137,7 @@ async def test_an_unhandled_exception_is_500_and_one_traceback_in_the_log(
     assert error.count("ZeroDivisionError: of the endpoint") == 1
 
 
-async def test_several_cookies_are_several_headers(serve: Serve) -> None:
+async def test_each_cookie_has_a_header_of_its_own(serve: Serve) -> None:
     app = FastAPI()
 
     @app.get("/")
@@ -152,7 +152,7 @@ async def test_several_cookies_are_several_headers(serve: Serve) -> None:
         assert dict(client.cookies) == {"a": "1", "b": "2"}
 
 
-async def test_endpoints_that_are_no_coroutines_run_in_threads_at_the_same_time(
+async def test_plain_functions_run_concurrently_in_threads(
     serve: Serve,
 ) -> None:
     app = FastAPI()
@@ -219,7 +219,7 @@ class Background:
         return request.client.port
 
 
-async def test_a_background_task_does_not_hold_up_the_connection(serve: Serve) -> None:
+async def test_a_background_task_does_not_delay_the_next_request(serve: Serve) -> None:
     background = Background()
     server = await serve(background.app)
     async with server.client() as client:
@@ -257,9 +257,7 @@ async def test_the_stop_waits_for_background_tasks(serve: Serve) -> None:
     assert background.ended.is_set()
 
 
-async def test_a_background_task_that_fails_is_one_traceback_in_the_log(
-    serve: Serve, logged: Logged
-) -> None:
+async def test_the_error_of_a_background_task_is_logged_once(serve: Serve, logged: Logged) -> None:
     app = FastAPI()
 
     async def fail() -> None:
@@ -283,7 +281,7 @@ async def test_a_background_task_that_fails_is_one_traceback_in_the_log(
 # Streams.
 
 
-async def test_a_stream_arrives_piece_by_piece(serve: Serve) -> None:
+async def test_each_chunk_of_a_stream_is_received_at_once(serve: Serve) -> None:
     app = FastAPI()
     wanted: asyncio.Queue[str] = asyncio.Queue()
 
@@ -306,7 +304,7 @@ async def test_a_stream_arrives_piece_by_piece(serve: Serve) -> None:
         assert [piece async for piece in arriving] == []
 
 
-async def test_a_stream_of_a_plain_iterator_is_whole(serve: Serve) -> None:
+async def test_a_stream_of_a_plain_iterator_is_received_whole(serve: Serve) -> None:
     app = FastAPI()
 
     def pieces() -> Iterator[bytes]:
@@ -358,18 +356,18 @@ async def ends_when_its_client_has_left(endless: Endless, server: Serving) -> No
     assert endless.count == count
 
 
-async def test_a_stream_ends_when_its_client_has_left(serve: Serve) -> None:
+async def test_a_stream_ends_when_its_client_disconnects(serve: Serve) -> None:
     endless = Endless(pauses=True)
     await ends_when_its_client_has_left(endless, await serve(endless.app))
 
 
 @only_asgi  # with uvicorn it is never interrupted
-async def test_a_stream_without_a_pause_ends_when_its_client_has_left(serve: Serve) -> None:
+async def test_a_stream_without_a_pause_ends_when_its_client_disconnects(serve: Serve) -> None:
     endless = Endless(pauses=False)
     await ends_when_its_client_has_left(endless, await serve(endless.app))
 
 
-async def test_a_stream_that_waits_ends_by_its_next_piece_when_its_client_has_left(
+async def test_a_waiting_stream_ends_by_its_next_chunk_when_its_client_disconnected(
     serve: Serve,
 ) -> None:
     app = FastAPI()
@@ -449,7 +447,7 @@ async def test_a_request_body_that_is_not_read_does_not_disturb_the_next_request
             assert response.text == "not read"
 
 
-async def test_a_body_comes_as_a_stream(serve: Serve) -> None:
+async def test_a_request_body_can_be_read_as_a_stream(serve: Serve) -> None:
     app = FastAPI()
     got: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -472,7 +470,7 @@ async def test_a_body_comes_as_a_stream(serve: Serve) -> None:
         assert (await client.post("/", content=body())).json() == 11
 
 
-async def test_an_endpoint_can_ask_whether_its_client_is_there(serve: Serve) -> None:
+async def test_is_disconnected_reports_a_disconnected_client(serve: Serve) -> None:
     app = FastAPI()
     answers: list[bool] = []
     asked, left = asyncio.Event(), asyncio.Event()
@@ -496,7 +494,7 @@ async def test_an_endpoint_can_ask_whether_its_client_is_there(serve: Serve) -> 
 
 @only_asgi  # uvicorn logs the error that Starlette raises
 @pytest.mark.parametrize("streams", [False, True])
-async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_traceback(
+async def test_a_client_that_disconnects_within_its_body_logs_no_traceback(
     serve: Serve, *, streams: bool
 ) -> None:
     app = FastAPI()
@@ -527,7 +525,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_traceback(
 
 
 @only_asgi  # with uvicorn, Starlette takes pieces of the body for nothing while it sends
-async def test_a_middleware_on_top_of_a_stream(serve: Serve) -> None:
+async def test_a_stream_passes_a_middleware(serve: Serve) -> None:
     app = FastAPI()
 
     async def stamp(request: Request, call_next: RequestResponseEndpoint) -> Response:
@@ -548,7 +546,7 @@ async def test_a_middleware_on_top_of_a_stream(serve: Serve) -> None:
         assert response.content == bytes(1 << 20)
 
 
-async def test_a_stream_below_a_middleware_ends_when_its_client_has_left(serve: Serve) -> None:
+async def test_a_stream_below_a_middleware_ends_when_its_client_disconnects(serve: Serve) -> None:
     async def nothing(request: Request, call_next: RequestResponseEndpoint) -> Response:
         return await call_next(request)
 
@@ -557,7 +555,7 @@ async def test_a_stream_below_a_middleware_ends_when_its_client_has_left(serve: 
     await ends_when_its_client_has_left(endless, await serve(endless.app))
 
 
-async def test_a_body_can_be_compressed_by_a_middleware(serve: Serve) -> None:
+async def test_a_middleware_can_compress_responses(serve: Serve) -> None:
     app = FastAPI()
     app.add_middleware(GZipMiddleware, minimum_size=100)
 
@@ -593,7 +591,7 @@ async def test_a_compressed_request_reaches_the_application_as_it_was_sent(serve
         assert response.text == "hello"
 
 
-async def test_a_preflight_is_answered_by_a_middleware(serve: Serve) -> None:
+async def test_a_middleware_answers_a_cors_preflight(serve: Serve) -> None:
     app = FastAPI()
     app.add_middleware(CORSMiddleware, allow_origins=["https://a.example"], allow_methods=["PUT"])
 
@@ -609,7 +607,7 @@ async def test_a_preflight_is_answered_by_a_middleware(serve: Serve) -> None:
 # Lifespan.
 
 
-async def test_the_state_of_the_lifespan_is_there_for_each_request(serve: Serve) -> None:
+async def test_each_request_has_the_state_of_the_lifespan(serve: Serve) -> None:
     events: list[str] = []
 
     @contextlib.asynccontextmanager
@@ -646,13 +644,13 @@ async def broken(app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-async def test_a_lifespan_that_fails_is_a_failed_start(serve: Serve) -> None:
+async def test_a_failed_lifespan_fails_the_start(serve: Serve) -> None:
     with pytest.raises(ApplicationStartFailed, match="Broken: no data base"):
         await serve(FastAPI(lifespan=broken))
 
 
 @pytest.mark.parametrize("kind", ["asgi", "uvicorn"])
-def test_a_lifespan_that_fails_comes_out_of_the_entrypoint(kind: str) -> None:
+def test_the_error_of_a_failed_lifespan_is_raised_by_the_entrypoint(kind: str) -> None:
     module = import_service(kind)
     service = {"asgi": "ASGIHTTPService", "uvicorn": "UvicornService"}[kind]
     app = FastAPI(lifespan=broken)
@@ -685,7 +683,7 @@ async def test_curl_uploads_and_downloads_a_megabyte(serve: Serve) -> None:
     assert done.stdout == b"x" * (1 << 16)
 
 
-async def test_requests_in_one_go_are_answered_in_their_order(serve: Serve) -> None:
+async def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
     app = FastAPI()
 
     @app.post("/{name}")
@@ -706,7 +704,7 @@ async def test_requests_in_one_go_are_answered_in_their_order(serve: Serve) -> N
 
 
 @pytest.mark.parametrize("wanted", ["keep-alive", "close"])
-async def test_a_client_of_http_1_0_gets_what_it_understands(serve: Serve, wanted: str) -> None:
+async def test_an_http_1_0_client_gets_an_http_1_0_response(serve: Serve, wanted: str) -> None:
     app = FastAPI()
 
     @app.get("/whole")

@@ -75,14 +75,14 @@ class Bare:
         pytest.param(functools.partial(make), id="partial"),
     ],
 )
-async def test_an_application_is_given_or_made(serve: Serve, form: Any) -> None:
+async def test_an_application_can_be_an_instance_or_a_factory(serve: Serve, form: Any) -> None:
     server = await serve(form)
     async with server.client() as client:
         assert (await client.get("/")).json() == "hello"
 
 
 @pytest.mark.parametrize("name", ["app", "make", "make_later", "Holder.app"])
-async def test_an_application_is_named(
+async def test_an_application_can_be_given_by_name(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     package = tmp_path / "svcrun_test_site"
@@ -120,7 +120,7 @@ async def test_two_services_serve_one_application(serve: Serve) -> None:
             assert (await client.get("/")).json() == "hello"
 
 
-async def test_an_application_knows_that_it_is_served_by_https(serve: Serve) -> None:
+async def test_an_application_served_by_https_sees_the_scheme_https(serve: Serve) -> None:
     app = FastAPI()
 
     @app.post("/")
@@ -135,7 +135,7 @@ async def test_an_application_knows_that_it_is_served_by_https(serve: Serve) -> 
 
 
 @needs_curl
-async def test_curl_trusts_the_certificate(serve: Serve) -> None:
+async def test_curl_verifies_the_certificate(serve: Serve) -> None:
     server = await serve(make(), tls=True)
     done = await server.curl("/", "--tlsv1.3", "--fail", "-w", " %{http_version}")
     assert done.returncode == 0, done.stderr

@@ -59,7 +59,9 @@ def file(tmp_path: Path) -> Path:
     ],
     ids=["first", "from", "last"],
 )
-async def test_a_range_of_a_file(serve: Serve, file: Path, wanted: str, expected: bytes) -> None:
+async def test_a_range_of_a_file_is_served(
+    serve: Serve, file: Path, wanted: str, expected: bytes
+) -> None:
     async def get(request: Request) -> Response:
         return FileResponse(file)
 
@@ -73,7 +75,9 @@ async def test_a_range_of_a_file(serve: Serve, file: Path, wanted: str, expected
         assert (await client.get("/")).content == CONTENT
 
 
-async def test_several_ranges_of_a_file_and_one_that_is_not_there(serve: Serve, file: Path) -> None:
+async def test_several_ranges_of_a_file_are_served_and_an_unsatisfiable_one_is_refused(
+    serve: Serve, file: Path
+) -> None:
     async def get(request: Request) -> Response:
         return FileResponse(file)
 
@@ -87,7 +91,7 @@ async def test_several_ranges_of_a_file_and_one_that_is_not_there(serve: Serve, 
         assert response.status_code == 416
 
 
-async def test_head_tells_the_length_and_sends_nothing(serve: Serve, file: Path) -> None:
+async def test_a_head_response_has_the_length_and_no_body(serve: Serve, file: Path) -> None:
     async def get(request: Request) -> Response:
         return FileResponse(file)
 
@@ -99,7 +103,7 @@ async def test_head_tells_the_length_and_sends_nothing(serve: Serve, file: Path)
             assert response.content == b""
 
 
-async def test_static_files_are_not_sent_again_when_the_client_has_them(
+async def test_static_files_in_the_cache_of_the_client_are_not_sent_again(
     serve: Serve, file: Path
 ) -> None:
     server = await serve(app_of(Mount("/static", StaticFiles(directory=file.parent))))
@@ -145,7 +149,7 @@ async def test_a_redirect_is_followed(serve: Serve) -> None:
         assert len(response.history) == 1
 
 
-async def test_a_response_without_content_leaves_the_connection_as_it_was(serve: Serve) -> None:
+async def test_a_connection_is_usable_after_a_response_without_content(serve: Serve) -> None:
     async def get(request: Request) -> Response:
         assert request.client is not None
         return Response(status_code=204, headers={"x-port": str(request.client.port)})
@@ -157,7 +161,7 @@ async def test_a_response_without_content_leaves_the_connection_as_it_was(serve:
         assert len({response.headers["x-port"] for response in responses}) == 1
 
 
-async def test_a_mounted_application_knows_where_it_is(serve: Serve) -> None:
+async def test_a_mounted_application_has_its_root_path(serve: Serve) -> None:
     async def where(request: Request) -> Response:
         return JSONResponse(
             [request.scope["root_path"], request.url.path, str(request.url_for("where"))]
@@ -170,7 +174,7 @@ async def test_a_mounted_application_knows_where_it_is(serve: Serve) -> None:
         assert response.json() == ["/api/v1", "/api/v1/whére", f"{server.url}/api/v1/whére"]
 
 
-async def test_the_address_of_the_client_is_its_own(serve: Serve) -> None:
+async def test_the_scope_has_the_address_of_the_client(serve: Serve) -> None:
     async def get(request: Request) -> Response:
         return JSONResponse([request.client, request.scope["server"], request.url.scheme])
 
@@ -209,7 +213,7 @@ class Clock:
 
 
 @needs_curl
-async def test_events_reach_curl_at_once_and_end_with_the_service(
+async def test_curl_receives_events_at_once_and_until_the_service_stops(
     serve: Serve, logged: Logged
 ) -> None:
     clock = Clock()
@@ -262,7 +266,7 @@ def shouting() -> Starlette:
     return app
 
 
-async def test_an_endpoint_for_web_sockets(serve: Serve, shouting: Starlette) -> None:
+async def test_a_web_socket_endpoint_sends_and_receives(serve: Serve, shouting: Starlette) -> None:
     server = await serve(shouting)
     async with server.web_socket("/shout/me") as socket:
         assert socket.response is not None
@@ -273,7 +277,7 @@ async def test_an_endpoint_for_web_sockets(serve: Serve, shouting: Starlette) ->
     assert await asyncio.wait_for(shouting.state.codes.get(), PATIENCE) == 3003
 
 
-async def test_an_endpoint_closes_a_web_socket(serve: Serve, shouting: Starlette) -> None:
+async def test_an_endpoint_can_close_a_web_socket(serve: Serve, shouting: Starlette) -> None:
     server = await serve(shouting)
     async with server.web_socket("/shout/me") as socket:
         await socket.send("leave")
@@ -281,9 +285,7 @@ async def test_an_endpoint_closes_a_web_socket(serve: Serve, shouting: Starlette
         assert (socket.close_code, socket.close_reason) == (4001, "as you wish")
 
 
-async def test_there_is_no_web_socket_where_there_is_no_route(
-    serve: Serve, shouting: Starlette
-) -> None:
+async def test_a_web_socket_without_a_route_is_refused(serve: Serve, shouting: Starlette) -> None:
     server = await serve(shouting)
     with pytest.raises(InvalidStatus) as caught:
         await server.web_socket("/nowhere")
@@ -327,7 +329,7 @@ async def test_a_web_socket_passes_a_middleware_and_a_mount(serve: Serve) -> Non
         assert await socket.recv() == "/inner!"
 
 
-async def test_web_sockets_receive_that_the_service_stops(
+async def test_web_sockets_are_closed_when_the_service_stops(
     serve: Serve, shouting: Starlette
 ) -> None:
     server = await serve(shouting)
@@ -357,7 +359,7 @@ async def test_a_function_is_an_application(serve: Serve) -> None:
 
 @only_asgi  # uvicorn sends the head at once
 @pytest.mark.parametrize("pauses", [False, True])
-async def test_a_failure_before_there_is_a_body_is_500(
+async def test_a_failure_before_the_body_is_answered_by_500(
     serve: Serve, logged: Logged, *, pauses: bool
 ) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -153,7 +153,7 @@ async def test_a_message_of_the_maximum_size_is_accepted(serve: Serve, echo: Ech
         assert await socket.recv() == message
 
 
-async def test_a_message_that_is_longer_is_1009(serve: Serve, echo: Echo) -> None:
+async def test_a_message_that_is_too_long_is_closed_with_1009(serve: Serve, echo: Echo) -> None:
     server = await serve(echo, ws_max_size=1000)
     async with server.web_socket("/", compression=None) as socket:
         await socket.send(bytes(1000))
@@ -164,7 +164,9 @@ async def test_a_message_that_is_longer_is_1009(serve: Serve, echo: Echo) -> Non
     assert (await echo.end())[0] in {1006, 1009}
 
 
-async def test_a_compressed_message_that_is_too_long_is_1009(serve: Serve, echo: Echo) -> None:
+async def test_a_compressed_message_that_is_too_long_is_closed_with_1009(
+    serve: Serve, echo: Echo
+) -> None:
     server = await serve(echo, ws_max_size=1000)
     async with server.web_socket("/") as socket:
         assert socket.protocol.extensions
@@ -173,7 +175,7 @@ async def test_a_compressed_message_that_is_too_long_is_1009(serve: Serve, echo:
         assert socket.close_code == 1009
 
 
-async def test_a_message_in_fragments_is_one(serve: Serve, echo: Echo) -> None:
+async def test_fragments_are_received_as_one_message(serve: Serve, echo: Echo) -> None:
     server = await serve(echo)
     snowman = "☃".encode()
     async with raw(server) as client:
@@ -185,7 +187,9 @@ async def test_a_message_in_fragments_is_one(serve: Serve, echo: Echo) -> None:
         assert await client.receive() == (Opcode.TEXT, b"a" + snowman)
 
 
-async def test_a_message_byte_by_byte_is_one(serve: Serve, echo: Echo) -> None:
+async def test_a_message_that_arrives_byte_by_byte_is_received_whole(
+    serve: Serve, echo: Echo
+) -> None:
     server = await serve(echo)
     async with raw(server) as client:
         for byte in frame(Opcode.BINARY, bytes(200)):
@@ -194,7 +198,7 @@ async def test_a_message_byte_by_byte_is_one(serve: Serve, echo: Echo) -> None:
         assert await client.receive() == (Opcode.BINARY, bytes(200))
 
 
-async def test_pings_are_answered_and_pongs_are_nothing(serve: Serve, echo: Echo) -> None:
+async def test_pings_are_answered_and_pongs_are_ignored(serve: Serve, echo: Echo) -> None:
     server = await serve(echo)
     async with raw(server) as client:
         client.send(Opcode.PONG, b"unasked")
@@ -235,7 +239,7 @@ async def test_a_client_that_answers_no_ping_is_disconnected(serve: Serve, echo:
         pytest.param(1002, frame(Opcode.CLOSE, b"\x03\xee"), id="1006"),
     ],
 )
-async def test_a_frame_against_the_rules_ends_the_web_socket(
+async def test_an_invalid_frame_closes_the_web_socket(
     serve: Serve, echo: Echo, logged: Logged, code: int, sent: bytes
 ) -> None:
     server = await serve(echo)
@@ -278,7 +282,7 @@ async def test_the_client_receives_the_reason_of_the_application(
 
 
 @only_asgi  # uvicorn breaks the connection
-async def test_an_application_that_returns_leaves_with_1000(serve: Serve) -> None:
+async def test_an_application_that_returns_closes_with_1000(serve: Serve) -> None:
     app = FastAPI()
 
     @app.websocket("/")
@@ -293,7 +297,7 @@ async def test_an_application_that_returns_leaves_with_1000(serve: Serve) -> Non
         assert socket.close_code == 1000
 
 
-async def test_a_close_without_a_code_is_1005(serve: Serve, echo: Echo) -> None:
+async def test_a_close_without_a_code_is_received_as_1005(serve: Serve, echo: Echo) -> None:
     server = await serve(echo)
     async with raw(server) as client:
         client.send(Opcode.CLOSE, b"")
@@ -304,7 +308,7 @@ async def test_a_close_without_a_code_is_1005(serve: Serve, echo: Echo) -> None:
 
 @only_asgi  # for uvicorn it is 1005
 @pytest.mark.parametrize("how", ["closed", "reset"])
-async def test_a_connection_that_breaks_is_1006(serve: Serve, echo: Echo, how: str) -> None:
+async def test_a_lost_connection_is_received_as_1006(serve: Serve, echo: Echo, how: str) -> None:
     server = await serve(echo)
     async with raw(server) as client:
         client.send(Opcode.TEXT, b"x")
@@ -345,7 +349,7 @@ async def test_a_web_socket_can_be_refused(serve: Serve) -> None:
         assert (await client.get("/nowhere")).status_code == 404
 
 
-async def test_one_of_the_protocols_that_are_offered_is_chosen(serve: Serve) -> None:
+async def test_the_application_may_choose_an_offered_subprotocol(serve: Serve) -> None:
     app = FastAPI()
 
     @app.websocket("/")
@@ -361,7 +365,7 @@ async def test_one_of_the_protocols_that_are_offered_is_chosen(serve: Serve) -> 
         assert await socket.recv() == '["soap","graphql-ws","wamp"]'
 
 
-async def test_no_protocol_need_be_chosen(serve: Serve, echo: Echo) -> None:
+async def test_the_application_need_not_choose_a_subprotocol(serve: Serve, echo: Echo) -> None:
     server = await serve(echo)
     async with server.web_socket("/", subprotocols=[Subprotocol("soap")]) as socket:
         assert socket.subprotocol is None
@@ -369,7 +373,7 @@ async def test_no_protocol_need_be_chosen(serve: Serve, echo: Echo) -> None:
         assert await socket.recv() == "x"
 
 
-async def test_a_failure_before_the_web_socket_is_accepted_is_500_and_one_traceback(
+async def test_a_failure_before_the_accept_is_answered_by_500_and_logged_once(
     serve: Serve, logged: Logged
 ) -> None:
     app = FastAPI()
@@ -388,7 +392,7 @@ async def test_a_failure_before_the_web_socket_is_accepted_is_500_and_one_traceb
 
 
 @only_asgi  # uvicorn breaks the connection
-async def test_a_failure_of_a_web_socket_is_1011_and_one_traceback(
+async def test_a_failure_after_the_accept_closes_with_1011_and_is_logged_once(
     serve: Serve, logged: Logged
 ) -> None:
     app = FastAPI()
@@ -410,7 +414,7 @@ async def test_a_failure_of_a_web_socket_is_1011_and_one_traceback(
 
 
 @only_asgi  # uvicorn logs the error that Starlette raises
-async def test_an_endpoint_need_not_expect_that_its_client_leaves(serve: Serve) -> None:
+async def test_an_endpoint_need_not_handle_a_disconnected_client(serve: Serve) -> None:
     app = FastAPI()
     ended = asyncio.Event()
 
@@ -549,7 +553,7 @@ async def test_an_endpoint_waits_for_a_client_that_does_not_read(serve: Serve) -
         assert total == 400 * 65536
 
 
-async def test_many_web_sockets_talk_at_the_same_time(serve: Serve, echo: Echo) -> None:
+async def test_many_web_sockets_work_concurrently(serve: Serve, echo: Echo) -> None:
     server = await serve(echo)
 
     async def talk(number: int, socket: ClientConnection) -> None:
@@ -563,7 +567,7 @@ async def test_many_web_sockets_talk_at_the_same_time(serve: Serve, echo: Echo) 
     assert {(await echo.end())[0] for _ in sockets} == {1000}
 
 
-async def test_web_sockets_by_tls(serve: Serve, echo: Echo) -> None:
+async def test_web_sockets_work_over_tls(serve: Serve, echo: Echo) -> None:
     server = await serve(echo, tls=True)
     async with server.web_socket("/", compression=None) as socket:
         for message in ("hello", bytes(1 << 20)):

@@ -141,7 +141,7 @@ say("after")
     assert_orderly(outcome, "started", "main ends", *end)
 
 
-def test_a_with_block_that_is_entered_by_hand_is_no_different(run: Run) -> None:
+def test_a_with_block_may_be_entered_by_hand(run: Run) -> None:
     outcome = run(
         ENTER
         + """
@@ -202,7 +202,7 @@ loop.run_until_complete(ep.__aexit__(None, None, None))
     assert lines(outcome)[:5] == ["started", "no", "stopped", "cancelled", "given up"]
 
 
-def test_the_program_may_go_on_after_the_services_have_stopped(run: Run) -> None:
+def test_the_program_may_continue_after_the_services_have_stopped(run: Run) -> None:
     outcome = run(
         ENTER
         + """

@@ -37,7 +37,7 @@ def test_services_can_be_started_and_stopped_at_run_time(live: Form) -> None:
     ]
 
 
-def test_a_service_that_runs_is_not_started_a_second_time(live: Form) -> None:
+def test_a_running_service_is_not_started_again(live: Form) -> None:
     log: Log = []
     service = Brief(log=log)
 
@@ -89,7 +89,7 @@ def test_the_error_of_a_late_stop_is_raised_there_and_not_again_at_the_end(live:
     assert service.state is ServiceState.FAILED
 
 
-def test_services_can_come_and_go_from_inside_of_a_service(live: Form) -> None:
+def test_a_service_can_start_and_stop_other_services(live: Form) -> None:
     log: Log = []
     inner = Brief(log=log, name="inner")
 
@@ -143,7 +143,7 @@ def test_services_may_stop_themselves_and_each_other_from_their_stops(live: Form
 
 
 @pytest.mark.parametrize("depends_on", ["unknown", "itself"])
-def test_late_services_that_can_not_be_put_in_order_are_refused_before_anything_starts(
+def test_an_invalid_dependency_of_a_late_service_is_refused_before_any_start(
     live: Form, depends_on: str
 ) -> None:
     log: Log = []
@@ -309,7 +309,7 @@ def test_graceful_shutdown_called_by_a_service_ends_the_block(live: Form) -> Non
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "later"])
-def test_graceful_shutdown_called_by_a_start_ends_the_start_in_good_order(
+def test_graceful_shutdown_called_by_a_start_ends_the_start_up_in_order(
     live: Form, waits: bool
 ) -> None:
     log: Log = []
@@ -354,7 +354,7 @@ def test_graceful_shutdown_does_not_wait_for_the_task_that_calls_it(live: Form, 
     assert {"server stops", "other stops", "other is cancelled"} <= set(log)
 
 
-def test_run_without_a_result_exits_in_good_order() -> None:
+def test_run_without_a_result_exits_in_order() -> None:
     class Ending(Server):
         async def start(self) -> None:
             self.start_event.set()
@@ -410,7 +410,7 @@ def test_closing_an_entrypoint_returns_at_once_when_its_shutdown_has_begun(live:
     assert log == ["server starts", "server stops", "closed"]
 
 
-def test_waiting_for_the_end_can_be_cancelled(live: Form) -> None:
+def test_waiting_for_the_end_of_an_entrypoint_can_be_cancelled(live: Form) -> None:
     async def body(ep: entrypoint) -> str:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(ep.closing(), 0.01)
@@ -472,7 +472,7 @@ def test_hooks_find_their_entrypoint(live: Form) -> None:
     assert found == [True] * 4
 
 
-def test_a_thread_of_the_program_finds_none(live: Form) -> None:
+def test_a_thread_of_the_program_finds_no_entrypoint(live: Form) -> None:
     found: list[Any] = []
 
     def thread() -> None:

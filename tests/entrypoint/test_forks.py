@@ -112,7 +112,7 @@ def test_a_forked_worker_runs_an_entrypoint_as_a_fresh_process_does(
     assert outcome.stderr.count("worker") == 1
 
 
-def test_a_worker_that_is_forked_off_while_a_service_starts_or_stops_is_no_different(
+def test_a_worker_forked_during_a_start_or_stop_works(
     run: Run,
 ) -> None:
     outcome = run(
@@ -133,7 +133,7 @@ with entrypoint(Forking()):
     assert_orderly(outcome, *worker, "block", *worker)
 
 
-def test_a_worker_that_is_forked_off_in_a_thread_is_no_different(run: Run) -> None:
+def test_a_worker_forked_in_a_thread_works(run: Run) -> None:
     outcome = run(
         "import warnings; warnings.simplefilter('ignore')  # of forking with threads\n"
         + WORKER
@@ -148,7 +148,7 @@ with entrypoint() as loop:
     assert_orderly(outcome, *LIFE, "after", "child 3")
 
 
-def test_a_worker_of_a_worker_is_no_different(run: Run) -> None:
+def test_a_worker_forked_by_a_worker_works(run: Run) -> None:
     outcome = run(
         WORKER
         + """

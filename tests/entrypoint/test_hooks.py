@@ -21,7 +21,9 @@ def _restore_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(entrypoint, point, Signal())
 
 
-def test_the_four_hooks_come_around_start_and_stop_with_the_services(live: Form) -> None:
+def test_the_four_hooks_are_called_before_and_after_start_and_stop_with_the_services(
+    live: Form,
+) -> None:
     log: Log = []
     service = Server(log=log)
 
@@ -59,7 +61,7 @@ def test_hooks_of_one_entrypoint_are_not_called_for_another(loop_factory: LoopFa
     assert len(log) == 4
 
 
-def test_hooks_are_called_for_services_that_come_and_go_at_run_time(live: Form) -> None:
+def test_hooks_are_called_for_services_that_start_and_stop_at_run_time(live: Form) -> None:
     log: Log = []
     late = Brief(log=[])
 

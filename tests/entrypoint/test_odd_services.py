@@ -114,7 +114,7 @@ class UnspeakableHanging(Unspeakable, Hanging):
 
 
 @pytest.mark.parametrize("on_crash", ["shutdown", Restart(limit=1, delay=0)])
-def test_the_crash_of_a_service_that_can_not_be_shown_is_not_silent(
+def test_the_crash_of_a_service_without_a_working_repr_is_logged(
     live: Form, on_crash: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = ValueError("crash")
@@ -125,14 +125,14 @@ def test_the_crash_of_a_service_that_can_not_be_shown_is_not_silent(
     assert "crashed" in caplog.text
 
 
-def test_the_time_limit_for_the_start_holds_for_a_service_that_can_not_be_shown(
+def test_the_start_time_limit_applies_to_a_service_without_a_working_repr(
     live: Form,
 ) -> None:
     with pytest.raises(StartTimeout, match=r"UnspeakableHanging.* did not start within 0\.05 s"):
         live(UnspeakableHanging(log=[]), start_timeout=0.05)
 
 
-def test_the_time_limit_for_the_stop_holds_for_a_service_that_can_not_be_shown(
+def test_the_stop_time_limit_applies_to_a_service_without_a_working_repr(
     live: Form, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Stuck(Unspeakable, Server):
@@ -147,7 +147,7 @@ def test_the_time_limit_for_the_stop_holds_for_a_service_that_can_not_be_shown(
     assert log[2:] == ["server stops", "stuck is cancelled", "server is cancelled"]
 
 
-def test_a_start_of_a_service_that_can_not_be_shown_may_be_cancelled_from_outside(
+def test_the_start_of_a_service_without_a_working_repr_can_be_cancelled(
     live: Form,
 ) -> None:
     class Giving(Unspeakable, Server):
@@ -323,7 +323,7 @@ def test_a_stop_timeout_that_became_invalid_cuts_no_stop_short(
     assert "stop_timeout of <Asking name='odd'" in caplog.text
 
 
-def test_an_on_crash_that_was_spoilt_meanwhile_shuts_down(live: Form) -> None:
+def test_an_on_crash_that_became_invalid_shuts_down(live: Form) -> None:
     service: Any = Failing(log=[], error=ValueError("crash"), phase="run")
 
     async def body(_: entrypoint) -> None:

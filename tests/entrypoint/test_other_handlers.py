@@ -51,7 +51,7 @@ def assert_orderly(outcome: Outcome, *said: str, warnings: int = 1) -> None:
 @pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("way", ["loop", "signal"])
 @pytest.mark.parametrize("form", ["sync", "async", "main"])
-def test_both_hear_of_the_signal_and_the_service_is_named(
+def test_a_signal_reaches_both_handlers_and_the_service_is_named(
     run: Run, way: str, early: bool, form: str, signal: str
 ) -> None:
     outcome = run(
@@ -123,7 +123,7 @@ with entrypoint(Capturing()) as loop:
 
 
 @pytest.mark.parametrize("signum", ["signal.SIGTERM", "signal.SIGHUP"])
-def test_to_remove_a_handler_from_the_loop_leaves_the_entrypoint_its_signal(
+def test_removing_a_handler_from_the_loop_keeps_the_handler_of_the_entrypoint(
     run: Run, signum: str
 ) -> None:
     outcome = run(
@@ -147,7 +147,7 @@ with entrypoint(Removing()) as loop:
     assert_orderly(outcome, *said, warnings=int("TERM" in signum))
 
 
-def test_handlers_of_other_signals_are_the_loops_business(run: Run) -> None:
+def test_handlers_of_other_signals_stay_with_the_loop(run: Run) -> None:
     outcome = run(
         INSTALLING
         + """
@@ -257,7 +257,7 @@ with entrypoint(Installing(name="outer", way="loop")) as loop:
     assert outcome.stderr.count("installed a handler") == 2
 
 
-def test_an_entrypoint_that_ends_leaves_nothing_on_the_loop_of_a_program(run: Run) -> None:
+def test_an_entrypoint_leaves_no_handler_on_the_loop_of_the_program(run: Run) -> None:
     outcome = run(
         INSTALLING
         + """

@@ -17,7 +17,7 @@ class Owner(Service):
         pass
 
 
-def test_who_reads_finds_all_of_one_writing(tmp_path: Path) -> None:
+def test_a_reader_finds_one_complete_version(tmp_path: Path) -> None:
     path = tmp_path / "file"
     contents = (b"a" * 100_000, b"b" * 200_000)
     file = AtomicFile(Owner(), path)
@@ -38,7 +38,7 @@ def test_who_reads_finds_all_of_one_writing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_can_not_be_written_is_one_warning_until_it_can_be(
+def test_an_unwritable_file_is_logged_once_until_a_write_succeeds(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -70,7 +70,7 @@ def test_only_a_regular_file_is_replaced(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_kept_and_its_target_written(tmp_path: Path) -> None:
     path, link = tmp_path / "file", tmp_path / "link"
     link.symlink_to(path)
     AtomicFile(Owner(), link).write(b"content")
@@ -78,12 +78,12 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert path.read_bytes() == b"content"
 
 
-def test_a_path_that_no_system_can_have_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_impossible_path_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     AtomicFile(Owner(), "a\0b").write(b"content")
     assert "could not write" in caplog.text
 
 
-def test_others_may_read_the_file_as_far_as_the_process_lets_them(tmp_path: Path) -> None:
+def test_the_mode_of_the_file_follows_the_umask(tmp_path: Path) -> None:
     path, other = tmp_path / "file", tmp_path / "other"
     AtomicFile(Owner(), path).write(b"content")
     other.touch()

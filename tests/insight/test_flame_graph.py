@@ -75,7 +75,7 @@ class Busy(Service):
         await asyncio.sleep(0)
 
 
-def test_calls_are_under_the_service_that_they_are_made_for(
+def test_calls_are_attributed_to_the_service_at_work(
     loop_factory: LoopFactory, tmp_path: Path, no_leaks: None
 ) -> None:
     path = tmp_path / "page.html"
@@ -101,7 +101,7 @@ def test_calls_are_under_the_service_that_they_are_made_for(
         assert not {"Runner.run", "BaseEventLoop._run_once", "Handle._run"} & set(calls[2:])
 
 
-def test_the_time_in_which_the_loop_waits_is_left_out(loop_factory: LoopFactory) -> None:
+def test_idle_time_of_the_loop_is_left_out(loop_factory: LoopFactory) -> None:
     async def main() -> str:
         sampler = Sampler(asyncio.get_running_loop(), 0.001)
         await eventually(lambda: sampler._samples >= 100)
@@ -115,7 +115,7 @@ def test_the_time_in_which_the_loop_waits_is_left_out(loop_factory: LoopFactory)
     assert seen < (time.monotonic() - begin) / 2
 
 
-def test_calls_of_a_callback_are_under_its_service() -> None:
+def test_calls_of_a_callback_are_attributed_to_its_service() -> None:
     async def main() -> str:
         sampler = Sampler(asyncio.get_running_loop(), 0.001)
         current_service.set(Busy(name="callback's"))
@@ -129,7 +129,7 @@ def test_calls_of_a_callback_are_under_its_service() -> None:
     assert any(one[-3:] == ("callback's", "look_enough", "spin") for one in find_calls(tree))
 
 
-async def test_calls_of_a_task_begin_with_the_task_whatever_began_it() -> None:
+async def test_the_stack_of_a_task_begins_with_the_task() -> None:
     async def inner() -> None:
         look_enough(sampler)
 
@@ -142,7 +142,7 @@ async def test_calls_of_a_task_begin_with_the_task_whatever_began_it() -> None:
         assert one[one.index("(no service)") + 1].endswith("inner")
 
 
-async def test_what_no_service_does_is_told_apart() -> None:
+async def test_calls_of_no_service_have_a_root_of_their_own() -> None:
     sampler = Sampler(asyncio.get_running_loop(), 0.001)
     look_enough(sampler)
     sampler.stop()
@@ -177,7 +177,7 @@ async def test_the_number_of_stacks_has_a_bound(monkeypatch: pytest.MonkeyPatch)
     assert len(sampler._labels) <= 3
 
 
-def test_it_ends_with_the_loop(no_leaks: None) -> None:
+def test_sampling_ends_with_the_loop(no_leaks: None) -> None:
     async def main() -> Sampler:
         return Sampler(asyncio.get_running_loop(), 0.001)
 
@@ -188,7 +188,7 @@ def test_it_ends_with_the_loop(no_leaks: None) -> None:
     sampler.stop()
 
 
-def test_its_library_is_asked_for_when_the_service_is_made(
+def test_a_missing_library_is_an_error_when_the_service_is_created(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(sys.modules, "svcrun._insight.flame_graph")
@@ -205,7 +205,7 @@ def test_a_wrong_sample_interval_is_named(value: Any) -> None:
         Profiler(flamegraph="page.html", sample_interval=value)
 
 
-def test_the_page_has_a_file_of_its_own(tmp_path: Path) -> None:
+def test_the_profile_and_the_flame_graph_can_not_be_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with pytest.raises(ValueError, match="flamegraph must be"):
         Profiler(path=os.fspath(path), flamegraph=path)

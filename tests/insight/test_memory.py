@@ -39,7 +39,7 @@ def snapshot() -> tracemalloc.Snapshot:
         [tracemalloc.Filter(True, __file__), tracemalloc.DomainFilter(False, 0)],
     ],
 )
-def test_it_is_what_tracemalloc_makes_of_it(
+def test_grouped_statistics_equal_those_of_tracemalloc(
     snapshot: tracemalloc.Snapshot, key: str, filters: list[Any]
 ) -> None:
     chosen = snapshot.filter_traces(filters) if filters else snapshot
@@ -55,7 +55,7 @@ def test_files_can_be_left_out(snapshot: tracemalloc.Snapshot) -> None:
     assert rest.keys() == everything.keys() - {here}
 
 
-def test_a_snapshot_that_is_forgotten_is_empty() -> None:
+def test_a_released_snapshot_is_empty() -> None:
     tracemalloc.start()
     kept = leak(PORTION + 1)
     snapshot = tracemalloc.take_snapshot()

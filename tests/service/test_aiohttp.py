@@ -78,13 +78,13 @@ class TestEndpoints:
             assert await ask(service, host="localhost") == b"hello you"
 
     @needs_ipv6
-    async def test_all_addresses_of_ipv6_are_those_of_ipv4_too(self) -> None:
+    async def test_all_addresses_of_ipv6_include_those_of_ipv4(self) -> None:
         async with running(Hello("::", 0)) as service:
             assert await ask(service, host="127.0.0.1") == b"hello you"
             assert await ask(service, host="::1") == b"hello you"
 
     @pytest.mark.parametrize("how", ["address", "path", "unix:", "pathlib"])
-    async def test_a_path_makes_a_unix_socket_whose_file_is_gone_at_the_end(
+    async def test_a_path_binds_a_unix_socket_whose_file_is_removed_at_the_end(
         self, tmp_path: Path, how: str
     ) -> None:
         path = tmp_path / "http.sock"
@@ -101,13 +101,13 @@ class TestEndpoints:
             assert not path.exists()
 
     @pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's")
-    async def test_an_abstract_name_makes_no_file(self) -> None:
+    async def test_an_abstract_name_creates_no_file(self) -> None:
         name = f"\0svcrun-test-{os.getpid()}-{os.urandom(4).hex()}"
         async with running(Hello(name)) as service:
             assert service.address == name
             assert await ask(service) == b"hello you"
 
-    async def test_a_bound_socket_can_be_given(self) -> None:
+    async def test_a_bound_socket_can_be_passed(self) -> None:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             place = sock.getsockname()
@@ -118,7 +118,7 @@ class TestEndpoints:
                     assert await ask(service) == b"hello you"
             assert sock.fileno() == -1
 
-    async def test_an_inherited_descriptor_can_be_given(self) -> None:
+    async def test_an_inherited_descriptor_can_be_passed(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as sock:
             place = sock.getsockname()
             service = Hello(sock=socket.socket(fileno=os.dup(sock.fileno())))
@@ -140,7 +140,7 @@ class TestEndpoints:
             await second.stop()
             assert await ask(first) == b"hello you"
 
-    async def test_an_address_is_shared_only_on_demand(self) -> None:
+    async def test_an_address_is_shared_only_with_reuse_port(self) -> None:
         """C24."""
         async with running(Hello("127.0.0.1", 0, reuse_port=True)) as first:
             with pytest.raises(OSError, match="in use"):
@@ -347,7 +347,7 @@ class TestApplications:
 class TestOverrides:
     """In the way in which users of aiomisc do it."""
 
-    async def test_a_runner_of_aiohttps_own(self) -> None:
+    async def test_make_runner_may_return_an_app_runner(self) -> None:
         class Mine(Hello):
             async def make_runner(self, application: aioweb.Application) -> aioweb.BaseRunner:
                 return aioweb.AppRunner(application, keepalive_timeout=1)
@@ -355,7 +355,7 @@ class TestOverrides:
         async with running(Mine("127.0.0.1", 0)) as service:
             assert await ask(service) == b"hello you"
 
-    async def test_a_site_of_aiohttps_own_on_the_socket(self) -> None:
+    async def test_create_site_may_return_a_sock_site(self) -> None:
         class Mine(Hello):
             async def create_site(self) -> aioweb.BaseSite:
                 assert self.runner is not None
@@ -365,7 +365,7 @@ class TestOverrides:
         async with running(Mine("127.0.0.1", 0)) as service:
             assert await ask(service) == b"hello you"
 
-    async def test_a_site_that_binds_by_itself(self) -> None:
+    async def test_create_site_may_return_a_site_that_binds_by_itself(self) -> None:
         class Mine(Hello):
             async def create_site(self) -> aioweb.BaseSite:
                 assert self.runner is not None
@@ -526,7 +526,7 @@ class TestStart:
         (record,) = [r for r in caplog.records if r.levelno >= logging.ERROR]
         assert "failed to clean up" in record.getMessage()
 
-    async def test_a_start_that_is_cancelled_leaves_nothing(self, http: Web) -> None:
+    async def test_a_cancelled_start_leaves_nothing_behind(self, http: Web) -> None:
         waiting = asyncio.Event()
 
         async def wait(_: aioweb.Application) -> None:

@@ -237,7 +237,7 @@ async def test_clients_may_disconnect_at_any_point(
         (b"\x00\x01\x02\xff\xfe\r\n\r\n", ""),
     ],
 )
-async def test_a_malformed_request_is_answered_by_400_and_is_one_line(
+async def test_a_malformed_request_is_answered_by_400_and_logged_in_one_line(
     service: AIOHTTPService, caplog: pytest.LogCaptureFixture, sent: bytes, reason: str
 ) -> None:
     async with running(service):
@@ -255,7 +255,7 @@ async def test_a_malformed_request_is_answered_by_400_and_is_one_line(
     assert not line.endswith((":", "message"))
 
 
-async def test_garbage_after_a_request_does_not_spoil_its_answer(
+async def test_garbage_after_a_request_does_not_affect_its_response(
     service: AIOHTTPService, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(service):
@@ -351,7 +351,7 @@ async def test_a_client_of_a_unix_socket_without_a_name_is_logged(
     assert "an unnamed peer sent a malformed request" in only_line(caplog)
 
 
-async def test_hundreds_of_clients_at_once_leave_nothing(web: Web) -> None:
+async def test_hundreds_of_concurrent_clients_leave_nothing_behind(web: Web) -> None:
     service = web.service(serve)
     url = f"{'https' if web.is_tls else 'http'}://localhost"
     async with running(service):
@@ -368,7 +368,7 @@ async def test_hundreds_of_clients_at_once_leave_nothing(web: Web) -> None:
         await alone(service)
 
 
-async def test_a_client_session_talks_to_it(web: Web) -> None:
+async def test_a_client_session_of_aiohttp_gets_responses(web: Web) -> None:
     service = web.service(serve)
     scheme = "https" if web.is_tls else "http"
     async with running(service), aiohttp.ClientSession() as session:
@@ -384,7 +384,7 @@ async def test_a_client_session_talks_to_it(web: Web) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-async def test_curl_talks_to_it(web: Web) -> None:
+async def test_curl_gets_a_response(web: Web) -> None:
     service = web.service(serve)
     authority = [] if web.certificates is None else ["--cacert", str(web.certificates.ca)]
     url = f"{'https' if web.is_tls else 'http'}://localhost"
@@ -400,7 +400,7 @@ async def test_curl_talks_to_it(web: Web) -> None:
         assert out == b"1000" + b"x" * LARGE
 
 
-async def test_the_websockets_library_talks_to_it(http: Web) -> None:
+async def test_the_websockets_library_can_connect(http: Web) -> None:
     websockets = pytest.importorskip("websockets")
 
     async def echo(request: aioweb.Request) -> aioweb.WebSocketResponse:

@@ -252,7 +252,7 @@ async def test_an_upload_continues_during_the_stop(web: Web) -> None:
         await stop
 
 
-async def test_a_body_that_no_handler_reads_does_not_spoil_the_answer(http: Web) -> None:
+async def test_an_unread_request_body_does_not_affect_the_response(http: Web) -> None:
     """To close a socket with something unread in it would reset the connection."""
     service = http.service(hello)
     await service.start()

@@ -130,7 +130,7 @@ async def test_options_with_an_asterisk_reaches_the_application() -> None:
     assert (app.scope["path"], app.scope["raw_path"]) == ("*", b"*")
 
 
-async def test_headers_keep_their_order_and_number_in_lower_case() -> None:
+async def test_header_names_are_in_lower_case_and_keep_order_and_number() -> None:
     app = Recorder()
     async with serving(app) as service:
         await ask(service, get("/", "X-One: 1", "x-Two: \xe9", "X-ONE: 3"))
@@ -149,7 +149,7 @@ async def test_every_method_reaches_the_application(method: str) -> None:
     assert app.scope["method"] == method
 
 
-async def test_an_aiohttp_application_around_it_has_its_middlewares_and_routes() -> None:
+async def test_a_surrounding_aiohttp_application_keeps_its_middlewares_and_routes() -> None:
     seen = []
 
     @web.middleware
@@ -259,7 +259,7 @@ async def test_a_body_arrives_as_it_was_sent(size: int) -> None:
         assert (await ask(service, request)).body == b"True"
 
 
-async def test_a_compressed_body_stays_compressed_as_its_headers_say() -> None:
+async def test_a_compressed_request_body_is_received_compressed() -> None:
     # aiohttp would decompress it and leave the headers as they are.
     app_body = []
 
@@ -274,7 +274,7 @@ async def test_a_compressed_body_stays_compressed_as_its_headers_say() -> None:
     assert app_body == [body]
 
 
-async def test_a_body_comes_in_parts_as_the_client_sends_it() -> None:
+async def test_a_body_is_received_in_the_parts_that_the_client_sends() -> None:
     seen: asyncio.Queue[Message] = asyncio.Queue()
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -448,7 +448,7 @@ async def test_an_application_may_close_the_connection() -> None:
         assert await reader.read() == b""
 
 
-async def test_http_1_0_connections_are_kept_if_asked_for() -> None:
+async def test_an_http_1_0_connection_is_kept_open_on_request() -> None:
     async with serving(say_hello) as service, connected(service) as (reader, writer):
         for _ in range(2):
             writer.write(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
@@ -733,7 +733,7 @@ async def test_a_failure_after_the_response_is_logged_once_and_leaves_the_connec
     assert "GET / from 127.0.0.1" in errors(caplog)[0].getMessage()
 
 
-async def test_a_malformed_body_is_the_fault_of_the_client(
+async def test_a_malformed_body_is_no_error_of_the_application(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:

@@ -147,7 +147,7 @@ async def test_with_lifespan_off_the_application_is_not_called_with_a_lifespan_s
     assert app.scope == {}
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
+async def test_a_cancelled_start_leaves_nothing_behind() -> None:
     app = Living(startup="hang")
     one = service(app)
     async with serving(Living()):
@@ -241,7 +241,7 @@ class Flexible:
 
 
 @pytest.mark.parametrize("app", [function, make, make_async, Callable(), Callable, Flexible()])
-async def test_an_application_is_given_or_made(app: Any) -> None:
+async def test_an_application_can_be_an_instance_or_a_factory(app: Any) -> None:
     async with serving(app) as running:
         assert (await ask(running, get())).body == b"function"
 

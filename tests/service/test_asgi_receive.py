@@ -142,7 +142,7 @@ async def test_receive_may_wait_before_the_web_socket_is_accepted() -> None:
     assert app.received == [{"type": "websocket.receive", "text": "hello"}]
 
 
-async def test_each_message_goes_to_one_of_the_calls_that_wait_in_their_order() -> None:
+async def test_waiting_receive_calls_get_one_message_each_in_order() -> None:
     async def script(app: Recorder, receive: Receive, send: Send) -> None:
         await receive()
         early = [asyncio.ensure_future(receive()) for _ in range(2)]
@@ -162,7 +162,7 @@ async def test_each_message_goes_to_one_of_the_calls_that_wait_in_their_order() 
 
 
 @pytest.mark.parametrize("yields", [1, 2, 3])
-async def test_a_call_that_is_cancelled_loses_no_message(yields: int) -> None:
+async def test_a_cancelled_receive_loses_no_message(yields: int) -> None:
     async def script(app: Recorder, receive: Receive, send: Send) -> None:
         await accept(receive, send)
         while not app.received or app.received[-1]["type"] != "websocket.disconnect":
@@ -191,7 +191,7 @@ async def test_a_call_that_is_cancelled_loses_no_message(yields: int) -> None:
 POST = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n"
 
 
-async def test_parts_of_a_body_go_to_the_calls_in_their_order() -> None:
+async def test_waiting_receive_calls_get_the_parts_of_a_body_in_order() -> None:
     async def script(app: Recorder, receive: Receive, send: Send) -> None:
         calls = [asyncio.ensure_future(receive()) for _ in range(3)]
         for _ in range(5):
@@ -219,7 +219,7 @@ async def test_parts_of_a_body_go_to_the_calls_in_their_order() -> None:
     ]
 
 
-async def test_a_call_that_waits_for_more_of_a_body_ends_with_the_response(
+async def test_a_receive_that_waits_for_more_of_a_body_returns_at_the_end_of_the_response(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # The connection serves another request: nothing else reads from it.
@@ -250,7 +250,7 @@ def is_quiet(caplog: pytest.LogCaptureFixture) -> bool:
 
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_a_client_that_pings_and_never_reads_and_vanishes_is_code_1006(
+async def test_a_client_that_pings_without_reading_and_vanishes_is_code_1006(
     how: str, caplog: pytest.LogCaptureFixture, *, busy: bool
 ) -> None:
     async def script(app: Recorder, receive: Receive, send: Send) -> None:
@@ -344,7 +344,7 @@ async def stream(_: Receive, send: Send) -> None:
 
 @pytest.mark.parametrize("act", [say, deny, stream])
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_to_send_to_a_client_that_vanished_is_an_os_error_and_no_error_of_the_application(
+async def test_sending_to_a_vanished_client_is_an_os_error_that_is_not_logged(
     how: str, act: Callable[[Receive, Send], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def script(app: Recorder, receive: Receive, send: Send) -> None:
@@ -362,7 +362,7 @@ async def test_to_send_to_a_client_that_vanished_is_an_os_error_and_no_error_of_
     assert is_quiet(caplog)
 
 
-async def test_to_accept_a_client_that_vanished_is_an_os_error(
+async def test_accepting_a_vanished_client_is_an_os_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def script(app: Recorder, receive: Receive, send: Send) -> None:
@@ -381,7 +381,7 @@ async def test_to_accept_a_client_that_vanished_is_an_os_error(
     assert is_quiet(caplog)
 
 
-async def test_to_close_a_web_socket_whose_client_vanished_is_no_error(
+async def test_closing_the_web_socket_of_a_vanished_client_is_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def script(app: Recorder, receive: Receive, send: Send) -> None:

@@ -172,7 +172,7 @@ async def test_an_application_may_stop_its_service() -> None:
             assert await reader.read() == b"stopped"
 
 
-async def test_https_serves_the_same(certificates: Certificates) -> None:
+async def test_an_application_is_served_by_https(certificates: Certificates) -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await answer(send, scope["scheme"].encode())
 

@@ -116,7 +116,7 @@ async def test_class_attributes_are_defaults() -> None:
         assert "server" not in response.headers
 
 
-async def test_the_date_is_that_of_the_moment() -> None:
+async def test_the_date_header_is_current() -> None:
     """As uvicorn's own loop sees to it, once a second."""
     async with running(make()) as service:
         first = (await get(service)).headers["date"]
@@ -253,7 +253,7 @@ async def test_port_0_selects_a_free_port_which_the_service_shows() -> None:
     assert (service.address, service.port) == ("127.0.0.1", 0)
 
 
-async def test_all_addresses_of_ipv6_are_those_of_ipv4_too() -> None:
+async def test_all_addresses_of_ipv6_include_those_of_ipv4() -> None:
     """C23."""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -267,7 +267,7 @@ async def test_all_addresses_of_ipv6_are_those_of_ipv4_too() -> None:
 
 
 @pytest.mark.parametrize("how", ["address", "host", "path", "uds", "unix:"])
-async def test_a_path_makes_a_unix_socket_whose_file_is_gone_at_the_end(
+async def test_a_path_binds_a_unix_socket_whose_file_is_removed_at_the_end(
     tmp_path: Path, how: str
 ) -> None:
     """C23."""
@@ -280,7 +280,7 @@ async def test_a_path_makes_a_unix_socket_whose_file_is_gone_at_the_end(
     assert not path.exists()
 
 
-async def test_a_bound_socket_can_be_given() -> None:
+async def test_a_bound_socket_can_be_passed() -> None:
     """C23."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -297,7 +297,7 @@ async def test_a_bound_socket_can_be_given() -> None:
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
-async def test_an_inherited_descriptor_can_be_given(
+async def test_an_inherited_descriptor_can_be_passed(
     tmp_path: Path, family: socket.AddressFamily
 ) -> None:
     with socket.socket(family) as sock:
@@ -348,7 +348,7 @@ async def test_an_address_in_use_is_named_with_port_and_service() -> None:
         assert (await get(first)).text == "hello /"
 
 
-async def test_an_address_is_shared_only_on_demand() -> None:
+async def test_an_address_is_shared_only_with_reuse_port() -> None:
     """C24."""
     async with running(make(reuse_port=True)) as first:
         with pytest.raises(OSError, match="in use"):
@@ -394,7 +394,7 @@ async def test_a_service_can_be_pickled_before_it_runs() -> None:
     ],
     ids=["instance", "function", "factory", "coroutine", "string", "string of a factory"],
 )
-async def test_an_application_is_given_made_or_named(
+async def test_an_application_can_be_an_instance_a_factory_or_a_name(
     app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
@@ -405,7 +405,7 @@ async def test_an_application_is_given_made_or_named(
         assert (await get(service)).text == "hello /"
 
 
-async def test_an_application_that_takes_anything_is_not_called_for_another() -> None:
+async def test_an_application_that_accepts_any_arguments_is_not_called_as_a_factory() -> None:
     calls: list[int] = []
 
     async def app(*args: Any) -> None:
@@ -425,7 +425,7 @@ async def test_a_factory_can_be_declared() -> None:
         assert (await get(service)).text == "hello /"
 
 
-async def test_the_application_is_made_at_each_start() -> None:
+async def test_the_application_is_created_at_each_start() -> None:
     made: list[Application] = []
 
     def factory() -> Application:
@@ -543,7 +543,7 @@ async def test_with_lifespan_off_the_application_is_not_called_for_it() -> None:
     assert app.life == []
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
+async def test_a_cancelled_start_leaves_nothing_behind() -> None:
     """C12."""
     ends: list[str] = []
     asked = asyncio.Event()
@@ -610,7 +610,7 @@ async def test_a_running_server_is_not_started_again() -> None:
         assert (await get(service)).text == "hello /"
 
 
-async def test_a_service_can_be_started_and_stopped_again_and_again() -> None:
+async def test_a_service_can_be_started_and_stopped_several_times() -> None:
     """C22."""
     service = make(app=make_application)
 
@@ -746,7 +746,9 @@ def tls(certificates: Certificates) -> dict[str, Any]:
     return {"ssl_certfile": certificates.server_cert, "ssl_keyfile": certificates.server_key}
 
 
-async def test_https(certificates: Certificates, tls: dict[str, Any]) -> None:
+async def test_a_certificate_and_a_key_serve_https(
+    certificates: Certificates, tls: dict[str, Any]
+) -> None:
     async def tell_scheme(scope: Any, receive: Receive, send: Send) -> None:
         await answer(send, scope["scheme"].encode())
 
@@ -757,7 +759,7 @@ async def test_https(certificates: Certificates, tls: dict[str, Any]) -> None:
             await get(service, verify=ssl.create_default_context())
 
 
-async def test_a_failed_handshake_is_one_line_and_concerns_no_other_client(
+async def test_a_failed_handshake_is_logged_in_one_line_and_disturbs_no_other_client(
     certificates: Certificates, tls: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """C28."""
@@ -788,7 +790,7 @@ async def test_a_client_without_a_certificate_can_be_refused(
     "ssl_context_factory" not in inspect.signature(uvicorn.Config).parameters,
     reason="the option is newer than this uvicorn",
 )
-async def test_an_ssl_context_can_be_passed(certificates: Certificates) -> None:
+async def test_ssl_context_factory_creates_the_context(certificates: Certificates) -> None:
     def make_context(config: Any, default: Any) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificates.server_cert, certificates.server_key)
@@ -800,7 +802,7 @@ async def test_an_ssl_context_can_be_passed(certificates: Certificates) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["no key", "another key", "an encrypted key"])
-async def test_files_that_do_not_fit_fail_the_start_and_leave_nothing(
+async def test_an_unusable_private_key_fails_the_start_and_leaves_nothing_behind(
     certificates: Certificates, tmp_path: Path, wrong: str
 ) -> None:
     """C7."""

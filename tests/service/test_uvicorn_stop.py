@@ -348,7 +348,7 @@ async def test_web_sockets_are_closed_by_code_1012() -> None:
     assert [message["code"] for message in received] == [1012]
 
 
-async def test_a_web_socket_whose_application_goes_on_is_cancelled() -> None:
+async def test_a_web_socket_application_that_ignores_the_close_is_cancelled() -> None:
     ends: list[str] = []
 
     async def ignore(scope: Any, receive: Receive, send: Send) -> None:
@@ -491,7 +491,7 @@ async def test_a_service_that_was_not_started_can_be_stopped() -> None:
     await make().stop()
 
 
-async def test_a_stop_that_is_cancelled_closes_everything_at_once() -> None:
+async def test_a_cancelled_stop_closes_all_connections_at_once() -> None:
     """C19."""
     work = Work()
     await use_network()

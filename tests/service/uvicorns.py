@@ -50,7 +50,7 @@ class Application:
         self.handle = handle
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Do as ASGI wants it."""
+        """Serve one ASGI scope."""
         if scope["type"] != "lifespan":
             await self.handle(scope, receive, send)
             return

@@ -148,7 +148,7 @@ async def test_the_coroutine_sees_the_context_variables_of_the_thread() -> None:
     assert await work() == 2
 
 
-async def test_in_a_thread_that_knows_no_loop_it_has_to_be_passed() -> None:
+async def test_a_thread_without_a_loop_has_to_pass_one() -> None:
     outcome: list[str] = []
 
     def work() -> None:
@@ -163,7 +163,7 @@ async def test_in_a_thread_that_knows_no_loop_it_has_to_be_passed() -> None:
     assert "pass it: wait_coroutine(coro, loop)" in outcome[0]
 
 
-async def test_the_loop_itself_is_not_blocked() -> None:
+async def test_sync_await_in_the_thread_of_the_loop_is_refused() -> None:
     with pytest.raises(RuntimeError, match="would block the event loop itself; use await"):
         wait_coroutine(fail(), asyncio.get_running_loop())
 
@@ -175,7 +175,7 @@ def test_a_closed_loop_is_an_error(loop_factory: LoopFactory) -> None:
         wait_coroutine(fail(), loop)
 
 
-def test_a_loop_that_is_closed_meanwhile_is_an_error(
+def test_a_loop_that_is_closed_during_the_wait_is_an_error(
     loop_factory: LoopFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(from_thread, "_POLL_INTERVAL", 0.001)

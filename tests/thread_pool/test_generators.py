@@ -101,7 +101,7 @@ async def test_the_generator_begins_with_the_iteration(decorator: Decorator) -> 
 
 
 @pytest.mark.parametrize("max_size", [1, 7])
-async def test_the_generator_is_no_further_ahead_than_it_may(
+async def test_the_generator_runs_ahead_up_to_its_limit(
     decorator: Decorator, max_size: int
 ) -> None:
     numbers = Numbers(decorator, max_size)
@@ -333,7 +333,7 @@ async def test_the_generator_sees_the_context_variables_of_the_iteration(
     assert [value async for value in values()] == [1]
 
 
-async def test_a_pool_that_closes_ends_its_generators_and_they_say_so(
+async def test_a_pool_that_closes_ends_its_generators_with_pool_closed(
     pool: ThreadPoolExecutor,
 ) -> None:
     numbers = Numbers(threaded_iterable)

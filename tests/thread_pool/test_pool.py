@@ -109,7 +109,7 @@ def test_a_pool_behaves_like_that_of_the_standard_library(pool: ThreadPoolExecut
         pool.submit(divmod, 1, 0).result(PATIENCE)
 
 
-async def test_it_works_as_default_executor(pool: ThreadPoolExecutor) -> None:
+async def test_a_pool_works_as_default_executor(pool: ThreadPoolExecutor) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(pool)
     name = await loop.run_in_executor(None, lambda: threading.current_thread().name)
@@ -444,7 +444,7 @@ print(pool.submit(abs, -1).result(20))
 
 
 @pytest.mark.parametrize("used", ["await pool.close(timeout=0.01)", "pass"])
-def test_a_job_that_hangs_does_not_hold_the_process(
+def test_a_job_that_hangs_does_not_delay_the_exit(
     used: str, run_program: Callable[..., Program]
 ) -> None:
     program = run_program(
@@ -492,7 +492,7 @@ def test_a_program_that_only_needs_the_pool_does_not_load_the_rest() -> None:
     assert set(output.split()) == {"svcrun.thread_pool.executor", "svcrun.thread_pool.thread_group"}
 
 
-def test_many_jobs_from_many_sides_all_run(pool: ThreadPoolExecutor) -> None:
+def test_many_jobs_of_many_threads_all_run(pool: ThreadPoolExecutor) -> None:
     results: list[int] = []
 
     def submit(start: int) -> None:

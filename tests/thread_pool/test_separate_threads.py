@@ -29,7 +29,7 @@ def start(group: ThreadGroup, target: Callable[..., object], *args: object) -> N
     group.start(target, args, name="svcrun-test", daemon=True)
 
 
-async def test_after_waiting_the_threads_are_gone(group: ThreadGroup) -> None:
+async def test_the_threads_have_ended_after_waiting(group: ThreadGroup) -> None:
     local = threading.local()
     threads: list[threading.Thread] = []
 
@@ -66,7 +66,7 @@ async def test_a_thread_that_begins_as_the_last_one_ends_is_waited_for(group: Th
     assert ended.is_set()
 
 
-def test_joining_lasts_until_the_threads_are_gone(group: ThreadGroup) -> None:
+def test_joining_lasts_until_the_threads_have_ended(group: ThreadGroup) -> None:
     local = threading.local()
     threads: list[threading.Thread] = []
 
@@ -85,7 +85,9 @@ def test_joining_lasts_until_the_threads_are_gone(group: ThreadGroup) -> None:
     assert [thread.is_alive() for thread in threads] == [False]
 
 
-async def test_several_can_wait(group: ThreadGroup, release: threading.Event) -> None:
+async def test_several_tasks_can_wait_for_the_threads(
+    group: ThreadGroup, release: threading.Event
+) -> None:
     start(group, release.wait, PATIENCE)
     waiting = [asyncio.create_task(group.wait(PATIENCE)) for _ in range(3)]
     await asyncio.sleep(0)
@@ -126,7 +128,7 @@ async def test_a_stoppable_block_that_begins_during_the_wait_is_stopped_at_once(
 
 
 @pytest.mark.parametrize("how", ["finished", "timed out", "cancelled"])
-async def test_nothing_is_stopped_when_the_waiting_is_over(
+async def test_a_stoppable_block_after_the_wait_is_not_stopped(
     group: ThreadGroup, release: threading.Event, how: str
 ) -> None:
     stopped: list[str] = []
@@ -154,7 +156,7 @@ async def test_nothing_is_stopped_when_the_waiting_is_over(
     assert await group.wait(PATIENCE) == []
 
 
-def test_in_a_thread_of_no_group_nothing_is_stopped() -> None:
+def test_a_stoppable_block_in_a_thread_of_no_group_is_not_stopped() -> None:
     ran: list[int] = []
 
     def work() -> None:

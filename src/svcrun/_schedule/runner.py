@@ -101,7 +101,7 @@ class ScheduleRunner:
     it runs, and a task that it leaves changed makes no further calls.
 
     A runner goes through these states once: it waits for its timer, or has a call in flight, until
-    :meth:`end`; then no call begins, and :meth:`wait` waits for the call in flight.
+    :meth:`end`; then no call begins, and :meth:`finish` waits for the call in flight.
 
     :raises TypeError, ValueError: naming the parameter that has a wrong value.
     """
@@ -344,19 +344,15 @@ class ScheduleRunner:
         self._excuse_caller()
         self.end()
         try:
-            await self.wait()
+            if self._other_tasks():
+                await asyncio.sleep(0)  # enough for a task without a call in flight
+            if pending := self._other_tasks():
+                await asyncio.wait(pending)
         except asyncio.CancelledError:
             if self._task is not None and self._call is not None:
                 log_late(log, self.callback, [self._task], "when the stop was cancelled")
             self._cancel_call()
             raise
-
-    async def wait(self) -> None:
-        """Wait until an ended runner has no task left."""
-        if self._other_tasks():
-            await asyncio.sleep(0)  # enough for a task without a call in flight
-        if pending := self._other_tasks():
-            await asyncio.wait(pending)
 
     def _other_tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks in progress, without those that wait for the end of the runner.

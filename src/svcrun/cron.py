@@ -60,8 +60,6 @@ class CronCallback(Recurring):
     1 call
     """
 
-    __slots__ = ()
-
     def start(
         self,
         spec: str | CronSpec,

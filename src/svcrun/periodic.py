@@ -45,8 +45,6 @@ class PeriodicCallback(Recurring):
     tick
     """
 
-    __slots__ = ()
-
     def start(
         self,
         interval: float,

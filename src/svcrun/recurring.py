@@ -78,19 +78,6 @@ class Recurring:
     :raises TypeError: if `coroutine_func` is not callable.
     """
 
-    __slots__ = (
-        "_runner",
-        "args",
-        "calls",
-        "failures",
-        "func",
-        "kwargs",
-        "last_duration",
-        "last_start",
-        "name",
-        "skipped",
-    )
-
     def __init__(
         self, coroutine_func: CallbackType, *args: Any, name: str | None = None, **kwargs: Any
     ) -> None:
@@ -195,8 +182,6 @@ class RecurringCallback(Recurring):
     tick
     tick
     """
-
-    __slots__ = ()
 
     def start(
         self,

@@ -23,8 +23,6 @@ async def wall() -> Wall:
 class Job(CronCallback):
     """A callback that records the wall-clock times of its calls."""
 
-    __slots__ = ("times", "wall")
-
     def __init__(self, wall: Wall) -> None:
         super().__init__(self.note, name="job")
         self.wall = wall
@@ -334,8 +332,6 @@ async def test_a_time_during_a_call_is_skipped(
 
 async def test_a_subclass_may_override_get_next(wall: Wall) -> None:
     class Often(Job):
-        __slots__ = ()
-
         def get_next(self, spec: CronSpec, after: float) -> float:
             return 0.25
 

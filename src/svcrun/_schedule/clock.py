@@ -54,8 +54,6 @@ class Clock:
     Tests pass another `wall`, and a loop whose time they move.
     """
 
-    __slots__ = ("__weakref__", "blocked", "loop", "loop_timers", "time", "wall", "wall_timers")
-
     def __init__(
         self, loop: asyncio.AbstractEventLoop, wall: Callable[[], float] | None = None
     ) -> None:
@@ -111,8 +109,6 @@ class TimerQueue:
     less processor time than with one ``loop.call_at()`` for each, on Python 3.11 and 3.13, on
     asyncio's loop and on uvloop. And many timers that are due at once do not block the loop.
     """
-
-    __slots__ = ("_armed_for", "_context", "_discarded", "_entries", "_handle", "_numbers", "clock")
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -202,8 +198,6 @@ class WallTimerQueue(TimerQueue):
     The wall clock is read every second while there are timers, so that a clock that was set is
     noticed within a second.
     """
-
-    __slots__ = ("_offset",)
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)

@@ -43,8 +43,6 @@ def get_zone(owner: object, zone: str | tzinfo) -> tzinfo:
 class LocalTime:
     """The clocks of a time zone."""
 
-    __slots__ = ("zone",)
-
     def __init__(self, zone: tzinfo) -> None:
         self.zone = zone
 

@@ -106,30 +106,6 @@ class ScheduleRunner:
     :raises TypeError, ValueError: naming the parameter that has a wrong value.
     """
 
-    __slots__ = (
-        "_call",
-        "_call_start",
-        "_cancelled",
-        "_context",
-        "_due_calls",
-        "_excused",
-        "_has_warned",
-        "_overlap",
-        "_shield",
-        "_suppress",
-        "_task",
-        "_timers",
-        "_waiter",
-        "callback",
-        "clock",
-        "ended",
-        "entry",
-        "next_due",
-        "on_call_end",
-        "schedule",
-        "strategy_task",
-    )
-
     def __init__(
         self,
         callback: Callback,

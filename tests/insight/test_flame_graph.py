@@ -164,7 +164,7 @@ async def test_a_deep_stack_is_cut() -> None:
     assert "(outer calls)" in calls
 
 
-async def test_the_number_of_stacks_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_stacks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sampling, "_MAX_STACKS", 3)
     monkeypatch.setattr(_sampling, "_MAX_LABELS", 3)
     sampler = Sampler(asyncio.get_running_loop(), 0.001)

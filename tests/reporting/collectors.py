@@ -1,4 +1,4 @@
-"""A server that collects events, in threads of its own, and behaves as badly as it is told to."""
+"""A server that collects events in threads, and misbehaves on request."""
 
 import contextlib
 import json

@@ -136,7 +136,9 @@ async def test_dependants_of_a_periodic_service_are_stopped_before_it() -> None:
     assert said == ["call", "user stopped", "source stopped"]
 
 
-async def test_a_failing_call_is_logged_with_the_name(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_call_is_logged_with_the_name_of_the_service(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Failing(PeriodicService):
         async def callback(self) -> None:
             raise LookupError("broken")
@@ -249,7 +251,7 @@ def test_wrong_parameters_are_refused_at_once(
     assert refuses(raised.value, message)
 
 
-async def test_a_parameter_that_went_wrong_later_is_refused_at_the_start() -> None:
+async def test_a_parameter_changed_to_a_wrong_value_is_refused_at_the_start() -> None:
     service = Ticks()
     service.interval = 0
     with pytest.raises(ValueError, match="interval must be greater than 0, not 0"):

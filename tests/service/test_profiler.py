@@ -174,7 +174,7 @@ with entrypoint(Profiler(path={str(path)!r}), log_format="stream"):
     assert list(tmp_path.iterdir()) == [path]
 
 
-async def test_another_profiler_is_named_and_left_alone(no_leaks: None) -> None:
+async def test_an_active_profiler_is_named_and_stays_active(no_leaks: None) -> None:
     theirs = cProfile.Profile()
     theirs.enable()
     try:
@@ -192,7 +192,7 @@ async def test_another_profiler_is_named_and_left_alone(no_leaks: None) -> None:
     assert find_active() is None
 
 
-async def test_a_function_that_profiles_is_named() -> None:
+async def test_an_active_profile_function_is_named() -> None:
     sys.setprofile(do_nothing)
     try:
         with pytest.raises(ProfilerActive, match=r"do_nothing.* is active"):
@@ -223,7 +223,7 @@ with entrypoint(Profiler(), log_config=False):
 """
 
 
-def test_a_debugger_is_named(run_program: Callable[..., Program]) -> None:
+def test_an_active_debugger_is_named(run_program: Callable[..., Program]) -> None:
     program = run_program(PROGRAM.format("bdb.Bdb().set_trace()"), measured=False)
     outcome = program.wait()
     assert "runs" not in outcome.stdout
@@ -232,7 +232,7 @@ def test_a_debugger_is_named(run_program: Callable[..., Program]) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no sys.monitoring")
 @pytest.mark.parametrize("tool", ["PROFILER_ID", "DEBUGGER_ID"])
-def test_a_tool_of_monitoring_is_named(run_program: Callable[..., Program], tool: str) -> None:
+def test_an_active_monitoring_tool_is_named(run_program: Callable[..., Program], tool: str) -> None:
     take = f"sys.monitoring.use_tool_id(sys.monitoring.{tool}, 'the other one')"
     outcome = run_program(PROGRAM.format(take), measured=False).wait()
     assert "runs" not in outcome.stdout
@@ -398,7 +398,7 @@ async def test_a_loop_in_any_thread_can_be_measured() -> None:
     assert any(entry.code is work.__code__ for entry in entries)
 
 
-async def test_the_calls_of_other_threads_are_left_out() -> None:
+async def test_calls_of_other_threads_are_omitted() -> None:
     def work_elsewhere() -> None:
         is_begun.set()
         is_over.wait(PATIENCE)

@@ -215,7 +215,7 @@ async def test_each_option_of_the_client_has_its_effect(collector: Collector) ->
     assert frame["in_app"] is frame["module"].startswith("tests")
 
 
-async def test_variables_and_versions_are_left_out_on_request(collector: Collector) -> None:
+async def test_variables_and_versions_can_be_omitted(collector: Collector) -> None:
     options = {"capture_locals": False, "include_versions": False}
     async with sending(collector, client_options=options):
         log_failure()

@@ -137,7 +137,7 @@ def test_a_crash_is_tagged_with_its_service(run_program: Start, collector: Colle
 
 
 @pytest.mark.parametrize("listening", [True, False], ids=["hangs", "absent"])
-def test_a_signal_ends_the_program_in_time_though_the_server_does_not_answer(
+def test_a_signal_ends_the_program_in_time_if_the_server_does_not_respond(
     run_program: Start, listening: bool
 ) -> None:
     with Collector(listening=listening) as collector:

@@ -396,7 +396,7 @@ async def test_integrations_of_the_program_are_used(collector: EnvelopeCollector
     assert collector.messages == ["no breadcrumb"] * 2
 
 
-async def test_integrations_can_be_turned_off(collector: EnvelopeCollector) -> None:
+async def test_integrations_can_be_disabled(collector: EnvelopeCollector) -> None:
     from sentry_sdk.integrations.asyncio import AsyncioIntegration
 
     options = {"disabled_integrations": [AsyncioIntegration]}
@@ -561,7 +561,7 @@ async def test_the_errors_of_a_thread_are_reported(collector: EnvelopeCollector)
     assert collector.errors == ["thread"]
 
 
-async def test_events_that_the_server_refuses_are_counted(collector: EnvelopeCollector) -> None:
+async def test_rejected_events_are_counted(collector: EnvelopeCollector) -> None:
     collector.usual = answer(400)
     async with running(collector.sender()) as sender:
         log.error("now")

@@ -209,7 +209,7 @@ async def test_the_tracer_does_not_show_itself(tables: Tables) -> None:
     assert not [row for row in rows if "tracemalloc.py" in row[4]]
 
 
-async def test_by_default_a_table_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_table_is_logged_by_default(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "svcrun.service.tracer")
     async with entrypoint(MemoryTracer(), log_config=False):
         await eventually(lambda: caplog.records)
@@ -253,7 +253,7 @@ async def test_a_failed_snapshot_is_logged_and_the_next_one_is_taken(
 
 
 @pytest.mark.parametrize("was_on", [False, True])
-async def test_tracemalloc_is_left_as_it_was_found(was_on: bool, tables: Tables) -> None:
+async def test_the_stop_restores_the_state_of_tracemalloc(was_on: bool, tables: Tables) -> None:
     if was_on:
         tracemalloc.start(3)
     try:
@@ -384,7 +384,7 @@ async def test_a_cancelled_stop_still_turns_tracemalloc_off(tables: Tables) -> N
         (3 * 1024**6, "3.0EiB"),
     ],
 )
-def test_sizes_are_shown_as_in_the_document(size: int, text: str) -> None:
+def test_sizes_have_binary_units(size: int, text: str) -> None:
     assert MemoryTracer.humanize(size) == text
 
 
@@ -412,7 +412,7 @@ def test_wrong_parameters_are_refused_at_once(
     assert refuses(raised.value, message)
 
 
-async def test_a_parameter_that_went_wrong_later_is_refused_at_the_start(tables: Tables) -> None:
+async def test_a_parameter_changed_to_a_wrong_value_is_refused_at_the_start(tables: Tables) -> None:
     tracer = tables.tracer()
     tracer.top_results = -1
     with pytest.raises(ValueError, match="top_results must be at least 1, not -1"):

@@ -228,7 +228,7 @@ async def test_a_loop_that_iterates_is_not_reported(caplog: pytest.LogCaptureFix
     assert lag == watchdog.lag  # the figures are final
 
 
-async def test_while_the_loop_is_blocked_another_thread_sees_the_lag_grow() -> None:
+async def test_another_thread_sees_the_lag_of_a_blocked_loop_grow() -> None:
     watchdog = make()
     seen: list[LoopLag] = []
 
@@ -256,7 +256,7 @@ def test_the_statistics_are_a_snapshot() -> None:
         lag.last = 1  # type: ignore[misc]
 
 
-def test_a_loop_that_is_not_run_is_not_blocked(
+def test_a_loop_that_does_not_run_is_not_blocked(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     watchdog = make()
@@ -456,7 +456,7 @@ def test_wrong_parameters_are_refused_at_once(
     assert refuses(raised.value, message)
 
 
-async def test_a_parameter_that_went_wrong_later_is_refused_at_the_start() -> None:
+async def test_a_parameter_changed_to_a_wrong_value_is_refused_at_the_start() -> None:
     watchdog = make()
     watchdog.threshold = -1
     with (

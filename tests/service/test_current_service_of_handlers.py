@@ -179,7 +179,7 @@ class Records(logging.Handler):
 
 
 @pytest.mark.parametrize("buffered", [True, False])
-def test_each_server_is_at_work_in_its_handlers(
+def test_each_server_is_the_current_service_in_its_handlers(
     loop_factory: LoopFactory, kind: Kind, buffered: bool
 ) -> None:
     def tell() -> str:
@@ -207,7 +207,9 @@ def test_each_server_is_at_work_in_its_handlers(
     assert set(records.count("")) <= {"first", "second"}
 
 
-def test_a_server_is_at_work_when_its_handler_fails(loop_factory: LoopFactory, kind: Kind) -> None:
+def test_a_server_is_the_current_service_when_its_handler_fails(
+    loop_factory: LoopFactory, kind: Kind
+) -> None:
     def tell() -> str:
         raise LookupError("lost")
 

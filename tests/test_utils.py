@@ -192,7 +192,7 @@ class TestCancelTasks:
         assert waiting.done()
         assert await waiting == []
 
-    async def test_an_object_that_is_no_task_is_refused_and_nothing_is_cancelled(self) -> None:
+    async def test_an_object_that_is_not_a_task_is_refused_and_nothing_is_cancelled(self) -> None:
         future = asyncio.get_running_loop().create_future()
         with pytest.raises(TypeError, match=r"not 'task'; .*create_task"):
             await cancel_tasks([future, "task"])  # type: ignore[list-item]
@@ -357,7 +357,7 @@ class TestSelect:
         assert repr(result) == "<SelectResult [None, 'value']>"
 
 
-def test_bind_socket_is_found_here_as_well() -> None:
+def test_utils_exports_bind_socket() -> None:
     with utils.bind_socket(address="127.0.0.1", port=0) as sock:
         assert sock.family is socket.AF_INET
 

@@ -104,7 +104,7 @@ def test_the_next_handler_finds_the_record_as_the_caller_made_it(
 
 
 @pytest.mark.parametrize("log_format", ["stream", "json"])
-def test_a_mapping_of_arguments_stays_one(second: Keeper, log_format: str) -> None:
+def test_a_mapping_of_arguments_stays_a_mapping(second: Keeper, log_format: str) -> None:
     with basic_config(log_format=log_format, stream=io.StringIO()):
         logging.getLogger().addHandler(second)
         log.info("%(a)s", {"a": [1]})
@@ -246,7 +246,7 @@ def test_containers_that_hold_themselves_many_times_are_copied_once() -> None:
     assert found["7"] is found
 
 
-def test_a_key_that_can_not_be_hashed_any_more_harms_no_log_call() -> None:
+def test_a_key_that_cannot_be_hashed_any_more_harms_no_log_call() -> None:
     class Key:
         fail = False
 
@@ -399,7 +399,7 @@ def test_a_memory_handler_that_passes_records_on_has_the_text_of_the_log_call() 
 @pytest.mark.parametrize(
     "duplicate", [copy.copy, lambda record: logging.makeLogRecord(vars(record))]
 )
-def test_a_copy_of_a_record_is_as_good(
+def test_a_copy_of_a_captured_record_has_its_text_and_context(
     duplicate: Callable[[logging.LogRecord], logging.LogRecord],
 ) -> None:
     yours = Keeper()

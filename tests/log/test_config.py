@@ -55,14 +55,14 @@ def test_records_of_every_logger_reach_the_format_and_the_handlers(stream: io.St
     assert your_stream.getvalue() == "x 1\n"
 
 
-def test_no_thread_before_the_first_record(stream: io.StringIO) -> None:
+def test_the_first_record_starts_the_thread(stream: io.StringIO) -> None:
     with basic_config("info", "stream", stream=stream, handlers=[logging.NullHandler()]) as session:
         root.debug("too low")
         session.flush()
         assert THREAD_NAME not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_handler_that_is_stuck_does_not_hold_up_the_others(stream: io.StringIO) -> None:
+def test_a_blocked_handler_does_not_block_the_others(stream: io.StringIO) -> None:
     gate = threading.Event()
 
     class Stuck(logging.Handler):
@@ -157,7 +157,7 @@ def test_flush_and_close_give_up_together_at_one_time_limit(
     assert "not written in time" in capsys.readouterr().err
 
 
-def test_a_stuck_handler_takes_no_time_from_the_others(stream: io.StringIO) -> None:
+def test_a_blocked_handler_takes_no_time_from_the_others(stream: io.StringIO) -> None:
     gate = threading.Event()
 
     class Stuck(logging.Handler):
@@ -393,7 +393,9 @@ def test_two_sessions_on_one_loop_give_its_handler_back(
     assert loop.get_exception_handler() is None
 
 
-def test_a_loop_handler_that_took_our_place_stays(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_loop_exception_handler_that_replaced_the_installed_one_stays(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
     def later(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None: ...
 
     with basic_config("info", "disabled", loop=loop):

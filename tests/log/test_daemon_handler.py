@@ -217,7 +217,7 @@ def test_records_are_sent_again_after_a_restart_of_the_journal(
     assert all(line.startswith("svcrun.log: can't write to") for line in lines)
 
 
-def test_text_that_can_not_be_encoded_is_escaped(daemon: Daemon) -> None:
+def test_text_that_cannot_be_encoded_is_escaped(daemon: Daemon) -> None:
     with basic_config("info", "syslog", address=daemon.path):
         root.info("caf\u00e9 %s", os.fsdecode(b"\xff"))
         assert daemon.receive() == "<14>caf\u00e9 \\udcff\0".encode()

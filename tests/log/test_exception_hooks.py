@@ -90,7 +90,7 @@ def test_the_stack_of_the_creation_of_the_object_is_logged(
     assert __file__ in message
 
 
-def test_a_context_without_anything_is_logged(loop: asyncio.AbstractEventLoop, spy: Spy) -> None:
+def test_an_empty_context_is_logged(loop: asyncio.AbstractEventLoop, spy: Spy) -> None:
     assert report(loop, spy) == ("Unhandled exception in event loop", None)
 
 
@@ -105,7 +105,7 @@ def test_the_exception_is_looked_for_in_the_future(
     assert found is error
 
 
-def test_a_future_without_result_is_no_trouble(loop: asyncio.AbstractEventLoop, spy: Spy) -> None:
+def test_a_future_without_a_result_is_logged(loop: asyncio.AbstractEventLoop, spy: Spy) -> None:
     pending, cancelled = loop.create_future(), loop.create_future()
     cancelled.cancel()
     message, found = report(loop, spy, future=pending, task=cancelled)

@@ -231,7 +231,7 @@ def test_a_full_disk_ends_neither_the_writer_nor_the_exit_code(tmp_path: Path) -
     ],
 )
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_damaged_stderr_does_no_harm(run_program: RunProgram, damage: str, when: str) -> None:
+def test_a_damaged_stderr_raises_nothing(run_program: RunProgram, damage: str, when: str) -> None:
     imports, configure = BEGIN.rsplit("\n", 2)[0], BEGIN.rsplit("\n", 2)[1]
     steps = [damage, configure] if when == "before" else [configure, damage]
     outcome = run_program(
@@ -282,7 +282,7 @@ def test_records_buffered_before_a_fork_are_written_without_a_further_record(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_fork_does_not_wait_for_a_stuck_sink(run_program: RunProgram) -> None:
+def test_a_fork_does_not_wait_for_a_blocked_sink(run_program: RunProgram) -> None:
     outcome = run_program(
         BEGIN + "gate, busy = threading.Event(), threading.Event()\n"
         "class Stuck(logging.Handler):\n"

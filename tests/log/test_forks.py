@@ -72,7 +72,7 @@ def found(lines: str, who: str) -> list[int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit(0)"])
-def test_a_child_forked_while_the_log_is_stuck_logs_once_and_so_does_the_parent(
+def test_a_child_forked_while_the_log_is_blocked_logs_once_and_so_does_the_parent(
     run_program: RunProgram, kind: str, end: str
 ) -> None:
     outcome = run_program(
@@ -105,7 +105,7 @@ STARTS = {
 
 @pytest.mark.parametrize("loop", ["stock", "uvloop"])
 @pytest.mark.parametrize("kind", ["stderr", "handler"])
-def test_no_start_of_a_process_waits_for_a_log_that_is_stuck(
+def test_the_start_of_a_process_does_not_wait_for_a_blocked_log(
     run_program: RunProgram, loop: str, kind: str
 ) -> None:
     if loop == "uvloop" and not has("uvloop"):

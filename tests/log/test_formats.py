@@ -107,7 +107,7 @@ def test_color_shows_the_level_in_its_colour(monkeypatch: pytest.MonkeyPatch) ->
     assert "at 2" in write("color", "x", date_format="at %Y")
 
 
-def test_color_heeds_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_color_respects_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     assert write("color", "x") == "INFO:a.b:x\n"
@@ -126,7 +126,7 @@ def test_json_is_one_object_with_time_level_logger_and_message() -> None:
     }
 
 
-def test_json_shows_the_time_as_it_is_asked_for() -> None:
+def test_json_shows_the_time_in_the_given_format() -> None:
     fields = json.loads(write("json", "x", date_format="at %Y"))
     assert re.fullmatch(r"at \d{4}", fields["asctime"])
     assert "timestamp" not in fields
@@ -146,7 +146,7 @@ class Hostile:
         raise RuntimeError("do not look at me")
 
 
-def test_json_takes_extras_of_every_kind() -> None:
+def test_json_accepts_extras_of_every_type() -> None:
     circle: list[Any] = []
     circle.append(circle)
     extra = {
@@ -348,7 +348,7 @@ class Idle(Service):
         pass
 
 
-def test_journald_gets_the_service_that_is_at_work(datagrams: socket.socket) -> None:
+def test_journald_gets_the_current_service(datagrams: socket.socket) -> None:
     pytest.importorskip("logging_journald")
     with basic_config("info", "journald", socket_path=datagrams.getsockname()):
         root.info("x")
@@ -402,7 +402,7 @@ class Closed(io.StringIO):
 
 
 @pytest.mark.parametrize("stderr", [None, io.StringIO(), Closed(), object()])
-def test_anything_else_gets_the_plain_stream(
+def test_without_terminal_and_systemd_the_default_is_stream(
     monkeypatch: pytest.MonkeyPatch, stderr: TextIO | None
 ) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")

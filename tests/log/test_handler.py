@@ -97,7 +97,7 @@ def test_records_are_written_in_their_order_by_a_thread_of_that_name(log: loggin
     assert target.threads == {THREAD_NAME}
 
 
-def test_no_record_no_thread(log: logging.Logger) -> None:
+def test_a_handler_without_records_starts_no_thread(log: logging.Logger) -> None:
     before = log_threads()
     attach(log, Collector())
     log.handlers[0].flush()
@@ -313,7 +313,7 @@ def test_close_returns_at_its_time_limit_and_reports_the_number_of_lost_records(
     gate.set()
 
 
-def test_close_gives_up_although_stderr_itself_is_stuck(
+def test_close_gives_up_although_stderr_itself_is_blocked(
     log: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = Gated()
@@ -347,7 +347,7 @@ def test_without_a_time_limit_a_slow_but_moving_sink_is_waited_for(
     assert not handler.abandoned
 
 
-def test_without_a_time_limit_a_stuck_sink_is_given_up(
+def test_without_a_time_limit_a_blocked_sink_is_given_up(
     log: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("svcrun.log.writer.PATIENCE", 0.1)
@@ -473,7 +473,7 @@ def test_arguments_are_rendered_as_they_are_at_the_call(log: logging.Logger) -> 
     assert target.texts == ["[1] {'key': 1}", "1", "[1]"]
 
 
-def test_arguments_that_can_not_change_are_rendered_by_the_writer(log: logging.Logger) -> None:
+def test_arguments_that_cannot_change_are_rendered_by_the_writer(log: logging.Logger) -> None:
     seen: list[Any] = []
 
     class Spy(logging.Handler):
@@ -540,7 +540,7 @@ class Str(str):
         ("%s", (Hostile, Hostile())),
     ],
 )
-def test_a_message_that_can_not_be_rendered_is_reported_once_and_harms_no_other(
+def test_a_message_that_cannot_be_rendered_is_reported_once_and_harms_no_other(
     log: logging.Logger,
     capsys: pytest.CaptureFixture[str],
     message: Any,
@@ -558,7 +558,7 @@ def test_a_message_that_can_not_be_rendered_is_reported_once_and_harms_no_other(
     assert __file__ in report
 
 
-def test_two_handlers_of_a_record_that_can_not_be_rendered_do_not_raise(
+def test_two_handlers_of_a_record_that_cannot_be_rendered_do_not_raise(
     log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
@@ -579,7 +579,7 @@ def test_errors_are_not_reported_if_raise_exceptions_is_off(
     assert not capsys.readouterr().err
 
 
-def test_a_traceback_is_formatted_by_the_writer_and_then_let_go(log: logging.Logger) -> None:
+def test_a_traceback_is_formatted_by_the_writer_and_then_released(log: logging.Logger) -> None:
     class Thing:
         pass
 
@@ -768,7 +768,7 @@ def test_a_broken_stream_is_reported_once_and_when_it_works_again_the_loss_is_lo
     assert capsys.readouterr().err.count("No space left on device") == 1
 
 
-def test_a_closed_stream_is_reported_and_no_more(
+def test_a_closed_stream_is_reported_once(
     log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stream = io.StringIO()
@@ -780,7 +780,7 @@ def test_a_closed_stream_is_reported_and_no_more(
     assert capsys.readouterr().err.count("I/O operation on closed file") == 1
 
 
-def test_a_character_that_the_stream_can_not_encode_is_escaped(log: logging.Logger) -> None:
+def test_a_character_that_the_stream_cannot_encode_is_escaped(log: logging.Logger) -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     attach(log, logging.StreamHandler(stream))

@@ -80,13 +80,17 @@ def written(
 
 
 @pytest.mark.parametrize("text", FORMATS)
-def test_it_looks_as_any_other(written: Callable[..., str], text: str) -> None:
+def test_a_lazy_record_is_formatted_like_a_plain_record(
+    written: Callable[..., str], text: str
+) -> None:
     visits = [Visit("Ann"), Visit("B" * 50), Visit("Ann")]
     expected = "".join(logging.Formatter(text).format(ordinary(v)) + "\n" for v in visits)
     assert written(*visits, formatter=logging.Formatter(text)) == expected
 
 
-def test_it_looks_as_any_other_without_a_formatter(written: Callable[..., str]) -> None:
+def test_a_lazy_record_without_a_formatter_is_formatted_like_a_plain_record(
+    written: Callable[..., str],
+) -> None:
     assert written(Visit("Ann")) == "Ann of 33\n"
 
 
@@ -139,7 +143,7 @@ def test_attributes_set_before_the_first_use_are_written(written: Callable[..., 
     assert written(visit) == "Ann or 33\n"
 
 
-def test_one_that_can_not_be_filled_in_is_reported_and_the_others_are_written(
+def test_one_that_cannot_be_filled_in_is_reported_and_the_others_are_written(
     written: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     text = written(Visit("Ann"), Visit(""), Visit("Bob"))
@@ -150,7 +154,7 @@ def test_one_that_can_not_be_filled_in_is_reported_and_the_others_are_written(
     assert "door.py" in errors
 
 
-def test_it_has_the_attributes_of_a_record_and_nothing_else() -> None:
+def test_a_lazy_record_has_the_attributes_of_a_record_and_no_others() -> None:
     for of in (vars, lambda record: record.__dict__):
         assert set(of(Visit("Ann"))) == {*vars(LIKE), "path"}
     assert Visit("Ann").getMessage() == "Ann of 33"
@@ -158,7 +162,7 @@ def test_it_has_the_attributes_of_a_record_and_nothing_else() -> None:
     assert not hasattr(Visit("Ann"), "absent")
 
 
-def test_its_time_is_that_of_its_making() -> None:
+def test_the_time_of_a_lazy_record_is_that_of_its_creation() -> None:
     before = logging.LogRecord("", 0, "", 0, "", (), None)
     visit = Visit("Ann")
     after = logging.LogRecord("", 0, "", 0, "", (), None)

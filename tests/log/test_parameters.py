@@ -59,7 +59,7 @@ def test_the_names_of_an_entrypoint_are_accepted() -> None:
     assert yours.texts == ["x"]
 
 
-def test_a_wrong_value_by_such_a_name_is_refused() -> None:
+def test_a_wrong_value_under_an_alias_is_refused() -> None:
     with pytest.raises(ValueError, match="loud"):
         basic_config(log_level="loud")
 

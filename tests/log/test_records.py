@@ -34,7 +34,7 @@ def both(*arguments: Any) -> tuple[logging.LogRecord, logging.LogRecord]:
     return make_record(*arguments), logging.LogRecord(*arguments)
 
 
-def test_it_is_usable_with_this_python() -> None:
+def test_make_record_is_complete_on_this_python() -> None:
     assert can_make_records()
 
 
@@ -93,7 +93,9 @@ def test_the_name_of_a_thread_is_its_name_now() -> None:
         thread.name = found
 
 
-def test_a_broken_multiprocessing_module_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_multiprocessing_module_gives_the_default_process_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert make_record(*ARGUMENTS[0]).processName == multiprocessing.current_process().name
     monkeypatch.delattr(multiprocessing, "current_process")
     assert make_record(*ARGUMENTS[0]).processName == "MainProcess"
@@ -104,7 +106,7 @@ def test_records_can_be_pickled() -> None:
     assert vars(pickle.loads(pickle.dumps(record))) == vars(record)  # noqa: S301 - our own
 
 
-def test_a_factory_of_the_users_is_left_alone() -> None:
+def test_a_record_factory_of_the_program_is_not_replaced() -> None:
     found = logging.getLogRecordFactory()
     try:
         logging.setLogRecordFactory(type("Mine", (logging.LogRecord,), {}))

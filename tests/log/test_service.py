@@ -104,7 +104,7 @@ def test_a_record_factory_of_the_program_may_set_the_service_name(buffered: bool
     assert target.lines == ["mine: x"]
 
 
-def test_it_is_that_of_the_caller_and_not_of_the_writer() -> None:
+def test_the_service_of_a_record_is_that_of_the_log_call() -> None:
     target = Target()
     with basic_config("info", "disabled", handlers=[target], flush_interval=3600) as session:
         for name in ("first", "second"):
@@ -115,7 +115,7 @@ def test_it_is_that_of_the_caller_and_not_of_the_writer() -> None:
     assert target.lines == ["first: x", "second: x"]
 
 
-def test_filters_can_ask_for_it() -> None:
+def test_filters_can_read_the_service_name() -> None:
     target = Target()
     handler = ThreadedHandler(target)
     handler.addFilter(lambda record: vars(record)["serviceName"] == "inbox")
@@ -141,7 +141,7 @@ def test_warnings_of_the_log_itself_have_no_service() -> None:
         assert FORMATTER.format(warn("lost")) == "None: lost"
 
 
-def test_extras_are_still_taken_as_they_are_at_the_call(buffered: bool) -> None:
+def test_containers_in_extra_are_captured_in_the_log_call(buffered: bool) -> None:
     """The name of the service is one more attribute, for each handler after the first."""
     seen: list[Any] = []
 
@@ -173,7 +173,7 @@ def test_json_has_the_current_service() -> None:
     assert "serviceName" not in written
 
 
-def test_json_has_the_service_that_you_give() -> None:
+def test_json_has_the_service_given_as_extra() -> None:
     with on_behalf_of(Idle(name="inbox")):
         assert log_as_json({"service": "mine"})["service"] == "mine"
         assert log_as_json({"service": None})["service"] is None
@@ -287,7 +287,7 @@ def test_a_blocked_event_loop_is_logged_without_a_service(loop_factory: LoopFact
     assert "event loop blocked for" in target.lines[0]
 
 
-def test_a_signal_is_not_of_the_service_that_it_interrupts(loop_factory: LoopFactory) -> None:
+def test_a_record_about_a_signal_has_no_service(loop_factory: LoopFactory) -> None:
     class Interrupted(Service):
         async def start(self) -> None:
             asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)

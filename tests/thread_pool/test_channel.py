@@ -164,6 +164,6 @@ async def test_a_finalizer_may_close_the_channel_in_the_middle_of_a_put() -> Non
 
 
 @pytest.mark.parametrize("size", [-1, "1", None, True])
-def test_a_size_that_is_none_is_refused_by_name_and_value(size: Any) -> None:
+def test_an_invalid_size_is_refused_by_name_and_value(size: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=rf"maxsize must be .*, not {size!r}"):
         FromThreadChannel[int](size).close()

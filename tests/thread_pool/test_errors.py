@@ -170,7 +170,7 @@ async def test_a_generator_that_fails_does_not_look_complete(
     assert error in {raised.value, raised.value.__cause__}
 
 
-async def test_a_generator_that_can_not_be_made_does_not_look_empty() -> None:
+async def test_a_generator_that_cannot_be_made_does_not_look_empty() -> None:
     def fail() -> NoReturn:
         raise StopAsyncIteration
 

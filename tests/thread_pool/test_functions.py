@@ -385,7 +385,7 @@ async def test_an_ended_separate_thread_is_forgotten() -> None:
     assert len(get_separate_threads(asyncio.get_running_loop())) == 0
 
 
-async def test_a_thread_that_can_not_be_started_is_an_error_of_the_call(
+async def test_a_thread_that_cannot_be_started_is_an_error_of_the_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(_: object) -> None:

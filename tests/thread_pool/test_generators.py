@@ -280,7 +280,7 @@ async def test_an_error_while_a_dropped_generator_is_closed_is_reported(
     assert isinstance(problems.pop()["exception"], ZeroDivisionError)
 
 
-async def test_closing_before_the_beginning_means_no_items(decorator: Decorator) -> None:
+async def test_an_iterator_closed_before_its_start_has_no_items(decorator: Decorator) -> None:
     numbers = Numbers(decorator)
     iterator = numbers.begin()
     await iterator.close()
@@ -488,7 +488,7 @@ async def test_an_executor_can_be_given() -> None:
 
 
 @pytest.mark.parametrize("size", [-1, "1", 1.5, None])
-async def test_a_limit_that_is_none_is_refused_by_name_and_value(
+async def test_an_invalid_limit_is_refused_by_name_and_value(
     decorator: Decorator, size: Any
 ) -> None:
     for make in (decorator(max_size=size), lambda f: IteratorWrapper(f, max_size=size)):
@@ -504,7 +504,7 @@ def test_an_asynchronous_generator_function_is_refused(decorator: Decorator) -> 
         decorator(generator)
 
 
-async def test_many_iterations_that_are_left_leave_nothing(decorator: Decorator) -> None:
+async def test_many_abandoned_iterations_leave_no_thread(decorator: Decorator) -> None:
     for _ in range(50):
         async for number in Numbers(decorator).begin():
             if number == 2:

@@ -14,7 +14,7 @@ from tests.support import ROOT
 
 SRC = ROOT / "src"
 
-# These are documented, whatever their names begin with.
+# These are documented although their names begin with an underscore.
 DOCUMENTED = {
     *("sys._getframe", "sys._current_frames", "os._exit", "_thread"),
     *("_abc_impl", "_asdict", "_fields", "_make", "_replace"),  # of abc and of named tuples

@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class Calls:
-    """The calls so far, of functions in Python and in C, and of generators that go on."""
+    """The calls so far: of functions in Python and in C, and of resumed generators."""
 
     def __init__(self) -> None:
         self.count = 0

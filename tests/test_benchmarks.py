@@ -1,4 +1,4 @@
-"""The benchmarks: each target can be measured, and what is printed is what was measured."""
+"""The benchmarks: each target can be measured, and the printed ratios are the measured ones."""
 
 import contextlib
 import json

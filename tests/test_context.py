@@ -32,7 +32,7 @@ async def wait_for(context: Context, key: object) -> Any:
 async def in_thread(function: Any) -> None:
     thread = threading.Thread(target=function)
     thread.start()
-    while thread.is_alive():  # noqa: ASYNC110 - the loop has to go on meanwhile
+    while thread.is_alive():  # noqa: ASYNC110 - the loop has to run meanwhile
         await asyncio.sleep(0.001)
     thread.join()
 

@@ -1,4 +1,4 @@
-"""Every block of code in the README and the manual is run, and does what the text says."""
+"""Every block of code in the README and the manual runs, with the documented output."""
 
 import ast
 import dataclasses
@@ -128,7 +128,7 @@ def test_an_interactive_session_in_a_docstring_prints_the_output_shown(
         if name in module:
             pytest.importorskip(library)
     loaded = importlib.import_module(module)
-    with capsys.disabled():  # one of them shows what stderr is
+    with capsys.disabled():  # one of them shows the type of stderr
         result = doctest.testmod(loaded, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
 

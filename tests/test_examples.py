@@ -1,4 +1,4 @@
-"""Each example runs, and serves real clients until it is told to end."""
+"""Each example runs, and serves real clients until a signal ends it."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ def ask_datagram(address: tuple[str, int], request: bytes) -> bytes:
 
 
 def fetch(url: str, body: Any = None, context: ssl.SSLContext | None = None) -> Any:
-    """Return what a web server sends, which is JSON; send it `body`, which becomes JSON."""
+    """Send `body` as JSON to a web server, and return the decoded JSON of its response."""
     data = None if body is None else json.dumps(body).encode()
     assert url.startswith("http")
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - it is that of a server here
@@ -68,7 +68,7 @@ def fetch(url: str, body: Any = None, context: ssl.SSLContext | None = None) -> 
 
 @contextlib.contextmanager
 def refused(status: int) -> Iterator[None]:
-    """Expect that a web server refuses what is fetched in the block."""
+    """Expect that a web server refuses the request in the block."""
     with pytest.raises(urllib.error.HTTPError, match=str(status)) as refusal:
         yield
     refusal.value.close()
@@ -207,7 +207,7 @@ def test_the_tls_echo_serves_only_clients_of_the_authority_that_it_was_given(
     )
     context = ssl.create_default_context(cafile=certificates.ca)
     with (
-        contextlib.suppress(OSError),  # how it is told depends on who is quicker
+        contextlib.suppress(OSError),  # the message depends on a race between the two
         socket.create_connection(address, PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as client,
     ):

@@ -1,4 +1,4 @@
-"""Laws of what ``import svcrun`` gives, and what it costs (C1, C2)."""
+"""The names that ``import svcrun`` provides, and the cost of the import (C1, C2)."""
 
 import importlib
 import inspect
@@ -61,7 +61,7 @@ NAMES = {
     "wait_coroutine": "svcrun.thread_pool.from_thread",
 }
 
-# Of the modules, those whose name is that of what they hold, too.
+# The modules that have the same name as an object in them.
 ECLIPSED = ("entrypoint", "timeout")
 
 EXTRAS = (
@@ -140,7 +140,7 @@ def test_each_exported_name_is_the_object_of_its_module(name: str) -> None:
     assert value is getattr(importlib.import_module(NAMES[name]), name)
 
 
-# Names, order and defaults of parameters; None stands for what the environment may give.
+# Names, order and defaults of parameters; None: the environment may set it.
 SIGNATURES = {
     "run": "(coro, *services, **kwargs)",
     "entrypoint": "(*services, loop=None, pool_size=None, log_level=None, log_format=None, "
@@ -196,7 +196,7 @@ def test_the_error_of_a_module_without_its_extra_names_the_extra_to_install(
     assert evaluate(program) == f"svcrun.{module} needs {library}: pip install 'svcrun[{extra}]'"
 
 
-# Names and order of what can be given by position, as in aiomisc, and the defaults.
+# Names and order of positional parameters, as in aiomisc, and the defaults.
 WEB = {
     "AIOHTTPService": {
         "address": "localhost",

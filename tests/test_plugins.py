@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GROUP = "svcrun.plugins"
 
-# A plug-in that counts its set-ups and what the entrypoints that follow tell it.
+# A plug-in that counts its set-ups and the signals of later entrypoints.
 RECEIVING = """
     '''Say hello at each start.'''
     import svcrun
@@ -57,7 +57,7 @@ def install(folder: Path, **modules: str) -> None:
 
 
 class Run(Protocol):
-    """Run a program, with what is installed in `folder`."""
+    """Run a program with the distributions installed in `folder`."""
 
     def __call__(self, source: str, **env: str) -> Outcome: ...
 

@@ -62,7 +62,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 
 def test_ci_fails_if_a_tox_environment_is_skipped(tmp_path: Path) -> None:
-    """The README's command is replaced by one that says what tox would."""
+    """The README's command is replaced by one that prints the output of tox."""
     bash = shutil.which("bash")
     assert bash is not None
     said = "echo '  py311: OK (1.0 seconds)'; echo \"  $2\""

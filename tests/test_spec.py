@@ -257,7 +257,7 @@ def test_the_services_of_many_kinds_run_side_by_side(start: Start) -> None:
     source, tcp_port = on_free_port(read_block("Multiple services"), 8901)
     source, udp_port = on_free_port(source, 3000)
     program = start(source)
-    # The class misspells its `callback`, so that it does nothing, and the others go on.
+    # The class misspells its `callback`: it does nothing, and the others continue.
     program.wait_for_line(r"LoggingService has no callback\(\)", stream="stderr")
     with (
         socket.create_connection(("::1", tcp_port), PATIENCE) as stream,

@@ -1,4 +1,4 @@
-"""The document's code for seeing into a running process finds what it is for."""
+"""The documented code for insight into a running process works."""
 
 import re
 from collections.abc import Callable

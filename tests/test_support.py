@@ -53,7 +53,7 @@ async def test_no_process_of_a_program_outlives_its_block() -> None:
         with Program(PARENT) as program:
             child = int(program.wait_for_line(r"\d+")[0])
         assert not program.is_running()
-        # Killed, but who dies last is up to the system.
+        # Both are killed, in an order that the system decides.
         await eventually(lambda: not _is_alive(child))
 
 

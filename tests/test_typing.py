@@ -51,7 +51,7 @@ class Client:
 
 
 class Connected(Service):
-    """Declares what its start sets, as no keyword."""
+    """Declares an attribute that its start sets, which is no keyword."""
 
     url: str
     client: Client = svcrun.parameter(init=False)

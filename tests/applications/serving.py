@@ -123,7 +123,7 @@ class Serving:
 
 
 async def read_response(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    """Read a response that tells how long it is, or that lasts until the connection ends."""
+    """Read a response that has a content length, or lasts until the connection ends."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     status, *lines = head.split("\r\n")
     headers = {}

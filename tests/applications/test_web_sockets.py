@@ -75,7 +75,7 @@ def frame(
 
 
 class Raw:
-    """A client that sends frames as it is told to."""
+    """A client that sends given frames."""
 
     def __init__(self, streams: Streams) -> None:
         self.reader, self.writer = streams

@@ -1,4 +1,4 @@
-"""Services that note what happens to them."""
+"""Services that record their starts, stops and cancellations."""
 
 import asyncio
 from typing import Any

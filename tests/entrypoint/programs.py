@@ -1,4 +1,4 @@
-"""Programs that put an entrypoint into a situation, and what they are made of."""
+"""Programs with an entrypoint in various situations, and their parts."""
 
 import re
 import textwrap
@@ -73,7 +73,7 @@ class Run:
     ) -> Program:
         """Start the program `source`, which follows the prelude.
 
-        :param signal: what ``send()`` sends.
+        :param signal: the signal that ``send()`` sends.
         """
         text = PRELUDE.replace("{signal}", signal) + textwrap.dedent(source)
         use_uvloop = str(int(self.loop_name == "uvloop"))
@@ -92,12 +92,12 @@ class Run:
 
 
 def lines(outcome: Outcome) -> list[str]:
-    """Return what the program said."""
+    """Return the output of the program."""
     return outcome.stdout.splitlines()
 
 
 def complaints(outcome: Outcome) -> str:
-    """Return what the program wrote to stderr besides the log of an orderly end."""
+    """Return the stderr of the program without the log of an orderly end."""
     expected = re.compile(
         r"INFO:svcrun\.entrypoint:SIG(TERM|INT) received, shutting down\n|WARNING:root:x\n"
         r"|WARNING:svcrun\.entrypoint:shutdown still in progress after .*\n"

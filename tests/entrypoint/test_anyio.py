@@ -58,7 +58,7 @@ class Waiting(Service):
 
 
 def run(loop_factory: LoopFactory, life: Callable[[Log], Coroutine[Any, Any, Host]]) -> Log:
-    """Return what is logged; a loop that is kept busy cancels a thousand times."""
+    """Return the log; a busy loop cancels a thousand times."""
     log: Log = []
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         host = runner.run(life(log))

@@ -16,7 +16,7 @@ from tests.support import LoopFactory, nothing_left
 
 Make = Callable[[], Any]
 
-# For what type checkers would refuse.
+# For arguments that type checkers would refuse.
 make: Any = entrypoint
 run: Any = svcrun.run
 

@@ -1,4 +1,4 @@
-"""Laws of what hangs: the process ends with exit code 70, and says what hung (C19, C20)."""
+"""A shutdown that hangs ends the process with exit code 70 and names the cause (C19, C20)."""
 
 import signal as signals
 import time
@@ -536,7 +536,7 @@ with entrypoint(Blocking(), shutdown_timeout=0.5, log_format="disabled"):
 
 
 def test_the_stacks_of_a_process_without_stderr_go_nowhere(run: Run, tmp_path: Path) -> None:
-    """The descriptor of stderr is then that of whatever was opened first, such as a client."""
+    """The first file or socket that is opened then gets the descriptor of stderr."""
     path = tmp_path / "opened first"
     outcome = run(
         blocked("time.sleep(600)")

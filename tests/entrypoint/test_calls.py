@@ -1,4 +1,4 @@
-"""Laws of what a program asks of a running entrypoint (C15, C17)."""
+"""The methods of a running entrypoint (C15, C17)."""
 
 import asyncio
 import threading

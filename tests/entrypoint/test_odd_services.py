@@ -186,7 +186,7 @@ ERROR = ValueError("the reason")
 
 
 class Stops:
-    """The ways to write ``stop()``, by what they are to be told."""
+    """The ways to write ``stop()``, by the argument that each receives."""
 
     async def all(self, *args: Any) -> None:
         TOLD.append(args)

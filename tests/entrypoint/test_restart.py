@@ -1,4 +1,4 @@
-"""Laws of a service that crashes while others run: what its `on_crash` says, and no more (C14)."""
+"""A service that crashes while others run is handled as its `on_crash` says (C14)."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ AT_ONCE = Restart(limit=3, window=600, delay=0, jitter=0)
 
 
 class Crashing(Server):
-    """Crashes when told, in as many of its lives as told."""
+    """A service that crashes on request, in a given number of its runs."""
 
     crashes = 1
     on_crash = AT_ONCE

@@ -22,7 +22,7 @@ from tests.support_clock import VirtualClockLoop
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what the runtime has logged, without figures."""
+    """Return the log of the runtime, without figures."""
     messages = [r.getMessage() for r in caplog.records if r.name == "svcrun.entrypoint"]
     return [re.sub(r"\d+\.\d+", "N", message) for message in messages]
 

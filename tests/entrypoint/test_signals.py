@@ -529,7 +529,7 @@ def test_a_signal_from_outside_ends_a_program_that_waits(run: Run) -> None:
         """,
 )
 def test_a_signal_during_the_shutdown_changes_nothing(run: Run, source: str, signal: str) -> None:
-    timer = "signal.getitimer(signal.ITIMER_REAL)[0]"  # which would kill a program that goes on
+    timer = "signal.getitimer(signal.ITIMER_REAL)[0]"  # which would kill a program that continues
     outcome = run(source + f'\n        say("after", {timer})', signal=signal)
     assert_orderly(outcome, "started", "stopped", "cancelled", "after 0.0")
 

@@ -1,4 +1,4 @@
-"""Laws of what an entrypoint sets up around the services, and takes away again (C9, C17, C22)."""
+"""An entrypoint sets up loop, log, threads and signals, and restores them (C9, C17, C22)."""
 
 import asyncio
 import contextlib
@@ -605,7 +605,7 @@ def test_two_hundred_entrypoints_in_a_row_leak_nothing(live: Form) -> None:
             after, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert after - before < 1_000_000  # 5 kB a life; what measures coverage grows as well
+    assert after - before < 1_000_000  # 5 kB per entrypoint; a coverage tracer grows as well
 
 
 @pytest.mark.parametrize("end", ["left", "signal", "crash", "start fails", "stop fails"])

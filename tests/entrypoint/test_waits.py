@@ -1,4 +1,4 @@
-"""Laws of what a block waits for after its shutdown began (C21)."""
+"""The waits of a block after its shutdown began (C21)."""
 
 import pytest
 

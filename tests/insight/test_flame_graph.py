@@ -54,12 +54,12 @@ def spin(sampler: Sampler, looks: int) -> None:
 
 
 def look_enough(sampler: Sampler, looks: int = 5) -> None:
-    """Be at work in :func:`spin` until a sampler has looked a few times."""
+    """Run :func:`spin` until a sampler has taken a few samples."""
     spin(sampler, looks)
 
 
 class Busy(Service):
-    """Keeps the loop busy, in a task and in what the task begins."""
+    """A service that keeps the loop busy, in a task and in a callback of that task."""
 
     async def start(self) -> None:
         self.start_event.set()

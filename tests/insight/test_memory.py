@@ -1,4 +1,4 @@
-"""Laws of adding up what tracemalloc knows."""
+"""Statistics of the snapshots of tracemalloc."""
 
 import os
 import tracemalloc

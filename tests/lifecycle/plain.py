@@ -12,7 +12,7 @@ Log = list[str]
 
 
 class Plain(Service):
-    """Notes what it does, and when.
+    """A service that records its starts and stops with their times.
 
     :param starts_in: seconds until it is ready; ``math.inf`` for never.
     :param crashes_in: seconds from then to its crash.

@@ -146,7 +146,7 @@ class Stage:
         except asyncio.CancelledError:
             self._check_failed(call)
             raise
-        except BaseException as error:  # noqa: BLE001 - it is what is looked for
+        except BaseException as error:  # noqa: BLE001 - any error is a finding
             self.raised += leaves(error)
             self._check_failed(call)
             if task.cancelling() > cancelled_before:  # the error came out in place of that
@@ -283,7 +283,7 @@ class Stage:
                     )
 
     def abandons(self, actor: Actor) -> bool:
-        """Whether what `actor` runs is not waited for any more."""
+        """Whether the supervisor has abandoned the running part of `actor`."""
         shutdown = self.shutdown(actor)
         return shutdown is not None and shutdown._is_abandoning
 
@@ -305,7 +305,7 @@ class Stage:
                     self.broke(f"the start of {actor} failed, but was not rolled back")
 
     def check(self) -> None:
-        """Check what holds at any moment."""
+        """Check the laws that hold at any moment."""
         self._check_services()
         for actor in self.actors:
             self._check_limits(actor)
@@ -407,7 +407,7 @@ class Stage:
         assert len(self.fatal) >= self.crashes_to_be_fatal
 
     def dispose(self) -> None:
-        """Forget everything, in whatever state it is."""
+        """Drop all actors and tasks, in any state."""
         self._log.removeHandler(self._records)
         self._log.propagate = True
         with contextlib.suppress(BaseException):

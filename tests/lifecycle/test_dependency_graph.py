@@ -323,7 +323,7 @@ def test_wait_returns_when_another_traversal_releases_the_last_record() -> None:
         waiting = asyncio.ensure_future(walk_above.wait(asyncio.get_running_loop()))
         await asyncio.sleep(0)
         walk_below.done(below)
-        assert visits.names == []  # it goes on in the context of who waits
+        assert visits.names == []  # it resumes in the context of the waiting task
         await asyncio.wait_for(waiting, 1)
         assert visits.names == ["1"]
 

@@ -32,7 +32,7 @@ from tests.support import examples
 
 T = TypeVar("T")
 Policy = Literal["shutdown", "ignore"] | Restart
-Dependency = int | type[Actor]  # how many actors back, or of what class
+Dependency = int | type[Actor]  # a distance back in the list of actors, or a class
 Options = tuple[
     float | None, float | None, Policy, tuple[Dependency, ...], type[Actor], Restart | None
 ]

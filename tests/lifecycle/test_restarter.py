@@ -17,7 +17,7 @@ AFTER_TEN = Restart(limit=2, window=1000, delay=10, factor=3, jitter=0, max_dela
 
 
 class Fleeting(Plain):
-    """Lives as long as it is told, one life after the other; the last one is endless."""
+    """A service whose runs have given durations; the last run is endless."""
 
     lives: tuple[float, ...] = ()
 

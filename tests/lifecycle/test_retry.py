@@ -18,7 +18,7 @@ AFTER_TEN = Restart(limit=3, window=1000, delay=10, factor=2, jitter=0, max_dela
 
 
 class Late(Plain):
-    """Fails as often as it is told, and starts after that."""
+    """A service whose start fails a given number of times, and then succeeds."""
 
     failures: int = 1
     start_retry = AFTER_TEN

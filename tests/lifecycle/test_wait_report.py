@@ -13,7 +13,7 @@ from tests.support_clock import VirtualClockLoop
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was warned of starts that go on."""
+    """Return the warnings about starts in progress."""
     return [
         record.getMessage()
         for record in caplog.records

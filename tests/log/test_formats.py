@@ -58,7 +58,7 @@ def need(log_format: str) -> None:
 
 
 def write(log_format: str, message: object, *args: object, **options: Any) -> str:
-    """Log one message and return what was written."""
+    """Log one message and return the written text."""
     need(log_format)
     stream = io.StringIO()
     extra = options.pop("extra", None)

@@ -1,4 +1,4 @@
-"""A server that collects what sentry-sdk sends."""
+"""A server that collects the envelopes of sentry-sdk."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ class EnvelopeCollector(Collector):
 
     @property
     def errors(self) -> list[str]:
-        """The exceptions that came, by what they say."""
+        """The messages of the received exceptions."""
         return [
             event["exception"]["values"][-1]["value"]
             for event in self.events
@@ -50,7 +50,7 @@ class EnvelopeCollector(Collector):
 
 
 def open_envelope(request: Request) -> list[tuple[str, Event]]:
-    """Return what is in an envelope: the kinds of items, and the items."""
+    """Return the items of an envelope with their kinds."""
     assert request.path == "/api/42/envelope/"
     _, *lines = gzip.decompress(request.body).splitlines()
     heads, items = lines[::2], lines[1::2]

@@ -1,4 +1,4 @@
-"""RavenSender and servers that are slow, busy, broken, absent, or not what they should be."""
+"""RavenSender and servers that are slow, busy, broken, absent, or impostors."""
 
 import asyncio
 import logging

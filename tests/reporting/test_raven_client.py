@@ -175,7 +175,7 @@ async def test_variables_whose_repr_fails_are_sent(collector: Collector) -> None
 async def test_versions_are_found_without_pkg_resources(
     collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # raven asks that, which is gone, or warns that it will be.
+    # raven uses it, which is removed or deprecated.
     (tmp_path / "pkg_resources.py").write_text("raise DeprecationWarning")
     monkeypatch.syspath_prepend(tmp_path)
     options = {"include_paths": ["aiohttp.web", "nowhere"]}

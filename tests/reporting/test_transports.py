@@ -21,7 +21,7 @@ from tests.support import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-# raven asks for it in a way that is deprecated, unless it is told.
+# without it raven makes a deprecated call.
 NOW = datetime(2026, 1, 2)  # noqa: DTZ001 - it takes it as UTC
 
 QUEUED = (service.QueuedAioHttpTransport, service.QueuedKeepaliveAioHttpTransport)
@@ -37,7 +37,7 @@ def collector() -> Iterator[Collector]:
 
 
 class Sending:
-    """A transport, and what it tells of the events that it is given."""
+    """A transport, and the outcome that it reports for each event."""
 
     def __init__(self, transport: Any, url: str) -> None:
         self.transport = transport

@@ -54,7 +54,7 @@ def watchdog(loop_factory: LoopFactory) -> Iterator[Mortal]:
 
 
 def number_of_threads() -> int:
-    """Count the threads as the kernel does, once those that have ended are gone from its list."""
+    """Return the kernel's count of threads, once the ended ones have left it."""
     time.sleep(0.05)
     return len(set(Path("/proc/self/task").iterdir()))
 

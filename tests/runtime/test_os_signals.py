@@ -18,7 +18,7 @@ from tests.support import LoopFactory, nothing_left
 
 
 class Stage:
-    """A loop with os_signals that note what they call."""
+    """A loop and os_signals that record the callbacks they call."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -126,7 +126,7 @@ def test_a_signal_wakes_a_loop_that_sleeps(stage: Stage) -> None:
 
 
 class _Waking(list[object]):
-    """Cancel a task when the loop hears of the signal."""
+    """Cancel a task when the loop handles the signal."""
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, LoopFactory] | None:
-    """Run the tests of servers on each kind of loop: what they do differs."""
+    """Run the tests of servers on each kind of loop, because loops differ in their transports."""
     servers = ("aiohttp", "asgi", "stream", "tcp", "tls", "udp", "uvicorn")
     if item.path.name.startswith(tuple(f"test_{server}" for server in servers)):
         return loop_factories()
@@ -34,7 +34,7 @@ def transport(request: pytest.FixtureRequest, certificates: Certificates) -> Tra
 
 @pytest.fixture
 def tcp() -> Transport:
-    """Plain TCP, for what TLS does not change."""
+    """Plain TCP, for laws that TLS does not affect."""
     return Transport(None)
 
 
@@ -48,7 +48,7 @@ def web(request: pytest.FixtureRequest, certificates: Certificates) -> Web:
 
 @pytest.fixture
 def http() -> Web:
-    """Plain HTTP, for what TLS does not change."""
+    """Plain HTTP, for laws that TLS does not affect."""
     from tests.service.webs import Web
 
     return Web(None)
@@ -56,7 +56,7 @@ def http() -> Web:
 
 @pytest.fixture
 def https(certificates: Certificates) -> Web:
-    """HTTPS, for what is about TLS."""
+    """HTTPS, for laws about TLS."""
     from tests.service.webs import Web
 
     return Web(certificates)

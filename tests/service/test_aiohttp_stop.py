@@ -78,7 +78,7 @@ async def is_stopping(service: AIOHTTPService) -> asyncio.Task[float]:
 
 
 class Gate:
-    """A handler that tells that it was called, and goes on when it may."""
+    """A handler that signals its call, and waits for permission to continue."""
 
     def __init__(self) -> None:
         self.called = asyncio.Event()
@@ -135,7 +135,7 @@ async def test_the_response_to_a_request_in_flight_closes_its_connection(
 
 
 async def test_a_connection_in_the_backlog_is_served(web: Web) -> None:
-    """They are connected already, as far as they can tell."""
+    """For the clients, the connections are established already."""
     service = web.service(hello)
     await service.start()
     async with contextlib.AsyncExitStack() as stack:
@@ -427,7 +427,7 @@ async def test_an_unfinished_handshake_does_not_delay_the_stop(
 
 
 class TestWebSockets:
-    """They are closed with a code that tells why."""
+    """They are closed with a code that states the reason."""
 
     @pytest.fixture
     def closed(self) -> list[Any]:

@@ -65,7 +65,7 @@ async def ask(service: Any, context: ssl.SSLContext) -> str:
 
 
 async def is_refused(service: Any, context: ssl.SSLContext) -> None:
-    """Fail if there is an answer. With TLS 1.3 the client hears of it only when it reads."""
+    """Fail if there is an answer. With TLS 1.3 the client sees the refusal only when it reads."""
     with pytest.raises((OSError, EOFError)):
         await ask(service, context)
 

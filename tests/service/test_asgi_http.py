@@ -495,7 +495,7 @@ def connections_of(service: ASGIHTTPService) -> Any:
 
 
 async def test_the_application_receives_a_disconnect_when_its_client_disconnects() -> None:
-    # aiohttp-asgi never tells, so that an application which asks for that spins the loop for ever.
+    # aiohttp-asgi never sends a disconnect: an application that polls for it spins the loop.
     told: asyncio.Queue[Message] = asyncio.Queue()
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:

@@ -17,7 +17,7 @@ from tests.support import eventually, nothing_left, refuses
 
 
 class Living:
-    """An application that answers as it is told to when it is to start, and to stop."""
+    """An application with given answers to its startup and its shutdown."""
 
     def __init__(self, startup: Any = "complete", shutdown: Any = "complete") -> None:
         self.answers = {"lifespan.startup": startup, "lifespan.shutdown": shutdown}

@@ -37,7 +37,7 @@ def frame(opcode: int, data: bytes = b"") -> bytes:
 
 
 class Client:
-    """A socket that never reads unless it is told to."""
+    """A socket that reads only on request."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

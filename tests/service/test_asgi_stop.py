@@ -29,7 +29,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Working:
-    """An application that works until it is told to be done."""
+    """An application that works until a test ends its work."""
 
     def __init__(self, *, answers_first: bool = False) -> None:
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()

@@ -114,7 +114,7 @@ async def test_headers_of_the_acceptance_reach_the_client() -> None:
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "bye"), (3000, ""), (4001, "ü")])
 async def test_the_application_closes_with_its_code_and_reason(code: int, reason: str) -> None:
-    # aiohttp-asgi closes with 1000, whatever the application says.
+    # aiohttp-asgi ignores the code of the application and closes with 1000.
     async def close(receive: Receive, send: Send) -> None:
         await send({"type": "websocket.close", "code": code, "reason": reason})
 

@@ -222,7 +222,7 @@ def test_the_representation_shows_class_name_and_state() -> None:
     assert repr(Worker(name="w")) == "<Worker name='w' NEW>"
 
 
-# C7, for what every service has
+# C7, for the parameters of every service
 
 
 @pytest.mark.parametrize(

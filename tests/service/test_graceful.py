@@ -143,7 +143,7 @@ def test_with_a_timeout_of_zero_the_stop_does_not_wait(timeout: float) -> None:
     async def main() -> None:
         service = Noting(graceful_wait_timeout=timeout)
         done = service.create_graceful_task(asyncio.sleep(0))
-        await done  # which the service has not heard of yet
+        await done  # which the service has not noticed yet
         service.create_graceful_task(service.sleep("work", 1))
         await asyncio.sleep(0)
         await service.stop()

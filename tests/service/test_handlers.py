@@ -1,4 +1,4 @@
-"""A handler may be any callable; what can be awaited of what it returns is awaited (C4)."""
+"""A handler may be any callable; its result is awaited if it is awaitable (C4)."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_a_handler_that_is_no_callable_is_refused(value: object) -> None:
 
 
 def marked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap, and mark the wrapper as what it wraps."""
+    """Wrap a function; functools.wraps copies its attributes to the wrapper."""
 
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:

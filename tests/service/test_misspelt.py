@@ -1,4 +1,4 @@
-"""A name that is probably another one, misspelt, is told (C3a)."""
+"""A name that is probably a misspelt parameter or method is reported (C3a)."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ NAMES = (
 
 
 class Steps(TaskStoreBase):
-    """A service that waits in start() and writes down what happens."""
+    """A service that waits in start() and records its steps."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

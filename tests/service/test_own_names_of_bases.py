@@ -1,4 +1,4 @@
-"""Each base class works whatever names its subclasses use (C3a)."""
+"""Each base class works with any attribute names of its subclasses (C3a)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Certificates
 
-# Names that are likely in services, and those that bases had for what they keep.
+# Names that are likely in services, and former private names of the bases.
 TEXT = """
     app_state application bind buffer callbacks certificates check client clients close closing
     connection connections context courier crew data dropped dump end endpoint error errors
@@ -46,7 +46,7 @@ SERVERS = {"tcp", "tls", "aiohttp", "asgi", "uvicorn"}
 
 
 class Own:
-    """Mixed into a base, has what each of them asks for."""
+    """A mixin with the methods that the bases require."""
 
     async def callback(self) -> None: ...
 

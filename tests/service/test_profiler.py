@@ -1,4 +1,4 @@
-"""Laws of the service that tells where the time of a program goes (C35)."""
+"""The service that shows where a program spends its time (C35)."""
 
 import asyncio
 import cProfile
@@ -27,7 +27,7 @@ LOGGER = "svcrun.service.profiler"
 
 
 def find_active() -> object:
-    """Return what profiles this thread, None if nothing does."""
+    """Return the active profiler of this thread, or None."""
     if sys.version_info >= (3, 12):
         tool = sys.monitoring.get_tool(sys.monitoring.PROFILER_ID)
         if tool is not None:
@@ -261,7 +261,7 @@ async def test_a_profiler_that_replaced_the_service_s_stays_active(
         work()
         count = len(find_tables(caplog))
         await eventually(lambda: len(find_tables(caplog)) >= count + 3)
-    del service  # and with it what it measured with
+    del service  # and with it its profiler
     gc.collect()
     still_active = find_active()
     if sys.version_info >= (3, 12):

@@ -1,4 +1,4 @@
-"""RavenSender: what it reports, and what raven makes of it."""
+"""RavenSender: the reported records, and the events that raven builds of them."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Laws of the service that reports to Sentry by sentry-sdk: what is reported, and how."""
+"""SentrySender: the reported errors, and the events that sentry-sdk builds of them."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ def collector() -> Iterator[EnvelopeCollector]:
 
 @asynccontextmanager
 async def running(sender: SentrySender) -> AsyncIterator[SentrySender]:
-    """Start a sender for the block, in which nothing is known of what other tests told sentry."""
+    """Start a sender for the block, with a scope of sentry that no other test has changed."""
     with sentry_sdk.isolation_scope() as scope:
         scope.clear()
         await sender.start()

@@ -62,7 +62,7 @@ class Broken(LookupError):
 
 
 def extend(kind: type[Service], fail: Callable[[], Awaitable[None]], **options: Any) -> Service:
-    """Make a service whose start() does what `fail` does after that of `kind`."""
+    """Create a service whose start() calls that of `kind` and then `fail`."""
 
     async def start(self: Any) -> None:
         await kind.start(self)

@@ -116,7 +116,7 @@ for descriptor in kept:  # the measurement of coverage needs one
     os.close(descriptor)
 """
 
-# Services, and what they need.
+# The services, and the modules that they need.
 KINDS = {
     "AIOHTTPService": "aiohttp",
     "AIOHTTPSSLService": "aiohttp",

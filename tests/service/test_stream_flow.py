@@ -120,13 +120,13 @@ async def test_a_handler_that_never_drains_waits_for_a_client_that_never_reads(
                 await asyncio.sleep(0.005)
                 assert connection.transport.get_write_buffer_size() < MAX_UNSENT + SLACK
                 assert len(connection.reader._unread) < SLACK
-            # It goes on when the client does.
+            # It continues when the client reads again.
             reader._transport.resume_reading()  # type: ignore[attr-defined]
             for _ in range(100):
                 assert await reader.readline() == line
             task.cancel()
             await asyncio.wait((task,))
-            writer.transport.abort()  # what it has not sent will never be read
+            writer.transport.abort()  # its unsent data will never be read
         await eventually(lambda: not server.connections)
 
 

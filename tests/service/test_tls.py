@@ -157,7 +157,7 @@ class TestClientCertificates:
         server = secure(ca=certificates.ca, require_client_cert=True, verify=verify)
         async with running(server):
             assert await ask(server, contexts["client"]) == b"client@example.com hello\n"
-            # With TLS 1.3 the client hears of its refusal only when it reads.
+            # With TLS 1.3 the client sees its refusal only when it reads.
             with contextlib.suppress(OSError):
                 assert await ask(server, contexts["none"]) == b""
             assert "require_client_cert" in await failed_handshake(server, caplog)

@@ -1,4 +1,4 @@
-"""Laws of the service that tells which lines hold memory (C35)."""
+"""The service that shows which lines hold memory (C35)."""
 
 import asyncio
 import logging
@@ -53,7 +53,7 @@ def read(table: str) -> list[Row]:
 
 
 class Tables(list[str]):
-    """Takes the tables of a tracer that makes one when it is told to."""
+    """Collects the tables of a tracer that makes one on request."""
 
     def tracer(self, **options: Any) -> MemoryTracer:
         return MemoryTracer(**{"interval": 3600, "logger": self.append, **options})

@@ -1,4 +1,4 @@
-"""Laws of responses by uvicorn to a client that has gone."""
+"""Responses of uvicorn to a disconnected client."""
 
 import asyncio
 import contextlib
@@ -95,7 +95,7 @@ async def read_all(scope: Any, receive: Receive, send: Send) -> None:
 
 
 async def fall(scope: Any, receive: Receive, send: Send) -> None:
-    """Fail when the client has gone, for a reason of its own."""
+    """Raise an unrelated error when the client has disconnected."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.accept"})
     while (await receive())["type"] not in {"http.disconnect", "websocket.disconnect"}:

@@ -22,13 +22,13 @@ LOGGER = "svcrun.service.watchdog"
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what watchdogs have logged, but for times when others had the machine."""
+    """Return the records of watchdogs, except those about a suspended process."""
     messages = [record.getMessage() for record in caplog.records if record.name == LOGGER]
     return [it for it in messages if not it.startswith("the process did not run")]
 
 
 def told(caplog: pytest.LogCaptureFixture, what: str) -> tuple[str, str]:
-    """Return the one warning that shows something, and what was said after it.
+    """Return the one warning with a given text, and the records after it.
 
     A busy machine may well be late by itself, and that is said as well.
     """
@@ -38,7 +38,7 @@ def told(caplog: pytest.LogCaptureFixture, what: str) -> tuple[str, str]:
 
 
 def incidents(caplog: pytest.LogCaptureFixture) -> int:
-    """Return of how many incidents the log tells."""
+    """Return the number of logged incidents."""
     return sum("unblocked after" not in it for it in said(caplog))
 
 
@@ -124,7 +124,7 @@ def test_a_blocking_callback_is_logged_with_its_stack(
         loop.run_until_complete(main())
     warning, _ = told(caplog, "in block\n    block_until(")
     assert "; it is at\n" in warning
-    assert warning.count(__file__) in {2, 3}  # nothing of what is around the loop
+    assert warning.count(__file__) in {2, 3}  # no frame from outside of the loop
 
 
 class Caller(Service):

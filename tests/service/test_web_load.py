@@ -83,7 +83,7 @@ class Load:
                 self.enough()
             closes = answer.closes
             if self.results[200, 1000] >= 2 * REQUESTS:
-                return  # the server has not heard of its end
+                return  # the server has not noticed its end
 
 
 @pytest.mark.parametrize("use_uvloop", [False, pytest.param(True, marks=NEEDS_UVLOOP)])

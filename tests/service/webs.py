@@ -1,4 +1,4 @@
-"""Clients of web services for the tests: they send bytes as they are told, and read answers."""
+"""Clients of web services: they send given bytes, and read the responses."""
 
 import asyncio
 import contextlib
@@ -179,7 +179,7 @@ async def get(service: AIOHTTPService, path: str = "/", *, host: str | None = No
 def raw_client(
     service: AIOHTTPService, *, receive_buffer: int | None = None
 ) -> Iterator[socket.socket]:
-    """Connect a socket that does nothing by itself, and never takes more than it is told to."""
+    """Connect a socket that reads only on request, and with a small receive buffer."""
     with socket.socket() as sock:
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

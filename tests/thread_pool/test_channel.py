@@ -69,7 +69,7 @@ async def test_closing_wakes_threads_that_wait() -> None:
         with pytest.raises(ChannelClosed):
             await producer
     assert channel.is_closed
-    assert await channel.get() == 0  # what is in can still be taken
+    assert await channel.get() == 0  # the items in it can still be taken
 
 
 async def test_closing_wakes_coroutines_that_wait() -> None:

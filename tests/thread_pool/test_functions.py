@@ -365,7 +365,7 @@ async def test_hung_separate_threads_are_returned_with_name_and_stack(
     (hung,) = await wait_separate_threads(timeout=0.01)
     assert hung.name == "svcrun-hang"
     assert "in hang" in hung.stack
-    assert await wait_separate_threads(timeout=PATIENCE) == []  # it is told once
+    assert await wait_separate_threads(timeout=PATIENCE) == []  # it is reported once
     release.set()
     await call
     # No task has waited for the thread.

@@ -237,7 +237,9 @@ def test_shutdown_can_cancel_queued_jobs(release: threading.Event) -> None:
     (running,) = hold(pool, release)
     queued = pool.submit(abs, -1)
     pool.shutdown(wait=False, cancel_futures=True)
-    assert concurrent.futures.wait([queued], PATIENCE).done  # also those who wait this way know
+    assert concurrent.futures.wait(
+        [queued], PATIENCE
+    ).done  # this kind of wait notices the end as well
     assert queued.cancelled()
     release.set()
     pool.shutdown()

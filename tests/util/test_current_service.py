@@ -36,7 +36,7 @@ def running(*services: Service) -> entrypoint:
 
 
 class Noting(Service):
-    """Notes who is at work when it is started and stopped."""
+    """Records the service at work in its start and its stop."""
 
     def __init__(self, **kwargs: Any) -> None:
         self.noted: list[tuple[str, Service | None]] = []

@@ -32,7 +32,7 @@ def test_the_descriptor_of_an_unknown_loop_is_none() -> None:
 
 
 def in_a_thread(function: Callable[[], T]) -> T:
-    """Return what a fresh thread gets, in which no loop is set."""
+    """Return the current loop of a fresh thread, in which no loop is set."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function).result()
 

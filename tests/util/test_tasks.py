@@ -53,7 +53,7 @@ async def test_the_stack_of_a_task_includes_a_task_that_it_awaits() -> None:
 
 
 class Linked:
-    """Awaits a future, and refers to a task as what awaits one does: a circle that has an end."""
+    """Awaits a future, and refers to a task as an awaiting task does: a cycle that has an end."""
 
     __slots__ = ("steps", "task")
 
@@ -155,7 +155,7 @@ class Idle(Service):
 
 
 def ask_other_thread(loop: asyncio.AbstractEventLoop) -> tuple[object, object]:
-    """Ask for what is at work in this thread's loop, from another thread."""
+    """Return the task and the service at work in this thread's loop, from another thread."""
     this_thread = threading.get_ident()
     answers: list[tuple[object, object]] = []
 

@@ -63,6 +63,8 @@ class Connections:
         deadline = self.loop.time() + drain_timeout
         self._timer = self.loop.call_later(FLUSH_TIMEOUT, self._abort_flushed)
         try:
+            # No connection joins these meanwhile: the listener is closed, and a connection that was
+            # accepted before aborts itself while `stopping` is set.
             ending = self._to_end()
             for connection in ending:
                 connection.end(at_once=drain_timeout == 0)
@@ -103,6 +105,7 @@ class Connections:
             remaining = [one for one in remaining if one in self.open_connections]
             for connection in remaining:
                 connection.abort()
+        # The loop may be closed afterwards, and a socket leaks unless its transport closes before.
         # An aborted transport closes in the next iteration of the loop, a TLS transport above it
         # in the one after that.
         await asyncio.sleep(0)

@@ -110,6 +110,8 @@ class WorkerPool:
         self._failures = failures
 
         self._closed = False
+        # The context of the server. Each worker has a copy, which is compared with it after a
+        # handler: a changed one would leak from one datagram to the next.
         self._context = copy_context()
         self._workers: dict[asyncio.Task[Any], Worker] = {}
         self._idle: list[Worker] = []
@@ -273,6 +275,7 @@ class WorkerPool:
         if self._retry is not None:
             self._retry.cancel()
         self._loop.remove_reader(self._fd)
+        # A copy, because a woken worker ends at once and removes itself.
         for worker in self._idle.copy():
             worker.waiter.wake()
 

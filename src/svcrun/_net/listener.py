@@ -196,6 +196,7 @@ class Listener(asyncio.AbstractServer):
         sock = self._sock
         if sock is None:
             return
+        # The limit lets other callbacks run while new clients keep connecting.
         for _ in range(self._backlog):
             try:
                 connection, peer = sock.accept()

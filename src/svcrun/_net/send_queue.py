@@ -129,6 +129,7 @@ class SendQueue:
 
     def _on_writable(self) -> None:
         before = self._size
+        # One queue for each address keeps the order for it, while a full Unix peer delays no other.
         for addr in tuple(self._queues):
             if self._send_queued(addr):
                 del self._queues[addr]

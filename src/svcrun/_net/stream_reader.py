@@ -67,6 +67,8 @@ class Reader(asyncio.StreamReader):
         self._read_waiter = Waiter(loop)
         self._want = NOTHING
         self._count = 0
+        # The data for a task that was woken and has not run yet. Invariant: the buffer was empty
+        # when it arrived, so it comes before all data in the buffer.
         self._chunk: bytes | None = None
         self._ended = False
         self._error: BaseException | None = None
@@ -117,6 +119,8 @@ class Reader(asyncio.StreamReader):
             buffer += data
             if want == EXACTLY and len(buffer) < self._count:
                 return
+        # The task may run in the call, and wait here again before it returns. So it counts as not
+        # waiting before the call, and the state is read again after it.
         self._want = NOTHING
         self._read_waiter.wake()
         if len(buffer) > 2 * self._line_limit and self._want == NOTHING:

@@ -108,6 +108,7 @@ class Drain:
         log_late(self._logger, self._owner, late, when, name=self._name_of(late[0]))
         for task in late:
             task.cancel()
+        # Tasks that begin others in their clean-up are waited for as well.
         abandoned = await self.wait(loop.time() + GRACE_PERIOD)
         for task in abandoned:
             log_abandoned(self._logger, f"{show(self._owner)}: {self._name_of(task)}", task)

@@ -69,6 +69,8 @@ class StreamServer(Listening, SimpleServer, base=True):
         if connections.listener is not None:
             raise AlreadyRunning(self)
         sock = await self._svcrun_bind(self.backlog)
+        # From here to the end of the last connection, the service and its connections refer to each
+        # other: stop() ends this reference cycle.
         connections.service = self
         connections.loop = asyncio.get_running_loop()
         connections.limit = self.limit
@@ -91,6 +93,7 @@ class StreamServer(Listening, SimpleServer, base=True):
         if await connections.stop.in_progress():
             return
 
+        # The first step, so that no client connects to a server that would not serve it any more.
         self.__close_listener(connections)
         with connections.stop:
             try:

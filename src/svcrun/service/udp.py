@@ -164,6 +164,7 @@ class UDPServer(Listening, SimpleServer, base=True):
             return
 
         loop = asyncio.get_running_loop()
+        # The handlers and the send queue share one time limit: handlers add to the queue.
         deadline = loop.time() + self.drain_timeout
         with pool.stop:
             try:

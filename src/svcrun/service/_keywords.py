@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from svcrun.service._meta import ServiceMeta
-    from svcrun.service.base import Service
 
 __all__ = (
     "check_methods",
@@ -59,12 +58,12 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 
 
-def check_methods(service: Service, given: Mapping[str, Any]) -> None:
+def check_methods(service: Any, given: Mapping[str, Any]) -> None:
     """Check keywords that replace a method, and record undeclared keywords.
 
     :raises TypeError: naming the service, the method and the value.
     """
-    cls = type(service)
+    cls: Any = type(service)
     keywords = cls._svcrun_keywords
     check_reserved(cls.__qualname__, given)
     for name in given.keys() - keywords.known:
@@ -78,7 +77,7 @@ def check_methods(service: Service, given: Mapping[str, Any]) -> None:
                 keywords.undeclared[name] = frozenset(given)
 
 
-def check_present(service: Service) -> None:
+def check_present(service: Any) -> None:
     """Check whether a service has all required parameters.
 
     A base calls this when it first needs its parameters: the ``__init__`` of a subclass need not
@@ -86,15 +85,15 @@ def check_present(service: Service) -> None:
 
     :raises AttributeError: naming the missing parameters, and the class.
     """
-    cls = type(service)
+    cls: Any = type(service)
     absent = [name for name in cls.__required__ if not hasattr(service, name)]
     if absent:
         raise MissingParameters(cls.__qualname__, absent)
 
 
-def warn_of_misspellings(service: Service) -> None:
+def warn_of_misspellings(service: Any) -> None:
     """Log undeclared keywords of the class that are probably misspelt, once per class."""
-    cls = type(service)
+    cls: Any = type(service)
     undeclared, cls._svcrun_keywords.undeclared = cls._svcrun_keywords.undeclared, {}
     declared = frozenset(_declared(cls))
     for name, given in undeclared.items():

@@ -1,4 +1,4 @@
-"""Each of two servers of a kind is the service at work in its handlers, and in what is logged."""
+"""Each of two servers of a kind is the current service of its handlers and of their records."""
 
 import asyncio
 import contextlib
@@ -21,11 +21,11 @@ from tests.support import PATIENCE, LoopFactory, eventually
 log = logging.getLogger(__name__)
 
 Tell = Callable[[], str]
-"""Returns the response of a server. It may raise."""
+"""Return the response of a server. It may raise."""
 
 
 class Kind:
-    """How servers of one kind are made, and asked.
+    """A kind of server: how to create one, and how to send it requests.
 
     :param parameters: those of every server.
     """
@@ -137,7 +137,7 @@ class Uvicorn(HTTP):
 
 
 class Application:
-    """An ASGI application that also logs who is at work at its own start and end."""
+    """An ASGI application that also logs the current service in its startup and shutdown."""
 
     def __init__(self, tell: Tell) -> None:
         self.tell = tell

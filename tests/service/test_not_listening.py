@@ -53,7 +53,7 @@ def kinds() -> dict[str, tuple[type[Any], dict[str, Any]]]:
     return found
 
 
-def deaf(caplog: pytest.LogCaptureFixture) -> list[str]:
+def listener_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the warnings about servers without a listener."""
     return [
         record.getMessage()
@@ -62,10 +62,16 @@ def deaf(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-async def live(service: Any, body: Any = None) -> None:
-    async with entrypoint(service, log_config=False, catch_signals=()):
-        if body is not None:
-            await body()
+def run(loop_factory: LoopFactory, service: Any, body: Any = None) -> None:
+    """Run an entrypoint with a service, and `body` in its block."""
+
+    async def main() -> None:
+        async with entrypoint(service, log_config=False, catch_signals=()):
+            if body is not None:
+                await body()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
 
 
 @pytest.mark.parametrize("kind", kinds())
@@ -75,14 +81,13 @@ def test_a_start_that_does_not_call_its_base_is_a_warning(
     base: Any
     base, needed = kinds()[kind]
 
-    class Deaf(Handles, base):  # type: ignore[misc]
+    class NotListening(Handles, base):  # type: ignore[misc]
         async def start(self) -> None:
             """Return at once."""
 
-    service = Deaf(address="127.0.0.1", port=0, name="culprit", **needed)
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(live(service))
-    (message,) = deaf(caplog)
+    service = NotListening(address="127.0.0.1", port=0, name="culprit", **needed)
+    run(loop_factory, service)
+    (message,) = listener_warnings(caplog)
     assert "culprit" in message
 
 
@@ -93,15 +98,14 @@ def test_a_start_that_runs_on_without_a_listener_is_a_warning(
     base: Any
     base, needed = kinds()[kind]
 
-    class Deaf(Handles, base):  # type: ignore[misc]
+    class NotListening(Handles, base):  # type: ignore[misc]
         async def start(self) -> None:
             self.start_event.set()
             await asyncio.Event().wait()
 
-    service = Deaf(address="127.0.0.1", port=0, name="culprit", **needed)
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(live(service, lambda: eventually(lambda: deaf(caplog))))
-    assert len(deaf(caplog)) == 1
+    service = NotListening(address="127.0.0.1", port=0, name="culprit", **needed)
+    run(loop_factory, service, lambda: eventually(lambda: listener_warnings(caplog)))
+    assert len(listener_warnings(caplog)) == 1
 
 
 @pytest.mark.parametrize("kind", kinds())
@@ -117,31 +121,29 @@ def test_a_start_that_listens_before_or_after_it_is_ready_is_no_warning(
             await super().start()
             await asyncio.Event().wait()
 
-    async def beyond_the_patience() -> None:
+    async def wait_past_the_check() -> None:
         loop = asyncio.get_running_loop()
         past = asyncio.Event()
         loop.call_later(1.2, past.set)
         await past.wait()
 
-    for cls, body in ((type("Usual", (Handles, base), {}), None), (Early, beyond_the_patience)):
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(live(cls(address="127.0.0.1", port=0, **needed), body))
-    assert not deaf(caplog)
+    for cls, body in ((type("Usual", (Handles, base), {}), None), (Early, wait_past_the_check)):
+        run(loop_factory, cls(address="127.0.0.1", port=0, **needed), body)
+    assert not listener_warnings(caplog)
 
 
 def test_a_tls_server_without_a_listener_is_a_warning(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    class Deaf(Handles, TLSServer):
+    class NotListening(Handles, TLSServer):
         async def start(self) -> None:
             """Return at once."""
 
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     for path in (cert, key):
         path.write_bytes(b"")
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(live(Deaf(address="127.0.0.1", port=0, cert=str(cert), key=str(key))))
-    assert len(deaf(caplog)) == 1
+    run(loop_factory, NotListening(address="127.0.0.1", port=0, cert=str(cert), key=str(key)))
+    assert len(listener_warnings(caplog)) == 1
 
 
 @pytest.mark.parametrize("where", ["server", "listener", "listeners", "transport", "sock"])
@@ -172,21 +174,17 @@ def test_a_subclass_with_a_listener_of_its_own_is_no_warning(
             for server in getattr(self, "listeners", ()):
                 server.close()
 
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(live(Own(address="127.0.0.1", port=0)))
-    assert not deaf(caplog)
+    run(loop_factory, Own(address="127.0.0.1", port=0))
+    assert not listener_warnings(caplog)
 
 
 def test_a_socket_passed_as_sock_is_not_a_listener(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Deaf(Handles, TCPServer):
+    class NotListening(Handles, TCPServer):
         async def start(self) -> None:
             """Return at once."""
 
-    with (
-        socket.create_server(("127.0.0.1", 0)) as sock,
-        asyncio.Runner(loop_factory=loop_factory) as r,
-    ):
-        r.run(live(Deaf(sock=sock)))
-    assert len(deaf(caplog)) == 1
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        run(loop_factory, NotListening(sock=sock))
+    assert len(listener_warnings(caplog)) == 1

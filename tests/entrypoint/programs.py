@@ -44,7 +44,7 @@ def run_async(main):
 
 
 class Server(Service):
-    """Says what is done to it."""
+    """A service that prints its starts, stops and cancellations."""
 
     async def start(self):
         say("started")

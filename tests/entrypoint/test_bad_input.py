@@ -1,4 +1,4 @@
-"""Laws of wrong input: a clear error that names it and the remedy, and nothing left running."""
+"""Wrong input raises an error that names it and the remedy, and leaves nothing running."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Laws of a process that is forked off inside a block: it is like a fresh one (C21b)."""
+"""A process that is forked inside a block behaves like a fresh one (C21b)."""
 
 import os
 import signal as signals

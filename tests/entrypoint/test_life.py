@@ -1,4 +1,4 @@
-"""Laws of a life from entering to leaving, in each of its forms (C9, C10, C12, C13, C17, C18)."""
+"""Start-up, block and shutdown of each form of entrypoint (C9, C10, C12, C13, C17, C18)."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Laws of services that are written in odd ways: each costs itself at most, never the others."""
+"""A service that is written in an odd way fails alone and disturbs no other service."""
 
 import asyncio
 import functools

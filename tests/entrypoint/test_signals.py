@@ -1,4 +1,4 @@
-"""Laws of signals: whenever one comes, the block ends in good order (C17, C20, C21).
+"""A signal at any time ends the block in order (C17, C20, C21).
 
 Each program sends the signal to itself at the point in question.
 """

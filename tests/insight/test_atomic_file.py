@@ -1,4 +1,4 @@
-"""Laws of files that are replaced as a whole, again and again."""
+"""A file that is replaced atomically on each write."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Laws of a web service's place, parameters, application and start (C3, C6, C7, C12, C23, C24)."""
+"""Endpoint, parameters, application and start of AIOHTTPService (C3, C6, C7, C12, C23, C24)."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Laws of a web service's end (C17, C18, C22, C33)."""
+"""The stop of AIOHTTPService (C17, C18, C22, C33)."""
 
 import asyncio
 import contextlib

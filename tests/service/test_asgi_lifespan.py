@@ -1,4 +1,4 @@
-"""Laws of the life of an ASGI application, and of how a service gets it (C34)."""
+"""The lifespan of an ASGI application, and the ways to give it to a service (C34)."""
 
 import asyncio
 import logging

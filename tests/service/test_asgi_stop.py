@@ -1,4 +1,4 @@
-"""Laws of the end of a service that runs an ASGI application (C33, C34)."""
+"""The stop of a service with an ASGI application (C33, C34)."""
 
 import asyncio
 import contextlib

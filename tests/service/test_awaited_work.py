@@ -1,4 +1,4 @@
-"""Laws of work that a stop waits for, and that asks for a stop itself (C17, C30, C32)."""
+"""Work that a stop waits for may itself stop its service (C17, C30, C32)."""
 
 import asyncio
 from typing import Any

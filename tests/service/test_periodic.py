@@ -1,4 +1,4 @@
-"""Laws of the service that calls every so many seconds (C29, C30)."""
+"""The service that calls a method at an interval (C29, C30)."""
 
 import asyncio
 import logging

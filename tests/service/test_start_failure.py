@@ -1,4 +1,4 @@
-"""Laws of a start() that extends one of ours and fails after it: nothing is left (C12, C22)."""
+"""A start() that extends one of svcrun's and fails after it leaves nothing behind (C12, C22)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Laws of a stream server's end (C25)."""
+"""The stop of a stream server (C25)."""
 
 import asyncio
 import contextlib

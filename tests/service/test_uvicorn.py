@@ -1,4 +1,4 @@
-"""Laws of the uvicorn service: its options, its place, its application, its log."""
+"""Options, endpoint, application and log of the uvicorn service."""
 
 import asyncio
 import contextlib

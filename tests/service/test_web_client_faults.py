@@ -1,4 +1,4 @@
-"""Laws of requests that clients get wrong, and of clients that vanish: one line each (C26, C34)."""
+"""A wrong request and a vanished client are logged in one line each (C26, C34)."""
 
 import asyncio
 import contextlib

@@ -71,7 +71,7 @@ def check_methods(service: Any, given: Mapping[str, Any]) -> None:
             if not callable(given[name]) or is_generator_function(given[name]):
                 accepted = "a function that is not a generator"
                 raise ParameterTypeError(cls.__qualname__, name, given[name], accepted)
-        else:
+        elif name not in cls._svcrun_checks:  # the values of those are checked for each instance
             keywords.known.add(name)
             if not hasattr(cls, name):
                 keywords.undeclared[name] = frozenset(given)

@@ -23,7 +23,7 @@ from svcrun.service._internals import (
 )
 from svcrun.service._keywords import check_methods, parameters_of, warn_of_misspellings
 from svcrun.service._meta import ServiceMeta
-from svcrun.service._parameters import check_parameters, check_value, kept, parameter
+from svcrun.service._parameters import check_parameters, kept, parameter
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
@@ -72,6 +72,10 @@ def _check_reaction(owner: object, name: str, value: object) -> object:
 
 
 _time_limit: typing.Final = optional(number(above=0, high=inf, unit="seconds"), "no limit")
+
+
+def _check_nothing(_: typing.Any) -> None:
+    pass
 
 
 class Service(metaclass=ServiceMeta, base=True):
@@ -143,17 +147,15 @@ class Service(metaclass=ServiceMeta, base=True):
             raise MissingParameters(cls.__qualname__, absent)
         if kwargs:
             _set(self, "_svcrun_given", kwargs)
-        for name, value in kwargs.items():
-            setattr(self, name, value)
-        if not cls._svcrun_keywords.known.issuperset(kwargs):
-            check_methods(self, kwargs)
-        checks = cls._svcrun_checks
-        for name in kwargs:
-            if name in checks:
-                check_value(self, name, checks[name], kwargs[name])
+            for name, value in kwargs.items():
+                setattr(self, name, value)
+            if not cls._svcrun_keywords.known.issuperset(kwargs):
+                check_methods(self, kwargs)
+                check_parameters(self, [name for name in kwargs if name in cls._svcrun_checks])
         if cls._svcrun_overridden:
             check_parameters(self, cls._svcrun_overridden)
-        self._svcrun_check_together()
+        if cls._svcrun_check_together is not _check_nothing:
+            self._svcrun_check_together()
 
     def _svcrun_arguments(
         self, args: tuple[typing.Any, ...], kwargs: dict[str, typing.Any]
@@ -176,8 +178,8 @@ class Service(metaclass=ServiceMeta, base=True):
                 del kwargs[name]
         return kwargs
 
-    def _svcrun_check_together(self) -> None:
-        """Check parameters that depend on each other; called when all have their values."""
+    # Checks parameters that depend on each other; called when all have their values.
+    _svcrun_check_together = _check_nothing
 
     @overridable
     def state(self) -> ServiceState:

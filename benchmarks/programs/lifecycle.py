@@ -106,7 +106,7 @@ def aiomisc(kind: str, loop: str) -> Life:
 
 
 def main(side: str, kind: str, loop: str) -> None:
-    """Run the requested number of lives, and answer with the mean cost of one."""
+    """Run the requested number of entrypoints, and answer with the mean cost of one."""
     life = {"baseline": baseline, "svcrun": svcrun, "aiomisc": aiomisc}[side](kind, loop)
     for number, lives in requests():
         gc.collect()

@@ -7,7 +7,7 @@ from functools import partial
 from benchmarks.cases import Budget, Case, Job, Metric, Sample, Target
 from benchmarks.processes import program
 
-# By the number of services: the number of lives in one measurement, and that of turns.
+# By the number of services: the number of entrypoints in one measurement, and that of turns.
 LIVES = {1: 20, 10: 15, 100: 5, 1_000: 1, 10_000: 1}
 TURNS = {1: 10, 10: 5, 100: 5, 1_000: 5, 10_000: 2}
 

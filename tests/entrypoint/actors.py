@@ -9,7 +9,7 @@ Log = list[str]
 
 
 class Server(Service):
-    """Runs on until it is cancelled."""
+    """A service that runs until it is cancelled."""
 
     log: Log
     name: str | None = "server"
@@ -27,14 +27,14 @@ class Server(Service):
 
 
 class Brief(Server):
-    """Returns from its start."""
+    """A service whose start returns."""
 
     async def start(self) -> None:
         self.log.append(f"{self.name} starts")
 
 
 class Failing(Server):
-    """Fails in the phase that is named, after another turn of the loop.
+    """A service that fails in the given phase, after an iteration of the loop.
 
     In the phase "run", it waits until the block has begun, if it is given an event for that.
     """

@@ -566,7 +566,7 @@ def assert_hung(outcome: Outcome, *where: str) -> None:
     assert outcome.returncode == 70, outcome
     for text in where:
         assert text in outcome.stderr
-    assert "Thread 0x" not in outcome.stderr  # the loop could see to it
+    assert "Thread 0x" not in outcome.stderr  # the loop could end it
 
 
 def test_a_stop_that_hangs_is_cancelled_logged_and_the_process_ends_with_70(run: Run) -> None:

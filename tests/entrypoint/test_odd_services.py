@@ -163,7 +163,7 @@ def test_the_start_of_a_service_without_a_working_repr_can_be_cancelled(
 
 
 def passing(function: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Pass everything on, as decorators do."""
+    """A wrapper that passes all arguments on, as decorators do."""
 
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> None:
@@ -173,7 +173,7 @@ def passing(function: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable
 
 
 def dropping(function: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Pass nothing on."""
+    """A wrapper that passes no argument on."""
 
     @functools.wraps(function)
     async def wrapper(self: Any) -> None:

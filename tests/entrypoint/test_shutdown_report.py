@@ -21,7 +21,7 @@ from tests.support import PATIENCE, eventually
 from tests.support_clock import VirtualClockLoop
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def runtime_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the log of the runtime, without figures."""
     messages = [r.getMessage() for r in caplog.records if r.name == "svcrun.entrypoint"]
     return [re.sub(r"\d+\.\d+", "N", message) for message in messages]
@@ -51,7 +51,7 @@ def test_the_reason_and_the_end_of_a_shutdown_are_logged(
     caplog.set_level(logging.INFO)
     with contextlib.suppress(LookupError):
         live(Server(log=[]), body=body)
-    assert told(caplog) == [reason, END]
+    assert runtime_messages(caplog) == [reason, END]
 
 
 def test_the_crash_that_began_a_shutdown_is_logged_as_its_reason(
@@ -65,7 +65,7 @@ def test_the_crash_that_began_a_shutdown_is_logged_as_its_reason(
 
     with pytest.raises(LookupError):
         live(service, body=wait)
-    assert told(caplog) == ["shutting down because of LookupError('crash')", END]
+    assert runtime_messages(caplog) == ["shutting down because of LookupError('crash')", END]
 
 
 def test_a_signal_is_the_reason_of_a_shutdown(run: Run) -> None:
@@ -87,13 +87,13 @@ def test_a_quick_end_of_a_block_is_logged_at_debug_level_only(
 ) -> None:
     caplog.set_level(logging.DEBUG, "svcrun.entrypoint")
     live(Server(log=[]))
-    assert told(caplog) == ["the block has ended, shutting down", END]
+    assert runtime_messages(caplog) == ["the block has ended, shutting down", END]
     records = [record for record in caplog.records if record.name == "svcrun.entrypoint"]
     assert {record.levelno for record in records} == {logging.DEBUG}
 
 
 class Slow(Service):
-    """Takes as long to stop as the test wants."""
+    """A service whose stop takes a given time."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -107,7 +107,7 @@ class Slow(Service):
 
 
 def in_progress(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [line for line in told(caplog) if "still in progress" in line]
+    return [line for line in runtime_messages(caplog) if "still in progress" in line]
 
 
 def test_a_shutdown_in_progress_logs_the_services_that_it_waits_for(
@@ -130,7 +130,7 @@ def test_a_shutdown_in_progress_logs_the_services_that_it_waits_for(
     assert "name='culprit' STOPPING> (File" in line
     assert "in Slow.stop" in line
     assert "other" not in line
-    assert told(caplog)[-1] == END
+    assert runtime_messages(caplog)[-1] == END
 
 
 @pytest.mark.parametrize("what", ["task", "thread", "builtin", "hook", "block"])
@@ -197,7 +197,7 @@ def test_a_shutdown_is_reported_at_growing_intervals(caplog: pytest.LogCaptureFi
         f"shutdown still in progress after {seconds} s" for seconds in (1, 2, 4, 8, 16, 32)
     ]
     assert in_progress(caplog)[0].endswith("it and 10 more")
-    assert told(caplog)[-1] == "shutdown timed out after N s"
+    assert runtime_messages(caplog)[-1] == "shutdown timed out after N s"
     assert not loop.timers()
     loop.close()
 

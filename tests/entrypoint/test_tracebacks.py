@@ -39,7 +39,7 @@ DEPTH = ("first", "second", "third")
 
 
 class Raising(Service):
-    """Raises three calls deep in the phase that is named."""
+    """A service that raises in the given phase, three calls deep."""
 
     phase: str
     error: BaseException | None = None
@@ -185,7 +185,7 @@ def chained(how: str) -> tuple[BaseException, BaseException | None, BaseExceptio
 
 
 class Rethrowing(Service):
-    """Fails with an error that has a history, without touching that."""
+    """A service that raises an error with a traceback, without changing the traceback."""
 
     phase: str
     error: BaseException
@@ -228,7 +228,7 @@ def test_an_error_keeps_its_cause_and_context(
 
 
 class Plain(Raising):
-    """Raises in a frame that does not refer to the error."""
+    """A service that raises in a frame without a reference to the error."""
 
     async def _raise(self) -> None:
         if self.waits:

@@ -1,4 +1,4 @@
-"""Random lives of random services, each step checked against the laws in `tests.lifecycle.stage`.
+"""Random runs of random services, each step checked against the laws in `tests.lifecycle.stage`.
 
 ``SVCRUN_TEST_PROFILE=thorough`` lives fifty times as many.
 """

@@ -198,7 +198,7 @@ async def test_an_ignored_crash_stops_no_other_service() -> None:
 
 
 class Crashing(Service):
-    """Crashes after a second, and never gets ready again."""
+    """A service that crashes after a second, and never becomes ready again."""
 
     starts = 0
 

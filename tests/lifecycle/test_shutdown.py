@@ -281,7 +281,7 @@ async def test_a_reporter_runs_until_the_others_are_abandoned_and_is_then_cancel
     sup = await started(reporter, hung)
     log.clear()
     await sup.close(None, 5)
-    moment = f"{5 + 2 * GRACE_PERIOD:g}"  # first its stop(), then its start() is given up
+    moment = f"{5 + 2 * GRACE_PERIOD:g}"  # first its stop(), then its start() is abandoned
     assert [line for line in log if " reporter " in line][:2] == [
         f"{moment} reporter stops",
         f"{moment} reporter is cancelled",

@@ -27,7 +27,7 @@ user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="none
 
 
 class Reports(list[Report]):
-    """Collects reports, while its gate is open."""
+    """A transport that collects reports while its gate is open."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -53,7 +53,7 @@ class Sending:
             lambda error: self.outcomes.append((name, error)),
         )
 
-    async def told(self, count: int) -> dict[str, object]:
+    async def wait_for_outcomes(self, count: int) -> dict[str, object]:
         await eventually(lambda: len(self.outcomes) >= count)
         return dict(self.outcomes)
 
@@ -76,7 +76,7 @@ async def test_events_of_any_thread_are_sent_and_their_callbacks_called(
     async with sending(collector, cls) as events:
         events.send("here")
         await asyncio.to_thread(events.send, "there")
-        assert await events.told(2) == {"here": None, "there": None}
+        assert await events.wait_for_outcomes(2) == {"here": None, "there": None}
     assert {request.body for request in collector.requests} == {b"here", b"there"}
 
 
@@ -112,14 +112,14 @@ async def test_the_failure_callback_gets_the_error_of_the_server(collector: Coll
     async with sending(collector, service.QueuedAioHttpTransport) as events:
         for name in ("limited", "refused", "lost", "taken"):
             events.send(name)
-        told: dict[str, Any] = await events.told(4)
-    limited, refused = told["limited"], told["refused"]
+        found: dict[str, Any] = await events.wait_for_outcomes(4)
+    limited, refused = found["limited"], found["refused"]
     assert isinstance(limited, RateLimited)
     assert limited.retry_after == 7
     assert isinstance(refused, APIError)
     assert (refused.message, refused.code) == ("bad", 400)
-    assert isinstance(told["lost"], Exception)
-    assert told["taken"] is None
+    assert isinstance(found["lost"], Exception)
+    assert found["taken"] is None
 
 
 @pytest.mark.parametrize("cls", QUEUED)
@@ -127,9 +127,9 @@ async def test_a_full_queue_drops_its_oldest_event(collector: Collector, cls: An
     async with sending(collector, cls, qsize=2) as events:
         for name in ("one", "two", "three"):  # before the worker has its first turn
             events.transport._take((events.url, name.encode(), {}, *callbacks(events, name)))
-        told = await events.told(3)
-    assert {name for name, error in told.items() if error is None} == {"two", "three"}
-    assert "full" in str(told["one"])
+        found = await events.wait_for_outcomes(3)
+    assert {name for name, error in found.items() if error is None} == {"two", "three"}
+    assert "full" in str(found["one"])
 
 
 def callbacks(events: Sending, name: str) -> tuple[Callable[[], None], Callable[[object], None]]:
@@ -153,7 +153,7 @@ async def test_closing_sends_accepted_events_and_rejects_new_ones(
         events.send("after")
         assert events.transport.close(timeout=0) is end
         await end
-        assert (await events.told(2))["before"] is None
+        assert (await events.wait_for_outcomes(2))["before"] is None
         assert "closed" in str(dict(events.outcomes)["after"])
     assert [request.body for request in collector.requests] == [b"before"]
 
@@ -174,7 +174,7 @@ async def test_connections_are_kept_or_made_for_each_event(
     async with sending(collector, service.QueuedAioHttpTransport, keepalive=keepalive) as events:
         for number in range(3):
             events.send(str(number))
-            await events.told(number + 1)
+            await events.wait_for_outcomes(number + 1)
     assert collector.connections == connections
 
 

@@ -28,7 +28,7 @@ from tests.support import PATIENCE, LoopFactory, eventually, nothing_left
 
 
 class Mortal(ExitWatchdog):
-    """Notes its reason to die, and lives on."""
+    """A watchdog that records its reason to end the process, and does not end it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop, flush_log=lambda: None)

@@ -11,7 +11,7 @@ from tests.support import PATIENCE, eventually
 
 
 class Echo(UDPServer):
-    """Sends each datagram back."""
+    """A server that sends each datagram back."""
 
     async def handle_datagram(self, data: bytes, addr: Any) -> None:
         self.sendto(data, addr)

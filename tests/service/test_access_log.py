@@ -34,7 +34,7 @@ OF_THE_CALL = set(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"messa
 
 
 class Both(AbstractAccessLogger):
-    """Logs each request in both ways."""
+    """A logger that logs each request by aiohttp's and by svcrun's access logger."""
 
     def __init__(self, logger: logging.Logger, log_format: str) -> None:
         super().__init__(logger, log_format)

@@ -412,7 +412,7 @@ class TestOverrides:
 
 
 class TestStart:
-    """Starts, and those that fail."""
+    """Successful and failed starts."""
 
     async def test_a_running_service_is_not_started_again(self) -> None:
         async with running(Hello("127.0.0.1", 0)) as service:

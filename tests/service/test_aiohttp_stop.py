@@ -529,7 +529,7 @@ class TestWebSockets:
 
 
 class TestConcurrentStops:
-    """Stops from everywhere, and at any time."""
+    """Stops by handlers and other callers, at any time."""
 
     async def test_a_stop_before_the_start_does_nothing(self, http: Web) -> None:
         service = http.service(hello)

@@ -679,7 +679,7 @@ async def test_a_failure_before_the_response_is_answered_by_500_and_logged_once(
         assert record.exc_info[1] is not None
         assert "127.0.0.1" in record.getMessage()
         caplog.clear()
-        assert (await ask(service, get())).status == status  # the service lives on
+        assert (await ask(service, get())).status == status  # the service still runs
 
 
 async def break_off(scope: Message, receive: Receive, send: Send) -> None:

@@ -161,7 +161,7 @@ def test_name_is_an_ordinary_keyword_of_every_service() -> None:
 
 
 def test_a_service_without_a_name_has_no_such_attribute() -> None:
-    """As in aiomisc: programs ask for it with a default."""
+    """As in aiomisc, whose programs read it by getattr() with a default."""
     assert getattr(Worker(), "name", "anonymous") == "anonymous"
     assert repr(Worker()) == "<Worker NEW>"
 

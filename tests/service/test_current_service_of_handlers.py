@@ -163,7 +163,7 @@ def kind(request: pytest.FixtureRequest, certificates: Certificates) -> Kind:
 
 
 class Records(logging.Handler):
-    """Keeps records."""
+    """A handler that keeps the records."""
 
     def __init__(self) -> None:
         super().__init__()

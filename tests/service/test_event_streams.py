@@ -112,7 +112,7 @@ async def test_an_event_stream_that_ends_in_the_middle_at_another_time_is_an_err
 async def test_handle_exit_of_uvicorn_is_called_when_the_stop_begins(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Libraries replace it to hear of the shutdown.
+    # Libraries replace it to be notified of the shutdown.
     app = Stream(b"text/event-stream")
     original = uvicorn.Server.handle_exit
 

@@ -258,7 +258,7 @@ async def test_a_method_called_name_is_not_the_name_of_the_service() -> None:
 
 
 class Attributes:
-    """Sets attributes, and calls no other __init__."""
+    """A service whose __init__ sets attributes and calls no other __init__."""
 
     def __init__(self, **attributes: Any) -> None:
         vars(self).update(attributes)

@@ -15,7 +15,7 @@ from tests.support import Program, eventually, refuses
 
 
 class Ticks(PeriodicService):
-    """Notes when it is called."""
+    """A service that records the times of its calls."""
 
     interval = 0.01
 

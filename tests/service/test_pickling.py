@@ -200,7 +200,7 @@ def test_a_keyword_that_sets_a_property_is_in_the_pickle() -> None:
 
 
 class Dumping(TCPServer):
-    """Pickles its whole `__dict__` but for a lock, as Python's manual shows."""
+    """A service that pickles its `__dict__` without a lock, as in Python's manual."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

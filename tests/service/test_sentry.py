@@ -197,7 +197,7 @@ async def test_attach_stacktrace_adds_the_stack_of_a_log_call(collector: Envelop
 
 
 class Worker(Service):
-    """Fails in as many ways as there are to report it."""
+    """A service that fails in every way that is reported."""
 
     async def start(self) -> None:
         sentry_sdk.capture_message("captured")

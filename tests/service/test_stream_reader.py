@@ -19,7 +19,7 @@ Step = tuple[str, Any]
 
 
 class Server(TCPServer):
-    """Owns a connection."""
+    """The owner of a connection."""
 
     async def handle_client(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -22,7 +22,7 @@ Connect = Callable[..., Any]
 
 
 class Secure(TLSServer):
-    """Sends lines back, after the name in the client's certificate if it sends one."""
+    """A server that echoes lines, after the name in the client's certificate if there is one."""
 
     async def handle_client(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -117,7 +117,7 @@ async def test_class_attributes_are_defaults() -> None:
 
 
 async def test_the_date_header_is_current() -> None:
-    """As uvicorn's own loop sees to it, once a second."""
+    """The main loop of uvicorn updates it once a second."""
     async with running(make()) as service:
         first = (await get(service)).headers["date"]
         assert service.server is not None

@@ -21,25 +21,25 @@ from tests.support import PATIENCE, LoopFactory, Program, eventually, nothing_le
 LOGGER = "svcrun.service.watchdog"
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the records of watchdogs, except those about a suspended process."""
+def messages_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the messages of watchdogs, except those about a suspended process."""
     messages = [record.getMessage() for record in caplog.records if record.name == LOGGER]
     return [it for it in messages if not it.startswith("the process did not run")]
 
 
-def told(caplog: pytest.LogCaptureFixture, what: str) -> tuple[str, str]:
-    """Return the one warning with a given text, and the records after it.
+def find_warning(caplog: pytest.LogCaptureFixture, text: str) -> tuple[str, str]:
+    """Return the one warning with a given text, and the message after it.
 
-    A busy machine may well be late by itself, and that is said as well.
+    There may be other warnings, because a busy machine may be late by itself.
     """
-    messages = [*said(caplog), "", ""]
-    (place,) = [number for number, it in enumerate(messages) if what in it]
-    return messages[place], messages[place + 1]
+    messages = [*messages_of(caplog), "", ""]
+    (index,) = [number for number, it in enumerate(messages) if text in it]
+    return messages[index], messages[index + 1]
 
 
-def incidents(caplog: pytest.LogCaptureFixture) -> int:
+def count_incidents(caplog: pytest.LogCaptureFixture) -> int:
     """Return the number of logged incidents."""
-    return sum("unblocked after" not in it for it in said(caplog))
+    return sum("unblocked after" not in it for it in messages_of(caplog))
 
 
 def block_until(check: Callable[[], object]) -> None:
@@ -60,7 +60,7 @@ def make(**options: Any) -> LoopWatchdog:
 
 
 class Blocker(Service):
-    """Blocks the loop once."""
+    """A service that blocks the loop once."""
 
     until: Callable[[], object]
 
@@ -81,8 +81,8 @@ def test_a_blocking_call_is_logged_while_it_blocks_and_its_duration_afterwards(
     watchdog = make()
     with entrypoint(watchdog, blocker, log_config=False, loop_factory=loop_factory) as loop:
         loop.run_until_complete(eventually(lambda: "in block_until\n" in caplog.text))
-        loop.run_until_complete(eventually(lambda: told(caplog, "in block_until\n")[1]))
-    warning, end = told(caplog, "in block_until\n")
+        loop.run_until_complete(eventually(lambda: find_warning(caplog, "in block_until\n")[1]))
+    warning, end = find_warning(caplog, "in block_until\n")
     assert re.search(r"event loop blocked for \d+\.\d", warning)
     assert "of <Blocker name='blocker' RUNNING> is at\n" in warning
     assert "in start\n    await self.work()" in warning
@@ -92,7 +92,7 @@ def test_a_blocking_call_is_logged_while_it_blocks_and_its_duration_afterwards(
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
     lag = watchdog.lag
-    assert lag.incidents == incidents(caplog)
+    assert lag.incidents == count_incidents(caplog)
     assert lag.blocked >= lag.max >= 0.19  # the threshold; the rest may be the machine's fault
 
 
@@ -104,9 +104,9 @@ async def test_each_blocking_call_is_logged_by_one_warning(
             await asyncio.sleep(0.05)
             block_until(lambda count=count: caplog.text.count("in block_until\n") == count)  # type: ignore[misc]
             hold(0.5)
-            before = len(said(caplog))
-            await eventually(lambda before=before: len(said(caplog)) > before)  # type: ignore[misc]
-            assert "unblocked after" in said(caplog)[before]
+            before = len(messages_of(caplog))
+            await eventually(lambda before=before: len(messages_of(caplog)) > before)  # type: ignore[misc]
+            assert "unblocked after" in messages_of(caplog)[before]
 
 
 def test_a_blocking_callback_is_logged_with_its_stack(
@@ -122,7 +122,7 @@ def test_a_blocking_callback_is_logged_with_its_stack(
 
     with entrypoint(make(), log_config=False, loop_factory=loop_factory) as loop:
         loop.run_until_complete(main())
-    warning, _ = told(caplog, "in block\n    block_until(")
+    warning, _ = find_warning(caplog, "in block\n    block_until(")
     assert "; it is at\n" in warning
     assert warning.count(__file__) in {2, 3}  # no frame from outside of the loop
 
@@ -188,7 +188,7 @@ async def test_time_spent_in_logging_does_not_count_as_a_suspended_process(
         async with entrypoint(make(), log_config=False):
             await asyncio.sleep(0.05)
             block_until(lambda: "in block_until\n" in caplog.text)
-            await eventually(lambda: told(caplog, "in block_until\n")[1])
+            await eventually(lambda: find_warning(caplog, "in block_until\n")[1])
     finally:
         logger.removeHandler(slow)
     assert "did not run for 0.5" not in caplog.text
@@ -213,14 +213,14 @@ async def test_a_stack_that_may_belong_to_another_callback_is_not_logged(
         has_turned.set()
         await eventually(lambda: "unblocked before its stack could be read" in caplog.text)
     assert "in block_until\n" not in caplog.text
-    assert watchdog.lag.incidents == incidents(caplog)
+    assert watchdog.lag.incidents == count_incidents(caplog)
 
 
 async def test_a_loop_that_iterates_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     watchdog = make(threshold=PATIENCE)
     async with entrypoint(watchdog, log_config=False):
         await eventually(lambda: watchdog.lag.count >= 10)
-    assert not said(caplog)
+    assert not messages_of(caplog)
     lag = watchdog.lag
     assert (lag.incidents, lag.blocked) == (0, 0)
     assert 0 <= lag.mean <= lag.max < PATIENCE
@@ -356,8 +356,8 @@ async def test_a_stop_counts_a_blocking_call_that_has_just_ended(
     await asyncio.sleep(0.05)
     block_until(lambda: "in block_until\n" in caplog.text)
     await watchdog.stop()
-    assert "unblocked after" in said(caplog)[-1]
-    assert watchdog.lag.incidents == incidents(caplog)
+    assert "unblocked after" in messages_of(caplog)[-1]
+    assert watchdog.lag.incidents == count_incidents(caplog)
     assert watchdog.lag.blocked >= 0.1
 
 
@@ -397,11 +397,11 @@ async def test_watchdogs_of_one_loop_do_not_disturb_each_other(
     first, second = make(name="first"), make(threshold=PATIENCE, name="second")
     async with entrypoint(first, second, log_config=False):
         await asyncio.sleep(0.05)
-        block_until(lambda: said(caplog))
+        block_until(lambda: messages_of(caplog))
         await first.stop()
         count = second.lag.count
         await eventually(lambda: second.lag.count > count)
-    assert first.lag.incidents == incidents(caplog)
+    assert first.lag.incidents == count_incidents(caplog)
     assert second.lag.incidents == 0
 
 

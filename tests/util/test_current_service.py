@@ -300,7 +300,7 @@ def test_tasks_and_callbacks_of_a_service_run_for_it(
 
 
 class Ticking(PeriodicService):
-    """Answers at the next call."""
+    """A periodic service that records the current service at each call."""
 
     interval = 0.001
 

@@ -44,7 +44,7 @@ def folder(tmp_path: Path, certificates: Certificates) -> Path:
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=str)
-def test_a_program_of_the_manual_does_what_the_text_says(scene: Scene, folder: Path) -> None:
+def test_a_program_of_the_manual_has_the_documented_output(scene: Scene, folder: Path) -> None:
     play(scene, folder)
 
 

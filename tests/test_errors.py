@@ -49,7 +49,7 @@ def test_a_service_whose_representation_fails_is_shown_by_its_class(service: Ser
 
 
 @pytest.mark.parametrize("name", ABOUT_SERVICES)
-def test_an_error_about_a_service_names_it_whatever_its_representation(name: str) -> None:
+def test_an_error_about_a_service_names_it_even_if_its_representation_fails(name: str) -> None:
     kind = getattr(errors, name)
     assert "'it'" in str(kind(Nothing(name="it"), *ABOUT_SERVICES[name]))
     assert "Unspeakable" in str(kind(Unspeakable(), *ABOUT_SERVICES[name]))
@@ -62,7 +62,7 @@ def test_an_error_about_several_services_names_them_all(kind: Any) -> None:
         assert part in text
 
 
-def test_one_error_is_raised_as_it_is_several_as_a_group_and_none_not_at_all() -> None:
+def test_a_single_error_is_raised_as_it_is_and_several_as_a_group() -> None:
     raise_together("nothing", [])
     error = ValueError("one")
     with pytest.raises(ValueError, match="one") as caught:

@@ -283,7 +283,7 @@ def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
         "import svcrun.{name}, sys, importlib; importlib.reload(sys.modules['svcrun.{name}'])",
     ],
 )
-def test_a_name_is_what_it_holds_and_not_its_module_whatever_was_imported_before(
+def test_an_exported_name_is_the_object_and_never_the_module_of_the_same_name(
     evaluate: Evaluate, before: str, name: str
 ) -> None:
     program = f"{before.format(name=name)}\nfrom svcrun import {name}\nresult = str(type({name}))"

@@ -109,7 +109,7 @@ def test_a_signal_handler_not_restored_is_noticed() -> None:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_loop_that_is_closed_leaves_nothing(no_leaks: None) -> None:
+def test_a_loop_that_is_closed_leaves_nothing_behind(no_leaks: None) -> None:
     asyncio.run(asyncio.sleep(0))
 
 

@@ -199,7 +199,7 @@ async def test_a_call_may_stop_the_service(how: str) -> None:
     assert said == ["begin", "end"]
 
 
-async def test_a_failing_call_is_logged_and_the_calls_go_on(
+async def test_a_failing_call_is_logged_and_the_calls_continue(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Failing(CronService):

@@ -143,7 +143,7 @@ def test_attributes_set_before_the_first_use_are_written(written: Callable[..., 
     assert written(visit) == "Ann or 33\n"
 
 
-def test_one_that_cannot_be_filled_in_is_reported_and_the_others_are_written(
+def test_a_lazy_record_that_cannot_be_filled_in_is_reported_and_the_others_are_written(
     written: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     text = written(Visit("Ann"), Visit(""), Visit("Bob"))

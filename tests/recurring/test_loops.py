@@ -102,7 +102,9 @@ def test_sys_exit_in_a_call_ends_the_loop(loop_factory: LoopFactory) -> None:
     assert not errors
 
 
-def test_a_loop_that_ends_with_calls_in_flight_leaves_nothing(loop_factory: LoopFactory) -> None:
+def test_a_loop_that_ends_with_calls_in_flight_leaves_nothing_behind(
+    loop_factory: LoopFactory,
+) -> None:
     errors: list[object] = []
 
     async def main() -> None:

@@ -343,7 +343,7 @@ async def test_an_event_between_two_attempts_gets_a_last_one_at_the_stop(
     assert len(collector.requests) == 2
 
 
-async def test_a_stop_that_is_cancelled_leaves_nothing(
+async def test_a_stop_that_is_cancelled_leaves_nothing_behind(
     collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
     collector.usual = hang

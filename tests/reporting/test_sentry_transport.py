@@ -191,7 +191,7 @@ async def test_a_slow_server_that_responds_gets_all_waiting_events(
     assert collector.messages == [f"number {number}" for number in range(20)]
 
 
-async def test_a_stop_that_is_cancelled_leaves_nothing(collector: EnvelopeCollector) -> None:
+async def test_a_stop_that_is_cancelled_leaves_nothing_behind(collector: EnvelopeCollector) -> None:
     collector.usual = hang
     with nothing_left():
         sender = collector.sender(flush_timeout=1)

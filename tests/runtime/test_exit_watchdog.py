@@ -282,7 +282,7 @@ def test_a_shutdown_that_is_over_at_once_has_no_thread(later: Mortal) -> None:
     assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
 
 
-def test_a_signal_in_a_later_life_starts_the_thread(later: Mortal) -> None:
+def test_a_signal_in_a_later_entrypoint_starts_the_watchdog_thread(later: Mortal) -> None:
     threads = number_of_threads()
     later.arm_in_handler(600, 600, if_blocked=lambda: None)
     assert number_of_threads() == threads + 1

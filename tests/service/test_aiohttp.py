@@ -447,7 +447,7 @@ class TestStart:
 
     @pytest.mark.parametrize("step", ["create", "startup", "context", "runner", "site"])
     @pytest.mark.parametrize("error", [LookupError("broken"), asyncio.CancelledError()])
-    async def test_a_failed_start_raises_its_error_and_leaves_nothing(
+    async def test_a_failed_start_raises_its_error_and_leaves_nothing_behind(
         self, step: str, error: BaseException, tmp_path: Path
     ) -> None:
         """C12."""
@@ -548,7 +548,9 @@ class TestStart:
                 await start
             assert service.socket is None
 
-    async def test_a_start_that_extends_the_base_and_fails_after_it_leaves_nothing(self) -> None:
+    async def test_a_start_that_extends_the_base_and_fails_after_it_leaves_nothing_behind(
+        self,
+    ) -> None:
         """C12."""
 
         class Mine(Hello):

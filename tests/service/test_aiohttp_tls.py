@@ -340,7 +340,7 @@ class TestParameters:
         with pytest.raises(AttributeError, match="cert=, key="):
             make(address="::1", port=0)
 
-    async def test_a_file_with_wrong_contents_fails_the_start_and_leaves_nothing(
+    async def test_a_file_with_wrong_contents_fails_the_start_and_leaves_nothing_behind(
         self, secure: Make, certificates: Certificates
     ) -> None:
         service = secure(key=certificates.client_key)

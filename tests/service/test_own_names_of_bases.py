@@ -162,7 +162,7 @@ async def ask(service: Any, context: ssl.SSLContext | None) -> bytes:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("base", BASES)
-async def test_a_subclass_starts_serves_and_stops_twice_whatever_names_it_uses(
+async def test_a_subclass_with_any_attribute_names_starts_serves_and_stops_twice(
     base: str,
     way: Callable[[Any, dict[str, Any]], Any],
     certificates: Certificates,

@@ -74,7 +74,7 @@ async def test_an_exception_is_sent_with_its_stack_and_variables(collector: Coll
     assert frame["context_line"].startswith("    1 / number")
 
 
-async def test_a_request_is_what_the_server_expects(collector: Collector) -> None:
+async def test_a_request_has_the_form_that_the_server_expects(collector: Collector) -> None:
     async with sending(collector):
         log.error("here")
     (request,) = collector.requests

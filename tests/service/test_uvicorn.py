@@ -448,7 +448,7 @@ async def test_the_application_is_created_at_each_start() -> None:
         (lambda: None, TypeError, "app=None"),
     ],
 )
-async def test_an_object_that_is_no_application_fails_the_start_and_leaves_nothing(
+async def test_an_object_that_is_no_application_fails_the_start_and_leaves_nothing_behind(
     app: Any, error: type[Exception], named: str
 ) -> None:
     with nothing_left():
@@ -514,7 +514,7 @@ async def raise_at_start(scope: Any, receive: Receive, send: Send) -> None:
     ("app", "lifespan"),
     [(refuse_to_start, "auto"), (refuse_to_start, "on"), (raise_at_start, "on")],
 )
-async def test_an_application_that_fails_to_start_fails_the_start_and_leaves_nothing(
+async def test_an_application_that_fails_to_start_fails_the_start_and_leaves_nothing_behind(
     app: Any, lifespan: str, tmp_path: Path
 ) -> None:
     """C12."""

@@ -437,7 +437,7 @@ async def fall(send: Send) -> None:
 @pytest.mark.parametrize(
     ("end", "reason"), [(hang, "Event.*wait"), (fail, "the reason"), (fall, "the reason")]
 )
-async def test_a_failed_shutdown_of_the_application_fails_the_stop_and_leaves_nothing(
+async def test_a_failed_shutdown_of_the_application_fails_the_stop_and_leaves_nothing_behind(
     end: Any, reason: str
 ) -> None:
     """C18."""

@@ -139,7 +139,7 @@ async def test_cancelling_the_awaiting_task_drops_a_job_that_has_not_started(
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit, Exception])
-def test_any_exception_of_a_job_is_set_on_its_future_and_the_thread_lives_on(
+def test_any_exception_of_a_job_is_set_on_its_future_and_the_thread_continues(
     error: type[BaseException],
 ) -> None:
     def fail() -> None:
@@ -174,7 +174,7 @@ def test_a_future_settled_from_outside_harms_no_thread(
     assert not caplog.records
 
 
-def test_a_callback_that_fails_badly_is_logged_and_the_thread_lives_on(
+def test_a_callback_that_raises_a_base_exception_is_logged_and_the_thread_continues(
     caplog: pytest.LogCaptureFixture, release: threading.Event
 ) -> None:
     def fail(_: object) -> None:
@@ -301,7 +301,7 @@ async def test_close_returns_hung_threads_with_their_stacks(release: threading.E
     job.result(PATIENCE)
 
 
-async def test_closing_a_pool_that_was_never_used_takes_no_turn_of_the_loop() -> None:
+async def test_closing_an_unused_pool_takes_no_iteration_of_the_loop() -> None:
     closing = ThreadPoolExecutor(2).close(timeout=0)
     with pytest.raises(StopIteration) as result:
         closing.send(None)

@@ -89,7 +89,7 @@ def test_the_error_for_a_number_names_owner_parameter_value_and_the_accepted_val
     assert str(caught.value) == f"Kettle: volume must be {accepted}, not {value!r}"
 
 
-def test_an_optional_value_may_be_none_and_the_error_says_what_none_stands_for() -> None:
+def test_an_optional_value_may_be_none_and_the_error_explains_none() -> None:
     check = optional(number(low=0), "no limit")
     assert check("Kettle", "volume", None) is None
     assert check("Kettle", "volume", 1) == 1

@@ -99,7 +99,7 @@ async def shut_down_connections(server: GracefulServer, timeout: float, limit: s
 
 
 async def _run_loop() -> None:
-    """Let the loop receive data that clients have sent: it may have been blocked for long."""
+    """Receive the data that clients have sent while the loop was blocked."""
     for _ in range(ITERATIONS):
         await asyncio.sleep(0)
 

@@ -226,7 +226,7 @@ class Service(metaclass=ServiceMeta, base=True):
 
     @abstractmethod
     async def start(self) -> typing.Any:
-        """Do what the service is for.
+        """Start the service.
 
         The service counts as started when this returns, or sets :attr:`start_event` and runs on.
         """

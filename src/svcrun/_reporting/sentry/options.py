@@ -119,7 +119,7 @@ def make_options(
 
 
 def _disable_events(integration: Integration | None) -> None:
-    """Let the logging integration record breadcrumbs only.
+    """Restrict the logging integration to breadcrumbs.
 
     It would make events in the log call. And for a breadcrumb it needs the text of the record, but
     would format the traceback as well.

@@ -65,7 +65,7 @@ async def accept_waiting(
 ) -> None:
     """Close a listener, after accepting the connections that wait in its backlog.
 
-    :param connect: makes the protocol of a connection.
+    :param connect: returns the protocol of a new connection.
     :param is_shared: whether another process listens on the socket, or will.
     """
     waiting = close_listener(listener, sock, backlog, is_shared=is_shared)
@@ -86,10 +86,14 @@ async def shut_down_connections(server: GracefulServer, timeout: float, limit: s
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
+    # Invariant: no connection begins from here on, because the listener is closed. So each step
+    # leaves fewer connections, and the last one needs no loop.
     try:
         await _finish_handshakes(server.handshakes, min(LINGER, timeout))
         await server.receive_last_requests(min(deadline, loop.time() + LAST_CALL))
         server.end_connections()
+        # Race: a connection may have received a request in the same iteration of the loop. Its task
+        # begins in the next one, and is then among the requests in flight.
         await _run_loop()
         await server.drain.run(timeout, limit, deadline=deadline)
         await _flush(server, max(deadline, loop.time() + LINGER))

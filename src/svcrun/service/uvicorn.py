@@ -331,14 +331,14 @@ class UvicornService(Listening, base=True):
 
     async def __close(self) -> None:
         """Shut down the server and close the socket, once for all concurrent callers."""
-        sock = self._svcrun_socket
-        if sock is None or await self.__own.stop.in_progress():
+        # The socket is closed in the same iteration of the loop in which the stop ends.
+        if self._svcrun_socket is None or await self.__own.stop.in_progress():
             return
         with self.__own.stop:
             try:
                 self._svcrun_endpoint.remove_file()  # race: another server may create it meanwhile
                 if self.__own.server is not None:
-                    await self.__own.server.shutdown([sock])
+                    await self.__own.server.shutdown()
             finally:
                 self.__own.server = None
                 self._svcrun_unbind()

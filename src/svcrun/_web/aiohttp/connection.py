@@ -62,6 +62,8 @@ class Connection(RequestHandler):
     def end(self) -> None:
         """Accept no further request, and close at once if no request is in flight."""
         self.is_ending = True
+        # aiohttp waits by this future for the next request, and has none before its task begins.
+        # It is done if a request was received in this iteration of the loop: that one is handled.
         waiter = self._waiter
         if self._request_count == 0 or not (waiter is None or waiter.done()):
             self.force_close()

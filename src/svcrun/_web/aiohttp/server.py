@@ -85,6 +85,7 @@ class Server(web.Server):
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         """Record that a connection is lost. Its handler may still be running."""
         self._open.pop(handler, None)
+        # Without handler_cancellation, the handler continues after its client has disconnected.
         if isinstance(handler, Connection) and handler.task is not None:
             self._track(handler.task, handler)
         super().connection_lost(handler, exc)
@@ -129,7 +130,7 @@ class Server(web.Server):
 
     def end_connections(self) -> None:
         """Accept no further request, close idle connections, and send Close frames."""
-        for handler in tuple(self._open):
+        for handler in tuple(self._open):  # end() may lose the connection
             if isinstance(handler, Connection):
                 handler.end()
         loop = asyncio.get_running_loop()

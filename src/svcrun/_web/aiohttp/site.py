@@ -152,5 +152,6 @@ class Site(web.SockSite):
         protocol: asyncio.Protocol = server()
         if self._tls is None:
             return protocol
+        # A runner of another class has a server that does not wait for handshakes.
         handshakes = server.handshakes if isinstance(server, Server) else Handshakes()
         return Handshake(self._tls, protocol, handshakes)

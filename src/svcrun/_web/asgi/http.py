@@ -99,6 +99,7 @@ class HTTPCycle(RequestCycle):
 
     async def _read(self, content: StreamReader) -> bytes:
         """Wait for a part of the body; return ``b""`` if the response is complete before that."""
+        # A timeout, not a task: cancelling a task that reads may lose the part that it has read.
         try:
             async with asyncio.timeout(None) as self._read_timeout:
                 return await content.readany()
@@ -173,4 +174,4 @@ class HTTPCycle(RequestCycle):
             try:
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             finally:
-                request.writer.output_size = 0  # aiohttp would take it for a begun response
+                request.writer.output_size = 0  # aiohttp would assume that the response has begun

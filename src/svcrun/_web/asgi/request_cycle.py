@@ -74,6 +74,7 @@ class RequestCycle(ABC):
         """
         loop = asyncio.get_running_loop()
         task = start_eagerly(self._call(), loop)
+        # Most calls return in their first step. They need neither a future nor a callback.
         if not task.done():
             self._task = task
             self.on_wait()
@@ -242,6 +243,6 @@ def _without_origin(target: str) -> str:
     _, scheme, rest = target.partition("://")
     if not scheme:
         return target
-    place, mark, query = rest.partition("?")
-    _, _, path = place.partition("/")
+    location, mark, query = rest.partition("?")
+    _, _, path = location.partition("/")
     return f"/{path}{mark}{query}"

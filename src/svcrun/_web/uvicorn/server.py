@@ -72,7 +72,9 @@ class Server(uvicorn.Server):
         self._endpoint = endpoint
         self._request_timeout = request_timeout
         self._request_limit = request_limit
+        # The listener and its socket, until the shutdown.
         self._listener: asyncio.AbstractServer | None = None
+        self._sock: socket.socket | None = None
         self._tls = None if config.ssl is None else _TLSParameters(owner, config.ssl)
 
     @property
@@ -106,6 +108,7 @@ class Server(uvicorn.Server):
             self._endpoint.listen(sock, self.config.backlog, self._owner)
             loop = asyncio.get_running_loop()
             self._listener = await listen(loop, sock, self._connect, self.config.backlog)
+            self._sock = sock
             self._check_not_stopped()
         self.started = True
 
@@ -125,15 +128,17 @@ class Server(uvicorn.Server):
 
         :raises ApplicationStopFailed: if the application fails to shut down.
         """
+        del sockets  # the server knows the socket that it listens on
         if self.started:
             logger.info("Shutting down")
         self.should_exit = True
         try:
             with ended_event_streams():
                 self._call_exit_hooks()
-                await self._close_listener(sockets)
+                await self._close_listener()
                 await shut_down_connections(self, self._request_timeout, self._request_limit)
         except BaseException:
+            # The caller was cancelled: there is no time left to wait for anything.
             self.abort()
             self.lifespan.cancel()
             raise
@@ -154,6 +159,7 @@ class Server(uvicorn.Server):
             logger.info("Application startup complete.")
 
     def _check_not_stopped(self) -> None:
+        # Race: the service may be stopped at any ``await`` of the start.
         if self.should_exit:
             if self._listener is not None:
                 self._listener.close()
@@ -166,13 +172,14 @@ class Server(uvicorn.Server):
         except Exception:
             logger.exception("%s: a hook in uvicorn's handle_exit() failed", show(self._owner))
 
-    async def _close_listener(self, sockets: list[socket.socket] | None) -> None:
+    async def _close_listener(self) -> None:
         listener, self._listener = self._listener, None
-        if listener is None or not sockets:
+        sock, self._sock = self._sock, None
+        if listener is None or sock is None:
             return
         is_shared = self._endpoint.sock is not None  # it was passed by the user, or inherited
         backlog = self.config.backlog
-        await accept_waiting(listener, sockets[0], backlog, self._connect, is_shared=is_shared)
+        await accept_waiting(listener, sock, backlog, self._connect, is_shared=is_shared)
 
     # Methods for the graceful shutdown.
 
@@ -207,6 +214,7 @@ class Server(uvicorn.Server):
         protocol: Any = config.http_protocol_class(
             config=config, server_state=self.server_state, app_state=self.lifespan.state
         )
+        # The protocol asks the logger, which all servers of the process share.
         if not config.access_log:
             protocol.access_log = False
         if self._tls is None:

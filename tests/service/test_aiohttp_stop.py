@@ -320,7 +320,7 @@ async def test_a_request_past_the_time_limit_is_cancelled_with_one_warning(
         (record,) = complaints(caplog)
         assert "1 task is still running" in record.getMessage()
         assert "shutdown_timeout=0.3" in record.getMessage()
-        assert "in test_what_is_not_done_in_time" in record.getMessage()
+        assert "in test_a_request_past_the_time_limit" in record.getMessage()
         with contextlib.suppress(OSError):
             await reader.read()
 

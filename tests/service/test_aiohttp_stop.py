@@ -363,7 +363,7 @@ async def test_a_handler_that_ignores_cancellation_is_logged_and_abandoned(
         await stop_within(service)
     (error,) = complaints(caplog, logging.ERROR)
     assert "ignored cancellation" in error.getMessage()
-    assert "in test_a_handler_that_ignores_its_cancellation" in error.getMessage()
+    assert "in test_a_handler_that_ignores_cancellation" in error.getMessage()
     go.set()
     await eventually(lambda: len(asyncio.all_tasks()) == 1)
 

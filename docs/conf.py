@@ -30,7 +30,7 @@ nitpick_ignore_regex = [
     ("py:class", r"(svcrun\..+\.)?[PST]"),  # type variables
     ("py:class", "AbstractEventLoop|tzinfo"),  # of asyncio and datetime
     ("py:class", "CallbackType|ExceptionsType|Misfire|Option|Overlap|Receiver|Strategy"),  # aliases
-    ("py:class", "RunnerKwargsType"),
+    ("py:class", "Check|Dependency|Filter|RunnerKwargsType|Socket|SortKey"),
     ("py:class", r"svcrun\.errors\._\w+"),  # a private base
     ("py:class", "Clock"),  # what only tests give
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import re
 from typing import TYPE_CHECKING, Any
@@ -175,8 +176,9 @@ def test_a_service_of_an_extra_is_found_or_its_extra_is_named(extra: str) -> Non
 
 
 async def test_a_method_that_returns_no_application_is_named() -> None:
-    module = pytest.importorskip("svcrun.service.asgi")
-    pytest.importorskip("uvicorn")
+    for library in ("aiohttp_asgi", "uvicorn"):
+        pytest.importorskip(library)
+    module = importlib.import_module("svcrun.service.asgi")
 
     async def create(self: object) -> None: ...
 

@@ -45,9 +45,13 @@ __all__ = (
 log = logging.getLogger("svcrun.reporting")
 
 QUEUE_SIZE = 500
-"""The maximum of waiting records. Each may keep a traceback, and the objects of its frames."""
+"""The maximum number of waiting records. Each may keep a traceback, with all objects in its frames.
+
+That is why the queue is short.
+"""
 
 _THREAD_NAME = "svcrun-reports"
+# The attribute of an exception with the keys of the handlers that have queued a record of it.
 _REPORTED_BY = "_svcrun_reported_by"
 
 # Whether the current code is a thread or task of a sender, or was started by one. Its log records
@@ -60,7 +64,7 @@ _current = threading.local()
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """Do not report log records of the block, nor of tasks that it starts."""
+    """Exclude log records of the block, and of the tasks that it starts, from reports."""
     token = _is_reporting.set(True)
     try:
         yield
@@ -82,10 +86,11 @@ class Report(NamedTuple):
 
 
 def claim_report() -> bool:
-    """Return whether a transport may accept the current event, which it has to count from then on.
+    """Return whether a transport may accept the current event.
 
-    A transport calls this in the thread that made the event. Race: if that is the thread of a
-    handler, a stop may have abandoned and counted the current report in the meantime.
+    A transport calls this in the thread that made the event. If the result is True, the transport
+    counts the event from then on. Race: if that is the thread of a handler, a stop may have
+    abandoned and counted the current report in the meantime.
     """
     handler: ReportHandler | None = getattr(_current, "handler", None)
     return handler is None or handler.claim_report()
@@ -105,10 +110,11 @@ class ReportHandler(logging.Handler):
         raises is logged, and the record is counted as failed.
     :param level: the lowest level that is reported.
     :param filters: filters of records, as for :meth:`logging.Handler.addFilter`.
-    :param queue_size: the maximum of waiting records.
+    :param queue_size: the maximum number of waiting records.
     :param stacks: whether to keep the stack of each log call without an exception. Otherwise only
-        log calls with ``extra={"stack": True}`` have their stack.
-    :param snapshot: called in each log call, to copy state that may change later.
+        log calls with ``extra={"stack": True}`` keep their stack.
+    :param snapshot: called in each log call that queues a record, to copy state that may change
+        later.
     """
 
     def __init__(
@@ -159,12 +165,13 @@ class ReportHandler(logging.Handler):
     def attach(self) -> None:
         """Start the thread, and add the handler to the root logger."""
         loop = asyncio.get_running_loop()
+        # A daemon thread: a report that never ends must not keep the process alive.
         thread = threading.Thread(target=self._run, args=(loop,), name=_THREAD_NAME, daemon=True)
         thread.start()
         self._thread = thread
         root = logging.getLogger()
-        # In front of handlers that replace message and arguments by the text. The list is a new
-        # one, because a log call of another thread may be iterating over the old one.
+        # The handler comes first, because other handlers may replace message and arguments by the
+        # text. Race: a log call of another thread may be iterating over the list, so replace it.
         root.handlers = [self, *root.handlers]
 
     def detach(self) -> None:
@@ -174,6 +181,7 @@ class ReportHandler(logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Queue a record that passes the filters; called by logging."""
+        # A forked child has a copy of the queue, and no thread that empties it.
         if _is_reporting.get() or os.getpid() != self._pid:
             return False
         kept: object = self._filter(record)
@@ -189,7 +197,9 @@ class ReportHandler(logging.Handler):
         return bool(kept)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a record."""
+        """Queue a record, or drop it if the queue is full."""
+        # Race: several threads may pass this check at once, so the queue may exceed its limit by
+        # a record for each thread.
         if self._queue.qsize() >= self._size:
             self._drop()
             return
@@ -201,6 +211,7 @@ class ReportHandler(logging.Handler):
             if self._abandoned:  # race: the stop has abandoned the records since this call began
                 self.dropped += 1
                 return
+            # Invariant: a record is counted as pending before the thread can take it.
             self._pending += 1
         self._queue.put(report)
         if record.exc_info and isinstance(error := record.exc_info[1], BaseException):
@@ -234,8 +245,8 @@ class ReportHandler(logging.Handler):
     async def finish(self, timeout: float) -> None:
         """Remove the handler, and end the thread when it has made reports of all records.
 
-        :param timeout: seconds after which the other records are dropped, and the report that is
-            being made is abandoned.
+        :param timeout: seconds to wait for the thread. Then the waiting records are dropped, and
+            the report in progress is abandoned.
         """
         self.detach()
         thread = self._thread
@@ -254,7 +265,7 @@ class ReportHandler(logging.Handler):
     def _end(self, thread: threading.Thread) -> None:
         self._thread = None
         if self._ended.is_set():
-            thread.join()  # it does not wait for anything any more
+            thread.join()  # returns soon: the thread has left its loop
         with self._counts:
             self._abandoned = True
             self.dropped += self._pending
@@ -276,10 +287,10 @@ class ReportHandler(logging.Handler):
         while not self._abandoned and (report := self._queue.get()) is not None:
             start = monotonic()
             report.context.run(self._make_report, report)
-            del report  # and the frames that its traceback refers to
+            del report  # otherwise its frames stay alive while the thread waits for a record
             self._log_drops()
             self._stopping.wait(monotonic() - start)
-        with suppress(RuntimeError):  # the loop was closed, so that no task waits for the event
+        with suppress(RuntimeError):  # race: the loop was closed, so no task waits for the event
             loop.call_soon_threadsafe(self._ended.set)
 
     def _make_report(self, report: Report) -> None:
@@ -295,11 +306,14 @@ class ReportHandler(logging.Handler):
                 self._drop()
 
     def claim_report(self) -> bool:
-        """Return whether a transport may count the current report; a stop may have done so."""
+        """Return whether a transport has to count the current report.
+
+        The result is False if a stop has counted it already.
+        """
         return not self._is_making or self._take_over()
 
     def _take_over(self) -> bool:
-        """Return whether the current report is not counted yet; the caller has to count it then."""
+        """Return whether the caller has to count the current report; True once for each report."""
         with self._counts:
             if not self._is_making or self._abandoned:
                 return False
@@ -314,7 +328,7 @@ class ReportHandler(logging.Handler):
 
 
 def _freeze(record: logging.LogRecord) -> logging.LogRecord:
-    """Copy a record, with the parts that could change later as they are now."""
+    """Copy a record, and render the parts that may change after the log call."""
     frozen = logging.makeLogRecord(vars(record))
     frozen.message = str(render_text(record))
     args: Any = frozen.args
@@ -333,7 +347,7 @@ def _freeze_argument(value: object) -> object:
 
 
 def _find_stack(record: logging.LogRecord) -> Stack:
-    """Return the current frames, up to the one that made the log call."""
+    """Return the frames of the current thread from the outermost to that of the log call."""
     current: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack() reads source files
     frame = current
     while frame is not None and (frame.f_code.co_filename, frame.f_lineno) != (

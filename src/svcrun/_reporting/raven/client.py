@@ -84,18 +84,18 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
         try:
             super().__init__(dsn, transport=lambda: queue, **(_NO_HOOKS | options))
             self.remote.get_transport()  # cached here, because raven's cache is not thread-safe
-            tuple(self.get_processors())  # an unknown processor is an error now, not for each event
+            tuple(self.get_processors())  # raises for an unknown processor now, not for each event
         except BaseException:
             self.close()
             raise
 
     def set_dsn(self, dsn: DSN | None = None, transport: Callable[..., Any] | None = None) -> None:
-        """Use the parsed address; called by raven, with the arguments of ``__init__``."""
+        """Set the address of the server; raven calls this with the arguments of ``__init__``."""
         if dsn is not None and transport is not None:
             self.remote = dsn.remote(transport)
 
     def close(self) -> None:
-        """Remove the hooks, and references to the client."""
+        """Remove the hooks that raven has installed, and raven's references to the client."""
         if getattr(sys.excepthook, "raven_client", None) is self:
             sys.excepthook = self._original_hook
             raven.base.__excepthook__ = None
@@ -125,14 +125,15 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
     def record_exception_seen(self, exc_info: Any) -> None:
         """Do nothing.
 
-        raven would skip exceptions that it has seen. It knows them by the addresses of exception,
-        code and traceback, for ever, and later exceptions often have the same ones.
+        raven skips exceptions that it has seen. It identifies them by the addresses of exception,
+        code and traceback, and never forgets these. A later exception often has the same addresses,
+        so raven would skip it as well.
         """
 
     def get_module_versions(self) -> dict[str, str]:
         """Return the versions of Python and of the packages in ``include_paths``.
 
-        raven itself asks pkg_resources, which was removed from setuptools.
+        raven itself calls pkg_resources, which was removed from setuptools.
         """
         if not self.include_versions:
             return {}
@@ -168,7 +169,7 @@ class Client(raven.base.Client):  # type: ignore[misc]  # raven has no types
     def _capture(self, report: Report) -> None:
         record = report.record
         data, extra = extract_extra(record)
-        extra.pop("serviceName", None)  # the tag `service`
+        extra.pop("serviceName", None)  # the tag `service` has the name
         data = report.snapshot | data | {"level": record.levelno, "logger": record.name}
         kind = MESSAGE
         arguments = {

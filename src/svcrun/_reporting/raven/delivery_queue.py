@@ -29,26 +29,26 @@ __all__ = ("DeliveryQueue",)
 log = logging.getLogger("svcrun.service.raven")
 
 CONNECTIONS = 4
-"""The maximum of events that are sent at the same time."""
+"""The maximum number of events in flight."""
 
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
-"""The maximum of waiting bytes; an event has some thousand."""
+"""The maximum size of all waiting events in bytes; one event has some thousand."""
 
 MAX_ATTEMPTS = 8
 MAX_AGE = 300.0
-"""The maximum of attempts to send an event, and of seconds since it was made."""
+"""The maximum number of attempts to send an event, and the maximum of its age in seconds."""
 
 FIRST_DELAY = 1.0
 MAX_DELAY = 60.0
-"""Seconds of back-off after the first failure, doubled by each further one, up to the maximum."""
+"""Seconds of back-off after the first failure, which each further one doubles, and their maximum."""
 
-_MAX_BODY = 64 * 1024  # bytes of a response to read, so that its connection can be used again
+_MAX_BODY = 64 * 1024  # bytes of a response to read, so that its connection can be reused
 
 SERVER_ERROR = 500  # the lowest status
 
 
 class Event(NamedTuple):
-    """An encoded event, and when it was made by the loop's clock."""
+    """An encoded event, and the time at which it was made, by the loop's clock."""
 
     url: str
     data: bytes
@@ -57,13 +57,14 @@ class Event(NamedTuple):
 
 
 class DeliveryQueue:
-    """A transport for raven that sends events in the event loop; raven adds them in any thread.
+    """Send events of raven in the event loop.
 
-    Events wait while the server is unreachable or limits their rate. An event is dropped after
-    :data:`MAX_ATTEMPTS` or :data:`MAX_AGE`, or if the server rejects it.
+    raven adds events in any thread. Events wait while the server is unreachable or limits their
+    rate. An event is dropped after :data:`MAX_ATTEMPTS` or :data:`MAX_AGE`, or if the server
+    rejects it.
 
     :param dsn: the address of the server.
-    :param size: the maximum of waiting events.
+    :param size: the maximum number of waiting events.
     """
 
     is_async = True
@@ -73,8 +74,9 @@ class DeliveryQueue:
         self._size = size
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Event] = deque()
-        # Two counters that only grow, each changed by one side: the threads that add events, which
-        # raven lets in one by one, and the loop. So they need no lock.
+        # Invariant: each of the two counters only grows, and has one writer, so they need no lock.
+        # The threads that add events are the first writer: raven admits one of them at a time. The
+        # loop is the second writer.
         self._bytes_added = 0
         self._bytes_removed = 0
         self._filled = asyncio.Event()
@@ -83,8 +85,8 @@ class DeliveryQueue:
         self._closing = asyncio.Event()
         self._limited_until = 0.0  # the end of a rate limit
         self._retry_at = 0.0  # the end of the back-off after a failure
-        self._failures = 0  # in a row
-        self._rejections: set[int] = set()  # statuses that were logged
+        self._failures = 0  # consecutive ones
+        self._rejections: set[int] = set()  # the statuses of rejections that were logged
         self._drops = RateLimitedLog(log)
         self.sent = 0
         """The number of events that the server has accepted."""
@@ -104,7 +106,7 @@ class DeliveryQueue:
         )
 
     async def open(self) -> None:
-        """Start to send events.
+        """Open the session, and start the workers that send events.
 
         :raises OSError, ValueError: if the file of authorities can't be read.
         """
@@ -132,10 +134,10 @@ class DeliveryQueue:
         success_cb: Any,
         failure_cb: Any,
     ) -> None:
-        """Add an event; called by raven, in any thread.
+        """Add an event; raven calls this in any thread.
 
-        The callbacks are not called. After a failure they would make raven drop events for a while
-        and log each.
+        The queue does not call the callbacks. After a failure, they would make raven drop events
+        for a while and log each of them.
         """
         del success_cb, failure_cb
         event = Event(url, data, dict(headers), self._loop.time())
@@ -179,6 +181,8 @@ class DeliveryQueue:
             except IndexError:
                 if self._closing.is_set():
                     return
+                # Race: a thread may append an event after the popleft(). The wake-up is not lost,
+                # because the thread schedules set() in this loop, which runs it after clear().
                 self._filled.clear()
                 await self._filled.wait()
                 continue
@@ -200,7 +204,7 @@ class DeliveryQueue:
             if now < self._limited_until:
                 self._drop("rate limit of the server")
                 return
-            is_last = self._closing.is_set()
+            is_last = self._closing.is_set()  # a stop allows one attempt, without back-off
             if attempt and now - event.made > MAX_AGE:
                 break
             if await self._attempt(session, event):
@@ -210,7 +214,10 @@ class DeliveryQueue:
         self._drop("the server was unreachable or failed")
 
     async def _wait_for_server(self, event: Event) -> None:
-        """Wait for the end of a rate limit or back-off, of the event's time, or of the service."""
+        """Wait for the end of a rate limit or back-off.
+
+        The wait ends early if the event reaches :data:`MAX_AGE`, or the queue begins to close.
+        """
         while not self._closing.is_set():
             now = self._loop.time()
             until = min(max(self._limited_until, self._retry_at), event.made + MAX_AGE)
@@ -252,7 +259,9 @@ class DeliveryQueue:
         if not self._failures:
             log.warning("could not send events to %s: %s; retrying", self._dsn, reason)
         now = self._loop.time()
-        if now >= self._retry_at:  # else the failure of an event that was sent at the same time
+        # Events are sent at the same time. If several fail at once, the first failure sets the
+        # back-off, and the others do not extend it.
+        if now >= self._retry_at:
             delay = FIRST_DELAY * 2 ** min(self._failures, 10)
             delay = min(max(delay, retry_after), MAX_DELAY)
             self._retry_at = now + delay * random.uniform(1, 1.25)  # noqa: S311 - no secret
@@ -290,7 +299,7 @@ def _make_tls_context(dsn: DSN) -> ssl.SSLContext:
 
 
 async def _read(response: aiohttp.ClientResponse) -> None:
-    """Read a response to its end, so that its connection can be used again; close a long one."""
+    """Read a response to its end, so that its connection can be reused; close a long response."""
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)

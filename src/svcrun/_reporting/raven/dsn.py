@@ -1,4 +1,4 @@
-"""Parse a data source name (DSN): the address of a Sentry project, which contains its keys."""
+"""Parse a data source name (DSN), which is the address of a Sentry project with its keys."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class DSN:
     public_key: str
     secret_key: str | None
     timeout: float
-    """Seconds that an attempt to send an event may take."""
+    """The time limit of an attempt to send an event, in seconds."""
     verify: bool
     """Whether to check the certificate of the server."""
     ca: str | None
-    """The path of a file of authorities, to trust instead of those of the system."""
+    """The path of a file of certificate authorities that replace those of the system."""
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}{self.path}/{self.project}"
@@ -49,7 +49,7 @@ class DSN:
     __repr__ = __str__  # keeps the keys out of tracebacks as well
 
     def remote(self, transport: Callable[..., Any]) -> RemoteConfig:
-        """Return raven's form of it.
+        """Return the configuration of raven for this address.
 
         raven's own parser drops the brackets of IPv6 addresses, and its errors show the keys.
         """

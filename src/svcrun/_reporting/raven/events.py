@@ -17,16 +17,16 @@ __all__ = ("EXCEPTION", "MESSAGE", "ExceptionEvent", "readable")
 
 MESSAGE = "raven.events.Message"
 EXCEPTION = f"{__name__}.ExceptionEvent"
-"""The kinds of events, by the names under which raven imports them."""
+"""The kinds of events. raven imports the class of a kind by this name."""
 
-_MAX_EXCEPTIONS = 50  # of a chain, including the members of groups
+_MAX_EXCEPTIONS = 50  # in a chain, including the members of groups
 
 
 class ExceptionEvent(RavenException):  # type: ignore[misc]  # raven has no types
-    """An event of an exception, with its notes and the members of groups."""
+    """Describe an exception in an event, with its notes and the members of groups."""
 
     def capture(self, exc_info: Any = None, **_: Any) -> dict[str, Any]:
-        """Describe an exception, its causes and contexts; the one that was raised comes last."""
+        """Describe an exception, its causes and its contexts; the exception itself comes last."""
         values = [self._describe(error) for error in _related(exc_info[1])]
         values.reverse()
         return {self.name: {"values": values}}
@@ -48,7 +48,10 @@ class ExceptionEvent(RavenException):  # type: ignore[misc]  # raven has no type
 
 
 def _related(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, its cause or context, and so on; members of a group after the group."""
+    """Yield an exception, then the chain of its causes and contexts, and the members of groups.
+
+    The members of a group come after the group. Each exception occurs once, even in a cycle.
+    """
     queue = [error]
     seen: set[int] = set()
     while queue and len(seen) < _MAX_EXCEPTIONS:
@@ -78,8 +81,9 @@ def readable(
     """Yield copies of frames that raven reads fast and without errors.
 
     If a frame has the loader of its module, raven reads the source file again for each frame.
-    Without a loader it asks linecache, which gets the loader here. The line of generated code may
-    be None, or -1 in early releases of Python 3.11; then it is replaced by the first line.
+    Without a loader, raven reads the lines from linecache. So this function passes the loader to
+    linecache, and omits it from the copy. The line number of generated code may be None, or -1 in
+    early releases of Python 3.11; the copy has the first line of the function instead.
     """
     for frame, line in frames:
         code = frame.f_code

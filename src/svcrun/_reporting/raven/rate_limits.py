@@ -15,15 +15,15 @@ __all__ = ("MAX_LIMIT", "TOO_MANY_REQUESTS", "read_limit", "read_retry_after")
 TOO_MANY_REQUESTS = 429
 
 MAX_LIMIT = 3600.0
-"""The maximum of seconds for which a rate limit of a server is obeyed."""
+"""The longest rate limit of a server that is obeyed, in seconds; a longer one is cut to this."""
 
-_DEFAULT_LIMIT = 60.0  # seconds, if a server limits the rate without saying for how long
+_DEFAULT_LIMIT = 60.0  # seconds, if a server limits the rate without a duration
 
 _CATEGORIES = frozenset({"", "default", "error"})  # the categories of log events
 
 
 def read_limit(status: int, headers: Mapping[str, str]) -> float:
-    """Return the seconds until events may be sent again, 0 if there is no limit."""
+    """Return the seconds until events may be sent again; 0 if the response has no rate limit."""
     limits = headers.get("X-Sentry-Rate-Limits")
     if limits is not None:
         return min(_read_rate_limits(limits), MAX_LIMIT)
@@ -34,7 +34,7 @@ def read_limit(status: int, headers: Mapping[str, str]) -> float:
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds until Retry-After, which may be a date; None without a valid one."""
+    """Return the seconds of the header Retry-After, or until its date; None if it is not valid."""
     text = headers.get("Retry-After", "")
     seconds: float | None = None
     with suppress(ValueError, TypeError, OverflowError):
@@ -48,7 +48,10 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _read_rate_limits(text: str) -> float:
-    """Return the longest of ``seconds:category;category:scope, ...``; no category means all."""
+    """Return the seconds of the longest limit for log events.
+
+    :param text: ``seconds:category;category:scope, ...``; a limit without categories is for all.
+    """
     longest = 0.0
     for limit in text.split(","):
         seconds, _, rest = limit.strip().partition(":")

@@ -1,4 +1,4 @@
-"""Resolve host names in threads that do not delay the end of the program."""
+"""Resolve host names in threads that do not delay the exit of the program."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 class Resolver(AbstractResolver):
     """Resolve host names in daemon threads, one at a time for each name.
 
-    A name server that does not respond blocks a thread for half a minute. A program waits at its
-    end for the threads of the loop's pool, but not for these.
+    A name server that does not respond blocks a thread for half a minute. At its exit, a program
+    waits for the threads of the loop's pool, but not for daemon threads.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Return the addresses of `host`.
+        """Return the addresses of `host`; concurrent calls for the same name share one lookup.
 
         :raises OSError: if the name can't be resolved.
         """
@@ -41,6 +41,8 @@ class Resolver(AbstractResolver):
             threading.Thread(
                 target=self._look_up, args=(lookup, key), name="svcrun-resolver", daemon=True
             ).start()
+        # Other calls may wait for the same lookup, so the cancellation of this one must not reach
+        # it.
         found = await asyncio.shield(lookup)
         if isinstance(found, Exception):
             raise found

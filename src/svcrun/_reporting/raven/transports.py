@@ -1,4 +1,4 @@
-"""Transports for a ``raven.Client`` that a program creates itself; they send over aiohttp.
+"""Transports that send with aiohttp, for a ``raven.Client`` that a program creates itself.
 
 :class:`~svcrun.service.raven.RavenSender` has a transport of its own, which retries failed events.
 """
@@ -46,13 +46,13 @@ class DummyTransport(Transport):  # type: ignore[misc]  # raven has no types
 
 
 class AioHttpTransportBase(AsyncTransport, HTTPTransport, metaclass=ABCMeta):  # type: ignore[misc]
-    """Send events in the event loop in which the transport is created.
+    """Send events in the event loop that runs when the transport is created.
 
     Any thread may add an event.
 
     :param parsed_url: None; raven passed a URL here before version 6.
     :param verify_ssl: whether to check the certificate of the server.
-    :param timeout: seconds that sending an event may take.
+    :param timeout: the time limit of each event, in seconds.
     :param keepalive: whether to keep connections open between events.
     :param family: the address family of connections.
 
@@ -91,9 +91,11 @@ class AioHttpTransportBase(AsyncTransport, HTTPTransport, metaclass=ABCMeta):  #
         success_cb: Success,
         failure_cb: Failure,
     ) -> None:
-        """Schedule an event; one of the callbacks is called in the event loop with its outcome.
+        """Schedule an event.
 
-        If the transport or its loop is closed, `failure_cb` is called at once, in this thread.
+        The transport calls `success_cb` or `failure_cb` in the event loop when the event has been
+        sent or has failed. If the transport or its loop is closed, it calls `failure_cb` at once,
+        in this thread.
         """
         event = (url, data, headers, success_cb, failure_cb)
         try:
@@ -153,9 +155,10 @@ class AioHttpTransportBase(AsyncTransport, HTTPTransport, metaclass=ABCMeta):  #
         task.add_done_callback(self._tasks.discard)
 
     def close(self, *, timeout: float | None = None) -> asyncio.Task[None]:
-        """Send the events that were added, then close the connections.
+        """Send the events that were added, then close the connections; idempotent.
 
-        Events that have not been sent after `timeout` are dropped.
+        Returns the task that does this; await it to wait for the end. Events that have not been
+        sent after `timeout` are dropped.
 
         :param timeout: seconds; no time limit by default.
         """
@@ -185,10 +188,10 @@ class AioHttpTransport(AioHttpTransportBase):
 
 
 class QueuedAioHttpTransport(AioHttpTransportBase):
-    """Send events from a queue. If the queue is full, its oldest event is dropped.
+    """Send events from a queue. A full queue drops its oldest event.
 
-    :param workers: the number of events that are sent at the same time.
-    :param qsize: the maximum of events in the queue.
+    :param workers: the maximum number of events in flight.
+    :param qsize: the maximum number of events in the queue.
     """
 
     def __init__(self, *args: Any, workers: int = 1, qsize: int = 1000, **kwargs: Any) -> None:
@@ -213,6 +216,8 @@ class QueuedAioHttpTransport(AioHttpTransportBase):
                 await self._do_send(*self._queue.popleft())
             if self._is_ending:
                 return
+            # Invariant: no await between the last check of the queue and clear(), so no event is
+            # added in between.
             self._wake.clear()
             await self._wake.wait()
 
@@ -227,8 +232,8 @@ class QueuedKeepaliveAioHttpTransport(QueuedAioHttpTransport):
 
     :param dns_cache: whether to cache the addresses of the server.
     :param dns_cache_ttl: seconds for which an address is cached.
-    :param connection_limit: the maximum of connections.
-    :param connection_limit_host: the maximum of connections to one server.
+    :param connection_limit: the maximum number of connections.
+    :param connection_limit_host: the maximum number of connections to one server.
     """
 
     DNS_CACHE_TTL = 600

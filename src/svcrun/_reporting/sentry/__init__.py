@@ -1,1 +1,1 @@
-"""Report to Sentry with sentry-sdk; the adapters of sentry-sdk and urllib3."""
+"""Report to Sentry with sentry-sdk. The modules are the adapters of sentry-sdk and urllib3."""

@@ -1,4 +1,4 @@
-"""Install, flush and close the client of sentry-sdk, of which a process has one."""
+"""Install, flush and close the one client of sentry-sdk that a process has."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 __all__ = ("MAX_FLUSH", "close", "flush", "flush_timeout", "installed")
 
 MAX_FLUSH = 10.0
-"""The maximum of seconds for which a stop sends waiting events to a server that responds."""
+"""The maximum number of seconds that a stop sends waiting events to a server that responds."""
 
-_POLL_INTERVAL = 0.01  # seconds between two looks at sentry's thread, which sends no notifications
+_POLL_INTERVAL = 0.01  # seconds between two checks of sentry's thread, which notifies no task
 
 
 @contextmanager
 def installed(owner: object, options: Mapping[str, Any]) -> Iterator[BaseClient]:
-    """Create the client that ``sentry_sdk`` uses within the block, in place of its current one.
+    """Create a client that ``sentry_sdk`` uses within the block instead of its current client.
 
-    :raises SentryInUse: if the current one is that of another sender.
+    :raises SentryInUse: if the current client belongs to another sender.
     """
     loop = asyncio.get_running_loop()
     scope = sentry_sdk.get_global_scope()
@@ -41,7 +41,8 @@ def installed(owner: object, options: Mapping[str, Any]) -> Iterator[BaseClient]
         raise SentryInUse(owner)
     try:
         client = _init(owner, options)
-        # Sentry sets up an integration once per process, but this one is set up per loop.
+        # Sentry sets up an integration once per process, but this one wraps the task factory of
+        # a loop. A process may run several loops, one after the other.
         integration = client.get_integration(AsyncioIntegration)
         if integration is not None:
             type(integration).setup_once()
@@ -53,7 +54,7 @@ def installed(owner: object, options: Mapping[str, Any]) -> Iterator[BaseClient]
     try:
         yield client
     finally:
-        # The program may have installed another client or task factory, which stays.
+        # The program may have installed another client or task factory in the meantime. It stays.
         if scope.client is client:
             scope.set_client(found)
         if loop.get_task_factory() is factory:
@@ -73,7 +74,8 @@ def _init(owner: object, options: Mapping[str, Any]) -> BaseClient:
 async def flush_timeout(client: BaseClient, seconds: float) -> AsyncIterator[None]:
     """Cancel the block when the server has not responded for `seconds`, and suppress the timeout.
 
-    The block ends after :data:`MAX_FLUSH`, or after `seconds` if that is more, in any case.
+    Even if the server responds, the block is cancelled after :data:`MAX_FLUSH`, or after `seconds`
+    if that is longer.
     """
     loop = asyncio.get_running_loop()
 
@@ -93,7 +95,7 @@ async def flush_timeout(client: BaseClient, seconds: float) -> AsyncIterator[Non
 
 
 async def flush(client: BaseClient) -> None:
-    """Wait until all events were sent. A transport of the user's does that when it is closed."""
+    """Wait until all events have been sent; a user's own transport sends them in :func:`close`."""
     transport = client.transport
     if isinstance(transport, Transport):
         client.flush(timeout=_POLL_INTERVAL)  # queues sessions and reports of lost events
@@ -102,10 +104,11 @@ async def flush(client: BaseClient) -> None:
 
 
 async def close(client: BaseClient, timeout: float) -> None:
-    """Close the client in a thread, because that may block.
+    """Close the client in a thread, because closing may block.
 
-    :param timeout: seconds for a transport of the user's to send waiting events. The thread is
-        abandoned soon after that: it may be connecting, and can't be interrupted.
+    :param timeout: seconds that a user's own transport may take to send waiting events. The thread
+        is abandoned :data:`GRACE_PERIOD` later, because a thread that connects can't be
+        interrupted.
     """
     loop = asyncio.get_running_loop()
     if isinstance(client.transport, Transport):

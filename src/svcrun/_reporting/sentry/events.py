@@ -1,4 +1,4 @@
-"""Make events of sentry from reports, and tag all events with their service."""
+"""Make sentry's events from reports, and tag all events with their service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _EVENT_ID = "_svcrun_event_id"
 
 _LEVELS = ((50, "fatal"), (40, "error"), (30, "warning"), (20, "info"), (0, "debug"))
 
-# Modules between the program's log call and the handler; sentry wraps a method of logging.
+# The modules of the frames between the program's log call and the handler. Sentry's is among them,
+# because it wraps a method of logging.
 _LOGGING = ("logging", "sentry_sdk.integrations.logging")
 
 # Loggers of unhandled exceptions.
@@ -42,7 +43,7 @@ class ServiceTags(Integration):
 
     @staticmethod
     def setup_once() -> None:
-        """Process all events from now on, of any client."""
+        """Process all further events of any client; sentry calls this once per process."""
         add_global_event_processor(_process)
 
 
@@ -61,7 +62,7 @@ def _process(event: Any, hint: dict[str, Any]) -> Any:
 
 
 class Scopes(NamedTuple):
-    """The scopes of sentry at a log call: tags, user, and breadcrumbs."""
+    """The scopes of sentry at a log call, with its tags, user and breadcrumbs."""
 
     isolation: Scope
     current: Scope
@@ -73,7 +74,10 @@ class Scopes(NamedTuple):
 
 
 def capture(report: Report) -> None:
-    """Make an event of a report, whose snapshot is its :class:`Scopes`, and pass it to sentry."""
+    """Make an event of a report, and pass it to sentry.
+
+    The snapshot of the report is the :class:`Scopes` of its log call.
+    """
     record = report.record
     if not EventHandler()._can_record(record):  # noqa: SLF001 - the loggers passed to ignore_logger()
         return
@@ -122,7 +126,7 @@ def _describe_frames(stack: Stack, options: dict[str, Any]) -> list[dict[str, An
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    known = EventHandler.COMMON_RECORD_ATTRS | {"serviceName"}  # the tag `service`
+    known = EventHandler.COMMON_RECORD_ATTRS | {"serviceName"}  # the tag `service` has the name
     return {
         name: value
         for name, value in vars(record).items()

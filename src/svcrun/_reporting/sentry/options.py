@@ -98,7 +98,7 @@ def make_options(
 ) -> dict[str, Any]:
     """Return all options for ``sentry_sdk.init()``.
 
-    :param given: the options of the user, which win.
+    :param given: the user's options, which override the defaults.
     :param report_task: called with the error of a task.
     """
     integrations = {
@@ -121,8 +121,8 @@ def make_options(
 def _disable_events(integration: Integration | None) -> None:
     """Restrict the logging integration to breadcrumbs.
 
-    It would make events in the log call. And for a breadcrumb it needs the text of the record, but
-    would format the traceback as well.
+    The integration would make events in the log call, which takes long. A breadcrumb shows the text
+    of the record alone, but the integration would format the traceback as well.
     """
     if isinstance(integration, LoggingIntegration):
         integration._handler = None  # noqa: SLF001 - event_level=None works at construction only

@@ -1,4 +1,4 @@
-"""Report errors of tasks like errors in the log."""
+"""Report errors of tasks in the same way as log records of errors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ("TaskErrors", "name_of_task")
 class TaskErrors(AsyncioIntegration):
     """Report each error that ends a task, and run each task in a scope of its own.
 
-    Sentry's integration does so as well, but makes the reports in the event loop: a thousand tasks
-    that fail at once would block it for a second.
+    Sentry's integration does so as well, but makes the reports in the event loop. A thousand tasks
+    that fail at once would block the event loop for a second.
 
-    :param report: called with the error, in the task.
+    :param report: called in the task with the error that ends it.
     """
 
     def __init__(self, report: Callable[[Exception], object]) -> None:
@@ -31,7 +31,7 @@ class TaskErrors(AsyncioIntegration):
 
     @staticmethod
     def setup_once() -> None:
-        """Wrap the task factory of the running loop."""
+        """Wrap the task factory of the running loop, unless it is wrapped already."""
         loop = asyncio.get_running_loop()
         found = loop.get_task_factory()
         if not isinstance(found, _WatchingFactory):
@@ -55,8 +55,8 @@ class _WatchingFactory:
         for name in ("__name__", "__qualname__"):
             setattr(watched, name, getattr(coro, name, type(coro).__name__))
         task = self._make(watched, loop=loop, **options)
-        # A task that is cancelled before its first step never awaits the coroutine. Closing it
-        # avoids the warning about that.
+        # A task that is cancelled before its first step never awaits `coro`. Close it, or Python
+        # warns that it was never awaited.
         task.add_done_callback(lambda _: coro.close())
         return task
 

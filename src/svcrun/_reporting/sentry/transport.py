@@ -1,4 +1,4 @@
-"""Send envelopes in sentry's thread, and end that thread with the service."""
+"""Send envelopes in sentry's thread, and end that thread when the service stops."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = ("Transport",)
 log = logging.getLogger("svcrun.service.sentry")
 
 CONNECT_TIMEOUT = 3.0
-"""Seconds to connect. A thread that connects can't be interrupted."""
+"""Seconds that a connection attempt may take. A thread that connects can't be interrupted."""
 
 GRACE_PERIOD = 0.25
-"""Seconds for sentry's thread to end after its connections were closed."""
+"""Seconds to wait for the end of sentry's thread after its connections were shut down."""
 
-_SPARE = 16  # places in sentry's queue for the request to end its thread, and for flushes
+_SPARE = 16  # slots of sentry's queue for the request to end its thread, and for flushes
 
 
 class Transport(HttpTransport):
     """Send events in sentry's thread, and end the thread when the transport is closed.
 
-    Sentry leaves its thread running: the thread may wait half a minute for a server that does not
-    answer. :meth:`kill` shuts down its connections.
+    Sentry does not wait for its thread, which may wait half a minute for a server that does not
+    answer. :meth:`kill` shuts down the connections, so the thread ends at once.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -73,13 +73,13 @@ class Transport(HttpTransport):
         return not self._unfinished
 
     def wait_for_room(self) -> bool:
-        """Wait until the queue has room for an event; return False if the transport was closed."""
+        """Wait until the queue has room for an event; return False if the transport is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or self._waiting < self._capacity)
             return not self._is_closed
 
     def kill(self) -> None:
-        """Drop the events that are waiting, shut down the connections, and end sentry's thread."""
+        """Drop the waiting events, shut down the connections, and end sentry's thread."""
         with self._changed:
             self._is_closed = True
             waiting, self._waiting = self._waiting, 0
@@ -92,6 +92,8 @@ class Transport(HttpTransport):
         super().kill()
         if self._sender is not None:
             self._sender.join(GRACE_PERIOD)
+        # Close the connections only after their thread: a descriptor that it still uses could
+        # belong to another file by then.
         if self._sender is None or not self._sender.is_alive():
             for connection in list(self._connections):
                 connection.close()
@@ -99,7 +101,7 @@ class Transport(HttpTransport):
             self._losses.close()
 
     def capture_envelope(self, envelope: Envelope) -> None:
-        """Add an envelope to sentry's queue; called by sentry, in any thread."""
+        """Add an envelope to sentry's queue; sentry calls this in any thread."""
         if not claim_report():
             return
         count = _count_events(envelope)
@@ -118,11 +120,11 @@ class Transport(HttpTransport):
         self._lose("the queue is full" if is_full else "shutdown timed out", count)
 
     def on_dropped_event(self, reason: str) -> None:
-        """Count the events of a request that failed; called by sentry, in its thread."""
+        """Count the events of a request that failed; sentry calls this in its thread."""
         self._lose(reason, self._sending)
 
     def _lose(self, reason: str, count: int) -> None:
-        if count:  # an envelope may have no events, but sentry's reports about itself
+        if count:  # 0 for an envelope of sentry's reports about itself
             server = "Sentry" if self.parsed_dsn is None else self.parsed_dsn.netloc
             with unreported():
                 self._losses.add("dropped events for %s: %s", server, reason, count=count)
@@ -155,9 +157,9 @@ class Transport(HttpTransport):
 
     def _make_pool(self) -> urllib3.PoolManager:
         manager = super()._make_pool()
-        # By default urllib3 would try to connect three more times at once, and log each. One retry
-        # is needed, because a server may close an idle connection at the moment when it is used
-        # again. Sentry itself obeys Retry-After.
+        # By default, urllib3 tries three more times to connect, without a pause, and logs each
+        # attempt. Race: a server may close an idle connection when the next request reuses it, so
+        # one retry is needed. Sentry itself obeys Retry-After.
         manager.connection_pool_kw |= {
             "timeout": urllib3.Timeout(total=self.TIMEOUT, connect=CONNECT_TIMEOUT),
             "retries": urllib3.Retry(

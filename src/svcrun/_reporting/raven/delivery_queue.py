@@ -40,7 +40,7 @@ MAX_AGE = 300.0
 
 FIRST_DELAY = 1.0
 MAX_DELAY = 60.0
-"""Seconds of back-off after the first failure, which each further one doubles, and their maximum."""
+"""Seconds of back-off after the first failure, which each further one doubles; their maximum."""
 
 _MAX_BODY = 64 * 1024  # bytes of a response to read, so that its connection can be reused
 

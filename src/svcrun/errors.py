@@ -1,8 +1,7 @@
 """Every exception class of the package.
 
-Each derives from the built-in exception that says what kind of mistake it is, so that a caller
-needs to know none of them to handle it; each builds its own text and carries what it is about as
-attributes.
+Each derives from the built-in exception for its kind of mistake, so a caller can handle it without
+knowing it. Each builds its own text and has its data as attributes.
 """
 
 from __future__ import annotations
@@ -235,7 +234,7 @@ class OtherLoop(RuntimeError):
 
 
 class NoEndpoint(ValueError, RuntimeError):
-    """A server was made without being told where to listen."""
+    """A server was created without an endpoint."""
 
     def __init__(self, owner: object, missing: str) -> None:
         super().__init__(f"{owner} needs {missing}: give address= and port=, or path=, or sock=")
@@ -270,7 +269,7 @@ class NotRunning(RuntimeError):
 class NotACoroutineFunction(TypeError, RuntimeError):
     """A callable was given that does not work with ``await``.
 
-    :param role: what the callable was given as.
+    :param role: the role of the callable, such as "callback".
     """
 
     def __init__(self, role: str, found: object) -> None:
@@ -304,7 +303,7 @@ ThreadPoolException = PoolClosed  # its name in aiomisc
 
 
 class ChannelClosed(RuntimeError):
-    """A channel was used that is closed; reading also tells so when all its items are taken."""
+    """A closed channel was written to, or read after its last item."""
 
     def __init__(self) -> None:
         super().__init__("the channel is closed")
@@ -319,9 +318,9 @@ class ChannelTimeout(TimeoutError):
 
 
 class ApplicationFailed(RuntimeError):
-    """An application that a service hosts did not start, or did not come to a good end.
+    """An application of a service failed to start or to stop.
 
-    :param reason: what the application gave as the reason, or what it did instead.
+    :param reason: the reason that the application gave, or a description of its fault.
     """
 
     _what = "run"
@@ -340,13 +339,13 @@ class ApplicationStartFailed(ApplicationFailed):
 
 
 class ApplicationStopFailed(ApplicationFailed):
-    """An application had no good end (parameters as of :class:`ApplicationFailed`)."""
+    """An application failed to stop (parameters as of :class:`ApplicationFailed`)."""
 
     _what = "stop"
 
 
 class ClientDisconnected(ConnectionResetError):
-    """An application sent something to a client that has gone, or that it has taken leave of."""
+    """An application sent a message after the client disconnected or the web socket closed."""
 
     def __init__(self) -> None:
         super().__init__("the client has disconnected")
@@ -375,7 +374,7 @@ class ServerEnded(RuntimeError):
 class ProfilerActive(RuntimeError):
     """A profiler was to be started where another one, or a debugger, is at work.
 
-    :param found: what is at work.
+    :param found: the other profiler.
     """
 
     def __init__(self, service: object, found: object) -> None:

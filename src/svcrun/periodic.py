@@ -67,8 +67,9 @@ class PeriodicCallback(Recurring):
         :param delay: seconds until the first call; 0 by default.
         :param shield: whether a call in flight goes on when :meth:`stop` is called.
         :param suppress_exceptions: exceptions of the function that are not logged.
-        :param jitter: the maximum of seconds by which a call is late, at random, so that many
-            processes do not call at the same time; 0 by default. It does not delay later calls.
+        :param jitter: the maximum number of seconds by which a call is late, at random, so that
+            many processes do not call at the same time; 0 by default. It does not delay later
+            calls.
         :param overlap: what happens when a call is due while another one is in flight: ``"skip"``
             it, ``"queue"`` it, or ``"cancel"`` the one in flight. The first overlap with a call is
             logged as a warning.
@@ -98,7 +99,7 @@ class FixedSchedule(Schedule):
 
     :param first: the first time, by the loop's clock.
     :param interval: seconds between two times.
-    :param jitter: the maximum of seconds by which a time is late, at random.
+    :param jitter: the maximum number of seconds by which a time is late, at random.
     :param keeps_missed: whether each time that passed while the loop was blocked has its call.
     """
 

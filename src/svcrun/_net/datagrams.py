@@ -82,7 +82,7 @@ class WorkerPool:
     :param loop: the running event loop.
     :param sock: a bound, non-blocking socket. It stays open after :meth:`close`.
     :param handle: the handler, which is awaited with each datagram and the address of its sender.
-    :param max_tasks: the maximum of handlers in flight. More datagrams are dropped.
+    :param max_tasks: the maximum number of handlers in flight. More datagrams are dropped.
     :param dropped: counts and logs dropped datagrams.
     :param failures: counts and logs errors of reads.
     """

@@ -155,7 +155,7 @@ class Endpoint:
         """Return a bound, non-blocking socket, which listens if a `backlog` is given.
 
         :param owner: the server, as errors show it; by default the `owner` of the endpoint.
-        :param backlog: the maximum of connections that wait to be accepted.
+        :param backlog: the maximum number of connections that wait to be accepted.
         :raises OSError: with the type and errno of the system, naming endpoint and `owner`.
         :raises ValueError: if `sock` is closed, not bound, or connected.
         """
@@ -180,7 +180,7 @@ class Endpoint:
     def listen(self, sock: socket.socket, backlog: int, owner: object = None) -> None:
         """Listen on `sock`, which :meth:`bind` returned.
 
-        :param backlog: the maximum of connections that wait to be accepted.
+        :param backlog: the maximum number of connections that wait to be accepted.
         :param owner: the server, as errors show it; by default the `owner` of the endpoint.
         :raises OSError: as of :meth:`bind`, if another socket listens there by now.
         """

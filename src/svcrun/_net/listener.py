@@ -66,7 +66,7 @@ async def listen(
     """Accept connections on a listening socket.
 
     :param factory: creates the protocol of a connection.
-    :param backlog: the maximum of connections that wait to be accepted.
+    :param backlog: the maximum number of connections that wait to be accepted.
     """
     make_transport = getattr(loop, "_make_socket_transport", None)
     if make_transport is not None and isinstance(loop, asyncio.SelectorEventLoop):
@@ -89,7 +89,7 @@ def close_listener(
     the connections are lost, and the listener is closed all the same.
 
     :param sock: the socket of `server`.
-    :param backlog: the maximum of connections that wait.
+    :param backlog: the maximum number of connections that wait.
     :param is_shared: whether another process listens on the socket, or will. New connections are
         not refused then.
     """

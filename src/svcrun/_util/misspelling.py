@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ("is_misspelling", "near_miss")
 
-# MOST_EDITS: the maximum of edits of a misspelling.
+# MOST_EDITS: the maximum number of edits of a misspelling.
 # LONG: the minimum length of a name with more than one edit. Too many shorter names differ by two
 # letters ("host", "port").
 # SHORT: the maximum length of a name in which no letter may replace another ("post", "port").

@@ -26,7 +26,7 @@ __all__ = ("Listening", "Place")
 class Listening(Service, base=True):
     """A service with an endpoint: an address and port, a path, or a socket.
 
-    The endpoint is checked when the service is created, and bound by :meth:`_bind` when it starts.
+    The endpoint is checked when the service is created, and bound when it starts.
     """
 
     _svcrun_is_server: ClassVar[bool] = True
@@ -92,7 +92,7 @@ class Listening(Service, base=True):
         return state
 
     async def _svcrun_bind(self, backlog: int | None = None) -> Socket:
-        """Bind the socket, which listens if a `backlog` is given, and show where.
+        """Bind the socket, which listens if a `backlog` is given, and show its address.
 
         :raises OSError: if the address can't be bound; it names address, port and service.
         """
@@ -105,7 +105,7 @@ class Listening(Service, base=True):
         return sock
 
     def _svcrun_unbind(self) -> None:
-        """Close the socket, remove its file, and show the address that was asked for again."""
+        """Close the socket, remove its file, and show the configured address again."""
         place = part_of(self, Place)
         sock, place.socket = place.socket, None
         if sock is not None:

@@ -57,13 +57,13 @@ class Secure(Listening, base=True):
         """Return whether the server accepts connections, and so has a context to replace."""
 
     def reload_certificates(self) -> None:
-        """Read the files again, and use what they contain from the next handshake on.
+        """Read the files again, and use them from the next handshake on.
 
-        Connections that there are stay as they are. If a file can't be used, nothing changes.
+        Open connections are not affected. If a file is invalid, nothing changes.
 
         :raises RuntimeError: if the server is not running.
         :raises OSError: if a file can't be read; :class:`FileNotFoundError` if there is none.
-        :raises ValueError: if a file does not contain what its parameter asks for.
+        :raises ValueError: if a file does not contain a valid certificate or key.
         """
         if not self._svcrun_is_serving():
             raise NotRunning(self, "reload_certificates()")
@@ -71,7 +71,7 @@ class Secure(Listening, base=True):
         log.info("%r: certificates read again", self)
 
     def _svcrun_read_certificates(self) -> None:
-        # A few short files: to read them in a thread would take longer than to read them.
+        # The files are short: a thread would take longer than to read them here.
         part_of(self, Place)  # checks the parameters on first use
         part_of(self, Certificates).context = self._svcrun_make_options().create_context()
 

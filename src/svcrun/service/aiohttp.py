@@ -74,7 +74,7 @@ class AIOHTTPService(Listening, base=True):
         file.
     :param options: socket options as ``(level, option, value)``.
     :param reuse_port: whether several processes may listen on this port; False by default.
-    :param backlog: the maximum of connections that wait to be accepted; 1024 by default.
+    :param backlog: the maximum number of connections that wait to be accepted; 1024 by default.
 
     :raises ValueError, TypeError: if a parameter has a value that is not accepted.
 

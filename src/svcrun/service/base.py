@@ -79,14 +79,14 @@ def _check_nothing(_: typing.Any) -> None:
 
 
 class Service(metaclass=ServiceMeta, base=True):
-    """Something that is started, runs, and is stopped.
+    """The base class of services: a part of a program that starts, runs and stops.
 
     Every keyword argument becomes an attribute; class attributes are the defaults. Override
-    :meth:`start`, and :meth:`stop` where there is something to put in order, and pass an instance
+    :meth:`start`, and :meth:`stop` if the service has to clean up, and pass an instance
     to :class:`svcrun.entrypoint`.
 
-    :param name: tells instances of one class apart, in logs above all; a service without one has no
-        such attribute.
+    :param name: distinguishes instances of one class, above all in logs; a service without one has
+        no such attribute.
     :param depends_on: services (instances or classes) that start before this one and stop after it.
     :param start_timeout: seconds that :meth:`start` may take until the service is ready; the
         entrypoint's by default.
@@ -233,10 +233,10 @@ class Service(metaclass=ServiceMeta, base=True):
         raise NotImplementedError
 
     async def stop(self, exception: typing.Any = None) -> typing.Any:
-        """Put things in order; called once, before a :meth:`start` that still runs is cancelled.
+        """Clean up; called once per start, before a :meth:`start` that still runs is cancelled.
 
-        :param exception: what ended the entrypoint's block, if anything did: a
-            :class:`BaseException` or None. A subclass may annotate it more narrowly.
+        :param exception: the exception that ended the entrypoint's block, or None. A subclass may
+            annotate it more narrowly than :class:`BaseException`.
         """
 
     def __getstate__(self) -> dict[str, typing.Any]:
@@ -303,7 +303,7 @@ def base_stop(service: Service) -> Callable[..., Coroutine[typing.Any, typing.An
     """Return that part of ``stop()`` which belongs to the package's own bases of `service`.
 
     They open sockets and begin tasks in ``start()``. A subclass that extends it may fail after
-    that, and then it can't be asked to stop, but they can.
+    that. Its ``stop()`` must not be called then, but theirs must.
     """
     for cls in type(service).__mro__:
         if cls is Service:
@@ -351,7 +351,7 @@ class TaskStoreBase(Service, base=True):
         try:
             await cancel_and_wait(tasks_of(self))
         finally:
-            await super().stop(exception)  # of another base, perhaps
+            await super().stop(exception)  # there may be another base
 
 
 class SimpleServer(TaskStoreBase, base=True):

@@ -43,7 +43,7 @@ class PeriodicService(Service, base=True):
 
     :param interval: seconds between the starts of two calls.
     :param delay: seconds until the first call; 0 by default.
-    :param jitter: the maximum of seconds by which a call is late, at random; 0 by default.
+    :param jitter: the maximum number of seconds by which a call is late, at random; 0 by default.
     :param overlap: what happens when a call is due while another one is in flight: ``"skip"`` it
         (the default), ``"queue"`` it, or ``"cancel"`` the one in flight.
     :param suppress_exceptions: exceptions of :meth:`callback` that are not logged.

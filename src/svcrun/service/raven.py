@@ -55,8 +55,8 @@ class RavenSender(Sender, base=True):
         logging and libraries are disabled by default.
     :param filters: :class:`logging.Filter` instances, or functions of a record that return whether
         to report it.
-    :param queue_size: the maximum of records that wait to be made events, and of events that wait
-        to be sent; 500 by default.
+    :param queue_size: the maximum number of records that wait to be made events, and of events
+        that wait to be sent; 500 by default.
     :param flush_timeout: seconds for which the stop sends the waiting events; 1.5 by default. The
         rest is dropped and counted in the log.
 

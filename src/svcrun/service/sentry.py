@@ -51,9 +51,9 @@ class SentrySender(Sender, base=True):
         logging and asyncio are enabled by default.
     :param filters: :class:`logging.Filter` instances, or functions of a record that return whether
         to report it.
-    :param queue_size: the maximum of records that wait to be made events; 500 by default. The
-        maximum of events that wait to be sent is an option of sentry, ``transport_queue_size``; 100
-        by default.
+    :param queue_size: the maximum number of records that wait to be made events; 500 by default.
+        The maximum of events that wait to be sent is an option of sentry, ``transport_queue_size``;
+        100 by default.
     :param flush_timeout: seconds that the stop waits for a response of the server while it sends
         the waiting events; 1.5 by default. The rest is dropped and counted in the log.
 

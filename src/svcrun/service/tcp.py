@@ -41,8 +41,8 @@ class TCPServer(StreamServer, base=True):
     :param path: the path of a Unix socket, instead of `address` and `port`. The server removes the
         file when it stops.
     :param reuse_port: let several processes listen on the port. Off by default.
-    :param backlog: the maximum of connections that wait to be accepted; 1024 by default.
-    :param limit: the maximum of bytes in a line; 65536 by default. A longer line makes
+    :param backlog: the maximum number of connections that wait to be accepted; 1024 by default.
+    :param limit: the maximum number of bytes in a line; 65536 by default. A longer line makes
         ``readline()`` raise :class:`ValueError`, as in asyncio.
     :param drain_timeout: seconds that a handler at work may continue during a stop; 5 by default, 0
         to cancel it at once.

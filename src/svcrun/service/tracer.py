@@ -77,7 +77,7 @@ class MemoryTracer(Service, base=True):
     was on before, and the stop turns it off again.
 
     :param interval: seconds between two tables; 5 by default. The first one is logged at once.
-    :param top_results: the maximum of rows in a table; 20 by default.
+    :param top_results: the maximum number of rows in a table; 20 by default.
     :param group_by: a :class:`GroupBy`: one row for each line (the default), for each file, or for
         each line together with the calls that led to it.
     :param name: names the service in log messages; ``"memory-tracer"`` by default.

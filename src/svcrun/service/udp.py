@@ -45,8 +45,8 @@ class UDPServer(Listening, SimpleServer, base=True):
     :param path: the path of a Unix socket, instead of `address` and `port`.
     :param reuse_port: let several processes share the port. The system assigns each sender to one
         of them. Off by default.
-    :param max_tasks: the maximum of handlers in flight; 1024 by default. More datagrams are dropped
-        and counted in :attr:`dropped`.
+    :param max_tasks: the maximum number of handlers in flight; 1024 by default. More datagrams are
+        dropped and counted in :attr:`dropped`.
     :param drain_timeout: seconds that handlers in flight may continue during a stop; 5 by default,
         0 to cancel them at once.
 

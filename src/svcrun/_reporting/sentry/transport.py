@@ -40,7 +40,7 @@ class Transport(HttpTransport):
     """Send events in sentry's thread, and end the thread when the transport is closed.
 
     Sentry does not wait for its thread, which may wait half a minute for a server that does not
-    answer. :meth:`kill` shuts down the connections, so the thread ends at once.
+    answer. :meth:`kill` shuts down the connections, which ends a wait for a response at once.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:

@@ -111,7 +111,7 @@ class Site(web.SockSite):
 
     :param runner: its server creates the protocols.
     :param sock: a socket that is listening.
-    :param backlog: the maximum of connections that wait to be accepted.
+    :param backlog: the maximum number of connections that wait to be accepted.
     :param tls: the TLS parameters; without them, connections are plain.
     :param is_shared: whether another process listens on the socket, or will.
     """

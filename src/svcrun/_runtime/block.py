@@ -1,4 +1,11 @@
-"""The code in the block of an entrypoint, and how a signal or a crash ends it."""
+"""End the block of an entrypoint at a signal or a crash.
+
+The block is the code of the program between entering and leaving the entrypoint. A ``with`` block
+runs the loop from outside, and an ``async with`` block runs in a task of the loop.
+
+:meth:`Block.interrupt` cancels the wait of the block, so that its code can clean up.
+:meth:`Block.stop_loop` is the step for a block that ignores its cancellation.
+"""
 
 from __future__ import annotations
 
@@ -16,29 +23,33 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_RUNS = 100
-"""The maximum of runs of the loop that a block may begin during the shutdown.
+"""The maximum number of runs of the loop that a block may begin during the shutdown.
 
-A block that begins more of them repeats ``run_forever()`` without end.
+A block that begins more of them calls ``run_forever()`` in an endless loop.
 """
 
 __all__ = ("Block", "LoopBlock", "TaskBlock")
 
 
 class Block:
-    """The code of a block."""
+    """The code of a block, and the future that it waits for.
+
+    :param loop: the loop of the entrypoint.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.spare = SpareDescriptors(loop)
-        """For the loop, while it does not run."""
+        """Descriptors that are reserved for the loop while it does not run."""
         self._closing = asyncio.Event()
-        # Tasks that wait in closing(). They see that event, so they are not cancelled.
+        # The tasks that wait in closing(). The event wakes them, so interrupt() does not cancel
+        # them.
         self._await_closing: set[asyncio.Task[Any] | None] = set()
         self._cancellations = 0
         self.task: asyncio.Future[Any] | None = None
         """The future that the block waits for; None if it is unknown."""
         self.stop_services: Callable[[], asyncio.Future[Any]] | None = None
-        """Begins the shutdown unless it has begun, and returns a future for its end."""
+        """Begins the shutdown unless it has begun, and returns a future that ends with it."""
 
     @property
     def is_closing(self) -> bool:
@@ -47,7 +58,7 @@ class Block:
 
     @property
     def was_cancelled(self) -> bool:
-        """Whether :meth:`interrupt` has cancelled something that the block waited for."""
+        """Whether the entrypoint has cancelled a future that the block waited for."""
         return self._cancellations > 0
 
     def close(self) -> None:
@@ -61,21 +72,22 @@ class Block:
         try:
             await self._closing.wait()
         finally:
-            # Race: another callback of this iteration may be about to cancel the task. As long as
-            # the task is in the set, interrupt() does not.
+            # Race: another callback of this iteration may call interrupt(), which would cancel the
+            # code after the wait. So the task stays in the set until the next iteration.
             self.loop.call_soon(self._await_closing.discard, task)
 
     def watch(self) -> None:
-        """Begin to watch the block."""
+        """Begin to record the future that the block waits for."""
         raise NotImplementedError
 
     def unwatch(self) -> None:
-        """Stop watching the block."""
+        """Stop recording; a second call has no effect."""
 
     def interrupt(self) -> bool:
         """Cancel the block's task unless it waits in :meth:`closing`.
 
-        Return whether there is a task that will end.
+        :returns: whether there is a task that will end. If not, a wait of the block has just ended,
+            and the caller has to try again.
         """
         return self.task in self._await_closing or self.cancel()
 
@@ -86,11 +98,14 @@ class Block:
         return cancelled
 
     def uncancel(self) -> bool:
-        """Withdraw our own cancellations, and return whether the task has another one."""
+        """Withdraw the entrypoint's cancellations, and return whether the task has another one."""
         return False
 
     def stop_loop(self) -> bool:
-        """Stop the loop under a block that ignores its cancellation; return whether that works."""
+        """Stop the loop under a block that ignores its cancellation.
+
+        :returns: whether the loop stops. A block that is a task of the loop can't be ended so.
+        """
         return False
 
     def is_interruption(self, error: BaseException | None) -> bool:
@@ -101,9 +116,13 @@ class Block:
 class LoopBlock(Block):
     """The block of ``with entrypoint(...) as loop``, which may run the loop any number of times.
 
-    While it is watched, ``loop.run_until_complete()`` records its future, so that an interruption
-    cancels only that one. Once the shutdown has begun, ``run_forever()`` returns at once, and all
-    calls of ``run_until_complete()`` share the grace period for their clean-up.
+    While the block is watched, ``loop.run_until_complete()`` records its future, so that an
+    interruption cancels that future alone. Once the shutdown has begun, ``run_forever()`` returns
+    at once, and all calls of ``run_until_complete()`` share the grace period for their clean-up.
+
+    Invariant: the wrappers of the two methods are attributes of the loop object. They hide the
+    methods of the class, and :meth:`unwatch` removes them. Entrypoints may be nested, so the inner
+    one restores the wrappers of the outer one.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -112,7 +131,7 @@ class LoopBlock(Block):
         self._watched = False
         self._runs_itself = False  # whether run_until_complete() calls run_forever()
         self._lets_run = False  # whether the block waits in run_forever()
-        self._runs = 0  # runs that the block has begun since the shutdown began
+        self._runs = 0  # the number of runs that the block has begun since the shutdown began
         self._clean_up_until: float | None = None
         self._cut: asyncio.TimerHandle | None = None
         self._run_task: Callable[[Awaitable[Any]], Any] = loop.run_until_complete
@@ -124,7 +143,8 @@ class LoopBlock(Block):
         self.spare.hold()
         self._run_task = self.loop.run_until_complete
         self._run_loop = self.loop.run_forever
-        # A loop with slots can't be wrapped. A signal then stops it without a cancellation.
+        # A loop without a __dict__ can't be wrapped. A signal then stops the loop, and the future
+        # of the block is not cancelled.
         with suppress(AttributeError):
             self.loop.run_until_complete = self._run  # type: ignore[assignment, method-assign]
             self.loop.run_forever = self._run_forever  # type: ignore[method-assign]
@@ -142,7 +162,7 @@ class LoopBlock(Block):
         ):
             with suppress(AttributeError):
                 delattr(self.loop, name)
-                if getattr(self.loop, name) != found:  # an outer entrypoint's wrapper
+                if getattr(self.loop, name) != found:  # the wrapper of an outer entrypoint
                     setattr(self.loop, name, found)
 
     def _run(self, future: Awaitable[T]) -> T:
@@ -157,7 +177,8 @@ class LoopBlock(Block):
             result = self._run_itself(task)
         except BaseException:
             if is_new and task.done() and not task.cancelled():
-                task.exception()  # raised here; without this, asyncio would log it as not retrieved
+                # The caller receives this exception. asyncio would log it as never retrieved.
+                task.exception()
             raise
         finally:
             self.task = None
@@ -195,7 +216,9 @@ class LoopBlock(Block):
             self._after_run()
 
     def _hold_spare(self) -> None:
-        if self._watched:  # else the entrypoint was left meanwhile, and holds nothing any more
+        # A block that was entered by hand leaves the entrypoint inside a run of the loop. Once it
+        # has done so, no code would free the descriptors.
+        if self._watched:
             self.spare.hold()
 
     def _limit_clean_up(self) -> None:
@@ -207,10 +230,10 @@ class LoopBlock(Block):
         self._cut = self.loop.call_at(max(self._clean_up_until, now), self.cancel)
 
     def _after_run(self) -> None:
-        """Run after each wait of the block; does nothing here."""
+        """Run after each wait of the block; do nothing here."""
 
     def cancel(self) -> bool:
-        """Cancel the future that the block waits for, or stop the loop that it runs."""
+        """Cancel the future that the block waits for; without one, stop the loop."""
         if self.task is not None:
             return super().cancel()
         self.loop.stop()
@@ -223,7 +246,7 @@ class LoopBlock(Block):
         return True
 
     def is_interruption(self, error: BaseException | None) -> bool:
-        """Return whether `error`, which ended the block, results from our interruption alone."""
+        """Return whether `error`, which ended the block, results from an interruption alone."""
         return (
             super().is_interruption(error)
             or isinstance(error, BlockInterrupted)
@@ -247,7 +270,7 @@ class TaskBlock(LoopBlock):
         self._by_hand = False
 
     def watch(self) -> None:
-        """Watch the task."""
+        """Watch the current task, which enters the entrypoint."""
         self.task = self._entering = asyncio.current_task()
         if self._entering is not None:
             self._entering.add_done_callback(self._on_entered)
@@ -276,8 +299,8 @@ class TaskBlock(LoopBlock):
             return Block.cancel(self)
         is_seen = self._lets_run or self._runs_itself
         if self.loop.is_running() and not is_seen and self.stop_services is not None:
-            # This run of the loop began before watch() could wrap its method, so _after_run() will
-            # not be called. Stop the loop once the services have stopped.
+            # Race: this run of the loop began before watch() could wrap its method, so nothing
+            # calls _after_run() at its end. Stop the loop once the services have stopped.
             self.stop_services().add_done_callback(lambda _: self.loop.stop())
             return True
         return super().cancel()
@@ -287,13 +310,18 @@ class TaskBlock(LoopBlock):
             self._run_itself(self.stop_services())
 
     def stop_loop(self) -> bool:
-        """Stop the loop of a block that was entered by hand; a task can't be interrupted so."""
+        """Stop the loop of a block that was entered by hand; a task can't be ended so."""
         return self._by_hand and super().stop_loop()
 
     def uncancel(self) -> bool:
-        """Withdraw our own cancellations, and return whether the task has another one."""
+        """Withdraw the entrypoint's cancellations, and return whether the task has another one.
+
+        A cancellation that remains is that of ``asyncio.timeout()`` or of another caller.
+        """
         if self._by_hand or self._entering is None:
             return False
+        # Invariant: asyncio counts the cancellations of a task. The entrypoint withdraws as many as
+        # it has made, so those that remain are of others.
         for _ in range(self._cancellations):
             self._entering.uncancel()
         return self._entering.cancelling() > 0

@@ -1,4 +1,4 @@
-"""Create the event loop of an entrypoint, and run a coroutine in it despite interruptions."""
+"""Create the event loop of an entrypoint, and run a coroutine to its end despite interruptions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ __all__ = ("SpareDescriptors", "drive", "drive_in_task", "make_loop")
 
 
 def make_loop(options: Options) -> asyncio.AbstractEventLoop:
-    """Create an event loop and set it as the current one."""
+    """Create an event loop and set it as the current one of this thread.
+
+    :raises ValueError: if the factory returns a closed loop.
+    :raises TypeError: if the factory returns another object.
+    """
     factory = options.loop_factory
     loop = _new_loop(options) if factory is None else factory()
     is_loop = isinstance(loop, asyncio.AbstractEventLoop)
@@ -32,8 +36,8 @@ def make_loop(options: Options) -> asyncio.AbstractEventLoop:
         kind = ParameterError if is_loop else ParameterTypeError
         accepted = f"a function that returns a new event loop (it returned {loop!r})"
         raise kind("entrypoint", "loop_factory", factory, accepted)
-    # Otherwise the debug mode is the factory's choice. uvloop reads only one of the interpreter's
-    # two switches.
+    # Without the option, the factory decides about the debug mode. uvloop reads only one of the two
+    # switches of the interpreter.
     if sets_debug(options):
         loop.set_debug(options.debug)
     asyncio.set_event_loop(loop)
@@ -52,8 +56,8 @@ def _new_loop(options: Options) -> asyncio.AbstractEventLoop:
 def _is_importable(name: str) -> bool:
     """Return whether a module can be imported.
 
-    Python caches modules that it has found, but searches the whole path again for one that is
-    absent. Without this cache, that took a fifth of the processor time of a short life.
+    Python caches the modules that it has found, but searches the whole path again for a module that
+    is absent. Without this cache, the search took a fifth of the processor time of a short life.
     """
     try:
         import_module(name)
@@ -65,7 +69,8 @@ def _is_importable(name: str) -> bool:
 def _has_standard_streams() -> bool:
     """Return whether descriptors 0 to 2 are open.
 
-    A new loop would use a closed one for itself, and libuv aborts a process that closes it.
+    A new loop would receive the numbers of closed ones for its own descriptors, and libuv aborts a
+    process that closes a descriptor below 3.
     """
     try:
         for descriptor in range(3):
@@ -78,8 +83,10 @@ def _has_standard_streams() -> bool:
 class SpareDescriptors:
     """Reserve two descriptors while the loop does not run.
 
-    uvloop opens two whenever it begins to run. Once the program has used up all descriptors, it
-    could neither run the loop nor close it.
+    uvloop opens two descriptors whenever it begins to run. Without the reserve, a program that has
+    used up its descriptors could neither run the loop nor close it.
+
+    :param loop: the loop, which does not run.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -102,9 +109,9 @@ class SpareDescriptors:
 async def collect(coro: Coroutine[Any, Any, None], errors: list[BaseException]) -> None:
     """Run `coro` and append the exception that it raises to `errors`.
 
-    A task that raises would change the exception: reading the result of a task a second time cuts
-    off the traceback, and each reading sets ``__context__``. SystemExit and KeyboardInterrupt would
-    end the loop. And the task would be in a reference cycle with the exception's traceback.
+    A task that raised the exception would change it: the second call of ``result()`` cuts off the
+    traceback, and each call sets ``__context__``. SystemExit and KeyboardInterrupt would end the
+    loop. The task and the traceback of the exception would form a reference cycle.
     """
     try:
         await coro
@@ -117,9 +124,10 @@ def drive(
 ) -> BaseException | None:
     """Run `coro` to its end, even if the loop is stopped or an exception leaves it meanwhile.
 
-    Return the first exception that left the loop, else the exception that `coro` raised, else None.
-
+    :param loop: a loop that does not run.
     :param cancel: whether to cancel `coro` when an exception leaves the loop.
+    :returns: the first exception that left the loop, else the exception that `coro` raised, else
+        None.
     """
     pid = os.getpid()
     errors: list[BaseException] = []
@@ -134,12 +142,14 @@ def drive(
         except (KeyboardInterrupt, SystemExit) as error:
             if os.getpid() != pid:
                 return error  # the loop belongs to the parent of this process
-            # Race: the task may have ended in the same iteration of the loop. The interruption
-            # counts nevertheless.
+            # Race: the task may have ended in the same iteration of the loop. Even then, return the
+            # interruption.
             interruption = interruption or error
             if cancel:
                 task.cancel()
-        except asyncio.CancelledError as error:  # before its first step
+        except asyncio.CancelledError as error:
+            # collect() catches each exception of `coro`, so the task was cancelled before its first
+            # step. Closing `coro` avoids the warning that it was never awaited.
             interruption = interruption or error
             coro.close()
     if interruption is None and errors:
@@ -148,7 +158,7 @@ def drive(
     try:
         return interruption
     finally:
-        del interruption  # its traceback refers to the callers' frames: a reference cycle
+        del interruption  # reference cycle: its traceback refers to this frame
 
 
 async def drive_in_task(
@@ -156,8 +166,9 @@ async def drive_in_task(
 ) -> BaseException | None:
     """Run `coro` in a task of its own to its end, even if the caller is cancelled meanwhile.
 
-    A cancellation of the caller cancels the task. Return the exception that `coro` raised, or the
-    caller's cancellation, or None.
+    A cancellation of the caller cancels the task.
+
+    :returns: the exception that `coro` raised, or the cancellation of the caller, or None.
     """
     errors: list[BaseException] = []
     task = start_eagerly(collect(coro, errors), loop, name=name)
@@ -169,8 +180,8 @@ async def drive_in_task(
         except asyncio.CancelledError as error:
             cancelled = error
             task.cancel()
-    # Return the caller's own cancellation, not the task's: asyncio.timeout() and anyio compare the
-    # exception.
+    # Return the cancellation of the caller, not that of the task: anyio recognises a cancellation
+    # of its own by the message.
     if not errors or (cancelled is not None and isinstance(errors[0], asyncio.CancelledError)):
         return cancelled
     return errors.pop()

@@ -4,20 +4,20 @@ Timers of the loop do not fire while a callback blocks the loop. So a thread, th
 enforces the deadline of each shutdown from outside of the loop. A shutdown may begin when no thread
 or descriptor is left, so the thread starts when the entrypoint is entered. It sleeps on a lock.
 
-To start and join a thread costs as much as the rest of a short life. So in a process that enters
+Starting and joining a thread costs as much as the rest of a short life. So in a process that enters
 many entrypoints, as tests do, only the first one has the thread from the beginning. A later one
 starts it :data:`THREAD_DELAY` seconds after it was entered, at its first signal, or
-:data:`SHUTDOWN_THREAD_DELAY` seconds after its shutdown began, whichever is first. The handler of
-``ITIMER_REAL`` starts it if the loop is blocked then; if the program uses that timer, the thread
-starts with the shutdown. If the system can't start a thread, the timer takes its place.
+:data:`SHUTDOWN_THREAD_DELAY` seconds after its shutdown began, whichever is first. If the loop is
+blocked then, the handler of ``ITIMER_REAL`` starts the thread. If the program uses that timer, the
+thread starts with the shutdown. If the system can't start a thread, the timer replaces it.
 
-Each watcher covers other causes:
+The thread and the timer cover different causes of a blocked loop:
 
 * The thread covers all code that releases the GIL: Python code, system calls, locks.
 * A C function that holds the GIL stops every thread, this one too. Some C functions check for
   signals, such as a search with a regular expression. They use processor time, so the timer
   ``ITIMER_VIRTUAL`` interrupts them, in the main thread. The program may take the timer over at any
-  time; the thread goes on without it.
+  time. The thread goes on without it.
 * A C function that holds the GIL and does not check for signals can't be interrupted from inside
   the process.
 
@@ -52,34 +52,34 @@ if TYPE_CHECKING:
 __all__ = ("BLOCKED_AFTER", "EXIT_HUNG", "SHUTDOWN_THREAD_DELAY", "THREAD_DELAY", "ExitWatchdog")
 
 EXIT_HUNG = 70
-"""The exit code of a process that had to be ended: ``EX_SOFTWARE`` of sysexits.h."""
+"""The exit code of a process that the exit watchdog ends: ``EX_SOFTWARE`` of sysexits.h."""
 
 BLOCKED_AFTER = 0.3
 """Seconds without an iteration after which a loop counts as blocked."""
 
 THREAD_DELAY = 0.1
-"""Seconds after which a later entrypoint of a process has its thread."""
+"""Seconds after which a later entrypoint of a process starts its thread."""
 
 SHUTDOWN_THREAD_DELAY = 0.05
-"""Seconds after which the shutdown of a later entrypoint has its thread."""
+"""Seconds after which the shutdown of a later entrypoint starts its thread."""
 
 _TICK = 0.02
-"""The minimum of seconds of processor time between two signals of the timer."""
+"""The minimum time of a timer, in seconds: of processor time, or of real time without a thread."""
 
 _LINGER = 0.1
-"""The maximum of seconds that a fork waits for the kernel to remove a thread that has ended."""
+"""Seconds that a fork waits, at most, for the kernel to remove a thread that has ended."""
 
 EXIT_TIME_LIMIT = 3.0
-"""Seconds within which a process has to write the stacks to stderr, which may be a full pipe."""
+"""The time limit for writing the stacks to stderr, in seconds: stderr may be a full pipe."""
 
-_process = 0  # the one that has entered an entrypoint; a forked child is another one
+_process = 0  # the process that has entered an entrypoint; a forked child is another process
 
 
 class ExitWatchdog:
     """Enforce the deadline of an entrypoint's shutdown.
 
     :param loop: the loop of the entrypoint.
-    :param flush_log: called before the process is ended, to write log records still buffered.
+    :param flush_log: called before the process ends; it writes the buffered log records.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, flush_log: Callable[[], object]) -> None:
@@ -88,25 +88,29 @@ class ExitWatchdog:
         self._pinged_at: float | None = None
         self._exit_lock = _thread.allocate_lock()
         self._exiting_thread = 0
-        # Plain locks, a list and a bare thread: signal handlers use them, and may have interrupted
-        # the threading module while it held a lock of its own. Its locks would deadlock here.
+        # Deadlock: a signal handler may interrupt the threading module while it holds one of its
+        # locks. So the handlers use plain locks, a list, and a thread of the _thread module.
         self._alarms: list[_Alarm] = []
         self._is_watching = False
         self._cpu_timer = SignalTimer(signal.ITIMER_VIRTUAL, signal.SIGVTALRM)
         self._fallback_timer = SignalTimer(signal.ITIMER_REAL, signal.SIGALRM)
-        self._needs_thread_from = 0.0  # a shutdown that begins later needs the thread at once
+        # The thread should run from this time on, so a later shutdown starts it at once.
+        self._needs_thread_from = 0.0
         self._thread_timer: asyncio.TimerHandle | None = None
         self._released = False
         self._stopped_for_fork = False
-        self._wake = _closed_lock()  # opened to wake the thread after a change of the state
-        self._has_thread = _thread.allocate_lock()
-        self._ended: _thread.LockType | None = None  # held by the thread while it lives
+        self._wake = _closed_lock()  # released to wake the thread after a change of the state
+        self._has_thread = _thread.allocate_lock()  # held from the start of the thread to its join
+        self._ended: _thread.LockType | None = None  # released at the end of the thread
         self._ident = self._native_id = 0
 
     # The thread.
 
     def start(self, on_failure: Callable[[], object]) -> None:
-        """Start the exit watchdog, at once or later.
+        """Start the thread, at once or later.
+
+        The thread starts at once for the first entrypoint of a process and outside of the main
+        thread, where no timer can be set.
 
         :param on_failure: called if the system could not start a thread.
         """
@@ -123,8 +127,9 @@ class ExitWatchdog:
         )
 
     def start_thread(self) -> bool:
-        """Start the exit watchdog now, and return whether the system could start a thread."""
-        # Race: a signal handler may interrupt the caller between its check and this.
+        """Start the thread unless it runs, and return whether the system could start one."""
+        # Race: a signal handler may start the thread after the caller has found that there is none.
+        # Only one of them acquires the lock.
         if not self._has_thread.acquire(blocking=False):
             return True
         self._ended = ended = _closed_lock()
@@ -141,12 +146,12 @@ class ExitWatchdog:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        """Leave the deadline to the thread, which has started after it was set."""
+        """Pass the deadline on to the thread, which has started after the deadline was set."""
         self._fallback_timer.give_back()
         self._ring_at_next_alarm(self._cpu_timer, self._on_cpu_timer)
 
     def _ensure(self, *, at_once: bool) -> None:
-        """Start the thread for a deadline, or the timer that does so later."""
+        """Start the thread for a deadline, or set the timer that starts it later."""
         if self._ended is not None or self._stopped_for_fork:
             return
         if (
@@ -161,6 +166,8 @@ class ExitWatchdog:
     def _run(self, ended: _thread.LockType) -> None:
         self._ident = _thread.get_ident()
         self._native_id = _thread.get_native_id()
+        # Invariant: a caller changes the state first and opens the lock then. So the thread sees a
+        # change that falls between its check and its wait.
         try:
             while not (self._released or self._stopped_for_fork):
                 times = [when for when, _ in self._alarms]
@@ -178,8 +185,8 @@ class ExitWatchdog:
         if self._ended is None:
             return
         self._join()
-        # Race: Python warns of a fork if the kernel counts a second thread, and the kernel counts a
-        # thread for a moment after its last bytecode.
+        # Race: since 3.12, Python warns of a fork if the kernel counts a second thread. The kernel
+        # counts a thread for a moment after its last bytecode.
         deadline = time.monotonic() + _LINGER
         while os.path.exists(f"/proc/self/task/{self._native_id}"):
             if time.monotonic() > deadline:
@@ -195,6 +202,7 @@ class ExitWatchdog:
 
     def reset_in_child(self) -> None:
         """Cancel the deadline in a forked child: it belongs to the parent."""
+        # The thread does not exist in the child, so a join would wait for it without end.
         self._ended = None
         self._stopped_for_fork = False
         self._thread_timer = None
@@ -210,7 +218,7 @@ class ExitWatchdog:
     # Whether the loop is blocked.
 
     def ping(self) -> None:
-        """Schedule a call of :meth:`pong`; safe in a signal handler and in other threads."""
+        """Schedule a call of :meth:`pong`; a signal handler and any thread may call this."""
         if self._pinged_at is None:
             self._pinged_at = time.monotonic()
             try:
@@ -231,7 +239,7 @@ class ExitWatchdog:
     # Time limits.
 
     def arm(self, limit: float, grace: float) -> None:
-        """End the process if :meth:`disarm` is not called in time.
+        """End the process unless :meth:`disarm` is called in time.
 
         Calls after the first have no effect.
 
@@ -254,7 +262,7 @@ class ExitWatchdog:
         self._call_later(limit, check)
 
     def arm_in_handler(self, limit: float, grace: float, if_blocked: Callable[[], object]) -> None:
-        """Call :meth:`arm` in a signal handler, when the loop may be blocked already.
+        """Call :meth:`arm` in a signal handler, while the loop may already be blocked.
 
         :param if_blocked: called once, after :data:`BLOCKED_AFTER`, if the loop is blocked then.
         """
@@ -267,7 +275,7 @@ class ExitWatchdog:
         self.arm(limit, grace)
 
     def disarm(self) -> None:
-        """Cancel the deadline for good: a later signal must not set another."""
+        """Cancel the deadline for good: a later signal must not set another one."""
         self._released = True
         self._alarms.clear()
         if self._thread_timer is not None:
@@ -296,20 +304,20 @@ class ExitWatchdog:
     def _call_due(self) -> None:
         """Call the alarms that are due.
 
-        Race: the thread and the timer's handler may both run this. The one that removes an alarm
-        from the list calls it.
+        Race: the thread and the handler of the timer may both run this. The one that removes an
+        alarm from the list calls it.
         """
         now = time.monotonic()
         for alarm in sorted(self._alarms, key=itemgetter(0)):
             if alarm[0] > now:
                 break
-            with suppress(ValueError):  # the other caller removed it, or release() did
+            with suppress(ValueError):  # the other caller has removed it, or disarm() has
                 self._alarms.remove(alarm)
                 alarm[1]()
 
     def _ring_at_next_alarm(self, timer: SignalTimer, handler: Handler) -> None:
-        # Race: without an alarm, the thread is between removing one and setting the next. It can go
-        # on only when the timer's handler has interrupted the function that holds the GIL.
+        # Race: if there is no alarm, the thread has removed one and not yet set the next. It goes
+        # on only when the handler of the timer has interrupted the function that holds the GIL.
         times = [when for when, _ in self._alarms]
         pause = min(times) - time.monotonic() if times else 0.0
         timer.set(max(pause, _TICK), handler)
@@ -317,7 +325,7 @@ class ExitWatchdog:
     def _on_cpu_timer(self, _signum: int, _frame: object) -> None:
         self._call_due()
         if self._exiting_thread not in (0, _thread.get_ident()):
-            _exit_after(EXIT_TIME_LIMIT)  # the thread is writing the stacks meanwhile
+            _exit_after(EXIT_TIME_LIMIT)  # the thread writes the stacks meanwhile
         if not self._released:
             self._ring_at_next_alarm(self._cpu_timer, self._on_cpu_timer)
 
@@ -339,9 +347,16 @@ class ExitWatchdog:
     # The end of the process.
 
     def exit_process(self, reason: str) -> None:
-        """Write the stacks of all threads to stderr and end the process with exit code 70."""
+        """Write the stacks of all threads to stderr and end the process with exit code 70.
+
+        Writing has a time limit of :data:`EXIT_TIME_LIMIT` seconds.
+
+        :param reason: the first line of the output.
+        """
+        # Race: another thread, or the code that this handler has interrupted, may be ending the
+        # process already. The lock is never released.
         if not self._exit_lock.acquire(blocking=False):
-            return  # another thread ends the process, or the code that this handler interrupted
+            return
         self._exiting_thread = _thread.get_ident()
         if self._ended is not None and _thread.get_ident() != self._ident:
             _open(self._wake)  # the thread ends the process if writing to stderr blocks
@@ -365,7 +380,7 @@ def _closed_lock() -> _thread.LockType:
 def _open(lock: _thread.LockType) -> None:
     """Release a lock that other threads and signal handlers may release at the same time."""
     if lock.locked():
-        with suppress(RuntimeError):  # another caller has released it since the check
+        with suppress(RuntimeError):  # race: another caller has released it since the check
             lock.release()
 
 

@@ -1,10 +1,11 @@
-"""Signals whose handlers are replaced while an entrypoint catches them.
+"""Catch signals although a service replaces the handler of the entrypoint.
 
 A service may install a handler of its own: by ``loop.add_signal_handler()``, as hypercorn and
-aiogram do, or by ``signal.signal()``, as uvicorn does. Neither must take the signal away from the
-entrypoint. The loop's method is wrapped, so that the entrypoint calls such handlers itself. A call
-of ``signal.signal()`` can't be intercepted. But each signal writes its number to the wakeup
-descriptor of the loop, even if the handler is foreign, and the entrypoint reads the number there.
+aiogram do, or by ``signal.signal()``, as uvicorn does. The entrypoint must receive the signal in
+both cases. The loop's method is wrapped, so that the entrypoint calls such handlers itself. A call
+of ``signal.signal()`` can't be intercepted. But Python writes the number of each signal to the
+wakeup descriptor of the loop, even if the handler is foreign. The entrypoint reads the number
+there.
 
 Race: a signal between ``signal.signal()`` and the next iteration of the loop runs the foreign
 handler alone. The wakeup then reports it, and the entrypoint reacts one iteration later.
@@ -59,15 +60,18 @@ class SignalOwner(Protocol):
         """Set the wakeup descriptor again."""
 
 
-# Entrypoints may be nested: the innermost one of a loop gets the signals.
+# Entrypoints may be nested: the innermost one of a loop receives the signals.
 _listeners: PerLoop[SignalOwner] = PerLoop()
+# The loops that are watched, each with the function that ends listen_to_signals(), or None if the
+# loop is not asyncio's own.
 _undo: dict[asyncio.AbstractEventLoop, Callable[[], None] | None] = {}
 
 
 class ChainedHandler:
-    """Call the entrypoint's handler, then the one that a service installed.
+    """Call the entrypoint's handler, then the handler that a service installed.
 
-    A service that restores the handler that it found, the entrypoint's, removes this one.
+    A service may later restore the handler that it found. That is the entrypoint's own handler, so
+    the restoration removes this object.
     """
 
     def __init__(self, os_signals: SignalOwner, theirs: Callable[[int, Any], object]) -> None:
@@ -75,9 +79,10 @@ class ChainedHandler:
         self._theirs = theirs
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Call both handlers; the signal that the entrypoint repeats is the first's alone.
+        """Call both handlers, the second one even if the first one raises.
 
-        The second handler is called even if the first one raises.
+        A signal that the entrypoint has sent again is for its own handler alone: the service has
+        received it already.
         """
         is_repetition = self.os_signals.repeats == 1
         try:
@@ -109,8 +114,8 @@ def watch_signals(loop: asyncio.AbstractEventLoop, os_signals: SignalOwner) -> N
 def unwatch_signals(loop: asyncio.AbstractEventLoop, os_signals: SignalOwner) -> None:
     """Stop reporting signals and handlers of `loop` to `os_signals`.
 
-    Handlers added to uvloop stay in it. Removing one sets the default action for a moment, and a
-    signal that arrives within that moment would kill the process.
+    Race: removing a handler from uvloop sets the default action for a moment. A signal within that
+    moment would kill the process, so handlers added to uvloop stay there.
     """
     _listeners.discard(loop, os_signals)
     if _listeners.get(loop) is not None or loop not in _undo:
@@ -161,8 +166,8 @@ def _remove(loop: asyncio.AbstractEventLoop, remove: Callable[[int], bool], sig:
     if os_signals.remove_handler(sig):
         return True
     if _undo.get(loop) is None:
-        # uvloop has our own handler. Removing it would set the default action for a moment, in
-        # which the signal would kill the process.
+        # Race: uvloop has the entrypoint's handler. Removing it would set the default action for a
+        # moment, in which the signal would kill the process.
         return False
     removed = remove(sig)  # the program added it before the entrypoint
     set_handler(sig, os_signals.handle)
@@ -171,7 +176,11 @@ def _remove(loop: asyncio.AbstractEventLoop, remove: Callable[[int], bool], sig:
 
 
 def owner_of(handler: Any, services: Iterable[Service]) -> Service | None:
-    """Return the service that installed `handler`, None if the handler does not show it."""
+    """Return the service that has installed `handler`, or None if the handler does not show it.
+
+    A handler shows its service if it is a method of the service or of an object in an attribute of
+    the service, or if it is a function that is defined in the class of the service or in a base.
+    """
     bound_to: object = getattr(handler, "__self__", None)
     function: object = getattr(handler, "__func__", handler)
     name: str = getattr(function, "__qualname__", "")

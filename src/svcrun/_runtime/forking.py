@@ -1,12 +1,13 @@
-"""Entrypoints across ``os.fork()``: the child process owns no entrypoint of its parent.
+"""Detach a forked child process from the entrypoints of its parent.
 
-The child has a copy of the parent's memory, and one thread, the one that forked. Descriptors are
-shared: if the child changed the event loop's selector, or wrote to the descriptor that wakes the
-loop, it would change or wake the parent's loop.
+The child has a copy of the parent's memory, and one thread, the one that forked. Parent and child
+share the descriptors. If the child changed the selector of the event loop, or wrote to the
+descriptor that wakes the loop, it would change or wake the parent's loop.
 
 Invariants:
 
-* The exit watchdog does not run during a fork, so the child inherits no lock that it holds.
+* The thread of the exit watchdog does not run during a fork, so the child inherits no lock that
+  this thread holds.
 * Signals that an entrypoint catches are blocked from before the fork until the child has restored
   the previous handlers, so no signal of the child reaches the parent's loop.
 """
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ("register", "unregister")
 
+# In the order in which the entrypoints were entered: an outer one is before its inner ones.
 _entered: list[_Entered] = []
 # The signal masks from before the fork, by thread: several threads may fork at the same time.
 _saved_masks: dict[int, set[int]] = {}
@@ -52,16 +54,16 @@ def register(
 
 
 def unregister(watchdog: ExitWatchdog) -> None:
-    """Unregister the entrypoint of `watchdog`."""
+    """Unregister the entrypoint of `watchdog`; do nothing if it is not registered."""
     _entered[:] = [entered for entered in _entered if entered[0] is not watchdog]
 
 
 def _before_fork() -> None:
     if not _entered:
         return
-    # Race: if a signal reached the child before its handlers are restored, the child would write it
-    # to the wakeup descriptor that it shares with the parent, and the parent would shut down. The
-    # signal stays pending until the child has restored the handlers.
+    # Race: if a signal reached the child before it has restored the handlers, the child would write
+    # the signal to the wakeup descriptor that it shares with the parent, and the parent would shut
+    # down. A blocked signal stays pending until the child has restored the handlers.
     caught = {signum for _, os_signals, _, _ in _entered for signum in os_signals.signals}
     _saved_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
     for watchdog, _, _, _ in tuple(_entered):
@@ -78,7 +80,8 @@ def _after_fork_in_child() -> None:
     if not _entered:
         return
     signal.set_wakeup_fd(-1)
-    # The innermost entrypoint first: each restores the handlers that it replaced.
+    # Invariant: the innermost entrypoint is the first, because each restores the handlers that it
+    # has replaced.
     while _entered:
         watchdog, os_signals, loop, on_child = _entered.pop()
         watchdog.reset_in_child()

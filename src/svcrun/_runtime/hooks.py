@@ -1,4 +1,8 @@
-"""Call the hooks of an entrypoint within the deadline of the shutdown."""
+"""Call the hooks of an entrypoint, in a shutdown within its deadline.
+
+The hooks are the receivers of the signals ``pre_start``, ``post_start``, ``pre_stop`` and
+``post_stop``.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,12 @@ __all__ = ("Hooks",)
 
 
 class Hooks:
-    """Call hooks, and record those in progress.
+    """Call hooks, and record the tasks that run them.
 
-    :param block: the block of the entrypoint; once its shutdown has begun, `deadline` applies.
-    :param call: returns a coroutine that calls the receivers of the entrypoint's signal of that
-        name, None if the signal has no receivers.
+    :param block: the block of the entrypoint; it shows whether the shutdown has begun.
+    :param deadline: the deadline of the shutdown, which applies once the shutdown has begun.
+    :param call: returns a coroutine that calls the receivers of the signal with that name, or None
+        if the signal has no receivers.
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class Hooks:
         self.tasks: set[asyncio.Task[Any] | None] = set()
         """The tasks that run hooks."""
         self.hung = False
-        """Whether a hook timed out."""
+        """Whether a hook has timed out."""
 
     def cancel(self) -> None:
         """Cancel the hooks in progress."""
@@ -51,9 +56,12 @@ class Hooks:
                 task.cancel()
 
     async def errors(self, name: str, services: tuple[Service, ...]) -> list[BaseException]:
-        """Call the receivers of a hook and return the exceptions that they raised.
+        """Call the receivers of the hook `name`, and return the exceptions that they raise.
 
-        In a shutdown, receivers that run past its deadline are cancelled.
+        A hook that has not ended at the deadline of a shutdown is cancelled. If the caller is
+        cancelled, the hook is cancelled as well.
+
+        :param services: the services that the receivers are called with.
         """
         call = self._call(name, services)
         if call is None:
@@ -85,7 +93,9 @@ class Hooks:
         except asyncio.CancelledError:
             log.warning("hook %s was cancelled", name)
             raise
-        except BaseException as error:  # services are stopped after any exception
+        except BaseException as error:  # the services are stopped after any exception of a hook
+            # A hook that forked ends the child process, so the exception has to leave the child's
+            # copy of the loop.
             if is_forked_copy(self._block.loop):
                 raise
             log.exception("hook %s failed", name)

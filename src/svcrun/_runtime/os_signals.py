@@ -1,4 +1,10 @@
-"""The signals that ask a process to end."""
+"""Catch the signals that ask a process to end, and pass them on to the event loop.
+
+A Python signal handler runs in the main thread, between two bytecodes of any code there, and that
+code may hold locks. So the handler acquires no lock: it records the signal and schedules a callback
+in the loop. While the code of a ``with`` block runs and the loop does not, a signal interrupts the
+block with an exception. If the loop is blocked at a further signal, the handler ends the process.
+"""
 
 from __future__ import annotations
 
@@ -36,23 +42,26 @@ log = logging.getLogger("svcrun.entrypoint")
 __all__ = ("BlockInterrupted", "OSSignals")
 
 SAME_SIGNAL = 1.0
-"""Seconds within which a repeated signal is a duplicate.
+"""Seconds after the first signal within which a SIGINT is a duplicate.
 
-Some process managers send a signal to the process group and to the process.
+Some process managers send a signal both to the process group and to the process.
 """
 
 
 class BlockInterrupted(KeyboardInterrupt):
-    """Raised in the code of a ``with`` block by a signal, while the loop does not run."""
+    """Interrupt the code of a ``with`` block at a signal, while the loop does not run."""
 
 
 class OSSignals:
-    """Catch `signals` while installed.
+    """Catch signals from :meth:`install` to :meth:`restore`.
 
+    :param loop: the loop of the entrypoint.
+    :param signals: the numbers of the signals.
+    :param watchdog: receives a ping at each signal, to check whether the loop is blocked.
     :param on_caught: called in the handler itself, at the first signal.
     :param on_first: called in the loop with the first signal.
-    :param on_second_sigint: called in the loop at a further SIGINT that is no duplicate.
-    :param in_block: returns, while the loop does not run, whether code of the ``with`` block does.
+    :param on_second_sigint: called in the loop at each further SIGINT that is no duplicate.
+    :param in_block: returns whether the code of the block runs.
     :param services: returns the services that may have installed a handler.
     """
 
@@ -76,7 +85,7 @@ class OSSignals:
         self._on_second_sigint = on_second_sigint
         self._in_block = in_block
         self._services = services
-        # Callbacks must not run in the context of the code that the handler interrupts.
+        # The handler runs in the context of the code that it interrupts. Callbacks must not.
         self._context = copy_context()
         self.first: int | None = None
         """The first signal that was caught."""
@@ -87,7 +96,7 @@ class OSSignals:
         self._added: dict[int, tuple[Callable[..., object], tuple[object, ...], Context]] = {}
         self._warned: list[object] = []
         self._descriptor: int | None = None
-        self._previous = -1  # the descriptor that was there before
+        self._previous = -1  # the wakeup descriptor from before the entrypoint
         self._pipe: tuple[int, int] | None = None
 
     def install(self) -> None:
@@ -113,14 +122,17 @@ class OSSignals:
         watch_signals(self._loop, self)
 
     def detach(self) -> None:
-        """Stop waking the loop; call this before the loop is closed."""
+        """Stop waking the loop; call this before the loop is closed.
+
+        The handlers stay installed, because signals may still arrive.
+        """
         unwatch_signals(self._loop, self)
         self._added.clear()
         if self._descriptor is None:
             return
         current = signal.set_wakeup_fd(self._previous)
         if current not in (-1, self._descriptor):
-            signal.set_wakeup_fd(current)  # other code has replaced the descriptor
+            signal.set_wakeup_fd(current)  # other code has replaced the descriptor meanwhile
         self._descriptor = None
         if self._pipe is None:
             return
@@ -132,12 +144,12 @@ class OSSignals:
         os.close(write)
 
     def restore(self) -> None:
-        """Restore the previous handlers; call this last of all, as signals may still arrive."""
+        """Restore the previous handlers; call this last, because signals may still arrive."""
         self.detach()
         outer = None
         while self._replaced:
             signum, handler = self._replaced.popitem()
-            # A handler that was not installed from Python reads as None and can't be restored.
+            # Python reports a handler that C code has installed as None, and can't restore it.
             if handler is not None:
                 set_handler(signum, handler)
             if signum == self.first and _is_ours(handler):
@@ -162,9 +174,9 @@ class OSSignals:
     def _open_wakeup(self) -> None:
         """Set the descriptor by which signals wake the loop.
 
-        Race: Python runs a handler between two bytecodes. A signal that arrives after the last
-        bytecode before ``select()`` would wait until another event wakes the loop. The C handler
-        writes to this descriptor at once, so ``select()`` returns.
+        Race: Python runs a handler between two bytecodes. If a signal arrives after the last
+        bytecode before ``select()``, its handler would wait until another event wakes the loop. The
+        C handler of Python writes to this descriptor at once, so ``select()`` returns.
         """
         descriptor = wakeup_descriptor(self._loop)
         if descriptor == -1:
@@ -192,8 +204,8 @@ class OSSignals:
         for signum in os.read(descriptor, 4096):
             self.on_wakeup(signum)
 
-    # The handler may run between any two bytecodes of the main thread, also while that thread holds
-    # a lock. So it takes no lock, and passes the work on to the loop.
+    # Invariant: the handler acquires no lock. It may run between any two bytecodes of the main
+    # thread, even while that thread holds the lock.
 
     def handle(self, signum: int, _frame: FrameType | None) -> None:
         is_repetition = self.repeats == 1
@@ -216,6 +228,7 @@ class OSSignals:
         now = time.monotonic()
         if self.first is None:
             self.first, self._first_time = signum, now
+            # The ping comes first: on_caught() sets an alarm that checks whether the loop answered.
             self._watchdog.ping()
             self._call_soon(self._on_first, signum)
             self._on_caught()
@@ -240,7 +253,7 @@ class OSSignals:
         with suppress(RuntimeError):  # the loop is closed, so the shutdown has completed
             self._loop.call_soon_threadsafe(callback, *args, context=context or self._context)
 
-    # Handlers that services install.
+    # The handlers that services install.
 
     def previous_handler(self, signum: int) -> object:
         """Return the handler from before the entrypoint."""
@@ -249,7 +262,7 @@ class OSSignals:
     def add_handler(
         self, signum: int, callback: Callable[..., object], args: tuple[object, ...]
     ) -> None:
-        """Call `callback` in the loop at each such signal, in addition to the entrypoint's own."""
+        """Call `callback` in the loop at each signal `signum`, after the entrypoint has reacted."""
         self._added[signum] = (callback, args, copy_context())
         self._warn(signum, current_service.get())
 
@@ -258,19 +271,22 @@ class OSSignals:
         return self._added.pop(signum, None) is not None
 
     def on_wakeup(self, signum: int) -> None:
-        """React, in the loop, to a signal that woke it, unless the handler has done so."""
+        """React, in the loop, to a signal that woke it, unless :meth:`handle` has reacted.
+
+        A service that calls ``signal.signal()`` replaces that handler.
+        """
         if self._take_back(signum):
             self.handle(signum, None)
 
     def check(self) -> None:
-        """Chain the handlers that replaced those of the entrypoint."""
+        """Take back the signals whose handlers were replaced, and call the replacements as well."""
         for signum in self._replaced:
             self._take_back(signum)
 
     def _take_back(self, signum: int) -> bool:
         """Install the entrypoint's handler again, and return whether it had been replaced.
 
-        The replacement is called as well from now on, unless it is the default action.
+        From then on, the replacement is called as well, unless it is the default action.
         """
         if signum not in self._replaced:
             return False
@@ -278,7 +294,7 @@ class OSSignals:
         if _is_ours(theirs):
             return False
         if theirs is signal.default_int_handler or theirs == signal.SIG_DFL:
-            set_handler(signum, self.handle)  # the service removed the handler
+            set_handler(signum, self.handle)  # a service has removed the handler
             return True
         if not callable(theirs):
             return False
@@ -300,9 +316,11 @@ class OSSignals:
     def repeat(self) -> None:
         """Send the first signal again, once, to interrupt a block that does not run the loop.
 
-        Only the main thread can raise in the block, so the signal goes to that thread. Another
-        thread may call this. It has to end before the handlers are restored: a signal sent later
-        would meet the previous handler, which may be the default action.
+        Only the main thread can raise an exception in the block, so the signal goes to that thread.
+        Any thread may call this.
+
+        Race: the call has to end before the handlers are restored. A signal that is sent later
+        would run the previous handler, which may be the default action.
         """
         main = threading.main_thread().ident
         if self.first is not None and main is not None and not self.repeats:

@@ -1,9 +1,9 @@
-"""One life of an entrypoint, from the start of its services to the end of its threads.
+"""Run an entrypoint from the start of its services to the end of its threads.
 
 A shutdown begins with a signal, the crash of a service, a call of ``graceful_shutdown()``, or the
-end of the block, whichever is first. The first three interrupt the start or the block, which then
-ends by an exception of ours. Then :meth:`Runtime.finish` stops the services, unless a task does so
-already, and ends the tasks and threads that remain.
+end of the block, whichever is first. The first three interrupt the start or the block. After its
+end, :meth:`Runtime.finish` stops the services, unless a task does so already. Then it ends the
+tasks and threads that remain.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ EXIT_GRACE = 10 * GRACE_PERIOD
 class Runtime:
     """The parts of an entrypoint while it is entered, and the events that end it.
 
-    :param options: the entrypoint, for its options.
-    :param owns_loop: whether the entrypoint has made `loop` and will close it.
-    :param call_hook: returns a coroutine that calls the receivers of the entrypoint's signal of
-        that name, None if the signal has no receivers.
+    :param options: the options of the entrypoint.
+    :param owns_loop: whether the entrypoint has created `loop` and will close it.
+    :param call_hook: returns a coroutine that calls the receivers of the signal with that name, or
+        None if the signal has no receivers.
     :param on_forked: called in each forked child.
     """
 
@@ -76,11 +76,11 @@ class Runtime:
         self._on_forked = on_forked
         self._starting: asyncio.Task[Any] | None = None
         self._shutdown: asyncio.Task[None] | None = None
-        self._wants_end = False  # whether the start or the block is to be interrupted
+        self._wants_end = False  # whether the start or the block has to be interrupted
         self._is_interrupted = False  # whether it has been interrupted
         self._has_begun_block = False
         self._is_leaving = False
-        self._has_stopped = False  # all services; tasks and threads may still run
+        self._has_stopped = False  # whether all services have; tasks and threads may still run
         self._hung = False
         self._time_limit: asyncio.TimerHandle | None = None  # of the start or the block
         self._pool: ThreadPoolExecutor | None = None
@@ -137,12 +137,12 @@ class Runtime:
         self._os_signals.install()
 
     def dispose(self) -> None:
-        """Take down as much as :meth:`set_up` has set up, except for the handlers of signals."""
+        """Undo :meth:`set_up` as far as it came, except for the handlers of signals."""
         self.block.spare.free()
         self._os_signals.detach()
         self._watchdog.disarm()
         self.context.close()
-        if self._pool is not None and not self._owns_loop:  # otherwise loop.close() does this
+        if self._pool is not None and not self._owns_loop:  # loop.close() shuts down its executor
             self._pool.shutdown(wait=False, cancel_futures=True)
         if self._log is not None:
             self._log.close(timeout=max(self._deadline.left(), GRACE_PERIOD))
@@ -166,7 +166,7 @@ class Runtime:
             self._cancel_time_limit()
         self._os_signals.check()
         while self._os_signals.first is not None and self.signal is None:  # noqa: ASYNC110
-            await asyncio.sleep(0)  # the handler has scheduled _on_signal()
+            await asyncio.sleep(0)  # race: the handler has scheduled _on_signal(), not yet called
         if self.block.is_closing:  # race: the shutdown began in the last iteration of the start
             raise asyncio.CancelledError
 
@@ -200,7 +200,7 @@ class Runtime:
         self._is_leaving = True
         self.block.unwatch()
         self._cancel_time_limit()
-        self._watchdog.pong()  # the block may not have run the loop, but finish() does
+        self._watchdog.pong()  # the block may not have run the loop, but finish() runs it
 
     def _on_caught(self) -> None:
         """React to the first signal, in its handler."""
@@ -222,7 +222,7 @@ class Runtime:
         self.interrupt()
 
     def _on_second_sigint(self) -> None:
-        """Cancel all that runs: the user does not want to wait."""
+        """Cancel the services, the hooks, and the start or the block at once."""
         log.warning("interrupted again, cutting everything short")
         self._deadline.set(self.loop.time())
         self.supervisor.force()
@@ -245,7 +245,7 @@ class Runtime:
             self._is_interrupted = self._starting.cancel()
             self._set_time_limit(self._deadline.left() + ROLL_BACK_GRACE)
         if not self._is_interrupted:
-            # Race: the start, or a wait of the block, has just ended. Try again later.
+            # Race: the start, or a wait of the block, has just ended. Retry in the next iteration.
             self.loop.call_soon(self.interrupt)
 
     def _set_time_limit(self, seconds: float) -> None:
@@ -257,35 +257,35 @@ class Runtime:
             self._time_limit.cancel()
 
     def _give_up(self) -> None:
-        """React to a start or a block that runs on although it was interrupted."""
+        """React to a start or a block that ignored its interruption until the time limit."""
         self._hung = True
         name, task = ("block", self.block.task) if self.in_block else ("start", self._starting)
         if isinstance(task, asyncio.Task):
             stack = format_stack(task)
             log.error("the %s of the entrypoint ignored cancellation; it waits at\n%s", name, stack)
         if not self.in_block or not self.block.stop_loop():
-            # The process has to end, but the services are stopped first.
+            # The process has to end, because no code can end the task. Stop the services first.
             reason = f"the {name} of the entrypoint ignored cancellation"
             self.shut_down(None).add_done_callback(lambda _: self._watchdog.exit_process(reason))
 
     # Leaving.
 
     def conclude(self, error: BaseException | None) -> bool:
-        """Return whether `error`, which ended the block, is to be suppressed.
+        """Return whether `error`, which ended the block, has to be suppressed.
 
-        It raises the same as :meth:`Outcome.conclude`. Call it last: it drops the parts.
+        It raises the same as :meth:`Outcome.conclude`. Call it last, because it drops the parts.
         """
         try:
             return self.outcome.conclude(error, hung=self.hung)
         finally:
             if not self.hung:  # an abandoned task may go on to use the parts
-                # The parts refer to the runtime. Without these references they are freed here, and
-                # not by the garbage collector, which takes a twelfth of a short life.
+                # Reference cycle: the parts refer to the runtime. Deleting these references frees
+                # them without the garbage collector, which takes a twelfth of a short life.
                 del self.block, self.supervisor, self.hooks, self.outcome
                 del self._report, self._watchdog, self._os_signals
 
     def _begin_shutdown(self, level: int, reason: str, *args: object) -> None:
-        """Log the reason for the shutdown, or a further one; start the time limit at the first."""
+        """Log the reason for the shutdown, or a further reason; the first sets the time limit."""
         self._report.begin(level, reason, *args)
         if self.block.is_closing:
             return
@@ -321,11 +321,11 @@ class Runtime:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether any service is being stopped, or all were."""
+        """Whether a service is stopping, or the stop of all services has begun."""
         return self._shutdown is not None or self.supervisor.is_stopping
 
     def waits_for(self, task: asyncio.Task[Any] | None) -> bool:
-        """Return whether `task`, the current one, is a hook or ``stop()`` that a stop waits for."""
+        """Return whether the shutdown waits for `task`, the current one: a hook or a ``stop()``."""
         return task in self.hooks.tasks or self.supervisor.waits_for(task)
 
     async def _stop_all(self, exception: BaseException | None) -> None:
@@ -337,7 +337,7 @@ class Runtime:
             self.outcome.add(error)
 
     async def finish(self, exception: BaseException | None) -> None:
-        """Stop the services, then end the tasks of a loop that we own, and our threads."""
+        """Stop the services, then end the pool's threads and the tasks of a loop that is owned."""
         self._is_leaving = True
         try:
             if self._shutdown is None:
@@ -359,7 +359,7 @@ class Runtime:
         self._report.end(complete=not self.hung)
 
     def _reason(self, exception: BaseException | None) -> tuple[Any, ...]:
-        """Return level, message and arguments for a shutdown that begins with an end."""
+        """Return level, message and arguments for a shutdown after the start or the block."""
         if not self._has_begun_block:
             return logging.DEBUG, "the start has ended, shutting down"
         if exception is None:

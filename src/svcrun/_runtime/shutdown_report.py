@@ -19,21 +19,24 @@ if TYPE_CHECKING:
 __all__ = ("ShutdownReport", "is_at_terminal", "place_of", "running_work")
 
 PATIENCE = 1.0
-"""Seconds after which a shutdown in progress is reported for the first time."""
+"""Seconds after which a shutdown in progress is logged for the first time."""
 
 SHOWN = 20
-"""The number of services, tasks or threads that a log record lists."""
+"""The maximum number of services, tasks and threads that a log record lists."""
 
 _HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
-# Functions that call the jobs of pools, as they end a line of a thread's stack.
+# The ends of those lines in the stack of a thread that belong to functions that run jobs of a pool.
 _JOB = (" in run_job", " in run")
+# Files whose lines are not code of the program.
 _MACHINERY = (_HERE, threading.__file__, os.path.join("concurrent", "futures", "thread.py"))
 
 
 class ShutdownReport:
     """Log the begin of a shutdown, its progress at growing intervals, and its end.
 
+    :param loop: the loop, whose clock measures the shutdown.
+    :param log: the logger.
     :param awaited: returns descriptions of the services, hooks, tasks and threads that the shutdown
         waits for.
     """
@@ -52,7 +55,11 @@ class ShutdownReport:
         self._progress: Progress | None = None
 
     def begin(self, level: int, message: str, *args: object) -> None:
-        """Log the reason for the shutdown, or a further one; the end is logged at this level."""
+        """Log the reason for the shutdown, or a further reason.
+
+        The end is logged at the highest level of the reasons, at most INFO. It is logged at INFO if
+        the shutdown took so long that its progress was logged.
+        """
         self._log.log(level, message, *args)
         self._level = max(self._level, min(level, logging.INFO))
         if self._progress is None:
@@ -68,14 +75,14 @@ class ShutdownReport:
         self._log.warning("shutdown still in progress after %.0f s, waiting for %s", seconds, names)
 
     def end(self, *, complete: bool) -> None:
-        """Log the end of the shutdown and its duration.
+        """Log the end of the shutdown and its duration; do nothing if it has not begun.
 
         :param complete: whether all services, hooks, tasks and threads have stopped.
         """
         if self._progress is None:
             return
         self._progress.cancel()
-        self._progress = None  # it refers to this object
+        self._progress = None  # reference cycle: it refers to this object
         seconds = self._loop.time() - self._began
         if complete:
             message = "shutdown completed in %.1f s, all services have stopped"
@@ -90,7 +97,7 @@ def is_at_terminal() -> bool:
 
 
 def place_of(task: asyncio.Future[Any] | None, name: str) -> str:
-    """Return `name` and the line where `task` waits: the last one outside of asyncio."""
+    """Return `name` and the innermost line of code outside of asyncio at which `task` waits."""
     if not isinstance(task, asyncio.Task):
         return name
     lines = [line.strip() for line in format_stack(task).splitlines() if line.startswith("  File")]
@@ -99,7 +106,10 @@ def place_of(task: asyncio.Future[Any] | None, name: str) -> str:
 
 
 def running_work(loop: asyncio.AbstractEventLoop) -> list[str]:
-    """Describe the tasks of `loop` and the threads that run after all services have stopped."""
+    """Describe the tasks of `loop` and the threads that run after all services have stopped.
+
+    The current task is left out, and tasks whose coroutine belongs to this package.
+    """
     current = asyncio.current_task(loop)
     found = []
     for task in asyncio.all_tasks(loop) - {current}:
@@ -108,13 +118,15 @@ def running_work(loop: asyncio.AbstractEventLoop) -> list[str]:
             service = service_of(task)
             owner = "" if service is None else f" of {show(service)}"
             found.append(place_of(task, f"task {task.get_name()}{owner}"))
-    if "svcrun.thread_pool.thread_group" in sys.modules:  # else no thread works for the loop
+    # The pools of this package import that module. Without a pool, the shutdown waits for no
+    # thread.
+    if "svcrun.thread_pool.thread_group" in sys.modules:
         found += _threads()
     return found
 
 
 def _threads() -> list[str]:
-    """Describe the threads that run code of the program in a pool."""
+    """Describe the threads that run a job of a pool, each with the line of the job it is at."""
     from svcrun.thread_pool.thread_group import HungThread
 
     found = []

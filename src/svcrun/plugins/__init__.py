@@ -1,12 +1,14 @@
-"""Plug-ins: modules of installed distributions that are set up before the first entrypoint.
+"""Load the plug-ins of installed distributions before the first entrypoint is made.
 
-A distribution names them as entry points of the group ``svcrun.plugins``::
+A plug-in is a module. A distribution declares it as an entry point of the group
+``svcrun.plugins``::
 
     [project.entry-points."svcrun.plugins"]
     example = "example.plugin"
 
-The module has a function ``setup()`` without parameters, which connects receivers to the signals of
-all entrypoints, for instance. ``python -m svcrun.plugins`` lists the plug-ins.
+The module has a function ``setup()`` without parameters. It is called once in a process, and
+connects receivers to the signals of all entrypoints, for instance.
+``python -m svcrun.plugins`` lists the plug-ins.
 """
 
 from __future__ import annotations
@@ -34,16 +36,20 @@ GROUP: Final = "svcrun.plugins"
 
 _loaded: dict[str, Any] = {}
 # Race: two threads may make the first entrypoint at the same time. One loads the plug-ins, and the
-# other waits for it. The lock is reentrant, because setup() of a plug-in may make an entrypoint.
+# other waits for it. The lock is reentrant, because setup() of a plug-in may make an entrypoint:
+# a plain lock would deadlock there.
 _lock = threading.RLock()
 _is_done = False
 _is_loading = False
-# Records for the log, kept until logging is configured: level, message, arguments, exception.
+# The log records until logging is configured: level, message, arguments, exception.
 _reports: list[tuple[int, str, tuple[object, ...], BaseException | None]] = []
 
 
 class Plugins(Mapping[str, Any]):
-    """The plug-ins that were set up, by name. The first access loads them."""
+    """Map the name of each plug-in that was set up to its module.
+
+    The first access loads the plug-ins. ``repr()`` does not load them.
+    """
 
     def __getitem__(self, name: str) -> Any:
         load_plugins()
@@ -65,11 +71,12 @@ plugins = Plugins()
 
 
 def load_plugins() -> None:
-    """Load and set up the plug-ins, once in a process, unless ``SVCRUN_NO_PLUGINS`` is set.
+    """Load and set up the plug-ins, once in a process, unless ``SVCRUN_NO_PLUGINS`` is on.
 
-    A plug-in that fails is skipped, and :func:`report_plugins` logs its exception.
+    A plug-in that fails is skipped, and :func:`report_plugins` logs its exception. A second thread
+    waits until the first one has loaded the plug-ins.
 
-    :raises ValueError: if the value of the variable is neither on nor off.
+    :raises ValueError: if the value of the variable means neither on nor off.
     """
     global _is_done, _is_loading  # noqa: PLW0603 - it is done once
     if _is_done or Environment().switch("NO_PLUGINS"):
@@ -84,7 +91,8 @@ def load_plugins() -> None:
             _is_done = True
         finally:
             _is_loading = False
-    if log.hasHandlers() and log.isEnabledFor(logging.INFO):  # else once logging is configured
+    # Without a handler, the records would be lost. The entrypoint logs them later.
+    if log.hasHandlers() and log.isEnabledFor(logging.INFO):
         report_plugins()
 
 
@@ -129,7 +137,7 @@ def _set_up(found: Iterable[EntryPoint]) -> None:
             if inspect.iscoroutine(result):
                 result.close()
                 raise TypeError("setup() must be a plain function, not a coroutine function")
-        # SystemExit: a module may run a program when it is imported.
+        # A module may run a program when it is imported, and raise SystemExit at its end.
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001
             _report(logging.WARNING, "plug-in %s (%s) failed", name, entry_point.value, error=error)
         else:
@@ -153,7 +161,7 @@ def report_plugins() -> None:
 
 
 def _after_fork() -> None:
-    """Reset the lock in a forked child: the thread that held it does not exist there."""
+    """Replace the lock in a forked child: the thread that held it does not exist there."""
     global _lock, _is_loading  # noqa: PLW0603
     _lock = threading.RLock()
     _is_loading = False

@@ -1,4 +1,4 @@
-"""``python -m svcrun.plugins``: list the plug-ins."""
+"""List the plug-ins: ``python -m svcrun.plugins``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
 """Check quickly whether any installed distribution has an entry point of a group.
 
-Importing :mod:`importlib.metadata` takes longer than everything else that a small program does
-before its services start. Reading the metadata of hundreds of distributions takes as long again.
-Nearly every program has no plug-in, and needs neither.
+Importing :mod:`importlib.metadata` takes longer than all other steps of a small program before its
+services start. Reading the metadata of hundreds of distributions takes as long again. Nearly every
+program has no plug-in, and needs neither.
+
+True is the safe answer: without need, it costs only the time of the full search.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ __all__ = ("may_have",)
 
 _SUFFIXES: Final = (".dist-info", ".egg-info")
 _FILE: Final = "entry_points.txt"
-# The end of a zip file: signature, ..., size and offset of the directory, length of a comment.
+# The record at the end of a zip file: signature, numbers of disks and files, size and offset of the
+# central directory, length of the comment that follows.
 _ZIP_END: Final = b"PK\x05\x06"
 _ZIP_END_SIZE: Final = 22
 _LONGEST_COMMENT: Final = 0xFFFF
@@ -31,8 +34,8 @@ _FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXE
 def may_have(group: str) -> bool:
     """Return whether :func:`importlib.metadata.entry_points` may find an entry point of `group`.
 
-    This searches the ``entry_points.txt`` files along ``sys.path`` for the name. It also returns
-    True if an archive has such a file, or if an importer finds distributions in its own way.
+    It searches the ``entry_points.txt`` files along ``sys.path`` for the name. It also returns True
+    if an archive has such a file, or if another finder of ``sys.meta_path`` finds distributions.
     """
     wanted = group.encode()
     paths: Iterable[object] = dict.fromkeys(sys.path)  # programs add objects of any type
@@ -46,7 +49,7 @@ def _has_foreign_finder() -> bool:
     for finder in sys.meta_path:
         if hasattr(finder, "find_distributions"):
             module = getattr(finder, "__module__", None) or type(finder).__module__
-            # The finders of the interpreter and of its backport search the path.
+            # The finders of the interpreter and of the backport search ``sys.path`` themselves.
             if not module.startswith(("_frozen_importlib", "importlib", "importlib_metadata")):
                 return True
     return False
@@ -90,7 +93,7 @@ def _read(path: str) -> bytes:
 
 
 def _archive_has_file(path: str) -> bool:
-    """Return whether the central directory of a zip file has a file of entry points."""
+    """Return whether the central directory of a zip file names a file of entry points."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _ZIP_END_SIZE - _LONGEST_COMMENT))
@@ -99,6 +102,7 @@ def _archive_has_file(path: str) -> bool:
         if end < 0:
             return False
         length = int.from_bytes(tail[end + 12 : end + 16], "little")
-        # Count from the end, because a zip file may have a prefix such as "#!/usr/bin/python".
+        # Count from the end: the offset in the record is wrong if the file has a prefix such as
+        # "#!/usr/bin/python".
         file.seek(max(0, size - len(tail) + end - length))
         return _FILE.encode() in file.read(length)

@@ -1,4 +1,7 @@
-"""The metaclass of services, and the checks of a service class when it is created."""
+"""Check a service class when it is created, by its metaclass.
+
+An error in a class is raised where the class is defined, and not when its service starts.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ __all__ = ("Keywords", "ServiceMeta")
 class Keywords:
     """The keywords that instances of one class have received so far.
 
-    :attr:`known` holds the keywords that are already checked. :attr:`undeclared` holds those that
-    the class does not declare, until they have been compared with the declared ones.
+    :attr:`known` holds the keywords that are already checked. :attr:`undeclared` holds the keywords
+    that the class does not declare, until they have been compared with the declared ones.
     """
 
     __slots__ = ("known", "undeclared")
@@ -65,14 +68,14 @@ class ServiceMeta(ABCMeta):
     _svcrun_stop_takes_exception: bool
     """Whether ``stop()`` has a parameter for the exception; a subclass may omit it."""
 
-    # ABCMeta consults a registry of virtual subclasses, which services do not use. Without it a
-    # check is eight times as fast.
+    # ABCMeta searches a registry of virtual subclasses, which services do not use. Without that
+    # search, isinstance() and issubclass() are eight times as fast.
     __instancecheck__ = type.__instancecheck__
     __subclasscheck__ = type.__subclasscheck__
 
     @property
     def __signature__(cls) -> inspect.Signature:
-        """The signature that the parameters make, for help() and documentation."""
+        """The signature made of the parameters, for ``help()`` and for documentation tools."""
         return signature(cls)
 
     def __new__(
@@ -105,7 +108,8 @@ class ServiceMeta(ABCMeta):
             key for key, one in cls._svcrun_parameters.items() if one.is_positional
         )
         cls._svcrun_overridden = overridden(cls, cls._svcrun_checks)
-        # An iterator that is a default can be read once, and is there for all instances.
+        # All instances share a default, and an iterator can be read only once. So kept() replaces
+        # an iterator.
         for key in cls._svcrun_checks.keys() & namespace.keys() - declared.keys():
             setattr(cls, key, kept(namespace[key]))
         cls._svcrun_keywords = Keywords()
@@ -136,9 +140,9 @@ def _is_coroutine_method(cls: type, name: str) -> bool:
 
 
 def _check_handlers(cls: ServiceMeta) -> None:
-    """Raise TypeError for handlers that are not callable, or that are generators.
+    """Raise TypeError for a handler that is not callable, or that is a generator function.
 
-    Calling a generator function runs none of its code.
+    A call of a generator function runs none of its code.
     """
     for name in cls._svcrun_handlers:
         method = getattr(cls, name, None)
@@ -163,8 +167,9 @@ def _check_set_loop(cls: ServiceMeta) -> None:
 def _check_private_names(cls: type, namespace: dict[str, typing.Any]) -> None:
     """Raise TypeError if `cls` uses a name that is reserved for the package.
 
-    That is a name of the record of a service, or a ``__name`` of a base class that has the same
-    class name: Python mangles such names with the name of the class, so both would be one.
+    Two kinds of names are reserved: those that begin with ``_svcrun_``, and each ``__name`` of a
+    base class of the package that has the same class name. Python mangles a ``__name`` with the
+    name of its class, so both classes would use one attribute.
     """
     check_reserved(cls.__qualname__, namespace)
     prefix = f"_{cls.__name__.lstrip('_')}__"
@@ -191,7 +196,10 @@ def check_reserved(owner: str, names: Iterable[str]) -> None:
 
 
 def _explain_absence(cls: ServiceMeta) -> None:
-    """Replace ``__new__``, so that the error of an abstract class names the misspelt method."""
+    """Replace ``__new__``, so that the error of an abstract class names the misspelt method.
+
+    A subclass may still define the method. So ``__new__`` checks the class of the instance.
+    """
     found = {name: near for name in cls.__abstractmethods__ if (near := near_method(cls, name))}
     if not found:
         return
@@ -207,7 +215,8 @@ def _explain_absence(cls: ServiceMeta) -> None:
 
 
 def _takes_argument(method: object) -> bool:
-    while method is not None:  # a decorator passes its arguments on
+    # A decorator passes its arguments on, so each function that it wraps must accept them.
+    while method is not None:
         code = getattr(method, "__code__", None)
         if not (code is None or code.co_argcount > 1 or code.co_flags & inspect.CO_VARARGS):
             return False
@@ -222,17 +231,18 @@ def _names(value: str | Iterable[str]) -> frozenset[str]:
 def _required(
     cls: type, namespace: dict[str, typing.Any], declared: dict[str, Parameter]
 ) -> frozenset[str]:
-    """Return the names of the required keywords: those of the class and those of its bases.
+    """Return the names of the keywords that the class and its bases require.
 
     A keyword of a base is not required if another class has an attribute of that name. An attribute
-    of the class that requires the keyword does not count.
+    of that base, or of the base's own bases, does not count.
     """
     required = {name for name, one in declared.items() if one.is_required}
     required |= _names(namespace.get("__required__", ()))
     for base in cls.__mro__[1:]:
         asked = _names(vars(base).get("__required__", ()))
         if asked:
-            # Check all other classes, because a mixin with the attribute may come in any order.
+            # Check all other classes: a mixin with the attribute may stand anywhere in the order of
+            # the bases.
             others = [vars(one) for one in cls.__mro__ if one not in base.__mro__]
             required |= {name for name in asked if not any(name in one for one in others)}
     return frozenset(required)

@@ -1,13 +1,13 @@
 """Run long-lived asyncio programs as services.
 
-Every name is imported when it is used first, so that ``import svcrun`` alone costs next to nothing.
+Each name is imported at its first use, so that ``import svcrun`` alone costs next to nothing.
 """
 
 from __future__ import annotations
 
 import sys
 
-TYPE_CHECKING = False  # that of `typing` takes longer to import than all the rest
+TYPE_CHECKING = False  # importing it from `typing` takes longer than the rest of this module
 if TYPE_CHECKING:
     from contextvars import ContextVar
     from typing import Any
@@ -90,6 +90,7 @@ __all__ = (
     "wait_coroutine",
 )
 
+# The module that defines each name.
 _HOMES = {
     "CURRENT_ENTRYPOINT": "svcrun.context_vars",
     "Context": "svcrun.context",
@@ -137,10 +138,11 @@ _MODULES = frozenset({"log", "service"})
 
 
 class _Package(type(sys)):  # type: ignore[misc]  # ModuleType, without importing `types`
-    """A package whose names win over submodules of the same name.
+    """Import names on first use, and prefer them over submodules of the same name.
 
-    Importing ``svcrun.entrypoint`` sets the attribute of that name to the module; what everybody
-    wants there is the class.
+    After ``import svcrun.entrypoint``, the import system sets the attribute ``entrypoint`` of this
+    package to the module. ``svcrun.entrypoint`` must be the class in any order of imports, so
+    :meth:`__setattr__` stores the class instead.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -154,6 +156,8 @@ class _Package(type(sys)):  # type: ignore[misc]  # ModuleType, without importin
             raise AttributeError(f"module 'svcrun' has no attribute {name!r}")
         __import__(home)
         module = sys.modules[home]
+        # Two threads may come here at the same time. Both store the same object, so no lock is
+        # needed.
         value = module if name in _MODULES else getattr(module, name)
         setattr(self, name, value)
         return value
@@ -162,4 +166,5 @@ class _Package(type(sys)):  # type: ignore[misc]  # ModuleType, without importin
         return sorted({*super().__dir__(), *__all__, *_MODULES})
 
 
+# A module-level __getattr__() would not be enough: the import system sets attributes, too.
 sys.modules[__name__].__class__ = _Package

@@ -1,12 +1,12 @@
-"""Drain: wait for tasks in flight until a deadline, then cancel them, then abandon them.
+"""Wait for tasks in flight until a deadline, then cancel them, then abandon them.
 
-Every server, and every part of a shutdown that waits for the code of others, ends its tasks here,
+Every server, and every part of a shutdown that waits for code of the program, ends its tasks here,
 in three steps:
 
-1. Wait for the tasks, for as long as the caller allows.
-2. Log the place of a task that is still running, and cancel all that are.
-3. Wait :data:`GRACE_PERIOD` for the cancelled tasks, then log the place of each that is still
-   running and abandon it: nothing waits for it any longer.
+1. Wait for the tasks until the time limit of the caller.
+2. Log where the first of the running tasks waits, and cancel all of them.
+3. Wait :data:`GRACE_PERIOD` for the cancelled tasks. Then log where each running task waits, and
+   abandon it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ GRACE_PERIOD = 1.0
 
 
 class Drain:
-    """The orderly end of the tasks that work for one owner.
+    """Drain the tasks that work for one owner.
 
-    :param logger: receives the warnings.
-    :param owner: the owner, as log messages show it.
-    :param in_flight: return the tasks to wait for, finished ones or not. It is called again when
-        the tasks of the previous call have finished, because tasks may begin others, and after
-        :meth:`recheck`.
-    :param describe: return how a log message names a task; its name by default.
+    :param logger: the logger of the warnings and errors.
+    :param owner: the owner of the tasks, for log messages.
+    :param in_flight: returns the tasks to wait for; tasks that have ended are ignored. It is called
+        again when the tasks of the previous call have ended, because tasks may create others, and
+        after :meth:`recheck`.
+    :param describe: returns the name of a task for log messages; ``get_name()`` by default.
     """
 
     def __init__(
@@ -71,10 +71,12 @@ class Drain:
             if left is not None and left <= 0:
                 break
             self._recheck = loop.create_future()
-            # One callback for each task, rather than a call of asyncio.wait() whenever one of them
-            # ends: with thousands of tasks that would take quadratic time.
+            # Each task has one callback. A call of asyncio.wait() after the end of each task would
+            # take quadratic time with thousands of tasks.
             running = set(tasks)
 
+            # Race: a callback of this round may run in the next one, because it was scheduled
+            # before it is removed. So the default binds it to the set of its own round.
             def on_end(task: Task, running: set[Task] = running) -> None:
                 running.discard(task)
                 if not running:
@@ -82,6 +84,8 @@ class Drain:
 
             for task in tasks:
                 task.add_done_callback(on_end)
+            # The end of the tasks, recheck() and the timeout all end this wait. The next round
+            # calls in_flight() and reads the clock again, so the cause need not be known.
             try:
                 await asyncio.wait((self._recheck,), timeout=left)
             finally:
@@ -93,11 +97,12 @@ class Drain:
     async def run(self, timeout: float, limit: str, *, deadline: float | None = None) -> list[Task]:
         """Wait for the tasks in flight, cancel those that are late, abandon those that ignore it.
 
-        If the caller is cancelled, the tasks are left as they are.
+        If the caller is cancelled, the tasks run on.
 
-        :param timeout: seconds that the tasks may run on.
-        :param limit: the name of the parameter that set `timeout`, for the log message.
-        :param deadline: when `timeout` ends, as a time of the loop's clock; from now on by default.
+        :param timeout: the time limit of the tasks, in seconds.
+        :param limit: the name of the parameter that sets `timeout`, for the log message.
+        :param deadline: the end of `timeout`, as a time of the loop's clock; `timeout` seconds from
+            now by default.
         :returns: the tasks that were abandoned.
         """
         loop = asyncio.get_running_loop()
@@ -108,7 +113,7 @@ class Drain:
         log_late(self._logger, self._owner, late, when, name=self._name_of(late[0]))
         for task in late:
             task.cancel()
-        # Tasks that begin others in their clean-up are waited for as well.
+        # wait() includes the tasks that cancelled tasks create in their clean-up.
         abandoned = await self.wait(loop.time() + GRACE_PERIOD)
         for task in abandoned:
             log_abandoned(self._logger, f"{show(self._owner)}: {self._name_of(task)}", task)
@@ -121,8 +126,8 @@ class Drain:
 async def cancel_or_abandon(task: Task, logger: logging.Logger, name: str) -> bool:
     """Cancel `task` and wait :data:`GRACE_PERIOD` for its end.
 
-    :param name: how a log message names the task.
-    :returns: whether the task is still running, and therefore abandoned.
+    :param name: the name of the task for the log message.
+    :returns: whether the task was abandoned, because it is still running.
     """
     if await cancel_and_wait((task,), GRACE_PERIOD):
         log_abandoned(logger, name, task)
@@ -141,9 +146,9 @@ def log_late(
 ) -> None:
     """Log how many tasks are late, and where the first of them is waiting.
 
-    :param when: the time limit that has passed, as ``"after drain_timeout=5 s"``.
-    :param name: how the message names the first task; its name by default.
-    :param is_cancelled: whether the tasks are cancelled next. Otherwise they are left running.
+    :param when: the time limit that has passed, such as ``"after drain_timeout=5 s"``.
+    :param name: the name of the first task for the message; ``get_name()`` by default.
+    :param is_cancelled: whether the caller cancels the tasks next. Otherwise they run on.
     """
     logger.warning(
         "%s: %s still running %s; %s; %s is waiting at\n%s",

@@ -1,7 +1,7 @@
-"""The one adapter for what asyncio knows about its event loops and tasks and does not publish.
+"""Adapt to private names of asyncio's event loops and tasks.
 
-Each function returns None, or does without, on a loop that lacks the private name.
-``tests/test_private_names.py`` fails when a version of asyncio drops one.
+On a loop that lacks a private name, the functions do without it.
+``tests/test_private_names.py`` fails when a version of asyncio drops a name.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = (
 )
 
 callbacks_of: Callable[[asyncio.Task[Any]], list[Any] | None] = attrgetter("_callbacks")
-"""Return the done callbacks of a task, among them those of tasks that wait for it.
+"""Return the done callbacks of a task, among them the callbacks of tasks that wait for it.
 
-Not a function in Python, because this is called for each datagram.
+It is called for each datagram, so it is not a function written in Python.
 """
 
 
 if sys.version_info >= (3, 14):
 
     def current_loop() -> asyncio.AbstractEventLoop | None:
-        """Return the running loop, else the one that is set in this thread, else None."""
+        """Return the running loop, else the loop that is set in this thread, else None."""
         try:
             return asyncio.get_event_loop()
         except RuntimeError:
@@ -44,7 +44,7 @@ else:
     def current_loop() -> asyncio.AbstractEventLoop | None:
         """Return the loop that is set in this thread (see the variant for Python 3.14).
 
-        Up to Python 3.13, :func:`asyncio.get_event_loop` creates a loop if none is set, or warns.
+        Up to Python 3.13, :func:`asyncio.get_event_loop` creates a loop or warns if none is set.
         """
         local = getattr(asyncio.get_event_loop_policy(), "_local", None)  # type: ignore[deprecated]
         loop: asyncio.AbstractEventLoop | None = getattr(local, "_loop", None)
@@ -54,8 +54,10 @@ else:
 def wakeup_descriptor(loop: asyncio.AbstractEventLoop) -> int | None:
     """Return the file descriptor that wakes `loop` when a byte is written to it.
 
-    It is for :func:`signal.set_wakeup_fd`: -1 for uvloop, which sets one whenever it runs, and None
-    for a loop whose descriptor is unknown.
+    The caller passes it to :func:`signal.set_wakeup_fd`.
+
+    :returns: -1 for uvloop, which sets a descriptor of its own whenever it runs, and None for a
+        loop whose descriptor is unknown.
     """
     if type(loop).__module__.partition(".")[0] == "uvloop":
         return -1
@@ -66,9 +68,9 @@ def wakeup_descriptor(loop: asyncio.AbstractEventLoop) -> int | None:
 def listen_to_signals(
     loop: asyncio.AbstractEventLoop, on_signal: Callable[[int], object]
 ) -> Callable[[], None] | None:
-    """Call `on_signal` in `loop` with each signal that wakes it, whatever the handler is.
+    """Call `on_signal` in `loop` with each signal that wakes it, even if its handler is foreign.
 
-    Return a function that ends this, or None if the loop is not asyncio's own.
+    :returns: a function that ends this, or None if the loop is not asyncio's own.
     """
     process = getattr(loop, "_process_self_data", None)
     if process is None:
@@ -77,6 +79,7 @@ def listen_to_signals(
     def on_bytes(data: bytes) -> None:
         process(data)
         for signum in data:
+            # A signal writes its number. asyncio itself writes a zero to wake the loop.
             if signum:
                 on_signal(signum)
 
@@ -90,9 +93,9 @@ def listen_to_signals(
 def propagate_exits(loop: asyncio.AbstractEventLoop) -> None:
     """Raise SystemExit and KeyboardInterrupt out of the copy of `loop` in a forked child.
 
-    asyncio forgets the running loop in a forked child. Since Python 3.14, the step of the task that
-    forked therefore ends with a RuntimeError, whose context is the SystemExit. asyncio passes the
-    RuntimeError to the exception handler of the loop, which raises the SystemExit again.
+    asyncio forgets the running loop in a forked child. So since Python 3.14, the step of the task
+    that forked ends with a RuntimeError, whose context is the exit. asyncio passes the RuntimeError
+    to the exception handler of the loop, and this handler raises the exit again.
     """
     found = loop.get_exception_handler()
 

@@ -1,4 +1,8 @@
-"""Find the name that a misspelt one probably stands for."""
+"""Find the correct name for a misspelt one, for the hints of error messages.
+
+A wrong hint misleads more than no hint. So similar names that are both common, such as "host" and
+"port", count as different names.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,8 @@ SHORT = 4
 def near_miss(name: str, candidates: Iterable[str]) -> str | None:
     """Return the candidate of which `name` is probably a misspelling, or None.
 
+    If several candidates are likely, it returns the one with the fewest edits.
+
     >>> near_miss("intervall", ["delay", "interval"])
     'interval'
     >>> near_miss("hosts", ["host"]) is None
@@ -36,7 +42,9 @@ def is_misspelling(name: str, other: str) -> bool:
 
 
 def distance(one: str, other: str) -> int:
-    """Return the number of letters to insert, remove, replace, or swap with their neighbours.
+    """Return the number of edits that turn one name into the other.
+
+    An edit inserts, removes or replaces a letter, or swaps two neighbouring letters.
 
     >>> distance("callabck", "callback"), distance("prt", "port")
     (1, 1)
@@ -54,9 +62,10 @@ def distance(one: str, other: str) -> int:
 
 
 def _may_be(name: str, other: str) -> bool:
-    """Return whether `name` may be a misspelling, before the edits are counted.
+    """Return whether `name` may be a misspelling of `other`, before the edits are counted.
 
-    Numbered, inflected and much longer words are different names.
+    A name that ends in a digit, an inflected form, and a much longer or shorter name are different
+    names.
     """
     return (
         name != other
@@ -76,7 +85,8 @@ def _is_likely(name: str, other: str, edits: int) -> bool:
         return False
     if sorted(letters) == sorted(wanted):
         return True
-    # The first letter is rarely misspelt, and another one makes another word ("delay", "relay").
+    # The first letter is rarely misspelt, and a different one makes another word ("delay",
+    # "relay"). It may be missing.
     if letters[0] != wanted[0] and letters != wanted[1:]:
         return False
     if max(len(name), len(other)) >= LONG:

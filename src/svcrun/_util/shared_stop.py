@@ -1,4 +1,4 @@
-"""Stop a service once, however many callers call its ``stop()`` at the same time."""
+"""Stop a service once, even if several callers call its ``stop()`` at the same time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ("SharedStop",)
 
 
 class SharedStop:
-    """The stop of a service: the first caller does the work, the others wait for its end.
+    """Share one stop of a service: the first caller does the work, the others wait for its end.
 
-    A caller may be a task that the stop waits for, such as a handler that stops its own server.
-    Each would then wait for the other: a deadlock. So the code that waits for tasks leaves out
+    Deadlock: a caller may be a task that the stop waits for, such as a handler that stops its own
+    server. Each would then wait for the other. So the code that waits for tasks leaves out
     :attr:`callers`.
 
-    :param on_call: called after a caller was added, so that a wait that is in progress looks at
+    :param on_call: called after a caller was added, so that a wait in progress reads
         :attr:`callers` again.
 
     .. code-block:: python
@@ -40,7 +40,7 @@ class SharedStop:
         self.callers: set[object] = set()
         """The tasks that wait for the end of the stop, and the work that they belong to.
 
-        See :data:`svcrun._util.tasks.current_work`. Empty again when the stop has ended.
+        See :data:`svcrun._util.tasks.current_work`. The end of the stop empties the set.
         """
 
     @property
@@ -51,12 +51,14 @@ class SharedStop:
     async def in_progress(self) -> bool:
         """Add the caller to :attr:`callers`, and return whether another call does the work.
 
-        In that case, return after the other call has ended, whether it succeeded or raised.
+        If so, this returns after the other call has ended, whether it succeeded or raised.
         Otherwise the caller has to enter the context next.
         """
         self.callers.update({asyncio.current_task(), current_work.get()} - {None})
         if self._on_call is not None:
             self._on_call()
+        # Race: the caller must not await between this check and __enter__(). Otherwise a second
+        # caller would find no stop in progress and do the work again.
         if self._ended is None:
             return False
         await asyncio.wait((self._ended,))

@@ -83,7 +83,7 @@ class Restarter:
             self.task = start_eagerly(self._run(record, error, delay), self._loop, name=name)
 
     def exclude(self, services: Iterable[Service]) -> None:
-        """Do not restart `services`, nor the services that need them.
+        """Exclude `services`, and the services that need them, from the restart.
 
         The caller has stopped them for good, or restarts them itself.
         """

@@ -216,7 +216,7 @@ class ThreadedHandler(SessionHandler):
         self._writer.wait(timeout)
 
     def wait_written(self, timeout: float | None = None) -> bool:
-        """Do the same as :meth:`flush`, and return whether all records were written in time."""
+        """Flush as :meth:`flush` does, and return whether all records were written in time."""
         return self._writer.wait(timeout)
 
     def close(self, timeout: float | None = None) -> None:

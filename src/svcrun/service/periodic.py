@@ -108,7 +108,7 @@ class PeriodicService(Service, base=True):
         await super().stop(exception)
 
     def callback(self) -> Any:
-        """Do the work of one call; a coroutine function or a plain function."""
+        """Run one call of the schedule. Override it by a coroutine function or a plain function."""
         raise MissingMethod(type(self).__qualname__, "callback")
 
     def __str__(self) -> str:

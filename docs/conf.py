@@ -16,6 +16,8 @@ copybutton_exclude = ".linenos, .gp, .go"  # prompts and output of console block
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"svcrun {release}"
+html_static_path = ["_static"]
+html_css_files = ["pictures.css"]
 
 default_role = "literal"  # parameters, in docstrings
 autodoc_member_order = "bysource"

@@ -16,7 +16,6 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable
 
 __all__ = ("create_handler",)
@@ -30,36 +29,23 @@ class _Priorities(dict[int, int]):
         return self[max(lower)] if lower else self[logging.DEBUG]
 
 
-class _Transport:
-    """Send records to the journal, and reconnect after an error.
+class _Transport(JournaldTransport):  # type: ignore[misc]  # the library has no types
+    """Send records to the journal, and count the lost ones.
 
-    Some versions of the library never reconnect. Others stop after one attempt.
+    It does not connect its socket, because systemd replaces the socket of the journal when the
+    journal restarts. Each record finds the present one by its path.
     """
 
-    def __init__(self, handler: _Handler, transport: JournaldTransport) -> None:
+    def __init__(self, handler: _Handler, path: object) -> None:
+        super().__init__(path, connected=False)
         self._handler = handler
-        self._transport = transport
-        transport.connected = False  # disables the library's own reconnection
-
-    @property
-    def socket(self) -> socket.socket:
-        """The socket connected to the journal."""
-        found: socket.socket = self._transport.socket
-        return found
 
     def send(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Send a record, or count it as lost."""
-        fields = list(pairs)
         try:
-            try:
-                self._transport.send(fields)
-            except OSError:
-                sock = connect(str(self._transport.socket_path))
-                self.socket.close()
-                self._transport.socket = sock
-                self._transport.send(fields)
+            super().send(pairs)
         except OSError as error:
-            self._handler.count_lost(error, self._transport.socket_path)
+            self._handler.count_lost(error, self.socket_path)
         else:
             self._handler.report_lost()
 
@@ -81,8 +67,8 @@ class _Handler(DaemonHandler, JournaldLogHandler):  # type: ignore[misc]  # the 
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        own: Any = vars(self)["transport"]
-        self.transport = _Transport(self, own)
+        self.transport.socket.close()
+        self.transport = _Transport(self, self.transport.socket_path)
 
     def close(self) -> None:
         """Close the socket, which the library leaves open, unless a session uses the handler."""

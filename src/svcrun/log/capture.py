@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = (
     "capture",
-    "captured_context",
     "copy_extra",
     "copy_record",
     "render_exception",
@@ -89,12 +88,6 @@ def copy_record(record: logging.LogRecord) -> logging.LogRecord:
     copy.captured_text = getattr(record, "captured_text", None)
     copy.context_of_call = getattr(record, "context_of_call", None)
     return copy  # type: ignore[no-any-return]
-
-
-def captured_context(record: logging.LogRecord) -> Context | None:
-    """Return the context of the log call, if it was captured."""
-    context: Context | None = getattr(record, "context_of_call", None)
-    return context
 
 
 def capture(
@@ -171,48 +164,38 @@ def copy_extra(record: logging.LogRecord) -> None:
             attributes[name] = _copy_container(value)
 
 
-# Containers whose copy() runs no code of the program, and the depth to which they are copied.
+# Containers whose copy() runs no code of the program.
 _MAPPINGS = frozenset({dict, OrderedDict, defaultdict, Counter})
 _SEQUENCES = frozenset({list, deque})
-_SETS = frozenset({set, bytearray})
-_CONTAINERS = _MAPPINGS | _SEQUENCES | _SETS | {tuple}
-_DEPTH = 64
+_FLAT = frozenset({set, bytearray})  # their items are immutable, or are not copied
+_CONTAINERS = _MAPPINGS | _SEQUENCES | _FLAT | {tuple}
 
 
 def _copy_container(value: Any) -> Any:
     """Return a deep copy of a container, and any other object unchanged."""
     try:
-        return _copy(value, _DEPTH, {})
-    except Exception:  # noqa: BLE001 - __hash__() of a key may raise any exception
+        return _copy(value, {})
+    except Exception:  # noqa: BLE001 - __hash__() of a key may raise; the nesting may be too deep
         return value
 
 
-def _copy(value: Any, depth: int, known: dict[int, Any]) -> Any:
+def _copy(value: Any, known: dict[int, Any]) -> Any:
     """Return a deep copy of a container; a container that occurs several times is copied once.
 
-    :param depth: the levels of nested containers to copy.
     :param known: the copies by the ids of the originals. A container that contains itself is found
         there, so the recursion ends.
     """
     kind = type(value)
-    if kind in IMMUTABLE_TYPES or not depth:
+    if kind not in _CONTAINERS:
         return value
     if id(value) in known:
         return known[id(value)]
     if kind is tuple:
-        items = tuple([_copy(item, depth - 1, known) for item in value])
-        return known.setdefault(id(value), items)
-    if kind in _MAPPINGS:
-        # Race: another thread may change the mapping. copy() is atomic, and hashes no key.
-        mapping = known[id(value)] = value.copy()
-        for key, item in mapping.items():
-            if type(item) not in IMMUTABLE_TYPES:
-                mapping[key] = _copy(item, depth - 1, known)
-        return mapping
-    if kind in _SEQUENCES:
-        sequence = known[id(value)] = value.copy()
-        for index, item in enumerate(sequence):
-            if type(item) not in IMMUTABLE_TYPES:
-                sequence[index] = _copy(item, depth - 1, known)
-        return sequence
-    return value.copy() if kind in _SETS else value
+        return known.setdefault(id(value), tuple([_copy(item, known) for item in value]))
+    # Race: another thread may change the container. copy() is atomic, and hashes no key.
+    copy = known[id(value)] = value.copy()
+    if kind not in _FLAT:
+        for key, item in copy.items() if kind in _MAPPINGS else enumerate(copy):
+            if type(item) in _CONTAINERS:
+                copy[key] = _copy(item, known)
+    return copy

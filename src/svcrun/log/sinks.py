@@ -14,12 +14,10 @@ import time
 import traceback
 
 from svcrun._util.hints import TYPE_CHECKING, Any, TextIO, TypeVar
-from svcrun.log.capture import captured_context
 from svcrun.log.line_templates import LineTemplates
 from svcrun.log.records import LazyRecord, Unrenderable, make_record
 from svcrun.log.streams import (
     describe_error,
-    is_raw,
     is_writable,
     raw_encoding,
     reopen,
@@ -78,19 +76,31 @@ class Sink:
         self._in_context = in_context
 
     def _call(
-        self,
-        function: Callable[[logging.LogRecord], T],
-        record: logging.LogRecord,
-        given: logging.LogRecord,
-    ) -> T:
-        """Call `function` with a record in the context of the log call, if that was captured.
+        self, function: Callable[[logging.LogRecord], T], given: logging.LogRecord
+    ) -> T | None:
+        """Call `function` with a record that has at least the level of the handler.
 
-        :param given: the record that was captured in the log call; `record` may be made from it.
+        An error is reported; then the result is None.
+
+        :param given: the record that the log call has buffered.
         """
-        context = captured_context(given)
-        # Race: the thread of another handler may write the same record, and a context cannot be
-        # entered twice at the same time. So enter a copy.
-        return function(record) if context is None else context.copy().run(function, record)
+        record = given.to_record() if isinstance(given, LazyRecord) else given
+        if type(record.msg) is Unrenderable:
+            report(record, record.msg.error)
+            return None
+        try:
+            if record.levelno < self.handler.level:
+                return None
+            context = getattr(given, "context_of_call", None) if self._in_context else None
+            # Race: the thread of another handler may write the same record, and a context cannot
+            # be entered twice at the same time. So enter a copy.
+            result = function(record) if context is None else context.copy().run(function, record)
+            if record.exc_info:
+                time.sleep(_BREAK)
+        except BaseException as error:  # noqa: BLE001 - no error may end the thread
+            report(record, error)
+            return None
+        return result
 
     def write(self, records: Sequence[logging.LogRecord]) -> int:
         """Write records in order, and return their number: fewer than all if a fork pauses."""
@@ -137,24 +147,11 @@ class HandlerSink(Sink):
     def write(self, records: Sequence[logging.LogRecord]) -> int:
         """Pass on the records that have at least the level of the handler."""
         self.done = 0
-        for given in records:
+        for record in records:
             if self.abandoned:
                 break
             self._began = time.monotonic()
-            record = given.to_record() if isinstance(given, LazyRecord) else given
-            if type(record.msg) is Unrenderable:
-                report(record, record.msg.error)
-            else:
-                try:
-                    if not record.levelno < self.handler.level:
-                        if self._in_context:
-                            self._call(self._emit, record, given)
-                        else:
-                            self._emit(record)
-                        if record.exc_info:
-                            time.sleep(_BREAK)
-                except BaseException as error:  # noqa: BLE001 - no error may end the thread
-                    report(record, error)
+            self._call(self._emit, record)
             self.done += 1
             if self.paused:
                 break
@@ -222,7 +219,7 @@ class StreamSink(Sink):
     def is_slow(self) -> bool:
         """Check whether the current record takes long, or waits for a full pipe."""
         stream = self.handler.stream
-        if not is_raw(stream):
+        if raw_encoding(stream) is None:
             return super().is_slow()
         try:
             return bool(self._began) and not is_writable(stream.fileno())
@@ -231,36 +228,19 @@ class StreamSink(Sink):
 
     def reopen_stream(self) -> None:
         """Replace the stream, unless it is written through its descriptor."""
-        if not is_raw(self.handler.stream):
+        if raw_encoding(self.handler.stream) is None:
             super().reopen_stream()
 
-    def _format(self, given: logging.LogRecord) -> str:
-        handler = self.handler
-        record = given
-        if isinstance(given, LazyRecord):
+    def _format(self, record: logging.LogRecord) -> str:
+        if isinstance(record, LazyRecord):
             try:
-                template = self._templates.find(given)
+                template = self._templates.find(record)
                 if template is not None:
-                    return template[0] + given.compute_text() + template[1]
+                    return template[0] + record.compute_text() + template[1]
             except Exception:  # noqa: BLE001, S110 - to_record() reports the error
                 pass
-            record = given.to_record()
-        if type(record.msg) is Unrenderable:
-            report(record, record.msg.error)
-            return ""
-        try:
-            if record.levelno < handler.level:
-                return ""
-            if self._in_context:
-                text = self._call(handler.format, record, given) + handler.terminator
-            else:
-                text = handler.format(record) + handler.terminator
-            if record.exc_info:
-                time.sleep(_BREAK)
-            return text
-        except BaseException as error:  # noqa: BLE001 - no error may end the thread
-            report(record, error)
-            return ""
+        text = self._call(self.handler.format, record)
+        return "" if text is None else text + self.handler.terminator
 
     def _attempt(self, stream: TextIO, lines: Sequence[str], encoding: str | None) -> None:
         """Write some lines; report when the stream fails and when it recovers."""

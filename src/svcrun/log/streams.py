@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = (
     "describe_error",
-    "is_raw",
     "is_writable",
     "raw_encoding",
     "reopen",
@@ -62,11 +61,6 @@ def raw_encoding(stream: TextIO | None) -> str | None:
     encoding = stream.encoding
     plain = os.linesep == "\n" and "\n".encode(encoding) == b"\n"
     return encoding if plain else None
-
-
-def is_raw(stream: TextIO | None) -> bool:
-    """Check whether a stream is written through its descriptor."""
-    return raw_encoding(stream) is not None
 
 
 def reopen(stream: Any) -> TextIO | None:

@@ -38,11 +38,8 @@ class ExceptionHooks:
         self._in_use = True
         self._previous_main = sys.excepthook
         self._previous_thread = threading.excepthook
-        # Bound once, because remove() compares identities.
-        self._main = self._log_main
-        self._thread = self._log_thread
-        sys.excepthook = self._main
-        threading.excepthook = self._thread
+        sys.excepthook = self._log_main
+        threading.excepthook = self._log_thread
 
     def remove(self) -> None:
         """Restore the previous hooks, unless other code has replaced these hooks.
@@ -50,9 +47,9 @@ class ExceptionHooks:
         That code may still call these hooks. From now on, they only call the previous hooks.
         """
         self._in_use = False
-        if sys.excepthook is self._main:
+        if sys.excepthook == self._log_main:
             sys.excepthook = self._previous_main
-        if threading.excepthook is self._thread:
+        if threading.excepthook == self._log_thread:
             threading.excepthook = self._previous_thread
 
     def _log_main(

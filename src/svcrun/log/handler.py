@@ -92,7 +92,7 @@ class ThreadedHandler(SessionHandler):
         if not isinstance(target, logging.Handler):
             raise ParameterTypeError("ThreadedHandler", "target", target, "a logging.Handler")
         if type(queue_size) is not int or queue_size:
-            check_number_of_records("queue_size", queue_size)
+            _check_records("log", "queue_size", queue_size)
             buffer_limit = queue_size
         check_buffer(buffer_size, flush_interval, buffer_limit)
         if not buffered:
@@ -241,16 +241,12 @@ class ThreadedHandler(SessionHandler):
 _handle: Final = logging.Handler.handle
 
 
+_check_records: Final = number(low=1, whole=True, unit="records")
 _check_seconds: Final = number(low=0, high=TIMEOUT_MAX, unit="seconds")
 
 
 def check_buffer(buffer_size: object, flush_interval: object, buffer_limit: object) -> None:
     """Check the size, the flush interval and the limit of a buffer."""
-    check_number_of_records("buffer_size", buffer_size)
-    check_number_of_records("buffer_limit", buffer_limit)
+    _check_records("log", "buffer_size", buffer_size)
+    _check_records("log", "buffer_limit", buffer_limit)
     _check_seconds("log", "flush_interval", flush_interval)
-
-
-def check_number_of_records(name: str, value: object) -> None:
-    """Check that `value` is a positive number of records."""
-    number(low=1, whole=True, unit="records")("log", name, value)

@@ -67,8 +67,9 @@ class _Handler(DaemonHandler, JournaldLogHandler):  # type: ignore[misc]  # the 
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.transport.socket.close()
-        self.transport = _Transport(self, self.transport.socket_path)
+        connected: JournaldTransport = vars(self)["transport"]
+        connected.socket.close()
+        self.transport = _Transport(self, connected.socket_path)
 
     def close(self) -> None:
         """Close the socket, which the library leaves open, unless a session uses the handler."""

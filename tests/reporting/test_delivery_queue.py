@@ -280,6 +280,20 @@ def stuck_name_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return answered.set
 
 
+async def test_retries_share_the_lookup_of_a_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_delivery_queue, "MAX_ATTEMPTS", 3)
+    release = stuck_name_server(monkeypatch)
+    try:
+        async with sending("http://public@sentry.invalid/42?timeout=0.05") as sender:
+            for _ in range(5):
+                log.error("here")
+            await eventually(lambda: sender.dropped == 5)
+            lookups = [one for one in threading.enumerate() if one.name == "svcrun-resolver"]
+            assert len(lookups) == 1
+    finally:
+        release()
+
+
 @pytest.mark.parametrize("behaviour", [hang, "absent", "no name server"])
 def test_the_stop_does_not_wait_for_a_server_that_does_not_respond(
     loop_factory: LoopFactory,

@@ -107,11 +107,8 @@ def basic_config(
                 passive=is_known,
                 extra=not is_known or chosen in _STRUCTURED,
             )
-        session.attach(handler, borrowed=handler is target and not is_own)
-        if wrapped is not target and not isinstance(wrapped, ThreadedHandler):
-            session.close_at_end(wrapped)
-        if is_own:
-            session.close_at_end(target)
+        chain = dict.fromkeys((handler, wrapped, target))  # each handler once, in this order
+        session.attach(handler, [one for one in chain if is_own or one is not target])
     LOG_LEVEL.set(number)
     LOG_FORMAT.set(chosen)
     session.open(loop or running_loop())

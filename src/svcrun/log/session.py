@@ -16,7 +16,7 @@ from svcrun.log.sinks import close_handler, flush_handler
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     LoopHandler = Callable[[AbstractEventLoop, dict[str, Any]], object]
@@ -48,8 +48,7 @@ class LogSession:
         self.has_output = has_output
         self.handlers: list[logging.Handler] = []
         """The handlers of the root logger while the session is active."""
-        self._borrowed: list[logging.Handler] = []  # flushed at the end, not closed
-        self._targets: list[logging.Handler] = []  # closed after the handlers that write to them
+        self._owned: list[logging.Handler] = []  # closed at the end; others are only flushed
         self._loop: AbstractEventLoop | None = None
         self._previous_loop_handler: LoopHandler | None = None
         self._is_complete = True
@@ -65,18 +64,14 @@ class LogSession:
     ) -> None:
         self.close()
 
-    def attach(self, handler: logging.Handler, *, borrowed: bool = False) -> None:
+    def attach(self, handler: logging.Handler, owned: Iterable[logging.Handler]) -> None:
         """Add a handler before the session is opened.
 
-        :param borrowed: whether the handler outlives the session.
+        :param owned: of this handler and those that it writes to, the ones to close at the end. A
+            handler comes before those that it writes to.
         """
         self.handlers.append(handler)
-        if borrowed:
-            self._borrowed.append(handler)
-
-    def close_at_end(self, handler: logging.Handler) -> None:
-        """Close a handler at the end, after the handlers that write to it."""
-        self._targets.append(handler)
+        self._owned.extend(owned)
 
     def open(self, loop: AbstractEventLoop | None = None) -> None:
         """Configure the root logger, and the exception handler of the loop."""
@@ -127,28 +122,29 @@ class LogSession:
         for handler in self.handlers:
             if not isinstance(handler, ThreadedHandler):
                 flush_handler(handler)
-            elif handler in self._borrowed:
-                self._is_complete = handler.wait_written(remaining()) and self._is_complete
-            else:
+            elif handler in self._owned:
                 handler.close(remaining())
                 self._is_complete = self._is_complete and not handler.abandoned
-        if self._is_complete:  # otherwise a thread may still be writing to a target
-            for target in self._targets:
-                close_handler(target)
+            else:
+                self._is_complete = handler.wait_written(remaining()) and self._is_complete
+        if self._is_complete:  # otherwise a thread may still be writing to a handler
+            for owned in self._owned:
+                if not isinstance(owned, ThreadedHandler):
+                    close_handler(owned)
         return self._is_complete
 
     def end_threads(self) -> None:
         """Write every buffered record and end the threads; later log calls write themselves."""
         self._set_in_use(False)
         self._flush_all_soon()
-        for handler in self.handlers:
-            if isinstance(handler, ThreadedHandler) and handler not in self._borrowed:
+        for handler in self._owned:
+            if isinstance(handler, ThreadedHandler):
                 handler.close()
 
     def _set_in_use(self, in_use: bool) -> None:
         """Protect the handlers of the session from ``logging.config``, or end the protection."""
-        for handler in (*self.handlers, *self._targets):
-            if isinstance(handler, SessionHandler) and handler not in self._borrowed:
+        for handler in self._owned:
+            if isinstance(handler, SessionHandler):
                 handler.in_use = in_use
 
     def _flush_all_soon(self) -> None:

@@ -107,7 +107,8 @@ def basic_config(
                 passive=is_known,
                 extra=not is_known or chosen in _STRUCTURED,
             )
-        chain = dict.fromkeys((handler, wrapped, target))  # each handler once, in this order
+        # Each handler once, because without a wrapper or a buffer some of the three are the same.
+        chain = dict.fromkeys((handler, wrapped, target))
         session.attach(handler, [one for one in chain if is_own or one is not target])
     LOG_LEVEL.set(number)
     LOG_FORMAT.set(chosen)

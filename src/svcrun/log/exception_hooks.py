@@ -47,6 +47,7 @@ class ExceptionHooks:
         That code may still call these hooks. From now on, they only call the previous hooks.
         """
         self._in_use = False
+        # Compared by value, because each access to a method creates another bound method.
         if sys.excepthook == self._log_main:
             sys.excepthook = self._previous_main
         if threading.excepthook == self._log_thread:

@@ -123,6 +123,7 @@ class LogSession:
             if not isinstance(handler, ThreadedHandler):
                 flush_handler(handler)
             elif handler in self._owned:
+                # Its targets are closed below, when no thread writes to them any more.
                 handler.close(remaining())
                 self._is_complete = self._is_complete and not handler.abandoned
             else:

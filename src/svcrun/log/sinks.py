@@ -91,6 +91,8 @@ class Sink:
         try:
             if record.levelno < self.handler.level:
                 return None
+            # If a LazyRecord has no context, getattr() computes all its attributes. So a handler
+            # that uses no context does not look for one.
             context = getattr(given, "context_of_call", None) if self._in_context else None
             # Race: the thread of another handler may write the same record, and a context cannot
             # be entered twice at the same time. So enter a copy.

@@ -408,6 +408,24 @@ async def test_events_captured_by_the_program_are_dropped_if_the_queue_is_full(
     assert (sender.sent, sender.dropped) == (0, 100)
 
 
+async def test_an_event_captured_during_the_stop_is_counted_and_one_after_it_is_not(
+    collector: Collector,
+) -> None:
+    collector.usual = hang
+    async with sending(collector.dsn(), flush_timeout=0.3) as sender:
+        assert sender.client is not None
+        sender.client.captureMessage("before")
+        await eventually(lambda: collector.requests)
+        stop = asyncio.create_task(sender.stop())
+        queue = sender.client.remote.get_transport()
+        await eventually(lambda: queue.is_full)  # the queue has begun to close
+        sender.client.captureMessage("during")
+        await stop
+    sender.client.captureMessage("after")
+    await asyncio.sleep(0)
+    assert (sender.sent, sender.dropped) == (0, 2)
+
+
 async def test_waiting_events_are_bounded_and_no_event_is_made_without_room(
     collector: Collector,
 ) -> None:

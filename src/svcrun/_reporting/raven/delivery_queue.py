@@ -141,10 +141,14 @@ class DeliveryQueue:
         """
         del success_cb, failure_cb
         event = Event(url, data, dict(headers), self._loop.time())
-        if not claim_report() or self._closing.is_set():
+        is_stopped = self._session is not None and self._session.closed
+        if is_stopped or not claim_report():
             return
         with suppress(RuntimeError):  # the loop is closed
-            if self.is_full:
+            # Race: the stop may have begun since the claim, and counts only the events that wait.
+            if self._closing.is_set():
+                self._loop.call_soon_threadsafe(self._drop, "the sender is stopping")
+            elif self.is_full:
                 self._loop.call_soon_threadsafe(self._drop, "the queue is full")
             else:
                 self._bytes_added += len(data)

@@ -137,7 +137,6 @@ class Reporting:
 
     def __init__(self, _: Sender) -> None:
         self.handler: ReportHandler | None = None
-        self.delivery: Any = (
-            None  # sends events to the server, and counts `sent` and `dropped` ones
-        )
+        # Sends events to the server, and counts `sent` and `dropped` ones.
+        self.delivery: Any = None
         self.client: Any = None  # that of the library

@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 
 __all__ = ("LoopLag", "LoopWatchdog")
 
-# The minimum of seconds between two timers, each of which costs some microseconds.
+# The least number of seconds between two timers, each of which costs some microseconds.
 MIN_INTERVAL = 0.005
 
-# The maximum of seconds between two checks of the thread.
+# The greatest number of seconds between two checks of the thread.
 MAX_PAUSE = 1.0
 
 # The number of innermost calls that are logged of a deep stack.
 MAX_FRAMES = 50
 
-# The modules of debuggers. A program that is halted in one is not blocked.
+# The modules of debuggers. A loop that a debugger has halted is not reported as blocked.
 DEBUGGERS = frozenset({"bdb", "pdb", "pydevd"})
 
 
@@ -151,11 +151,14 @@ class _Watch:
     :param interval: seconds between two timers.
     """
 
+    # Set by start().
+    _thread: asyncio.Future[None]
+    _timer: asyncio.Handle
+
     def __init__(self, loop: asyncio.AbstractEventLoop, threshold: float, interval: float) -> None:
         self._loop = loop
         self._threshold = threshold
         self._interval = interval
-        self._thread: asyncio.Future[None] | None = None
         self._over = threading.Event()
 
         # Written by the loop.
@@ -163,7 +166,6 @@ class _Watch:
         self._caller: CodeType | None = None  # the function that calls all callbacks of the loop
         self._due = 0.0
         self._timings: deque[tuple[float, float]] = deque()  # when timers were due and fired
-        self._timer: asyncio.Handle | None = None
 
         self._figures = LoopLag()
         self._excused = 0.0  # seconds of the current lag in which the loop could not run
@@ -174,12 +176,9 @@ class _Watch:
     def start(self, name: str) -> None:
         """Start to watch, in a thread of that name."""
         self._due = time.monotonic()
+        # The thread comes first. If the system can't start it, there is no timer to cancel.
+        self._thread = start_in_new_thread(self._loop, self._run, name=name, detach=False)
         self._timer = self._loop.call_soon(self._on_timer)
-        try:
-            self._thread = start_in_new_thread(self._loop, self._run, name=name, detach=False)
-        except BaseException:
-            self._stop_timer()
-            raise
 
     def _on_timer(self) -> None:
         if self.is_over:
@@ -187,23 +186,19 @@ class _Watch:
         self._loop_thread = threading.get_ident()
         self._caller = sys._getframe(1).f_code  # noqa: SLF001 - documented
         now = time.monotonic()
-        due, self._due = (
-            self._due,
-            now + self._interval,
-        )  # race: set before the thread can see the timing
+        due = self._due
+        # Race: the thread must not see the timing while this timer still seems to be due. It would
+        # count the same lag twice.
+        self._due = now + self._interval
         self._timings.append((due, now))
         self._timer = self._loop.call_later(self._interval, self._on_timer)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
 
     async def end(self) -> None:
         """End the watch, and wait for the thread."""
         self._on_timer()  # ends the current lag
-        self._stop_timer()
+        self._timer.cancel()
         self._over.set()
-        if self._thread is not None and not self._loop.is_closed():
+        if not self._loop.is_closed():
             await asyncio.shield(self._thread)
 
     @property

@@ -226,6 +226,27 @@ def test_the_tls_echo_serves_only_clients_of_the_authority_that_it_was_given(
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_client_prints_the_lines_of_its_server_and_connects_again(
+    run: Run, tls: bool, certificates: Certificates
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.server_cert, certificates.server_key)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE)
+        port = str(server.getsockname()[1])
+        ca = ("--ca", str(certificates.ca)) if tls else ()
+        program = run("tcp_client.py", "--port", port, "--reconnect", "0.05", *ca)
+        for line in ("first", "second"):
+            plain, _ = server.accept()
+            with context.wrap_socket(plain, server_side=True) if tls else plain as peer:
+                peer.settimeout(PATIENCE)
+                assert peer.recv(100) == b"hello\n"
+                peer.sendall(line.encode() + b"\n")
+                program.wait_for_line(line)
+        interrupt(program)
+
+
 def test_the_commands_in_the_text_of_the_tls_echo_work(run: Run, tmp_path: Path) -> None:
     source = (EXAMPLES / "tls_echo.py").read_text(encoding="utf-8")
     make, _, talk = re.findall(r"^    ((?:.*\\\n)*.*\S)$", source.split('"""')[1], re.MULTILINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import inf
 
 from svcrun._util.hints import TYPE_CHECKING
@@ -80,10 +81,12 @@ class Restart:
         while crashes and crashes[0] <= now - self.window:
             crashes.popleft()
         crashes.append(now)
-        if len(crashes) > self.limit:
-            return None
-        import random  # takes long to import, and few services crash
+        return None if len(crashes) > self.limit else self.delay_after(len(crashes))
 
+    def delay_after(self, failures: int) -> float:
+        """Return the seconds from the last of `failures` failures in a row to the next attempt."""
+        # The module `random` takes long to import, which may fail without a descriptor.
+        fraction = int.from_bytes(os.urandom(4)) / (1 << 32)
         # A large exponent would overflow. The delay has reached `max_delay` long before that.
-        delay = min(self.max_delay, self.delay * self.factor ** min(len(crashes) - 1, 64))
-        return delay * (1 - self.jitter * random.random())  # noqa: S311 - spreading load, no secret
+        delay = min(self.max_delay, self.delay * self.factor ** min(failures - 1, 64))
+        return delay * (1 - self.jitter * fraction)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from svcrun.service.profiler import Profiler
     from svcrun.service.raven import RavenSender as RavenSender
     from svcrun.service.sentry import SentrySender as SentrySender
-    from svcrun.service.tcp import TCPServer
-    from svcrun.service.tls import TLSServer
+    from svcrun.service.tcp import RobustTCPClient, TCPClient, TCPServer
+    from svcrun.service.tls import RobustTLSClient, TLSClient, TLSServer
     from svcrun.service.tracer import MemoryTracer
     from svcrun.service.udp import UDPServer
     from svcrun.service.uvicorn import UvicornService as UvicornService
@@ -34,11 +34,15 @@ __all__ = (
     "MemoryTracer",
     "PeriodicService",
     "Profiler",
+    "RobustTCPClient",
+    "RobustTLSClient",
     "Service",
     "ServiceMeta",
     "SimpleClient",
     "SimpleServer",
+    "TCPClient",
     "TCPServer",
+    "TLSClient",
     "TLSServer",
     "TaskStoreBase",
     "UDPServer",
@@ -50,11 +54,15 @@ _HOMES = {
     "MemoryTracer": "svcrun.service.tracer",
     "PeriodicService": "svcrun.service.periodic",
     "Profiler": "svcrun.service.profiler",
+    "RobustTCPClient": "svcrun.service.tcp",
+    "RobustTLSClient": "svcrun.service.tls",
     "Service": "svcrun.service.base",
     "ServiceMeta": "svcrun.service.base",
     "SimpleClient": "svcrun.service.base",
     "SimpleServer": "svcrun.service.base",
+    "TCPClient": "svcrun.service.tcp",
     "TCPServer": "svcrun.service.tcp",
+    "TLSClient": "svcrun.service.tls",
     "TLSServer": "svcrun.service.tls",
     "TaskStoreBase": "svcrun.service.base",
     "UDPServer": "svcrun.service.udp",

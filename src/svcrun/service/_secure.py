@@ -1,4 +1,4 @@
-"""The parameters of a server that speaks TLS, and the certificates that they name."""
+"""The parameters of servers and clients that speak TLS, and the certificates that they name."""
 
 from __future__ import annotations
 
@@ -9,32 +9,30 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from svcrun._net.tls_options import DEFAULT_CIPHERS, DEFAULT_VERSION, SSLOptions
-from svcrun._util.validation import number
+from svcrun._util.validation import instance_of, number, optional
 from svcrun.errors import NotRunning
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening, Place
 from svcrun.service._parameters import parameter, several
+from svcrun.service.base import Service
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
-__all__ = ("Secure",)
+__all__ = ("Secure", "SecureClient", "SecureServer")
 
 log = logging.getLogger("svcrun.service.tls")
 
 
-class Secure(Listening, base=True):
-    """A service whose clients have to speak TLS.
+class Secure(Service, base=True):
+    """A service whose connections use TLS.
 
     Each connection takes its context from :attr:`ssl_context` when it is made, so that another
     one may take its place at any time.
     """
 
-    cert: str | os.PathLike[str] = parameter()
-    key: str | os.PathLike[str] = parameter()
     ca: str | os.PathLike[str] | None = None
-    require_client_cert: bool = False
     verify: bool = True
     minimum_version: ssl.TLSVersion = DEFAULT_VERSION
     maximum_version: ssl.TLSVersion = DEFAULT_VERSION
@@ -54,14 +52,14 @@ class Secure(Listening, base=True):
 
     @abstractmethod
     def _svcrun_is_serving(self) -> bool:
-        """Return whether the server accepts connections, and so has a context to replace."""
+        """Return whether the service makes connections, and so has a context to replace."""
 
     def reload_certificates(self) -> None:
         """Read the files again, and use them from the next handshake on.
 
         Open connections are not affected. If a file is invalid, nothing changes.
 
-        :raises RuntimeError: if the server is not running.
+        :raises RuntimeError: if the service is not running.
         :raises OSError: if a file can't be read; :class:`FileNotFoundError` if there is none.
         :raises ValueError: if a file does not contain a valid certificate or key.
         """
@@ -72,8 +70,27 @@ class Secure(Listening, base=True):
 
     def _svcrun_read_certificates(self) -> None:
         # The files are short: a thread would take longer than to read them here.
-        part_of(self, Place)  # checks the parameters on first use
         part_of(self, Certificates).context = self._svcrun_make_options().create_context()
+
+    @abstractmethod
+    def _svcrun_make_options(self) -> SSLOptions:
+        """Return the checked parameters."""
+
+    def _svcrun_check_together(self) -> None:
+        super()._svcrun_check_together()
+        self._svcrun_make_options()  # for its checks
+
+
+class SecureServer(Secure, Listening, base=True):
+    """A server whose clients have to speak TLS."""
+
+    cert: str | os.PathLike[str] = parameter()
+    key: str | os.PathLike[str] = parameter()
+    require_client_cert: bool = False
+
+    def _svcrun_read_certificates(self) -> None:
+        part_of(self, Place)  # checks the parameters on first use
+        super()._svcrun_read_certificates()
 
     def _svcrun_make_options(self) -> SSLOptions:
         return SSLOptions(
@@ -89,9 +106,27 @@ class Secure(Listening, base=True):
             owner=type(self).__qualname__,
         )
 
-    def _svcrun_check_together(self) -> None:
-        super()._svcrun_check_together()
-        self._svcrun_make_options()  # for its checks
+
+class SecureClient(Secure, base=True):
+    """A client whose server has to speak TLS."""
+
+    cert: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+    server_hostname: str | None = parameter(default=None, check=optional(instance_of(str, "a str")))
+
+    def _svcrun_make_options(self) -> SSLOptions:
+        return SSLOptions(
+            self.cert,
+            self.key,
+            self.ca,
+            self.verify,
+            False,  # require_client_cert, which is a server's
+            ssl.Purpose.SERVER_AUTH,
+            self.minimum_version,
+            self.maximum_version,
+            self.ciphers,
+            owner=type(self).__qualname__,
+        )
 
 
 class Certificates:

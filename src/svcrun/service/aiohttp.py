@@ -23,7 +23,7 @@ from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, sh
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening
 from svcrun.service._parameters import parameter, several
-from svcrun.service._secure import Secure
+from svcrun.service._secure import SecureServer
 from svcrun.service.base import Service as Service
 from svcrun.sockets import bind_socket as bind_socket
 
@@ -248,7 +248,7 @@ class AIOHTTPService(Listening, base=True):
         self.__own.runner = self.__own.site = None
         self._svcrun_unbind()
 
-    def _svcrun_secure(self) -> Secure | None:
+    def _svcrun_secure(self) -> SecureServer | None:
         return None
 
     def _svcrun_runner_kwargs(self) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def _is_factory(app: Any) -> bool:
     return callable(app) and not isinstance(app, web.Application)
 
 
-class AIOHTTPSSLService(Secure, AIOHTTPService, base=True):
+class AIOHTTPSSLService(SecureServer, AIOHTTPService, base=True):
     """Serve an aiohttp application by HTTPS.
 
     The parameters of :class:`AIOHTTPService`, and those below. A failed handshake is logged in one
@@ -361,5 +361,5 @@ class AIOHTTPSSLService(Secure, AIOHTTPService, base=True):
     def _svcrun_is_serving(self) -> bool:
         return part_of(self, _Run).site is not None
 
-    def _svcrun_secure(self) -> Secure:
+    def _svcrun_secure(self) -> SecureServer:
         return self

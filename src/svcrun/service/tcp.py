@@ -1,6 +1,7 @@
-"""A server of TCP clients.
+"""A server of TCP clients, and clients of TCP servers.
 
-``svcrun/_net/connection.py`` describes the life of a connection: accept, handler, close, drain.
+``svcrun/_net/connection.py`` describes the life of a server's connection: accept, handler, close,
+drain. ``svcrun/service/_client.py`` describes the life of a client.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svcrun._net.connection import PlainConnection
+from svcrun.service._client import RobustStreamClient, StreamClient
 from svcrun.service._stream import StreamServer
 from svcrun.service.base import SimpleClient as SimpleClient, SimpleServer as SimpleServer
 from svcrun.sockets import bind_socket as bind_socket
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from svcrun._net.connections import Connections
 
-__all__ = ("TCPServer",)
+__all__ = ("RobustTCPClient", "TCPClient", "TCPServer")
 
 
 class TCPServer(StreamServer, base=True):
@@ -63,3 +65,82 @@ class TCPServer(StreamServer, base=True):
 
     def _svcrun_connection_factory(self, connections: Connections) -> Callable[[], PlainConnection]:
         return lambda: PlainConnection(connections)
+
+
+class TCPClient(StreamClient, base=True):
+    r"""Connect to a TCP port or to a Unix socket, and handle the connection.
+
+    Override :meth:`handle_connection`, which gets asyncio's reader and writer. The service counts
+    as started with the connection. It runs on when :meth:`handle_connection` returns, without a
+    connection; an exception of it is a crash of the service, for which ``on_crash`` holds. The stop
+    cancels whatever the client does and closes the connection.
+
+    :param address: an IP address, a host name, which is resolved for each attempt, or the path of a
+        Unix socket.
+    :param port: 1 to 65535; None beside a path.
+    :param options: socket options as ``(level, option, value)``.
+    :param connect_attempts: the number of attempts until the start fails; 5 by default. An attempt
+        fails with any :class:`OSError`: refused, unreachable, name not found, timed out.
+    :param connect_retry_timeout: seconds between the first two attempts; 3 by default. Each further
+        delay is longer by half, up to 60 seconds, and up to a tenth of it is left out at random.
+    :param connect_timeout: seconds that an attempt may take, from the name to the TLS handshake; 30
+        by default, None for no limit.
+    :param keepalive: seconds of silence after which TCP checks whether the server is still there;
+        60 by default, None for no checks. A server that vanished is noticed in twice that time.
+    :param limit: the maximum number of bytes in a line; 65536 by default.
+
+    :raises ValueError, TypeError: naming a parameter whose value is not accepted.
+
+    .. code-block:: python
+
+        class EchoServer(TCPServer):
+            async def handle_client(self, reader, writer):
+                async for line in reader:
+                    writer.write(line)
+
+
+        class Greeter(TCPClient):
+            depends_on = EchoServer
+
+            async def handle_connection(self, reader, writer):
+                writer.write(b"hello\n")
+                print(await reader.readline())
+
+
+        with entrypoint(EchoServer("localhost", 8901), Greeter("localhost", 8901)) as loop:
+            loop.run_forever()
+    """
+
+
+class RobustTCPClient(RobustStreamClient, TCPClient, base=True):
+    r"""Connect as :class:`TCPClient` does, and connect again whenever the connection ends.
+
+    It makes attempts without end; ``start_timeout`` limits the time until the first connection.
+    :meth:`handle_connection` is called for each connection. When it returns or raises, the
+    connection is closed and the client connects again after a delay. An exception is logged.
+
+    It has the parameters of :class:`TCPClient`, without `connect_attempts`, and as a keyword:
+
+    :param reconnect_timeout: seconds from the end of a connection until the next attempt; 5 by
+        default. The delays of further failures grow from there. They start anew after a connection
+        that lasted longer than the delay before it.
+
+    .. code-block:: python
+
+        class TimeServer(TCPServer):
+            async def handle_client(self, reader, writer):
+                writer.write(b"It is noon.\n")
+
+
+        class Subscriber(RobustTCPClient):
+            depends_on = TimeServer
+
+            async def handle_connection(self, reader, writer):
+                async for line in reader:
+                    print(line)
+
+
+        subscriber = Subscriber("localhost", 8901, reconnect_timeout=1)
+        with entrypoint(TimeServer("localhost", 8901), subscriber) as loop:
+            loop.run_forever()
+    """

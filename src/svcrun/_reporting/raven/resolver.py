@@ -1,13 +1,12 @@
-"""Resolve host names in threads that do not delay the exit of the program."""
+"""Resolve host names for aiohttp in threads that do not delay the exit of the program."""
 
 from __future__ import annotations
 
 import socket
-import threading
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from svcrun.thread_pool.executor import JobFuture, run_job
+from svcrun._net.name_resolver import NameResolver
 
 __all__ = ("Resolver",)
 
@@ -15,30 +14,18 @@ _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 class Resolver(AbstractResolver):
-    """Resolve each host name in a daemon thread.
+    """The resolver of an aiohttp connector, in place of one that uses the pool of the loop."""
 
-    A name server that does not respond blocks a thread for half a minute. At its exit, a program
-    waits for the threads of the loop's pool, but not for daemon threads.
-    """
+    def __init__(self) -> None:
+        self._names = NameResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the addresses of `host`.
 
-        aiohttp makes one call at a time for each name: all connections wait for its result, and the
-        call goes on when they are cancelled. So a retry starts no second thread for a name.
-
-        :raises OSError, UnicodeError: if the name can't be resolved.
+        :raises OSError: if the name can't be resolved.
         """
-        job: JobFuture[list[tuple[int, int, int, str, tuple[str, int]]]] = JobFuture()
-        lookup = (host, port, family, socket.SOCK_STREAM)
-        threading.Thread(
-            target=run_job,
-            args=(job, socket.getaddrinfo, lookup, {}),
-            name="svcrun-resolver",
-            daemon=True,
-        ).start()
         return [
             ResolveResult(
                 hostname=host,
@@ -48,7 +35,7 @@ class Resolver(AbstractResolver):
                 proto=protocol,
                 flags=_NUMERIC,
             )
-            for kind, _, protocol, _, address in await job
+            for kind, _, protocol, _, address in await self._names.resolve(host, port, family)
         ]
 
     async def close(self) -> None:

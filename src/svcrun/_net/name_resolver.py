@@ -32,9 +32,8 @@ class NameResolver:
 
         :raises OSError: if the name can't be resolved, or no thread can be started.
         """
-        with suppress(OSError, UnicodeError):
-            # A numeric address needs no thread.
-            return _look_up(host, port, family, socket.AI_NUMERICHOST)
+        if ":" in host or host.replace(".", "").isdecimal():
+            return _look_up(host, port, family)  # an IP address needs no thread
         key = host, port, family
         lookup = self._lookups.get(key)
         if lookup is None:
@@ -71,5 +70,5 @@ class NameResolver:
             self._loop.call_soon_threadsafe(lookup.set_result, found)
 
 
-def _look_up(host: str, port: int, family: int, flags: int = 0) -> list[Address]:
-    return [*socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags)]
+def _look_up(host: str, port: int, family: int) -> list[Address]:
+    return [*socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)]

@@ -122,9 +122,9 @@ class AioHttpTransportBase(AsyncTransport, HTTPTransport, metaclass=ABCMeta):  #
     ) -> None:
         """Send an event or queue it; called in the event loop."""
 
-    @abstractmethod
     async def _close(self) -> None:
         """Wait until all events have been sent or have failed."""
+        await asyncio.gather(*self._tasks)
 
     async def _do_send(
         self,
@@ -183,9 +183,6 @@ class AioHttpTransport(AioHttpTransportBase):
     def _async_send(self, *event: Any) -> None:
         self._start(self._do_send(*event))
 
-    async def _close(self) -> None:
-        await asyncio.gather(*self._tasks)
-
 
 class QueuedAioHttpTransport(AioHttpTransportBase):
     """Send events from a queue. A full queue drops its oldest event.
@@ -224,7 +221,7 @@ class QueuedAioHttpTransport(AioHttpTransportBase):
     async def _close(self) -> None:
         self._is_ending = True
         self._wake.set()
-        await asyncio.gather(*self._tasks)
+        await super()._close()
 
 
 class QueuedKeepaliveAioHttpTransport(QueuedAioHttpTransport):

@@ -14,7 +14,7 @@ _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 class Resolver(AbstractResolver):
-    """The resolver of an aiohttp connector, in place of one that uses the pool of the loop."""
+    """Resolve host names in daemon threads, one at a time for each name."""
 
     def __init__(self) -> None:
         self._names = NameResolver()

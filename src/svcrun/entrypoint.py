@@ -222,6 +222,7 @@ class Entrypoint(Lifetime):
         _check(services)
         if runtime.block.is_closing:
             raise ShuttingDown(services)
+        runtime.reloading.watch(services)
         running = set(map(id, supervisor.services)) if self.post_start else ()
         if self.pre_start:
             await self.pre_start.call(entrypoint=self, services=services)
@@ -254,6 +255,19 @@ class Entrypoint(Lifetime):
             errors.append(error)
         errors += await runtime.hooks.errors("post_stop", services)
         raise_together("services failed to stop", errors)
+
+    async def reload(self) -> None:
+        """Call ``reload()`` of every running service that has one, as SIGHUP does.
+
+        The services are reloaded one after the other, dependencies first. A reload in progress is
+        waited for, and followed by another one. While services start, the reload follows the start,
+        and this does not wait for it.
+
+        :raises BaseException: the exception that a ``reload()`` raised; several as a group. All
+            services are reloaded before.
+        """
+        errors = await self._running_here().reloading.reload()
+        raise_together("services failed to reload", [*errors])
 
     async def graceful_shutdown(self, exception: BaseException | None = None) -> None:
         """Begin the shutdown, unless it has begun, and wait until all services are stopped.

@@ -57,6 +57,8 @@ class Supervisor:
         their own.
     :param stop_timeout: seconds that a stop of any number of services may take; None for no limit.
     :param on_fatal: called with the error of a crash that shuts the program down.
+    :param on_roll_back: called before the services of a failed start-up are stopped, in the task of
+        that start-up.
     """
 
     def __init__(
@@ -67,12 +69,14 @@ class Supervisor:
         start_retry: Restart | None = None,
         stop_timeout: float | None = None,
         on_fatal: Callable[[BaseException], object],
+        on_roll_back: Callable[[], object] = bool,
     ) -> None:
         self._loop = loop
         self._start_timeout = start_timeout
         self._start_retry = start_retry
         self._stop_timeout = stop_timeout
         self._on_fatal = on_fatal
+        self._on_roll_back = on_roll_back
         self._records: dict[int, ServiceRecord] = {}  # of all services that are not at rest
         self._startups: set[Startup] = set()
         self._shutdowns: set[Shutdown] = set()
@@ -93,6 +97,28 @@ class Supervisor:
             for record in self._records.values()
             if record.needs_stop or record.state is STOPPING
         )
+
+    @property
+    def running(self) -> list[Service]:
+        """The services that run, each after those that it requires."""
+        ordered: dict[ServiceRecord, None] = {}
+
+        def add(record: ServiceRecord) -> None:
+            if record not in ordered:
+                for required in record.requires:
+                    add(required)
+                ordered[record] = None
+
+        for record in self._records.values():
+            add(record)
+        return [record.service for record in ordered if record.state is RUNNING]
+
+    @property
+    def pending(self) -> list[Service]:
+        """The services that a start-up in progress waits for, or has not begun to start."""
+        return [
+            record.service for startup in self._startups for record in startup.traversal.pending
+        ]
 
     @property
     def is_stopping(self) -> bool:
@@ -208,6 +234,7 @@ class Supervisor:
         # Once closing, close() stops everything. To wait for that here could be a deadlock, because
         # close() may wait for the caller.
         if not self._is_closing:
+            self._on_roll_back()
             is_cancelled = isinstance(errors[0], asyncio.CancelledError)
             await wait_for_all(
                 self._begin_stop(

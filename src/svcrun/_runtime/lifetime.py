@@ -215,6 +215,7 @@ class Lifetime(Options):
             loop,
             block,
             owns_loop=self._made_loop is not None,
+            services=self._services,
             call_hook=self._call_hook,
             on_forked=self._leave_in_child,
         )
@@ -254,6 +255,8 @@ class Lifetime(Options):
     def _leave_in_child(self) -> None:
         """Leave this entrypoint in a forked child: it belongs to the parent."""
         self._is_left = True
+        if self._runtime is not None:
+            self._runtime.reloading.restore()
         if self._loop is not None:
             entrypoints.discard(self._loop, self)
         if current_entrypoint.get() is self:

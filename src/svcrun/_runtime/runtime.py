@@ -21,6 +21,7 @@ from svcrun._runtime.loop_cleanup import Deadline, end_executor, end_tasks, end_
 from svcrun._runtime.options import log_options
 from svcrun._runtime.os_signals import OSSignals
 from svcrun._runtime.outcome import Outcome
+from svcrun._runtime.reloading import Reloading
 from svcrun._runtime.shutdown_report import ShutdownReport, is_at_terminal, place_of, running_work
 from svcrun._util.drain import GRACE_PERIOD
 from svcrun._util.eager import start_eagerly
@@ -31,7 +32,7 @@ from svcrun.context import Context
 from svcrun.errors import show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
 
     from svcrun._runtime.block import Block
     from svcrun._runtime.options import Options
@@ -55,6 +56,7 @@ class Runtime:
 
     :param options: the options of the entrypoint.
     :param owns_loop: whether the entrypoint has created `loop` and will close it.
+    :param services: the services that entering starts.
     :param call_hook: returns a coroutine that calls the receivers of the signal with that name, or
         None if the signal has no receivers.
     :param on_forked: called in each forked child.
@@ -67,6 +69,7 @@ class Runtime:
         block: Block,
         *,
         owns_loop: bool,
+        services: Iterable[Service],
         call_hook: Callable[[str, tuple[Service, ...]], Coroutine[Any, Any, None] | None],
         on_forked: Callable[[], object],
     ) -> None:
@@ -99,11 +102,20 @@ class Runtime:
             start_retry=options.start_retry,
             stop_timeout=options.shutdown_timeout,
             on_fatal=self._on_crash,
+            on_roll_back=self._on_roll_back,
         )
         self._deadline = Deadline(loop)
         self.hooks = Hooks(block, self._deadline, call_hook)
         self.outcome = Outcome(self.supervisor.errors, block.is_interruption)
-        self._report = ShutdownReport(loop, log, self._awaited)
+        self._report = ShutdownReport(loop, log, self.waiting)
+        self._services = tuple(services)
+        self._observers: list[Any] = [one for one in self._services if one._svcrun_observes]  # noqa: SLF001
+        self.reloading = Reloading(
+            loop,
+            lambda: self.supervisor.running,
+            lambda: self._notify("_svcrun_reloading"),
+            lambda: self._notify("_svcrun_started"),
+        )
         self._watchdog = ExitWatchdog(loop, self._flush_log)
         self._os_signals = OSSignals(
             loop,
@@ -139,6 +151,8 @@ class Runtime:
     def dispose(self) -> None:
         """Undo :meth:`set_up` as far as it came, except for the handlers of signals."""
         self.block.spare.free()
+        self._notify("_svcrun_left")
+        self.reloading.restore()
         self._os_signals.detach()
         self._watchdog.disarm()
         self.context.close()
@@ -159,6 +173,7 @@ class Runtime:
     async def enter(self, start: Coroutine[Any, Any, None]) -> None:
         """Run `start` in the current task, which a signal cancels."""
         self._starting = asyncio.current_task()
+        self._notify("_svcrun_entering", self)
         try:
             await start
         finally:
@@ -169,6 +184,8 @@ class Runtime:
             await asyncio.sleep(0)  # race: the handler has scheduled _on_signal(), not yet called
         if self.block.is_closing:  # race: the shutdown began in the last iteration of the start
             raise asyncio.CancelledError
+        self._notify("_svcrun_started")
+        self.reloading.open()
 
     async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> BaseException | None:
         """Run :meth:`enter` in a task of its own; return the exception that ended it, or None."""
@@ -220,6 +237,11 @@ class Runtime:
         self.outcome.crashes.append(error)
         self._begin_shutdown(logging.ERROR, "shutting down because of %r", error)
         self.interrupt()
+
+    def _on_roll_back(self) -> None:
+        # A service may start others and handle their failure, which does not end the entrypoint.
+        if asyncio.current_task() is self._starting:
+            self._notify("_svcrun_closing")
 
     def _on_second_sigint(self) -> None:
         """Cancel the services, the hooks, and the start or the block at once."""
@@ -282,7 +304,7 @@ class Runtime:
                 # Reference cycle: the parts refer to the runtime. Deleting these references frees
                 # them without the garbage collector, which takes a twelfth of a short life.
                 del self.block, self.supervisor, self.hooks, self.outcome
-                del self._report, self._watchdog, self._os_signals
+                del self._report, self._watchdog, self._os_signals, self._observers, self.reloading
 
     def _begin_shutdown(self, level: int, reason: str, *args: object) -> None:
         """Log the reason for the shutdown, or a further reason; the first sets the time limit."""
@@ -291,6 +313,8 @@ class Runtime:
             return
         timeout = self._options.shutdown_timeout
         self.block.close()
+        self._notify("_svcrun_closing")
+        self.reloading.close()
         self._deadline.set(self.loop.time() + timeout)
         self._watchdog.arm(timeout, EXIT_GRACE)
         if self.in_block:
@@ -366,8 +390,17 @@ class Runtime:
             return logging.DEBUG, "the block has ended, shutting down"
         return logging.INFO, "the block raised %s, shutting down", one_line(exception)
 
-    def _awaited(self) -> list[str]:
-        """Describe the services, hooks, tasks and threads that the shutdown waits for."""
+    def _notify(self, method: str, *args: object) -> None:
+        """Call a method of the services that observe the entrypoint."""
+        for observer in self._observers:
+            getattr(observer, method)(*args)
+
+    def waiting(self) -> list[str]:
+        """Describe the services, hooks, tasks and threads that the start or shutdown waits for."""
+        if not self.block.is_closing:
+            # Before the start-up begins, no service has a record.
+            awaited = self.supervisor.pending or self._services
+            return [show(service) for service in awaited if service not in self._observers]
         found = [f"hook {place_of(task, task.get_name())}" for task in self.hooks.tasks if task]
         found += [
             place_of(record.stop_task or record.start_task, show(record.service))

@@ -68,6 +68,10 @@ class Secure(Service, base=True):
         self._svcrun_read_certificates()
         log.info("%r: certificates read again", self)
 
+    async def reload(self) -> None:
+        """Read the certificates again; SIGHUP calls this."""
+        self.reload_certificates()
+
     def _svcrun_read_certificates(self) -> None:
         # The files are short: a thread would take longer than to read them here.
         part_of(self, Certificates).context = self._svcrun_make_options().create_context()

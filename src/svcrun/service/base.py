@@ -133,6 +133,8 @@ class Service(metaclass=ServiceMeta, base=True):
     _svcrun_order: typing.ClassVar[tuple[str, ...]] = ()
     # Whether the service is stopped after all others, to report how they ended.
     _svcrun_stops_last: typing.ClassVar[bool] = False
+    # Whether the entrypoint reports its phases to the service: see SDWatchdogService.
+    _svcrun_observes: typing.ClassVar[bool] = False
     # The keywords of the instance.
     _svcrun_given: Mapping[str, typing.Any] = parameter(default=MappingProxyType({}), init=False)
     # Created on first use, so that creating a service is fast.

@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from tests.conftest import Certificates
 from tests.documents import run_console
+from tests.service.managers import Manager
 from tests.support import PATIENCE, ROOT, Outcome, Program, has
 
 EXAMPLES = ROOT / "examples"
@@ -226,6 +228,30 @@ def test_the_tls_echo_serves_only_clients_of_the_authority_that_it_was_given(
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_the_systemd_example_reports_to_a_manager_and_reloads(
+    run_program: Run, tmp_path: Path
+) -> None:
+    greeting = tmp_path / "greeting"
+    greeting.write_text("welcome\n")
+    with Manager(str(tmp_path / "notify")) as manager:
+        program = run_program(
+            EXAMPLES / "systemd.py",
+            *("--port", "0", "--watchdog", "0.1", "--file", str(greeting)),
+            env={"NOTIFY_SOCKET": manager.address},
+        )
+        place = program.wait_for_line(r"listening on (\S+) port (\d+)")
+        address = place[1], int(place[2])
+        manager.wait_for("WATCHDOG=1", 3)
+        assert ask(address, b"") == b"welcome\n"
+        greeting.write_text("good evening\n")
+        program.send_signal(signal.SIGHUP)
+        manager.wait_for("READY=1", 2)
+        assert ask(address, b"") == b"good evening\n"
+        program.terminate()
+        assert program.wait().returncode == 0
+        assert manager.phases() == ["READY", "RELOADING", "READY", "STOPPING"]
+
+
 @pytest.mark.parametrize("tls", [False, True])
 def test_the_client_prints_the_lines_of_its_server_and_connects_again(
     run: Run, tls: bool, certificates: Certificates

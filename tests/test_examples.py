@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -228,6 +229,18 @@ def test_the_tls_echo_serves_only_clients_of_the_authority_that_it_was_given(
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_the_process_example_computes_in_a_process_that_is_replaced(run: Run) -> None:
+    program = run("process.py", "--interval", "0.01")
+    first = int(program.wait_for_line(r"computing in process (\d+)", stream="stderr")[1])
+    program.wait_for_line("7 is a prime number", stream="stderr")
+    os.kill(first, signal.SIGKILL)
+    program.wait_for_line("ended with signal SIGKILL", stream="stderr")
+    second = int(program.wait_for_line(r"computing in process (\d+)", stream="stderr")[1])
+    assert second != first
+    program.terminate()
+    assert program.wait().returncode == 0
+
+
 def test_the_systemd_example_reports_to_a_manager_and_reloads(
     run_program: Run, tmp_path: Path
 ) -> None:

@@ -371,6 +371,21 @@ class ServerEnded(RuntimeError):
         self.reason = reason
 
 
+class ProcessEnded(RuntimeError):
+    """The process of a service ended without a call of ``stop()``.
+
+    :param code: the exit code, or the negative number of the signal that ended the process.
+    :param description: the same in words.
+    :param is_ready: whether the process had started its work.
+    """
+
+    def __init__(self, service: object, code: int, description: str, *, is_ready: bool) -> None:
+        hint = "" if is_ready else " before it was ready; its standard error shows the cause"
+        super().__init__(f"the process of {show(service)} ended with {description}{hint}")
+        self.service = service
+        self.code = code
+
+
 class ProfilerActive(RuntimeError):
     """A profiler was to be started where another one, or a debugger, is at work.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from svcrun.service.cron import CronService as CronService
     from svcrun.service.graceful import GracefulService
     from svcrun.service.periodic import PeriodicService
+    from svcrun.service.process import ProcessService, RespawningProcessService
     from svcrun.service.profiler import Profiler
     from svcrun.service.raven import RavenSender as RavenSender
     from svcrun.service.sentry import SentrySender as SentrySender
@@ -33,7 +34,9 @@ __all__ = (
     "LoopWatchdog",
     "MemoryTracer",
     "PeriodicService",
+    "ProcessService",
     "Profiler",
+    "RespawningProcessService",
     "RobustTCPClient",
     "RobustTLSClient",
     "Service",
@@ -53,7 +56,9 @@ _HOMES = {
     "LoopWatchdog": "svcrun.service.watchdog",
     "MemoryTracer": "svcrun.service.tracer",
     "PeriodicService": "svcrun.service.periodic",
+    "ProcessService": "svcrun.service.process",
     "Profiler": "svcrun.service.profiler",
+    "RespawningProcessService": "svcrun.service.process",
     "RobustTCPClient": "svcrun.service.tcp",
     "RobustTLSClient": "svcrun.service.tls",
     "Service": "svcrun.service.base",

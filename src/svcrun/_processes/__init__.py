@@ -1,0 +1,1 @@
+"""Run a function in a spawned process, and forward its log records."""

@@ -1,0 +1,209 @@
+"""The parent's side of a spawned process: its start, its log records, its exit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from svcrun._processes.child import run_child
+from svcrun._util.current_service import on_behalf_of
+from svcrun._util.drain import GRACE_PERIOD
+from svcrun._util.rate_limited_log import RateLimitedLog
+from svcrun.errors import show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from multiprocessing.context import SpawnProcess
+
+__all__ = ("SpawnedProcess", "describe_exit")
+
+log = logging.getLogger("svcrun.process")
+
+_READ_SIZE: Final = 1 << 16
+_MAX_LINE: Final = 1 << 20
+"""The longest line in bytes that the parent keeps, in case the child writes no line end."""
+
+
+class SpawnedProcess:
+    """A function that runs in a process of its own.
+
+    :param owner: the service, for log messages.
+    :param function: the function; it is pickled, and so are `kwargs`.
+    :param name: the name of the process.
+    """
+
+    def __init__(
+        self,
+        owner: object,
+        function: Callable[..., object],
+        kwargs: Mapping[str, Any],
+        name: str | None,
+    ) -> None:
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        """Done with the exit code, or the negative number of the signal that ended the process."""
+        context = multiprocessing.get_context("spawn")
+        self._pipe, self._childs_end = context.Pipe(duplex=False)
+        self.process: SpawnProcess = context.Process(
+            target=run_child,
+            args=(function, kwargs, self._childs_end, os.getpid(), _root_level()),
+            name=name,
+        )
+        self.is_started = False
+        """Whether the process was spawned, and has to be stopped."""
+        self.pid = 0
+        self._descriptor: int | None = None
+        self._data = b""
+        self._garbage = RateLimitedLog(log)
+
+    async def start(self) -> None:
+        """Start the process; return when it was spawned.
+
+        :raises OSError: if no process or descriptor is left.
+        :raises Exception: if the function or an argument can't be pickled.
+        """
+        # In a thread, because the write of the arguments may block until the child reads them.
+        spawn = self._loop.run_in_executor(None, self._spawn)
+        try:
+            await asyncio.shield(spawn)
+        except asyncio.CancelledError:
+            await asyncio.wait((spawn,))
+            if spawn.exception() is None:
+                self._watch()
+                await self.stop(0)
+            raise
+        self._watch()
+
+    async def stop(self, timeout: float) -> None:
+        """Send SIGTERM, and SIGKILL after `timeout` seconds; return when the process has ended."""
+        if self.exited.done():
+            return
+        if timeout > 0:
+            self._kill(signal.SIGTERM)
+            await asyncio.wait((self.exited,), timeout=timeout)
+        if not self.exited.done():
+            if timeout > 0:
+                log.warning(
+                    "%s: process %d did not end within process_stop_timeout=%g s; killing it",
+                    show(self._owner),
+                    self.pid,
+                    timeout,
+                )
+            self._kill(signal.SIGKILL)
+            await asyncio.wait((self.exited,), timeout=GRACE_PERIOD)
+
+    def _kill(self, signum: signal.Signals) -> None:
+        # The process is not reaped before `exited` is done, so the number is its own.
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signum)
+
+    def _spawn(self) -> None:
+        try:
+            self.process.start()
+        except BaseException:
+            self._pipe.close()
+            raise
+        finally:
+            self._childs_end.close()
+
+    def _watch(self) -> None:
+        self.pid = self.process.pid or 0
+        self.is_started = True
+        os.set_blocking(self._pipe.fileno(), False)
+        self._loop.add_reader(self._pipe.fileno(), self._on_data)
+        try:
+            self._descriptor = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):  # no such system call, or no descriptor left
+            threading.Thread(target=self._wait, name="svcrun-process", daemon=True).start()
+        else:
+            self._loop.add_reader(self._descriptor, self._on_exit)
+
+    def _wait(self) -> None:
+        # Without reaping the process, as its number must stay its own until _on_exit().
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with suppress(RuntimeError):  # race: the loop was closed
+            self._loop.call_soon_threadsafe(self._on_exit)
+
+    def _on_exit(self) -> None:
+        if self._descriptor is not None:
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+        # Race: the last records may be in the pipe. Processes that the child has forked may hold
+        # the other end, so the end of the data is not waited for.
+        with suppress(BlockingIOError):
+            while self._read():
+                pass
+        self._loop.remove_reader(self._pipe.fileno())
+        self._pipe.close()
+        # Before the process is reaped, its number can't belong to another group.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.join()
+        code = self.process.exitcode or 0
+        self.process.close()
+        log.info("%s: process %d ended with %s", show(self._owner), self.pid, describe_exit(code))
+        self.exited.set_result(code)
+
+    def _on_data(self) -> None:
+        with suppress(BlockingIOError):
+            if not self._read():
+                # The child has closed its end. It may run on, so the exit is not known yet.
+                self._loop.remove_reader(self._pipe.fileno())
+
+    def _read(self) -> bool:
+        """Read some data, and return whether there may be more.
+
+        :raises BlockingIOError: if there is no data now.
+        """
+        data = os.read(self._pipe.fileno(), _READ_SIZE)
+        if not data:
+            return False
+        *lines, self._data = (self._data + data).split(b"\n")
+        for line in lines:
+            self._take(line)
+        if len(self._data) > _MAX_LINE:
+            self._data = b""
+            self._garbage.add("%s: dropped data of its process without a line end", self._owner)
+        return True
+
+    def _take(self, line: bytes) -> None:
+        try:
+            found = json.loads(line)
+            if found.get("ready"):
+                if not self.ready.done():
+                    self.ready.set_result(None)
+                return
+            record = logging.makeLogRecord({**found, "process": self.pid})
+            record.levelname = logging.getLevelName(record.levelno)
+            record.processName = self.process.name
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                with on_behalf_of(self._owner):
+                    logger.handle(record)
+        except Exception:  # noqa: BLE001 - the child may write anything to the pipe
+            self._garbage.add("%s: dropped a line of its process that is no record", self._owner)
+
+
+def describe_exit(code: int) -> str:
+    """Return an exit code, or the name of the signal that ended a process."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _root_level() -> int:
+    return logging.getLogger().level

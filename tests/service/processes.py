@@ -1,0 +1,112 @@
+"""Services in processes of their own; the processes import this module."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from svcrun.service.process import ProcessService, RespawningProcessService
+
+log = logging.getLogger("tests.work")
+
+
+def wait_for_signal() -> None:
+    """Wait without end."""
+    while True:
+        time.sleep(60)
+
+
+class Work(ProcessService):
+    """A service that does what `what` says, in its process."""
+
+    what: str = "wait"
+    folder: Path = Path()
+
+    def get_process_kwargs(self) -> dict[str, Any]:
+        return {"greeting": "hello"}
+
+    def in_process(self, greeting: str) -> None:
+        """Do the work."""
+        log.warning("%s from %d", greeting, os.getpid())
+        getattr(self, self.what)()
+
+    def wait(self) -> None:
+        try:
+            wait_for_signal()
+        finally:
+            (self.folder / "finally").touch()
+
+    def end(self) -> None:
+        sys.exit(7)
+
+    def give_back(self) -> None: ...
+
+    def fail(self) -> None:
+        raise LookupError("no such thing")
+
+    def die(self) -> None:
+        log.error("last words")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def ignore_sigterm(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        log.warning("ignoring")
+        wait_for_signal()
+
+    def fork_on(self) -> None:
+        child = os.fork()
+        if child:
+            log.warning("forked %d", child)
+        wait_for_signal()
+
+    def flood(self) -> None:
+        for number in range(20_000):
+            log.warning("line %d", number)
+        log.warning("flooded")
+        wait_for_signal()
+
+    def garbage(self) -> None:
+        pipe: Any = logging.getLogger().handlers[0]
+        os.write(pipe._pipe.fileno(), b"nonsense\n[1]\n{}\n" + b"x" * 100 + b"\n")
+        log.warning("after the garbage")
+        wait_for_signal()
+
+    def run_entrypoint(self) -> None:
+        from svcrun import entrypoint
+
+        with entrypoint() as loop:
+            log.warning("inner")
+            loop.run_forever()
+        log.warning("left in order")
+
+
+class AtImport(ProcessService):
+    """A service whose arguments can't be loaded in its process."""
+
+    argument: Any = None
+
+    def in_process(self) -> None: ...
+
+
+class Bomb:
+    """An object whose pickle raises an error when it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return explode, ()
+
+
+def explode() -> None:
+    """Raise an error."""
+    raise LookupError("dead at import")
+
+
+class Again(RespawningProcessService):
+    """A service whose process ends at once."""
+
+    folder: Path
+
+    def in_process(self) -> None:
+        (self.folder / str(os.getpid())).touch()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,14 @@ from tests.conftest import Certificates
 from tests.support import LoopFactory, Program, eventually
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP")
+
+
+@pytest.fixture(autouse=True)
+def default_action() -> Iterator[None]:
+    """Give SIGHUP its default action; a run under ``nohup`` has a handler for it."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, previous)
 
 
 class Reloading(Service):

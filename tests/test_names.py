@@ -44,7 +44,8 @@ NAMES = {
     "periodic": "PeriodicCallback",
     "plugins": "plugins",
     "recurring": "RecurringCallback StrategyException StrategySkip StrategyStop",
-    "service": "MemoryTracer Profiler Service ServiceMeta SimpleServer TCPServer TLSServer "
+    "service": "MemoryTracer ProcessService Profiler RespawningProcessService RobustTCPClient "
+    "RobustTLSClient Service ServiceMeta SimpleServer TCPClient TCPServer TLSClient TLSServer "
     "UDPServer",
     "service.aiohttp": "AIOHTTPSSLService AIOHTTPService PathOrStr RunnerKwargsType SSLOptions "
     "Service bind_socket",
@@ -54,13 +55,16 @@ NAMES = {
     "cancel_tasks get_context",
     "service.cron": "CronCallback CronService Service",
     "service.periodic": "PeriodicCallback PeriodicService Service",
+    "service.process": "ProcessService RespawningProcessService",
     "service.profiler": "PeriodicCallback Profiler Service",
     "service.raven": "AioHttpTransport AioHttpTransportBase DummyTransport QueuedAioHttpTransport "
     "QueuedKeepaliveAioHttpTransport RavenSender",
-    "service.tcp": "OptionsType SimpleClient SimpleServer TCPServer TimeoutType awaitable "
-    "bind_socket",
+    "service.sdwatchdog": "SDWatchdogService WATCHDOG_INTERVAL",
+    "service.tcp": "OptionsType RobustTCPClient SimpleClient SimpleServer TCPClient TCPServer "
+    "TimeoutType awaitable bind_socket",
     "service.tls": "DEFAULT_SSL_CIPHERS DEFAULT_SSL_MAX_VERSION DEFAULT_SSL_MIN_VERSION "
-    "OptionsType PathOrStr SSLOptions SimpleServer TLSServer TimeoutType awaitable bind_socket",
+    "OptionsType PathOrStr RobustTLSClient SSLOptions SimpleServer TLSClient TLSServer TimeoutType "
+    "awaitable bind_socket",
     "service.tracer": "GroupBy MemoryTracer PeriodicCallback Service",
     "service.udp": "OptionsType SimpleServer TransportType UDPServer awaitable bind_socket",
     "service.uvicorn": "UvicornApplication UvicornService",

@@ -92,6 +92,17 @@ def test_the_process_runs_from_start_to_stop_and_cleans_up_at_sigterm(
     assert "ended with exit code 143" in caplog.text
 
 
+def test_a_stop_right_after_the_start_lets_the_function_reach_its_try(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with entrypoint(Work(folder=tmp_path), log_config=False):
+            pass
+
+    run(main())
+    assert (tmp_path / "finally").exists()
+
+
 @pytest.mark.parametrize(
     ("what", "code"), [("end", 7), ("give_back", 0), ("fail", 1), ("die", -signal.SIGKILL)]
 )

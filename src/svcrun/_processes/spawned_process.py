@@ -26,6 +26,9 @@ __all__ = ("SpawnedProcess", "describe_exit")
 
 log = logging.getLogger("svcrun.process")
 
+_FIRST_STEPS: Final = 0.1
+"""Seconds from readiness to SIGTERM at least, so that the function reaches its ``try``."""
+
 _READ_SIZE: Final = 1 << 16
 _MAX_LINE: Final = 1 << 20
 """The longest line in bytes that the parent keeps, in case the child writes no line end."""
@@ -61,6 +64,7 @@ class SpawnedProcess:
         self.is_started = False
         """Whether the process was spawned, and has to be stopped."""
         self.pid = 0
+        self._ready_at = 0.0
         self._descriptor: int | None = None
         self._data = b""
         self._garbage = RateLimitedLog(log)
@@ -88,6 +92,11 @@ class SpawnedProcess:
         if self.exited.done():
             return
         if timeout > 0:
+            early = self._ready_at + _FIRST_STEPS - self._loop.time()
+            if early > 0:
+                await asyncio.wait((self.exited,), timeout=early)
+                if self.exited.done():
+                    return
             self._kill(signal.SIGTERM)
             await asyncio.wait((self.exited,), timeout=timeout)
         if not self.exited.done():
@@ -183,6 +192,7 @@ class SpawnedProcess:
             if found.get("ready"):
                 if not self.ready.done():
                     self.ready.set_result(None)
+                    self._ready_at = self._loop.time()
                 return
             record = logging.makeLogRecord({**found, "process": self.pid})
             record.levelname = logging.getLevelName(record.levelno)

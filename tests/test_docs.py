@@ -57,8 +57,9 @@ import asyncio, atexit, logging, ssl
 from svcrun import Service, entrypoint, threaded
 from svcrun.service import TCPServer, TLSServer, UDPServer
 from {module} import *
-loop = asyncio.new_event_loop()
-atexit.register(loop.close)
+if __name__ == "__main__":  # a process of ProcessService imports the program as well
+    loop = asyncio.new_event_loop()
+    atexit.register(loop.close)
 """
 
 # The further set-up of some modules, and the libraries that their examples need.

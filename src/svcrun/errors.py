@@ -374,12 +374,15 @@ class ServerEnded(RuntimeError):
 class ProcessEnded(RuntimeError):
     """The process of a service ended without a call of ``stop()``.
 
-    :param code: the exit code, or the negative number of the signal that ended the process.
+    :param code: the exit code, or the negative number of the signal that ended the process; None if
+        other code has taken it.
     :param description: the same in words.
     :param is_ready: whether the process had started its work.
     """
 
-    def __init__(self, service: object, code: int, description: str, *, is_ready: bool) -> None:
+    def __init__(
+        self, service: object, code: int | None, description: str, *, is_ready: bool
+    ) -> None:
         hint = "" if is_ready else " before it was ready; its standard error shows the cause"
         super().__init__(f"the process of {show(service)} ended with {description}{hint}")
         self.service = service

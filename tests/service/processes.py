@@ -23,7 +23,7 @@ class Work(ProcessService):
     """A service that does what `what` says, in its process."""
 
     what: str = "wait"
-    folder: Path = Path()
+    folder: Path | None = None
 
     def get_process_kwargs(self) -> dict[str, Any]:
         return {"greeting": "hello"}
@@ -37,7 +37,8 @@ class Work(ProcessService):
         try:
             wait_for_signal()
         finally:
-            (self.folder / "finally").touch()
+            if self.folder is not None:
+                (self.folder / "finally").touch()
 
     def end(self) -> None:
         sys.exit(7)
@@ -60,6 +61,14 @@ class Work(ProcessService):
         child = os.fork()
         if child:
             log.warning("forked %d", child)
+        wait_for_signal()
+
+    def fork_stubbornly(self) -> None:
+        child = os.fork()
+        if child:
+            log.warning("forked %d", child)
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         wait_for_signal()
 
     def flood(self) -> None:

@@ -20,6 +20,8 @@ from svcrun.service.process import ProcessService, RespawningProcessService
 from tests.service.processes import Again, AtImport, Bomb, Work
 from tests.support import PATIENCE, LoopFactory, Program, eventually, refuses
 
+PATHS = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
 
 @pytest.fixture(autouse=True)
 def info(caplog: pytest.LogCaptureFixture) -> None:
@@ -231,6 +233,60 @@ def test_a_process_may_run_an_entrypoint_of_its_own(
     assert "ended with exit code 0" in caplog.text
 
 
+def test_a_process_that_other_code_has_waited_for_is_a_crash(run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        service = Work()
+        async with entrypoint(service, log_config=False):
+            assert service.process is not None
+            pid = service.process.pid or 0
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)  # noqa: ASYNC222 - it ends at once
+            await asyncio.sleep(PATIENCE)
+
+    with no_new_children(), pytest.raises(ProcessEnded, match="unknown exit code"):
+        run(main())
+
+
+def test_no_descriptor_for_a_process_fails_the_start(run_program: Callable[..., Program]) -> None:
+    program = run_program(
+        """
+import asyncio, os, resource
+from svcrun import entrypoint
+from tests.service.processes import Work
+
+async def main():
+    async with entrypoint() as ep:
+        service = Work()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        held = []
+        try:
+            while True:
+                held.append(os.dup(0))
+        except OSError:
+            pass
+        try:
+            await ep.start_services(service)
+        except OSError as error:
+            print(error)
+        print(service.process_stop_event.is_set())
+        for descriptor in held:
+            os.close(descriptor)
+        await ep.start_services(service)
+        print(service.state.name)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+""",
+        measured=False,
+        options=(),
+        env={"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *PATHS])},
+    )
+    outcome = program.wait()
+    error, *others = outcome.stdout.splitlines()
+    assert "Too many open files" in error, outcome.stderr
+    assert others == ["True", "RUNNING"], outcome.stderr
+
+
 def test_a_process_is_respawned_whenever_it_ends(run: Callable[..., Any], tmp_path: Path) -> None:
     async def main() -> None:
         service = Again(folder=tmp_path, process_poll_timeout=0.01)
@@ -282,7 +338,7 @@ def test_many_starts_and_stops_leave_nothing(run: Callable[..., Any]) -> None:
         run(main())
 
 
-@pytest.mark.parametrize("what", ["wait", "ignore_sigterm", "fork_on"])
+@pytest.mark.parametrize("what", ["wait", "ignore_sigterm", "fork_on", "fork_stubbornly"])
 def test_no_process_outlives_a_program_that_is_killed(
     run_program: Callable[..., Program], what: str, tmp_path: Path
 ) -> None:
@@ -309,9 +365,6 @@ if __name__ == "__main__":
     family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     program.send_signal(signal.SIGKILL)
     wait_until_gone(*family)
-
-
-PATHS = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
 
 
 def test_a_service_without_in_process_cannot_be_made() -> None:

@@ -71,6 +71,13 @@ def run_child(
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process is about to end
+        if _orphaned.is_set():
+            # The thread that would kill the rest of the group ends with this process.
+            os.killpg(0, signal.SIGKILL)
+
+
+# Set when the parent has died.
+_orphaned = threading.Event()
 
 
 def _exit_by_signal(signum: int, _: FrameType | None) -> None:
@@ -91,6 +98,7 @@ def _end_with(parent: int) -> None:
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
             poll.poll()
+    _orphaned.set()
     for signum, pause in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, 0.0)):
         os.killpg(0, signum)
         time.sleep(pause)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import multiprocessing
@@ -52,8 +53,11 @@ class SpawnedProcess:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
-        self.exited: asyncio.Future[int] = self._loop.create_future()
-        """Done with the exit code, or the negative number of the signal that ended the process."""
+        self.exited: asyncio.Future[int | None] = self._loop.create_future()
+        """Done with the exit code, or the negative number of the signal that ended the process.
+
+        It is None if other code of the program has waited for the process, and taken its code.
+        """
         context = multiprocessing.get_context("spawn")
         self._pipe, self._childs_end = context.Pipe(duplex=False)
         self.process: SpawnProcess = context.Process(
@@ -80,7 +84,9 @@ class SpawnedProcess:
         try:
             await asyncio.shield(spawn)
         except asyncio.CancelledError:
-            await asyncio.wait((spawn,))
+            while not spawn.done():  # a further cancellation must not leave a process behind
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait((spawn,))
             if spawn.exception() is None:
                 self._watch()
                 await self.stop(0)
@@ -132,9 +138,18 @@ class SpawnedProcess:
         try:
             self._descriptor = os.pidfd_open(self.pid)
         except (AttributeError, OSError):  # no such system call, or no descriptor left
-            threading.Thread(target=self._wait, name="svcrun-process", daemon=True).start()
+            self._wait_in_thread()
         else:
             self._loop.add_reader(self._descriptor, self._on_exit)
+
+    def _wait_in_thread(self) -> None:
+        try:
+            threading.Thread(target=self._wait, name="svcrun-process", daemon=True).start()
+        except RuntimeError as error:
+            # The end of the process could not be noticed, so do without the process.
+            self._kill(signal.SIGKILL)
+            self._wait()
+            raise OSError(errno.EAGAIN, f"no thread to watch a process: {error}") from error
 
     def _wait(self) -> None:
         # Without reaping the process, as its number must stay its own until _on_exit().
@@ -159,8 +174,9 @@ class SpawnedProcess:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.join()
-        code = self.process.exitcode or 0
-        self.process.close()
+        code = self.process.exitcode
+        if code is not None:
+            self.process.close()
         log.info("%s: process %d ended with %s", show(self._owner), self.pid, describe_exit(code))
         self.exited.set_result(code)
 
@@ -205,8 +221,10 @@ class SpawnedProcess:
             self._garbage.add("%s: dropped a line of its process that is no record", self._owner)
 
 
-def describe_exit(code: int) -> str:
+def describe_exit(code: int | None) -> str:
     """Return an exit code, or the name of the signal that ended a process."""
+    if code is None:
+        return "an unknown exit code, because other code has waited for it"
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -88,8 +88,9 @@ class ProcessService(Service, base=True):
         state.ended.clear()
         kwargs = self.get_process_kwargs()
         name: str | None = getattr(self, "name", None)
-        state.current = current = SpawnedProcess(self, self.in_process, kwargs, name)
+        current: SpawnedProcess | None = None
         try:
+            state.current = current = SpawnedProcess(self, self.in_process, kwargs, name)
             await current.start()
             await asyncio.wait((current.ready, current.exited), return_when=asyncio.FIRST_COMPLETED)
             if current.ready.done():
@@ -98,7 +99,7 @@ class ProcessService(Service, base=True):
             if not state.is_stopping:
                 raise ProcessEnded(self, code, describe_exit(code), is_ready=current.ready.done())
         finally:
-            if current.is_started:
+            if current is not None and current.is_started:
                 await current.stop(0)
             state.current = None
             state.ended.set()
@@ -123,7 +124,7 @@ class RespawningProcessService(ProcessService, base=True):
     :param process_poll_timeout: the longest delay before a restart, in seconds; 5 by default.
     """
 
-    process_poll_timeout: float = parameter(default=5, check=_seconds)
+    process_poll_timeout: float = parameter(default=5, check=number(above=0, unit="seconds"))
     on_crash: Any = parameter(default=Restart(limit=inf, max_delay=5))  # type: ignore[arg-type]
 
     def _svcrun_check_together(self) -> None:

@@ -255,7 +255,7 @@ from svcrun import entrypoint
 from tests.service.processes import Work
 
 async def main():
-    async with entrypoint() as ep:
+    async with entrypoint(log_config=False) as ep:
         service = Work()
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         held = []

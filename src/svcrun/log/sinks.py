@@ -322,10 +322,14 @@ def report(record: logging.LogRecord, error: BaseException) -> None:
     """Report a record that was not written on stderr, like ``logging.Handler.handleError``."""
     if not logging.raiseExceptions:
         return
+    try:
+        trace = "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - it imports modules and reads files, without a descriptor left
+        trace = f"{type(error).__qualname__}\n"
     failed = record.msg if type(record.msg) is Unrenderable else Unrenderable(record, error)
     write_to_stderr(
         "--- Logging error ---\n"
-        + "".join(traceback.format_exception(error))
+        + trace
         + f"Message: {failed.message}\nArguments: {failed.arguments}\n"
         + f"Logged from {record.pathname}, line {record.lineno}\n",
         wait=True,

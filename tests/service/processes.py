@@ -29,7 +29,7 @@ class Work(ProcessService):
         return {"greeting": "hello"}
 
     def in_process(self, greeting: str) -> None:
-        """Do the work."""
+        """Call the method that `what` names."""
         log.warning("%s from %d", greeting, os.getpid())
         getattr(self, self.what)()
 

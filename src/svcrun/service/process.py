@@ -71,7 +71,7 @@ class ProcessService(Service, base=True):
 
     @abstractmethod
     def in_process(self, *args: Any, **kwargs: Any) -> Any:
-        """Do the work; it is called in the process, with the result of :meth:`get_process_kwargs`.
+        """Run in the process; called once, with the result of :meth:`get_process_kwargs`.
 
         `self` is a copy of the service with its keyword arguments.
         """

@@ -23,7 +23,6 @@ from svcrun.errors import (
     NoEntrypoint,
     NotAService,
     NotEntered,
-    OtherLoop,
     ParameterTypeError,
     ShuttingDown,
 )
@@ -293,7 +292,10 @@ class Entrypoint(Lifetime):
     def _running_here(self) -> Runtime:
         runtime = self._running()
         if running_loop() is not self._loop:
-            raise OtherLoop(self._loop)
+            raise RuntimeError(
+                f"the entrypoint runs on {self._loop!r}, which is not the loop that runs here; "
+                "from another thread, use asyncio.run_coroutine_threadsafe(..., entrypoint.loop)"
+            )
         return runtime
 
 

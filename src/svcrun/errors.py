@@ -222,17 +222,6 @@ class NotEntered(RuntimeError):
     """An entrypoint was used before it was entered, or entered twice."""
 
 
-class OtherLoop(RuntimeError):
-    """An entrypoint was asked for something in another event loop than its own."""
-
-    def __init__(self, loop: object) -> None:
-        super().__init__(
-            f"the entrypoint runs on {loop!r}, which is not the loop that runs here; "
-            "from another thread, use asyncio.run_coroutine_threadsafe(..., entrypoint.loop)"
-        )
-        self.loop = loop
-
-
 class NoEndpoint(ValueError, RuntimeError):
     """A server was created without an endpoint."""
 
@@ -275,16 +264,6 @@ class NotACoroutineFunction(TypeError, RuntimeError):
     def __init__(self, role: str, found: object) -> None:
         super().__init__(f"{role} must be a coroutine function (async def), not {found!r}")
         self.found = found
-
-
-class FrozenSignal(RuntimeError):
-    """A signal was to be changed after it was frozen."""
-
-    def __init__(self, action: str, receiver: str) -> None:
-        super().__init__(
-            f"can't {action} {receiver}: the signal is frozen, as its entrypoint has started; "
-            "do it before, or on a copy()"
-        )
 
 
 class ContextClosed(RuntimeError):

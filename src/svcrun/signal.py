@@ -17,7 +17,7 @@ import logging
 from svcrun._util.callables import describe, is_coroutine_function
 from svcrun._util.hints import TYPE_CHECKING, Any, TypeVar
 from svcrun._util.raising import raise_together
-from svcrun.errors import FrozenSignal, NotACoroutineFunction
+from svcrun.errors import NotACoroutineFunction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -76,7 +76,10 @@ class Signal:
 
     def _check_not_frozen(self, action: str, receiver: Receiver) -> None:
         if self._is_frozen:
-            raise FrozenSignal(action, describe(receiver))
+            raise RuntimeError(
+                f"can't {action} {describe(receiver)}: the signal is frozen, as its entrypoint has "
+                "started; do it before, or on a copy()"
+            )
 
     async def call(self, *args: Any, **kwargs: Any) -> None:
         """Call every receiver with these arguments, one after the other.

@@ -10,7 +10,7 @@ import pytest
 import svcrun
 from svcrun import ServiceState, Signal, entrypoint, threaded, threaded_separate
 from svcrun.context import get_context
-from svcrun.errors import NoEntrypoint, OtherLoop, ShuttingDown
+from svcrun.errors import NoEntrypoint, ShuttingDown
 from tests.entrypoint.actors import Asking, Brief, Failing, Hanging, Log, Server
 from tests.entrypoint.forms import Form
 from tests.support import PATIENCE, eventually
@@ -222,7 +222,7 @@ def test_a_call_in_another_loop_is_refused_with_the_remedy_and_changes_nothing(
         }
 
         def elsewhere() -> None:
-            with pytest.raises(OtherLoop, match="run_coroutine_threadsafe"):
+            with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
                 asyncio.run(calls[name]())
 
         await asyncio.to_thread(elsewhere)

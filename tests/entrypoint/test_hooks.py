@@ -7,7 +7,7 @@ import pytest
 
 import svcrun
 from svcrun import Signal, entrypoint
-from svcrun.errors import FrozenSignal, NotACoroutineFunction, ShuttingDown
+from svcrun.errors import NotACoroutineFunction, ShuttingDown
 from tests.entrypoint.actors import Brief, Failing, Log, Server
 from tests.entrypoint.forms import Form
 from tests.support import LoopFactory
@@ -244,6 +244,6 @@ def test_the_hooks_of_an_entrypoint_can_not_be_changed_once_it_is_entered(
 
     with entrypoint(loop_factory=loop_factory, log_config=False) as _:
         current = svcrun.entrypoint.get_current()
-        with pytest.raises(FrozenSignal, match="hook"):
+        with pytest.raises(RuntimeError, match="hook"):
             current.pre_stop.connect(hook)
     entrypoint.PRE_STOP.connect(hook)  # for those to come

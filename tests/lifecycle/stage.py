@@ -183,7 +183,7 @@ class Stage:
         return error
 
     def record(self, actor: Actor) -> ServiceRecord | None:
-        return self.supervisor._records.get(id(actor))
+        return self.supervisor._registry.get(actor)
 
     def shutdown(self, actor: Actor) -> Shutdown | None:
         record = self.record(actor)
@@ -365,7 +365,7 @@ class Stage:
         self.check()
 
         assert self.supervisor.services == ()
-        assert not self.supervisor._records
+        assert not self.supervisor._registry.records
         assert not self.supervisor._startups
         assert not self.supervisor._shutdowns
         assert not self.supervisor.restarters

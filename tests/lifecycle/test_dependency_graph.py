@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from svcrun._lifecycle.dependency_graph import Traversal, link, unlink, with_dependants
+from svcrun._lifecycle.dependency_graph import (
+    Traversal,
+    in_start_order,
+    link,
+    unlink,
+    with_dependants,
+)
 from svcrun._lifecycle.service_record import ServiceRecord
 from svcrun.errors import DependencyCycle, UnknownDependency
 from svcrun.service.base import Service
@@ -54,6 +60,23 @@ def diamond() -> tuple[ServiceRecord, ServiceRecord, ServiceRecord, ServiceRecor
     top = record("top", left, right)
     link((top, right, left, bottom), ())
     return bottom, left, right, top
+
+
+# The order of starts.
+
+
+def test_each_record_comes_after_those_that_it_requires() -> None:
+    _, left, right, top = diamond()
+    assert names(in_start_order([top, right, left])) == ["bottom", "left", "right", "top"]
+
+
+def test_records_without_an_order_between_them_keep_theirs() -> None:
+    assert names(in_start_order([record("b"), record("a"), record("c")])) == ["b", "a", "c"]
+
+
+def test_a_chain_longer_than_the_recursion_limit_has_an_order() -> None:
+    records = chain(3_000)
+    assert in_start_order(records[::-1]) == records
 
 
 # Links.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from svcrun._lifecycle.service_record import ServiceRecord, TraversalInProgress
 
-__all__ = ("Traversal", "link", "unlink", "with_dependants")
+__all__ = ("Traversal", "in_start_order", "link", "unlink", "with_dependants")
 
 
 def link(records: Iterable[ServiceRecord], running: Collection[ServiceRecord]) -> None:
@@ -84,6 +84,18 @@ def with_dependants(records: Iterable[ServiceRecord]) -> list[ServiceRecord]:
                 found[dependant] = None
                 queue.append(dependant)
     return list(found)
+
+
+def in_start_order(records: Iterable[ServiceRecord]) -> list[ServiceRecord]:
+    """Return `records` with each after those that it requires, which are included."""
+    ordered: dict[ServiceRecord, None] = {}
+    stack = list(records)[::-1]
+    while stack:
+        if waits_for := [other for other in stack[-1].requires if other not in ordered]:
+            stack += reversed(waits_for)
+        else:
+            ordered[stack.pop()] = None
+    return list(ordered)
 
 
 class Traversal:

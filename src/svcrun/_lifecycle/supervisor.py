@@ -16,9 +16,10 @@ import asyncio
 import logging
 
 from svcrun._lifecycle.backoff import report_crash
-from svcrun._lifecycle.dependency_graph import link, unlink, with_dependants
+from svcrun._lifecycle.dependency_graph import with_dependants
+from svcrun._lifecycle.registry import Registry
 from svcrun._lifecycle.restarter import Restarter
-from svcrun._lifecycle.service_record import ServiceRecord, StopInProgress, cancellation_error
+from svcrun._lifecycle.service_record import StopInProgress, cancellation_error
 from svcrun._lifecycle.shutdown import Shutdown, wait_for_all
 from svcrun._lifecycle.startup import Startup
 from svcrun._util.current_service import on_behalf_of
@@ -26,19 +27,15 @@ from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.raising import raise_together
 from svcrun._util.tasks import current_work
-from svcrun.errors import (
-    IllegalTransition,
-    ServiceInUse,
-    ShuttingDown,
-    StartDuringStop,
-    show,
-)
+from svcrun.errors import IllegalTransition, ShuttingDown, StartDuringStop, show
 from svcrun.restart import Restart
-from svcrun.service.base import Service, check_service, state_of
+from svcrun.service.base import Service, check_service
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from svcrun._lifecycle.service_record import ServiceRecord
 
 log = logging.getLogger("svcrun.lifecycle")
 
@@ -77,7 +74,7 @@ class Supervisor:
         self._stop_timeout = stop_timeout
         self._on_fatal = on_fatal
         self._on_roll_back = on_roll_back
-        self._records: dict[int, ServiceRecord] = {}  # of all services that are not at rest
+        self._registry = Registry()
         self._startups: set[Startup] = set()
         self._shutdowns: set[Shutdown] = set()
         self._is_closing = False
@@ -92,26 +89,12 @@ class Supervisor:
     @property
     def services(self) -> tuple[Service, ...]:
         """The services that were started and not stopped since, in the order they were given."""
-        return tuple(
-            record.service
-            for record in self._records.values()
-            if record.needs_stop or record.state is STOPPING
-        )
+        return self._registry.active
 
     @property
     def running(self) -> list[Service]:
         """The services that run, each after those that it requires."""
-        ordered: dict[ServiceRecord, None] = {}
-
-        def add(record: ServiceRecord) -> None:
-            if record not in ordered:
-                for required in record.requires:
-                    add(required)
-                ordered[record] = None
-
-        for record in self._records.values():
-            add(record)
-        return [record.service for record in ordered if record.state is RUNNING]
+        return self._registry.running
 
     @property
     def pending(self) -> list[Service]:
@@ -154,7 +137,7 @@ class Supervisor:
             check_service(service)
         if self._is_closing:
             raise ShuttingDown(services)
-        has_waited = bool(self._records)
+        has_waited = bool(self._registry.records)
         while has_waited:  # during a wait for one service, the state of another may change again
             has_waited = False
             for service in services:
@@ -165,7 +148,7 @@ class Supervisor:
         """Wait until `service` runs or is at rest, and return whether that took a while."""
         current = asyncio.current_task()
         has_waited = False
-        while (record := self._records.get(id(service))) is not None:
+        while (record := self._registry.get(service)) is not None:
             if record.shutdown is not None:
                 if record.shutdown.waits_for(current):
                     raise StartDuringStop(service)
@@ -190,7 +173,8 @@ class Supervisor:
         """
         if self._is_closing:
             raise ShuttingDown(services)
-        records = self._add_records(services)
+        records = self._registry.add(services)
+        self._logs_moves = log.isEnabledFor(logging.DEBUG)
         if not records:
             return
         startup = Startup(
@@ -209,20 +193,6 @@ class Supervisor:
         if startup.errors:
             await self._roll_back(startup, restarter)
 
-    def _add_records(self, services: Iterable[Service]) -> list[ServiceRecord]:
-        records: dict[int, ServiceRecord] = {}
-        for service in services:
-            key = id(service)
-            if key in self._records or key in records:
-                continue
-            if state_of(service) in (STARTING, RUNNING, STOPPING):
-                raise ServiceInUse(service)
-            records[key] = ServiceRecord(service)
-        link(records.values(), self._records.values())
-        self._records.update(records)
-        self._logs_moves = log.isEnabledFor(logging.DEBUG)
-        return list(records.values())
-
     async def _roll_back(self, startup: Startup, restarter: Restarter | None) -> None:
         """Stop the services that `startup` started, and raise its errors."""
         errors = startup.errors
@@ -230,7 +200,7 @@ class Supervisor:
             errors[:] = [e for e in errors if not isinstance(e, asyncio.CancelledError)]
         for record in startup.records:
             if record.is_at_rest:
-                self._forget(record)
+                self._registry.remove(record)
         # Once closing, close() stops everything. To wait for that here could be a deadlock, because
         # close() may wait for the caller.
         if not self._is_closing:
@@ -255,7 +225,7 @@ class Supervisor:
     def discard(self, record: ServiceRecord) -> None:
         """Forget a service that is at rest; stop one that is not."""
         if record.is_at_rest:
-            self._forget(record)
+            self._registry.remove(record)
         else:
             self._begin_stop_of((record,), None)
 
@@ -313,7 +283,7 @@ class Supervisor:
         """Begin to stop `services`, which no restarter except `restarter` starts again."""
         for other in self.restarters - {restarter}:
             other.exclude(services)
-        known = [self._records.get(id(service)) for service in services]
+        known = [self._registry.get(service) for service in services]
         return self._begin_stop_of([record for record in known if record is not None], exception)
 
     def _begin_stop_of(
@@ -370,7 +340,7 @@ class Supervisor:
 
         records = [
             record
-            for record in self._records.values()
+            for record in self._registry.records
             if record.shutdown is None and (record.needs_stop or record.state is STARTING)
         ]
         own = self._shut_down(records, exception, limit)
@@ -414,13 +384,4 @@ class Supervisor:
         for record in shutdown.records:
             startup = record.startup
             if startup is None or not startup.schedule_retry(record, hung=shutdown.hung):
-                self._forget(record)
-
-    def _forget(self, record: ServiceRecord) -> None:
-        """Drop the record of a service that is at rest."""
-        if self._records.get(id(record.service)) is record:
-            del self._records[id(record.service)]
-        if record.requires:
-            unlink(record)
-        if record.waiter is not None:
-            record.wake()
+                self._registry.remove(record)

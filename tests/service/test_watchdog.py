@@ -204,7 +204,7 @@ async def test_a_stack_that_may_belong_to_another_callback_is_not_logged(
         assert has_turned.wait(PATIENCE)
         return running_task_and_service(*args)
 
-    monkeypatch.setattr("svcrun.service.watchdog.running_task_and_service", look_for_long)
+    monkeypatch.setattr("svcrun._insight.loop_watch.running_task_and_service", look_for_long)
     watchdog = make()
     async with entrypoint(watchdog, log_config=False):
         await asyncio.sleep(0.05)

@@ -135,6 +135,7 @@ def test_the_parameters_are_those_of_aiomisc(name: str) -> None:
 GIVEN = {
     "catch_signals": (signal.SIGUSR1,),
     "debug": True,
+    "drain_delay": 7,
     "log_buffer_limit": 7000,
     "log_buffer_size": 70,
     "log_buffering": False,
@@ -151,6 +152,7 @@ GIVEN = {
 }
 DEFAULTS = {
     "catch_signals": (signal.SIGINT, signal.SIGTERM),
+    "drain_delay": 0,
     "log_buffer_limit": 100_000,
     "log_buffer_size": 1024,
     "log_buffering": True,

@@ -146,7 +146,8 @@ SIGNATURES = {
     "entrypoint": "(*services, loop=None, pool_size=None, log_level=None, log_format=None, "
     "log_buffering=None, log_buffer_size=None, log_date_format=None, log_flush_interval=None, "
     "log_config=None, log_handlers=(), loop_factory=None, debug=None, catch_signals=None, "
-    "shutdown_timeout=None, start_timeout=None, start_retry=None, log_buffer_limit=None)",
+    "shutdown_timeout=None, start_timeout=None, start_retry=None, log_buffer_limit=None, "
+    "drain_delay=None)",
     "entrypoint.start_services": "(self, *services)",
     "entrypoint.stop_services": "(self, *services, exc=None)",
     "entrypoint.graceful_shutdown": "(self, exception=None)",

@@ -106,6 +106,8 @@ class Entrypoint(Lifetime):
         services without one of their own; no retries by default.
     :param log_buffer_limit: the number of records past which new ones are dropped (100 000 by
         default).
+    :param drain_delay: seconds between SIGTERM and the begin of the shutdown, in which the
+        entrypoint is not ready and everything else goes on (``SVCRUN_DRAIN_DELAY``; 0 by default).
 
     :raises ValueError, TypeError: naming an option, or an environment variable, with a wrong value.
 
@@ -148,6 +150,7 @@ class Entrypoint(Lifetime):
         start_timeout: float | None = None,
         start_retry: Restart | None = None,
         log_buffer_limit: int | None = None,
+        drain_delay: float | None = None,
     ) -> None:
         # locals() has the options by their names, before any other local name is bound.
         options = {name: value for name, value in locals().items() if name in OPTIONS}
@@ -195,6 +198,15 @@ class Entrypoint(Lifetime):
     def ctx(self) -> Context | None:
         """The values that the services share; None before the entrypoint is entered."""
         return self._context
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all services have started, and the end of the entrypoint was not requested.
+
+        It is False from the first signal on, also during `drain_delay`. Any thread may read it.
+        """
+        runtime = self._runtime
+        return runtime is not None and runtime.is_ready and not self._is_left
 
     async def closing(self) -> None:
         """Wait until the shutdown begins.

@@ -122,9 +122,8 @@ class ExitWatchdog:
                 on_failure()
             return
         self._needs_thread_from = time.monotonic() + THREAD_DELAY
-        self._thread_timer = self._loop.call_later(
-            THREAD_DELAY, self._start_thread_late, on_failure
-        )
+        late = self._start_thread_late
+        self._thread_timer = self._loop.call_later(THREAD_DELAY, late, on_failure)
 
     def start_thread(self) -> bool:
         """Start the thread unless it runs, and return whether the system could start one."""
@@ -252,14 +251,14 @@ class ExitWatchdog:
 
         def check() -> None:
             self._ping_or_exit()
-            self._call_later(BLOCKED_AFTER, check_again)
+            self.call_later(BLOCKED_AFTER, check_again)
 
         def check_again() -> None:
             self._ping_or_exit()
             overrun = f"the shutdown has not completed {grace:g} s after its time limit"
-            self._call_later(grace, lambda: self.exit_process(overrun))
+            self.call_later(grace, lambda: self.exit_process(overrun))
 
-        self._call_later(limit, check)
+        self.call_later(limit, check)
 
     def arm_in_handler(self, limit: float, grace: float, if_blocked: Callable[[], object]) -> None:
         """Call :meth:`arm` in a signal handler, while the loop may already be blocked.
@@ -271,7 +270,7 @@ class ExitWatchdog:
             if self.is_blocked:
                 if_blocked()
 
-        self._call_later(BLOCKED_AFTER, nudge, at_once=True)
+        self.call_later(BLOCKED_AFTER, nudge, at_once=True)
         self.arm(limit, grace)
 
     def disarm(self) -> None:
@@ -290,9 +289,13 @@ class ExitWatchdog:
             self.exit_process("the event loop is blocked and the shutdown timed out")
         self.ping()
 
-    def _call_later(
+    def call_later(
         self, pause: float, action: Callable[[], object], *, at_once: bool = False
     ) -> None:
+        """Call `action` after `pause` seconds, in the thread or in the handler of a timer.
+
+        :param at_once: whether to start the thread now if there is none.
+        """
         if self._released:
             return
         self._alarms.append((time.monotonic() + pause, action))
@@ -335,9 +338,8 @@ class ExitWatchdog:
         if self._released:
             return
         if self._stopped_for_fork:
-            self._fallback_timer.set(
-                SHUTDOWN_THREAD_DELAY, self._on_fallback_timer
-            )  # try again after the fork
+            # Try again after the fork.
+            self._fallback_timer.set(SHUTDOWN_THREAD_DELAY, self._on_fallback_timer)
         elif self._ended is not None or self.start_thread():
             self._hand_over()
         else:
@@ -353,8 +355,7 @@ class ExitWatchdog:
 
         :param reason: the first line of the output.
         """
-        # Race: another thread, or the code that this handler has interrupted, may be ending the
-        # process already. The lock is never released.
+        # Race: another thread, or the interrupted code, may be ending the process already.
         if not self._exit_lock.acquire(blocking=False):
             return
         self._exiting_thread = _thread.get_ident()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from svcrun._runtime.shutdown_report import place_of
 from svcrun._util.drain import cancel_or_abandon
 from svcrun._util.eager import is_forked_copy, start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
@@ -54,6 +55,10 @@ class Hooks:
         for task in self.tasks:
             if task is not None:
                 task.cancel()
+
+    def places(self) -> list[str]:
+        """Describe where the hooks in progress wait."""
+        return [f"hook {place_of(task, task.get_name())}" for task in self.tasks if task]
 
     async def errors(self, name: str, services: tuple[Service, ...]) -> list[BaseException]:
         """Call the receivers of the hook `name`, and return the exceptions that they raise.

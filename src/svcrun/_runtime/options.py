@@ -231,6 +231,7 @@ class Options:
     start_timeout: Option[float | None] = Option(_SECONDS)
     start_retry: Option[Restart | None] = Option(instance_of(Restart, "a svcrun.Restart or None"))
     log_buffer_limit: Option[int] = Option(number(low=1, whole=True, unit="records"), 100_000)
+    drain_delay: Option[float] = Option(_INTERVAL, 0.0, read=Environment.number)
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._environment = Environment()

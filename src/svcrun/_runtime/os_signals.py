@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import FrameType
 
+    from svcrun._runtime.drain_delay import DrainDelay
     from svcrun._runtime.exit_watchdog import ExitWatchdog
     from svcrun.service.base import Service
 
@@ -42,7 +43,7 @@ log = logging.getLogger("svcrun.entrypoint")
 __all__ = ("BlockInterrupted", "OSSignals")
 
 SAME_SIGNAL = 1.0
-"""Seconds after the first signal within which a SIGINT is a duplicate.
+"""Seconds after a signal within which another one is a duplicate.
 
 Some process managers send a signal both to the process group and to the process.
 """
@@ -63,6 +64,7 @@ class OSSignals:
     :param on_second_sigint: called in the loop at each further SIGINT that is no duplicate.
     :param in_block: returns whether the code of the block runs.
     :param services: returns the services that may have installed a handler.
+    :param delay: the delay of the shutdown, which a second signal ends.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class OSSignals:
         on_second_sigint: Callable[[], object],
         in_block: Callable[[], bool],
         services: Callable[[], Iterable[Service]] = tuple,
+        delay: DrainDelay | None = None,
     ) -> None:
         self._loop = loop
         self.signals = tuple(signals)
@@ -85,11 +88,13 @@ class OSSignals:
         self._on_second_sigint = on_second_sigint
         self._in_block = in_block
         self._services = services
+        self._delay = delay
         # The handler runs in the context of the code that it interrupts. Callbacks must not.
         self._context = copy_context()
         self.first: int | None = None
         """The first signal that was caught."""
-        self._first_time = 0.0
+        # The time of the last signal that was no duplicate and had an effect on the shutdown.
+        self._counted_at = 0.0
         self.repeats = 0
         """1 once :meth:`repeat` has sent the signal again, 2 once the handler has received it."""
         self._replaced: dict[int, object] = {}
@@ -227,25 +232,30 @@ class OSSignals:
 
         now = time.monotonic()
         if self.first is None:
-            self.first, self._first_time = signum, now
+            self.first, self._counted_at = signum, now
             # The ping comes first: on_caught() sets an alarm that checks whether the loop answered.
             self._watchdog.ping()
             self._call_soon(self._on_first, signum)
             self._on_caught()
             return
-        insists = signum == signal.SIGINT and now - self._first_time > SAME_SIGNAL
-        if block_is_busy:
-            if insists:
-                raise BlockInterrupted
-            return  # repeat() will interrupt the block with the first signal
-        if self._watchdog.is_blocked:
+        is_duplicate = now - self._counted_at <= SAME_SIGNAL
+        insists = signum == signal.SIGINT and not is_duplicate
+        if not block_is_busy and self._watchdog.is_blocked:
             name = signal.Signals(signum).name
             self._watchdog.exit_process(
                 f"{name} came again and the event loop has not turned since"
             )
-        self._watchdog.ping()
-        if insists:
-            self._call_soon(self._on_second_sigint)
+        if self._delay is not None and self._delay.is_running and not is_duplicate:
+            self._counted_at = now
+            self._delay.cut()
+            self._call_soon(self._delay.end)
+        elif not block_is_busy:
+            self._watchdog.ping()
+            if insists:
+                self._call_soon(self._on_second_sigint)
+        elif insists:
+            raise BlockInterrupted
+        # Without a further signal, repeat() interrupts a busy block with the first one.
 
     def _call_soon(
         self, callback: Callable[..., object], *args: object, context: Context | None = None

@@ -3,7 +3,8 @@
 A shutdown begins with a signal, the crash of a service, a call of ``graceful_shutdown()``, or the
 end of the block, whichever is first. The first three interrupt the start or the block. After its
 end, :meth:`Runtime.finish` stops the services, unless a task does so already. Then it ends the
-tasks and threads that remain.
+tasks and threads that remain. With ``drain_delay``, SIGTERM begins a delay instead, and the end of
+the delay begins the shutdown.
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ import signal
 
 from svcrun._lifecycle.supervisor import Supervisor
 from svcrun._runtime import forking
+from svcrun._runtime.drain_delay import DrainDelay
 from svcrun._runtime.event_loop import drive_in_task
 from svcrun._runtime.exit_watchdog import ExitWatchdog
+from svcrun._runtime.facilities import Facilities
 from svcrun._runtime.hooks import Hooks
-from svcrun._runtime.loop_cleanup import Deadline, end_executor, end_tasks, end_threads
-from svcrun._runtime.options import log_options
+from svcrun._runtime.interruption import Interruption
+from svcrun._runtime.loop_cleanup import Deadline, end_tasks
 from svcrun._runtime.os_signals import OSSignals
 from svcrun._runtime.outcome import Outcome
 from svcrun._runtime.reloading import Reloading
-from svcrun._runtime.shutdown_report import ShutdownReport, is_at_terminal, place_of, running_work
+from svcrun._runtime.shutdown_report import ShutdownReport, hint, place_of, running_work
 from svcrun._util.drain import GRACE_PERIOD
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.raising import one_line
-from svcrun._util.tasks import format_stack, wait_for_task
+from svcrun._util.tasks import wait_for_task
+from svcrun._util.terminating import is_terminating
 from svcrun.context import Context
 from svcrun.errors import show
 
@@ -36,9 +40,7 @@ if TYPE_CHECKING:
 
     from svcrun._runtime.block import Block
     from svcrun._runtime.options import Options
-    from svcrun.log import LogSession
     from svcrun.service.base import Service
-    from svcrun.thread_pool.executor import ThreadPoolExecutor
 
 log = logging.getLogger("svcrun.entrypoint")
 
@@ -77,21 +79,16 @@ class Runtime:
         self.loop = loop
         self._owns_loop = owns_loop
         self._on_forked = on_forked
-        self._starting: asyncio.Task[Any] | None = None
         self._shutdown: asyncio.Task[None] | None = None
-        self._wants_end = False  # whether the start or the block has to be interrupted
-        self._is_interrupted = False  # whether it has been interrupted
         self._has_begun_block = False
-        self._is_leaving = False
-        self._has_stopped = False  # whether all services have; tasks and threads may still run
+        self._is_terminating = False  # whether SIGTERM began the shutdown
+        self._has_stopped = False  # all services have; tasks and threads may still run
         self._hung = False
-        self._time_limit: asyncio.TimerHandle | None = None  # of the start or the block
-        self._pool: ThreadPoolExecutor | None = None
-        self._log: LogSession | None = None
+        self._facilities = Facilities(options, loop, owns_loop=owns_loop)
         self.block = block
         block.stop_services = self._stop_by_hand
-        self.in_block = False
-        """Whether the code of the block runs."""
+        self.is_ready = False
+        """Whether the start has ended and nothing has requested a shutdown; any thread reads it."""
         self.signal: int | None = None
         """The signal that ended the block."""
 
@@ -116,7 +113,15 @@ class Runtime:
             lambda: self._notify("_svcrun_reloading"),
             lambda: self._notify("_svcrun_started"),
         )
-        self._watchdog = ExitWatchdog(loop, self._flush_log)
+        self._watchdog = ExitWatchdog(loop, self._facilities.flush_log)
+        self._foreground = foreground = Interruption(block, self._give_up)
+        self._drain_delay = DrainDelay(
+            loop,
+            options.drain_delay,
+            self._watchdog,
+            on_end=self._on_delay_end,
+            limit_shutdown=self._limit_shutdown,
+        )
         self._os_signals = OSSignals(
             loop,
             options.catch_signals,
@@ -124,27 +129,17 @@ class Runtime:
             on_caught=self._on_caught,
             on_first=self._on_signal,
             on_second_sigint=self._on_second_sigint,
-            in_block=lambda: self.in_block,
+            in_block=lambda: foreground.in_block,
             services=lambda: self.supervisor.services,
+            delay=self._drain_delay,
         )
 
     def set_up(self) -> None:
         """Set up the log, the threads and the signals; :meth:`dispose` takes them down again."""
-        if self._options.log_config:
-            from svcrun.log import basic_config
-
-            self._log = basic_config(loop=self.loop, **log_options(self._options))
-        if self._owns_loop or self._options.pool_size is not None:
-            from svcrun.thread_pool.executor import ThreadPoolExecutor  # asyncio's own is as late
-
-            self._pool = pool = ThreadPoolExecutor(self._options.pool_size)
-            if self._owns_loop:
-                self.loop.set_default_executor(pool)
-            else:
-                pool.attach(self.loop)
+        self._facilities.set_up()
         if not self.loop.is_running():
             self.block.spare.hold()
-        self._watchdog.start(_warn_of_no_thread)
+        self._watchdog.start(self._report.warn_of_no_thread)
         forking.register(self._watchdog, self._os_signals, self.loop, self._on_forked)
         self._os_signals.install()
 
@@ -156,10 +151,7 @@ class Runtime:
         self._os_signals.detach()
         self._watchdog.disarm()
         self.context.close()
-        if self._pool is not None and not self._owns_loop:  # loop.close() shuts down its executor
-            self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._log is not None:
-            self._log.close(timeout=max(self._deadline.left(), GRACE_PERIOD))
+        self._facilities.dispose(max(self._deadline.left(), GRACE_PERIOD))
 
     def restore_signals(self) -> None:
         """Restore the handlers of signals; call this last, as a signal may arrive at any time."""
@@ -172,18 +164,20 @@ class Runtime:
 
     async def enter(self, start: Coroutine[Any, Any, None]) -> None:
         """Run `start` in the current task, which a signal cancels."""
-        self._starting = asyncio.current_task()
+        self._foreground.begin_start()
         self._notify("_svcrun_entering", self)
         try:
             await start
         finally:
-            self._starting = None
-            self._cancel_time_limit()
+            self._foreground.end_start()
         self._os_signals.check()
         while self._os_signals.first is not None and self.signal is None:  # noqa: ASYNC110
             await asyncio.sleep(0)  # race: the handler has scheduled _on_signal(), not yet called
         if self.block.is_closing:  # race: the shutdown began in the last iteration of the start
             raise asyncio.CancelledError
+        self.is_ready = True
+        if self._os_signals.first is not None:  # race: caught since the check
+            self.is_ready = False
         self._notify("_svcrun_started")
         self.reloading.open()
 
@@ -201,26 +195,32 @@ class Runtime:
         if self.hung:
             return self.outcome.exit_hung(error)
         return self.outcome.start_error(
-            error, lambda: by_signal(self.signal), was_interrupted=self._wants_end
+            error, lambda: by_signal(self.signal), was_interrupted=self._foreground.is_wanted
         )
 
     # The block, and the events that end it.
 
     def begin_block(self) -> None:
         """Record that the code of the block runs."""
-        self.block.watch()
-        self.in_block = self._has_begun_block = True
+        self._has_begun_block = True
+        self._foreground.begin_block()
 
     def end_block(self) -> None:
         """Record that the code of the block has ended."""
-        self.in_block = False
-        self._is_leaving = True
-        self.block.unwatch()
-        self._cancel_time_limit()
+        self.is_ready = False
+        self._foreground.end_block()
         self._watchdog.pong()  # the block may not have run the loop, but finish() runs it
 
     def _on_caught(self) -> None:
         """React to the first signal, in its handler."""
+        was_ready, self.is_ready = self.is_ready, False
+        if was_ready and self._os_signals.first == signal.SIGTERM and self._drain_delay.seconds:
+            self._drain_delay.begin()
+        else:
+            self._limit_shutdown()
+
+    def _limit_shutdown(self) -> None:
+        """Limit the time of the shutdown, in a signal handler or a thread."""
         self._watchdog.arm_in_handler(
             self._options.shutdown_timeout, EXIT_GRACE, self._os_signals.repeat
         )
@@ -228,9 +228,18 @@ class Runtime:
     def _on_signal(self, signum: int) -> None:
         """React to the first signal, in the loop."""
         self.signal = signum
-        hint = "; press Ctrl-C again to cut it short" if is_at_terminal() else ""
         received = signal.Signals(signum).name
-        self._begin_shutdown(logging.INFO, "%s received, shutting down%s", received, hint)
+        if self._drain_delay.is_running:
+            seconds = self._drain_delay.seconds
+            log.info("%s received; shutting down in %g s (drain_delay)", received, seconds)
+            self._notify("_svcrun_closing")
+            self._drain_delay.schedule_end()
+            return
+        self._begin_shutdown(logging.INFO, f"%s received, shutting down{hint()}", received)
+        self.interrupt()
+
+    def _on_delay_end(self) -> None:
+        self._begin_shutdown(logging.INFO, f"drain_delay has ended, shutting down{hint()}")
         self.interrupt()
 
     def _on_crash(self, error: BaseException) -> None:
@@ -240,7 +249,7 @@ class Runtime:
 
     def _on_roll_back(self) -> None:
         # A service may start others and handle their failure, which does not end the entrypoint.
-        if asyncio.current_task() is self._starting:
+        if asyncio.current_task() is self._foreground.starting:
             self._notify("_svcrun_closing")
 
     def _on_second_sigint(self) -> None:
@@ -249,46 +258,16 @@ class Runtime:
         self._deadline.set(self.loop.time())
         self.supervisor.force()
         self.hooks.cancel()
-        if self._starting is not None:
-            self._starting.cancel()
-            self._set_time_limit(ROLL_BACK_GRACE)
-        elif self.in_block:
-            self.block.cancel()
-            self._set_time_limit(GRACE_PERIOD)
+        self._foreground.cut_short(ROLL_BACK_GRACE, GRACE_PERIOD)
 
     def interrupt(self) -> None:
         """Interrupt the start or the block, once."""
-        self._wants_end = True
-        if self._is_interrupted or self._is_leaving:
-            return
-        if self.in_block:
-            self._is_interrupted = self.block.interrupt()
-        elif self._starting is not None:
-            self._is_interrupted = self._starting.cancel()
-            self._set_time_limit(self._deadline.left() + ROLL_BACK_GRACE)
-        if not self._is_interrupted:
-            # Race: the start, or a wait of the block, has just ended. Retry in the next iteration.
-            self.loop.call_soon(self.interrupt)
+        self._foreground.interrupt(self._deadline.left() + ROLL_BACK_GRACE)
 
-    def _set_time_limit(self, seconds: float) -> None:
-        self._cancel_time_limit()
-        self._time_limit = self.loop.call_later(seconds, self._give_up)
-
-    def _cancel_time_limit(self) -> None:
-        if self._time_limit is not None:
-            self._time_limit.cancel()
-
-    def _give_up(self) -> None:
-        """React to a start or a block that ignored its interruption until the time limit."""
-        self._hung = True
-        name, task = ("block", self.block.task) if self.in_block else ("start", self._starting)
-        if isinstance(task, asyncio.Task):
-            stack = format_stack(task)
-            log.error("the %s of the entrypoint ignored cancellation; it waits at\n%s", name, stack)
-        if not self.in_block or not self.block.stop_loop():
-            # The process has to end, because no code can end the task. Stop the services first.
-            reason = f"the {name} of the entrypoint ignored cancellation"
-            self.shut_down(None).add_done_callback(lambda _: self._watchdog.exit_process(reason))
+    def _give_up(self, code: str) -> None:
+        """End the process, because nothing can end the code. Stop the services first."""
+        reason = f"{code} ignored cancellation"
+        self.shut_down(None).add_done_callback(lambda _: self._watchdog.exit_process(reason))
 
     # Leaving.
 
@@ -305,20 +284,24 @@ class Runtime:
                 # them without the garbage collector, which takes a twelfth of a short life.
                 del self.block, self.supervisor, self.hooks, self.outcome
                 del self._report, self._watchdog, self._os_signals, self._observers, self.reloading
+                del self._foreground, self._drain_delay
 
     def _begin_shutdown(self, level: int, reason: str, *args: object) -> None:
         """Log the reason for the shutdown, or a further reason; the first sets the time limit."""
         self._report.begin(level, reason, *args)
         if self.block.is_closing:
             return
+        self.is_ready = False
+        self._is_terminating = self.signal == signal.SIGTERM
+        self._drain_delay.cancel()
         timeout = self._options.shutdown_timeout
         self.block.close()
         self._notify("_svcrun_closing")
         self.reloading.close()
         self._deadline.set(self.loop.time() + timeout)
         self._watchdog.arm(timeout, EXIT_GRACE)
-        if self.in_block:
-            self._set_time_limit(timeout)
+        if self._foreground.in_block:
+            self._foreground.limit(timeout)
 
     def shut_down(self, exception: BaseException | None) -> asyncio.Task[Any]:
         """Begin to stop all services, once, and return the task that all callers wait for."""
@@ -335,13 +318,13 @@ class Runtime:
         return shutdown
 
     def _on_stopped_by_hand(self, _: asyncio.Task[Any]) -> None:
-        self._cancel_time_limit()  # the program may go on for as long as it likes
+        self._foreground.lift_limit()  # the program may go on for as long as it likes
         self._watchdog.disarm()
 
     @property
     def hung(self) -> bool:
         """Whether a service, hook, task or thread did not end in time."""
-        return self._hung or self.supervisor.hung or self.hooks.hung
+        return self._hung or self._foreground.hung or self.supervisor.hung or self.hooks.hung
 
     @property
     def is_stopping(self) -> bool:
@@ -353,6 +336,7 @@ class Runtime:
         return task in self.hooks.tasks or self.supervisor.waits_for(task)
 
     async def _stop_all(self, exception: BaseException | None) -> None:
+        is_terminating.set(self._is_terminating)
         services = self.supervisor.services
         for error in await self.hooks.errors("pre_stop", services):
             self.outcome.add(error)
@@ -362,7 +346,7 @@ class Runtime:
 
     async def finish(self, exception: BaseException | None) -> None:
         """Stop the services, then end the pool's threads and the tasks of a loop that is owned."""
-        self._is_leaving = True
+        self._foreground.skip()
         try:
             if self._shutdown is None:
                 self._shutdown = asyncio.current_task()
@@ -375,10 +359,7 @@ class Runtime:
             log.error("the shutdown was cancelled from outside")  # noqa: TRY400
         self._has_stopped = True
         ended = not self._owns_loop or await end_tasks(self.loop, self._deadline)
-        if self._pool is not None:
-            ended &= await end_threads(self._pool, self._deadline)
-        if self._owns_loop:
-            ended &= await end_executor(self.loop, self._deadline)
+        ended &= await self._facilities.end_threads(self._deadline)
         self._hung |= not ended
         self._report.end(complete=not self.hung)
 
@@ -397,36 +378,22 @@ class Runtime:
 
     def waiting(self) -> list[str]:
         """Describe the services, hooks, tasks and threads that the start or shutdown waits for."""
+        if self._drain_delay.is_running:
+            return ["drain_delay"]
         if not self.block.is_closing:
             # Before the start-up begins, no service has a record.
             awaited = self.supervisor.pending or self._services
             return [show(service) for service in awaited if service not in self._observers]
-        found = [f"hook {place_of(task, task.get_name())}" for task in self.hooks.tasks if task]
-        found += [
+        found = self.hooks.places() + [
             place_of(record.stop_task or record.start_task, show(record.service))
             for record in self.supervisor.in_progress()
         ]
         if self._has_stopped:
             return found or running_work(self.loop)
-        if self._starting is not None and not found:
-            found.append(place_of(self._starting, "the start"))
-        elif self.in_block and not found:
-            found.append(place_of(self.block.task, "the block"))
-        return found
+        return found or self._foreground.places()
 
     async def finish_in_task(self, exception: BaseException | None) -> None:
         """Run :meth:`finish` in a task of its own, even if the caller is cancelled meanwhile."""
         await wait_for_task(
             start_eagerly(self.finish(exception), self.loop, name="end of the entrypoint")
         )
-
-    def _flush_log(self) -> None:
-        if self._log is not None:
-            self._log.flush(timeout=GRACE_PERIOD)
-
-
-def _warn_of_no_thread() -> None:
-    log.warning(
-        "no thread could be started for the exit watchdog; shutdown_timeout may have no effect"
-        " while a callback blocks the event loop"
-    )

@@ -16,7 +16,7 @@ from svcrun.errors import show
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("ShutdownReport", "is_at_terminal", "place_of", "running_work")
+__all__ = ("ShutdownReport", "hint", "place_of", "running_work")
 
 PATIENCE = 1.0
 """Seconds after which a shutdown in progress is logged for the first time."""
@@ -53,6 +53,13 @@ class ShutdownReport:
         self._level = logging.DEBUG
         self._began = 0.0
         self._progress: Progress | None = None
+
+    def warn_of_no_thread(self) -> None:
+        """Log that nothing limits a shutdown while the loop is blocked."""
+        self._log.warning(
+            "no thread could be started for the exit watchdog; shutdown_timeout may have no effect"
+            " while a callback blocks the event loop"
+        )
 
     def begin(self, level: int, message: str, *args: object) -> None:
         """Log the reason for the shutdown, or a further reason.
@@ -91,9 +98,9 @@ class ShutdownReport:
             self._log.warning("shutdown timed out after %.1f s", seconds)
 
 
-def is_at_terminal() -> bool:
-    """Return whether stdin or stderr is a terminal, where Ctrl-C can be pressed."""
-    return os.isatty(0) or os.isatty(2)
+def hint() -> str:
+    """Return how to cut the shutdown short, if stdin or stderr is a terminal, else ``""``."""
+    return "; press Ctrl-C again to cut it short" if os.isatty(0) or os.isatty(2) else ""
 
 
 def place_of(task: asyncio.Future[Any] | None, name: str) -> str:

@@ -233,7 +233,7 @@ class TestListener:
     ) -> None:
         accepted: list[Any] = []
         async with self.listening([], accepted) as (server, _):
-            make, server._make_transport = server._make_transport, None
+            make, server._make_transport = server._make_transport, lambda: None
             place = server.sockets[0].getsockname()
             with socket.create_connection(place) as client:
                 client.setblocking(False)

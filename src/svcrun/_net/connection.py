@@ -35,6 +35,8 @@ from svcrun._util.eager import start_eagerly
 if TYPE_CHECKING:
     from collections.abc import MutableSet
 
+    from svcrun._net.admission import Admission
+
 __all__ = ("Connection", "ConnectionServer", "PlainConnection")
 
 log = logging.getLogger("svcrun.net")
@@ -56,6 +58,8 @@ class ConnectionServer(Protocol):
     """Whether new connections are refused."""
     task_name: str
     """The name of the handlers' tasks."""
+    admission: Admission
+    """The counters of the server, and its maximum of connections."""
 
     @property
     def open_connections(self) -> MutableSet[Connection]:
@@ -105,6 +109,7 @@ class Connection(asyncio.BaseProtocol):
         self.error = None
         self.reader = Reader(self, server.loop, server.limit)
         server.open_connections.add(self)
+        server.admission.accepted += 1
 
     @property
     def peer(self) -> str:
@@ -119,6 +124,7 @@ class Connection(asyncio.BaseProtocol):
         server = self.server
         if server.stopping:
             # Race: uvloop accepted the connection before the listener was closed.
+            server.admission.refused += 1
             transport.abort()
             return
         self.reader.transport = transport
@@ -306,6 +312,7 @@ class Connection(asyncio.BaseProtocol):
     def release(self) -> None:
         """Leave the server: the handler and the transport have both ended."""
         self.server.open_connections.discard(self)
+        self.server.admission.recheck()
         if self._released is not None and not self._released.done():
             self._released.set_result(None)
         # Break the reference cycles, so that the connection needs no garbage collector.

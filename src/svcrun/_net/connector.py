@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from svcrun._net.addresses import (
     AF_UNIX,
@@ -15,6 +15,7 @@ from svcrun._net.addresses import (
     format_path,
     path_of,
 )
+from svcrun._net.keepalive import set_keepalive
 from svcrun._util.drain import GRACE_PERIOD
 from svcrun.errors import NoEndpoint, ParameterError
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 __all__ = ("Connector", "close_stream")
-
-# The probes of a connection that is silent for `keepalive` seconds; then the peer counts as lost.
-_PROBES: Final = 6
 
 
 class Connector:
@@ -142,8 +140,8 @@ class Connector:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            if family != AF_UNIX:
-                self._set_keepalive(sock)
+            if family != AF_UNIX and self.keepalive is not None:
+                set_keepalive(sock, self.keepalive)
             for option in self.options:
                 sock.setsockopt(*option)
             await asyncio.get_running_loop().sock_connect(sock, address)
@@ -151,23 +149,6 @@ class Connector:
             sock.close()
             raise
         return sock
-
-    def _set_keepalive(self, sock: socket.socket) -> None:
-        """Make TCP notice a peer that vanished, whether or not output waits for it."""
-        if self.keepalive is None:
-            return
-        idle = max(1, round(self.keepalive))
-        interval = max(1, round(self.keepalive / _PROBES))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (
-            ("TCP_KEEPIDLE", idle),
-            ("TCP_KEEPINTVL", interval),
-            ("TCP_KEEPCNT", _PROBES),
-            # Linux: the limit for output without an acknowledgement, which no probe checks.
-            ("TCP_USER_TIMEOUT", (idle + interval * _PROBES) * 1000),
-        ):
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 async def close_stream(writer: asyncio.StreamWriter) -> None:

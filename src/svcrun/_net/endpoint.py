@@ -22,6 +22,7 @@ from svcrun._net.addresses import (
     host_and_port,
     path_of,
 )
+from svcrun._net.keepalive import set_keepalive
 from svcrun._net.unix_socket import SocketFile, bind_path
 from svcrun.errors import NoEndpoint, ParameterError
 
@@ -62,6 +63,8 @@ class Endpoint:
     :param reuse_addr: set ``SO_REUSEADDR`` on a stream socket, so that a server can bind the port
         of its previous run at once. With datagrams, it would let two sockets share a port.
     :param reuse_port: set ``SO_REUSEPORT``, so that several processes can share the port.
+    :param keepalive: seconds of silence after which TCP checks whether the peer of a connection is
+        still there; None for no checks.
     :param kind: ``socket.SOCK_STREAM`` or ``socket.SOCK_DGRAM``.
     :param family: the address family; by default that of the address.
     :param scheme: how log messages name the protocol.
@@ -89,6 +92,7 @@ class Endpoint:
         options: Iterable[Option] = (),
         reuse_addr: bool = True,
         reuse_port: bool = False,
+        keepalive: float | None = None,
         kind: int = socket.SOCK_STREAM,
         family: int | None = None,
         scheme: str = "tcp",
@@ -101,6 +105,7 @@ class Endpoint:
         self.options = check_options(owner, options)
         self.reuse_addr = reuse_addr
         self.reuse_port = reuse_port
+        self.keepalive = keepalive
         self.scheme = scheme
         # The file of the Unix socket that bind() created.
         self._file: SocketFile | None = None
@@ -217,8 +222,7 @@ class Endpoint:
         if self.kind == socket.SOCK_STREAM and is_connected(sock):
             raise ParameterError(owner, "sock", sock, "a socket without a connection")
         sock.setblocking(False)
-        for option in self.options:
-            sock.setsockopt(*option)
+        self._set_options(sock)
         v6only = sock.family == socket.AF_INET6 and bool(
             sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
         )
@@ -236,8 +240,7 @@ class Endpoint:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
             if family != AF_UNIX:
                 self._set_sharing(sock)
-            for option in self.options:
-                sock.setsockopt(*option)
+            self._set_options(sock)
             if isinstance(target, str) and not target.startswith("\0"):
                 self._file = bind_path(sock, target)
             else:
@@ -246,6 +249,13 @@ class Endpoint:
             sock.close()
             raise
         return sock
+
+    def _set_options(self, sock: socket.socket) -> None:
+        # On Linux, accepted sockets inherit them.
+        if self.keepalive is not None and sock.family != AF_UNIX:
+            set_keepalive(sock, self.keepalive)
+        for option in self.options:
+            sock.setsockopt(*option)
 
     def _set_sharing(self, sock: socket.socket) -> None:
         if self.kind == socket.SOCK_STREAM:

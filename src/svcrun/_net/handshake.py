@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet, ref
 
 from svcrun._net.addresses import format_address
 from svcrun._util.eager import start_eagerly
+
+if TYPE_CHECKING:
+    from svcrun._net.admission import Admission
 
 __all__ = ("Handshake", "Handshakes", "TLSParameters", "accept_tls", "log_handshake_failure")
 
@@ -70,14 +73,20 @@ class Handshake(asyncio.Protocol):
     :param server: has the SSL context for the next handshake.
     :param protocol: gets the transport of TLS.
     :param handshakes: the handshakes of the server, to which this one is added.
+    :param admission: counts the clients whose handshake fails.
     """
 
     def __init__(
-        self, server: TLSParameters, protocol: asyncio.Protocol, handshakes: Handshakes
+        self,
+        server: TLSParameters,
+        protocol: asyncio.Protocol,
+        handshakes: Handshakes,
+        admission: Admission,
     ) -> None:
         self._server = server
         self._protocol = protocol
         self._handshakes = handshakes
+        self._admission = admission
         # Data that arrived in the same iteration of the loop as the end of the handshake.
         self._early: list[bytes] = []
         self._is_at_end = False
@@ -109,12 +118,16 @@ class Handshake(asyncio.Protocol):
             )
         except OSError as error:
             log_handshake_failure(server, format_address(plain.get_extra_info("peername")), error)
-            plain.abort()
+            self._refuse(plain)
             return
         except BaseException:
-            plain.abort()
+            self._refuse(plain)
             raise
         self._hand_over(transport, plain)
+
+    def _refuse(self, plain: Any) -> None:
+        self._admission.refused += 1
+        plain.abort()
 
     def _hand_over(self, transport: Any, plain: Any) -> None:
         protocol = self._protocol

@@ -4,7 +4,9 @@ asyncio schedules a task, a future and two iterations of the loop for each conne
 accepts. :class:`Listener` creates the transport in the callback that accepted, which saves 16 % of
 the processor time of a connection without data. It needs a private method of asyncio's loops. On
 uvloop, which accepts as fast by itself, and on loops without that method, :func:`listen` uses
-``loop.create_server()``.
+``loop.create_server()``. But such a server can't pause. So with a maximum of open connections,
+:class:`Listener` accepts on these loops too, and ``loop.connect_accepted_socket()`` creates the
+transport.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from socket import SOL_SOCKET
 from typing import TYPE_CHECKING, Any, Final
 
 from svcrun._net.addresses import AF_UNIX, format_address
+from svcrun._util.eager import start_eagerly
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+
+    from svcrun._net.admission import Admission
 
 __all__ = ("Listener", "close_listener", "listen")
 
@@ -62,15 +67,19 @@ async def listen(
     sock: socket.socket,
     factory: Callable[[], asyncio.BaseProtocol],
     backlog: int,
+    admission: Admission | None = None,
 ) -> asyncio.AbstractServer:
     """Accept connections on a listening socket.
 
     :param factory: creates the protocol of a connection.
     :param backlog: the maximum number of connections that wait to be accepted.
+    :param admission: has the maximum of open connections.
     """
     make_transport = getattr(loop, "_make_socket_transport", None)
     if make_transport is not None and isinstance(loop, asyncio.SelectorEventLoop):
-        return Listener(loop, sock, factory, backlog, make_transport)
+        return Listener(loop, sock, factory, backlog, make_transport, admission)
+    if admission is not None and admission.maximum is not None:
+        return Listener(loop, sock, factory, backlog, None, admission)
     # Not create_unix_server() for a path: since Python 3.13 it removes the file of the socket, and
     # that is up to the endpoint.
     return await loop.create_server(factory, sock=sock, backlog=backlog)
@@ -134,7 +143,9 @@ def _refuse_more(sock: socket.socket) -> None:
 class Listener(asyncio.AbstractServer):
     """A server that creates transport and protocol in the callback of a readable socket.
 
-    :param make_transport: the method of the loop that creates a transport for an accepted socket.
+    :param make_transport: the method of the loop that creates a transport for an accepted socket;
+        None if the loop has only one that waits.
+    :param admission: has the maximum of open connections.
     """
 
     def __init__(
@@ -143,13 +154,19 @@ class Listener(asyncio.AbstractServer):
         sock: socket.socket,
         factory: Callable[[], asyncio.BaseProtocol],
         backlog: int,
-        make_transport: Callable[..., Any],
+        make_transport: Callable[..., Any] | None,
+        admission: Admission | None = None,
     ) -> None:
         self._loop = loop
         self._sock: socket.socket | None = sock
         self._factory = factory
         self._backlog = backlog
         self._make_transport = make_transport
+        self._admission = admission
+        # The same if there is a maximum.
+        self._limit = admission if admission is not None and admission.maximum is not None else None
+        # The tasks that create a transport, on a loop that has no other way.
+        self._connecting: set[asyncio.Task[None]] = set()
         self._retry: asyncio.TimerHandle | None = None
         # Whether the last attempt found no descriptors or memory, which was logged.
         self._exhausted = False
@@ -173,9 +190,8 @@ class Listener(asyncio.AbstractServer):
         sock, self._sock = self._sock, None
         if sock is None:
             return
-        if self._retry is None:
-            self._loop.remove_reader(sock)
-        else:
+        self._loop.remove_reader(sock)
+        if self._retry is not None:
             self._retry.cancel()
         sock.close()
 
@@ -192,9 +208,21 @@ class Listener(asyncio.AbstractServer):
         finally:
             self.close()
 
+    def resume(self) -> None:
+        """Accept connections again, after the admission has paused the listener."""
+        if self._sock is not None:
+            self._loop.add_reader(self._sock, self._accept)
+
     def _accept(self) -> None:
         sock = self._sock
         if sock is None:
+            return
+        limit = self._limit
+        if limit is not None and limit.is_full:
+            # The listener pauses only now that a client is waiting: until then, a full server has
+            # nothing to report.
+            self._loop.remove_reader(sock)
+            limit.pause(self)
             return
         # The limit lets other callbacks run while new clients keep connecting.
         for _ in range(self._backlog):
@@ -208,15 +236,60 @@ class Listener(asyncio.AbstractServer):
                     continue
                 self._pause(sock, error)
                 return
+            if limit is None:
+                self._connect(connection, peer)
+                continue
+            self._connect(limit.take(connection), peer)
+            if limit.is_full:
+                break
+        self._exhausted = False
+
+    def _connect(self, connection: socket.socket, peer: Any) -> None:
+        """Create the protocol and the transport of an accepted connection."""
+        protocol: asyncio.BaseProtocol | None = None
+        try:
             protocol = self._factory()
-            try:
+            if self._make_transport is None:
+                self._connect_in_task(connection, protocol, peer)
+            else:
                 transport = self._make_transport(connection, protocol, extra={"peername": peer})
                 transport.max_size = RECEIVE_SIZE
-            except Exception as error:
-                connection.close()
-                protocol.connection_lost(error)
-                log.exception("could not set up the connection from %s", format_address(peer))
-        self._exhausted = False
+        except Exception as error:  # noqa: BLE001 - the listener continues after any error
+            self._fail(connection, protocol, peer, error)
+
+    def _connect_in_task(
+        self, connection: socket.socket, protocol: asyncio.BaseProtocol, peer: Any
+    ) -> None:
+        task = start_eagerly(self._create_transport(connection, protocol, peer), self._loop)
+        if not task.done():
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _create_transport(
+        self, connection: socket.socket, protocol: asyncio.BaseProtocol, peer: Any
+    ) -> None:
+        connect: Any = self._loop.connect_accepted_socket
+        try:
+            await connect(lambda: protocol, connection)
+        except Exception as error:  # noqa: BLE001 - the same
+            self._fail(connection, protocol, peer, error)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _fail(
+        self,
+        connection: socket.socket,
+        protocol: asyncio.BaseProtocol | None,
+        peer: Any,
+        error: Exception,
+    ) -> None:
+        connection.close()
+        if protocol is not None:
+            protocol.connection_lost(error)
+        if self._admission is not None:
+            self._admission.refused += 1
+        log.error("could not set up the connection from %s", format_address(peer), exc_info=error)
 
     def _pause(self, sock: socket.socket, error: OSError) -> None:
         """Pause for a second: each iteration of the loop would find the same error."""

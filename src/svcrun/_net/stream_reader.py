@@ -46,7 +46,7 @@ class Reader(asyncio.StreamReader):
     * yields to the event loop at the end of the stream, and finally cancels a task that reads there
       again and again, because it would block the loop for ever;
     * waits while too much output is unsent, which bounds the memory of a handler that never drains;
-    * cancels the task if it would have to wait during a stop.
+    * cancels the task if it would have to wait although the server ends the connection.
     """
 
     # Defaults on the class make it faster to create a reader. The interpreter does not specialize
@@ -92,6 +92,15 @@ class Reader(asyncio.StreamReader):
     def waiting(self) -> bool:
         """Whether a task waits for its peer."""
         return self._want != NOTHING or self._waits_for_writes
+
+    @property
+    def wait_in_progress(self) -> tuple[object, int]:
+        """The wait for more data, None without one, and the number of bytes received so far.
+
+        Each wait is an object of its own, which is compared by identity.
+        """
+        wait = None if self._want == NOTHING else self._read_waiter.current_wait
+        return wait, len(self._unread)
 
     def data_received(self, data: bytes) -> None:
         """Pass `data` to the waiting task if it has just the right size, else buffer it."""
@@ -342,7 +351,7 @@ class Reader(asyncio.StreamReader):
             )
         if self._ending:
             await asyncio.sleep(0)
-            raise asyncio.CancelledError("the server is stopping")
+            raise asyncio.CancelledError("the server ends the connection")
         if self._is_paused:
             # Deadlock: the task waits for more data than the buffer holds at most.
             self._is_paused = False

@@ -49,6 +49,7 @@ class TLSConnection(Connection, asyncio.BufferedProtocol):
             await self._shake_hands()
         finally:
             if not self.over_tls:
+                self.server.admission.refused += 1
                 self._finish()
         if self.over_tls:
             await super()._serve()

@@ -60,6 +60,11 @@ class Waiter:
         """Whether a task waits."""
         return self._wakeup is not None
 
+    @property
+    def current_wait(self) -> object:
+        """The wait in progress, an object that no other wait has; None without one."""
+        return self._wakeup  # the task creates a callback for each wait
+
     def wake(self) -> None:
         """Resume the task that waits; do nothing without one.
 

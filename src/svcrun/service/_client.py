@@ -21,6 +21,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from svcrun._net.connector import Connector, close_stream
+from svcrun._net.keepalive import check_keepalive
 from svcrun._net.name_resolver import NameResolver
 from svcrun._util.per_loop import running_loop
 from svcrun._util.raising import one_line
@@ -66,7 +67,7 @@ class StreamClient(SimpleClient, base=True):
     connect_attempts: int = parameter(default=5, check=number(low=1, whole=True, unit="attempts"))
     connect_retry_timeout: float = parameter(default=3, check=_seconds)
     connect_timeout: float | None = parameter(default=30.0, check=_time_limit)
-    keepalive: float | None = parameter(default=60.0, check=_time_limit)
+    keepalive: float | None = parameter(default=60.0, check=check_keepalive)
     limit: int = parameter(default=1 << 16, check=number(low=1, whole=True, unit="bytes"))
 
     def _svcrun_check_together(self) -> None:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from svcrun._net.connections import Connections
 from svcrun._net.listener import listen
-from svcrun._util.validation import number
+from svcrun._util.validation import number, optional
 from svcrun.errors import AlreadyRunning
+from svcrun.service._accepting import Accepting
 from svcrun.service._internals import overridable, part_of
-from svcrun.service._listening import Listening
 from svcrun.service.base import SimpleServer, parameter, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from svcrun._net.admission import Admission
     from svcrun._net.connection import Connection
 
 __all__ = ("StreamServer",)
 
 
-class StreamServer(Listening, SimpleServer, base=True):
+class StreamServer(Accepting, SimpleServer, base=True):
     """A server of byte streams; see :class:`~svcrun.service.tcp.TCPServer`."""
 
     _svcrun_handlers: ClassVar[Any] = ("handle_client",)
@@ -30,6 +32,9 @@ class StreamServer(Listening, SimpleServer, base=True):
     backlog: int = parameter(default=1024, check=number(low=1, whole=True, unit="connections"))
     limit: int = parameter(default=1 << 16, check=number(low=1, whole=True, unit="bytes"))
     drain_timeout: float = parameter(default=5.0, check=number(low=0, unit="seconds"))
+    idle_timeout: float | None = parameter(
+        default=None, check=optional(number(above=0, high=inf, unit="seconds"), "no limit")
+    )
 
     if not TYPE_CHECKING:
 
@@ -77,10 +82,15 @@ class StreamServer(Listening, SimpleServer, base=True):
         connections.stopping = False
         make = self._svcrun_connection_factory(connections)
         try:
-            connections.listener = await listen(connections.loop, sock, make, self.backlog)
+            connections.listener = await listen(
+                connections.loop, sock, make, self.backlog, connections.admission
+            )
         except BaseException:
             self._svcrun_unbind()
             raise
+        idle_timeout = self._svcrun_limit("idle_timeout")
+        if idle_timeout is not None:
+            connections.limit_idle(idle_timeout, self.drain_timeout)
 
     async def stop(self, exception: Any = None) -> None:
         """Close the listener, end the handlers, then close the connections.
@@ -97,8 +107,7 @@ class StreamServer(Listening, SimpleServer, base=True):
         self.__close_listener(connections)
         with connections.stop:
             try:
-                if connections.open_connections:
-                    await connections.drain(self.drain_timeout)
+                await connections.drain(self.drain_timeout)
                 await super().stop(exception)
             except BaseException:
                 # The stop was cut short: end the rest without waiting for it.
@@ -109,6 +118,13 @@ class StreamServer(Listening, SimpleServer, base=True):
             finally:
                 if not connections.open_connections:
                     connections.service = None
+
+    @property
+    def _svcrun_admission(self) -> Admission:
+        return part_of(self, Connections).admission
+
+    def _svcrun_count_connections(self) -> int:
+        return len(part_of(self, Connections).open_connections)
 
     @abstractmethod
     def _svcrun_connection_factory(self, connections: Connections) -> Callable[[], Connection]:

@@ -20,8 +20,8 @@ from svcrun._web.aiohttp.server import KEYWORDS, NUMBERS, Server
 from svcrun._web.aiohttp.site import Runner, Site
 from svcrun._web.application import check_application, check_import_string, load
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, show
+from svcrun.service._accepting import Accepting
 from svcrun.service._internals import overridable, part_of
-from svcrun.service._listening import Listening
 from svcrun.service._parameters import parameter, several
 from svcrun.service._secure import SecureServer
 from svcrun.service.base import Service as Service
@@ -49,7 +49,7 @@ _NOT_OF_THE_RUNNER = {
 }
 
 
-class AIOHTTPService(Listening, base=True):
+class AIOHTTPService(Accepting, base=True):
     """Serve an aiohttp application.
 
     Pass it as `app`, or override :meth:`create_application`. The socket is bound before the
@@ -75,6 +75,10 @@ class AIOHTTPService(Listening, base=True):
     :param options: socket options as ``(level, option, value)``.
     :param reuse_port: whether several processes may listen on this port; False by default.
     :param backlog: the maximum number of connections that wait to be accepted; 1024 by default.
+    :param max_connections: the maximum number of open connections; None, the default, for no limit.
+        Further clients wait in the backlog.
+    :param keepalive: seconds of silence after which TCP checks whether a client is still there;
+        None, the default, for the checks of the system.
 
     :raises ValueError, TypeError: if a parameter has a value that is not accepted.
 
@@ -171,6 +175,7 @@ class AIOHTTPService(Listening, base=True):
         return Site(
             self.__own.runner,
             self._svcrun_socket,
+            admission=self._svcrun_admission,
             backlog=self.backlog,
             tls=self._svcrun_secure(),
             is_shared=self.sock is not None,
@@ -247,6 +252,14 @@ class AIOHTTPService(Listening, base=True):
     def __forget(self) -> None:
         self.__own.runner = self.__own.site = None
         self._svcrun_unbind()
+
+    def _svcrun_count_connections(self) -> int:
+        server = None if self.__own.runner is None else self.__own.runner.server
+        if server is None:
+            return 0
+        if isinstance(server, Server):
+            return server.open_connections
+        return len(getattr(server, "connections", ()))
 
     def _svcrun_secure(self) -> SecureServer | None:
         return None

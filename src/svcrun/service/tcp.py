@@ -48,6 +48,13 @@ class TCPServer(StreamServer, base=True):
         ``readline()`` raise :class:`ValueError`, as in asyncio.
     :param drain_timeout: seconds that a handler at work may continue during a stop; 5 by default, 0
         to cancel it at once.
+    :param max_connections: the maximum number of open connections; None, the default, for no limit.
+        Further clients wait in the backlog until a connection ends.
+    :param idle_timeout: seconds that a handler may wait for the next bytes of its client; None, the
+        default, for no limit. Then the handler is ended as by a stop. A handler at work is not
+        idle, nor is one whose client does not read.
+    :param keepalive: seconds of silence after which TCP checks whether a client is still there;
+        None, the default, for no checks. A client that vanished is noticed in twice that time.
 
     :raises ValueError, TypeError: naming a parameter whose value is not accepted.
 

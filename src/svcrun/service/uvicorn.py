@@ -33,8 +33,8 @@ from svcrun.errors import (
     ServerEnded,
     show,
 )
+from svcrun.service._accepting import Accepting
 from svcrun.service._internals import internals_of, overridable, part_of
-from svcrun.service._listening import Listening
 from svcrun.service._parameters import parameter, several
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ _LOGGERS = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 _NO_PASSWORD = "no password was given"  # noqa: S105
 
 
-class UvicornService(Listening, base=True):
+class UvicornService(Accepting, base=True):
     """Serve an ASGI application by uvicorn.
 
     Pass it as `app`, or override :meth:`create_application`. The socket is bound before the
@@ -89,6 +89,10 @@ class UvicornService(Listening, base=True):
         The stop closes it.
     :param options: socket options as ``(level, option, value)``.
     :param reuse_port: whether several processes may listen on this port; False by default.
+    :param max_connections: the maximum number of open connections; None, the default, for no limit.
+        Further clients wait in the backlog, while `limit_concurrency` answers them with status 503.
+    :param keepalive: seconds of silence after which TCP checks whether a client is still there;
+        None, the default, for the checks of the system.
     :param shutdown_timeout: seconds that requests in flight may take during the stop, and the
         application after them; 5 by default.
     :param timeout_graceful_shutdown: seconds that requests in flight may take, if that differs.
@@ -299,6 +303,7 @@ class UvicornService(Listening, base=True):
             config,
             self,
             self._svcrun_endpoint,
+            self._svcrun_admission,
             request_timeout=getattr(self, limit),
             request_limit=limit,
             lifespan_timeout=self.shutdown_timeout,
@@ -364,6 +369,10 @@ class UvicornService(Listening, base=True):
             logger.setLevel(level)
         self.__own.levels.clear()
 
+    def _svcrun_count_connections(self) -> int:
+        server = self.__own.server
+        return 0 if server is None else server.open_connections
+
     def _svcrun_make_endpoint(self) -> Endpoint:
         sock = self.sock
         if self.fd is not None:
@@ -377,6 +386,7 @@ class UvicornService(Listening, base=True):
                 sock=sock,
                 options=self.options,
                 reuse_port=self.reuse_port,
+                keepalive=self._svcrun_limit("keepalive"),
                 scheme="http" if self.__is_plain() else "https",
             )
         finally:

@@ -117,6 +117,11 @@ class Server(web.Server):
         self.excuse(current_work.get())
         await shut_down_connections(self, timeout or 0, "shutdown_timeout")
 
+    @property
+    def open_connections(self) -> int:
+        """The number of open connections, those with a handshake in progress included."""
+        return len(self._open) + len(self.handshakes.tasks)
+
     # Methods for the graceful shutdown.
 
     def transports(self) -> list[asyncio.Transport]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
 
+    from svcrun._net.admission import Admission
     from svcrun._net.handshake import TLSParameters
 
     RequestHandler = Callable[[Any], Awaitable[web.StreamResponse]]
@@ -111,6 +112,7 @@ class Site(web.SockSite):
 
     :param runner: its server creates the protocols.
     :param sock: a socket that is listening.
+    :param admission: counts the connections, and has their maximum.
     :param backlog: the maximum number of connections that wait to be accepted.
     :param tls: the TLS parameters; without them, connections are plain.
     :param is_shared: whether another process listens on the socket, or will.
@@ -121,6 +123,7 @@ class Site(web.SockSite):
         runner: web.BaseRunner,
         sock: socket.socket,
         *,
+        admission: Admission,
         backlog: int,
         tls: TLSParameters | None = None,
         is_shared: bool = False,
@@ -130,6 +133,7 @@ class Site(web.SockSite):
         self.runner = runner
         self.sock = sock
         self.backlog = backlog
+        self._admission = admission
         self._tls = tls
         self._is_shared = is_shared
 
@@ -137,7 +141,7 @@ class Site(web.SockSite):
         """Accept connections."""
         await super(web.SockSite, self).start()  # registers the site, without listening
         loop = asyncio.get_running_loop()
-        self._server = await listen(loop, self.sock, self._connect, self.backlog)
+        self._server = await listen(loop, self.sock, self._connect, self.backlog, self._admission)
 
     async def stop(self) -> None:
         """Close the listener, after accepting the connections that wait in its backlog."""
@@ -150,8 +154,9 @@ class Site(web.SockSite):
     def _connect(self) -> asyncio.Protocol:
         server: Any = self.runner.server
         protocol: asyncio.Protocol = server()
+        self._admission.accepted += 1
         if self._tls is None:
             return protocol
         # A runner of another class has a server that does not wait for handshakes.
         handshakes = server.handshakes if isinstance(server, Server) else Handshakes()
-        return Handshake(self._tls, protocol, handshakes)
+        return Handshake(self._tls, protocol, handshakes, self._admission)

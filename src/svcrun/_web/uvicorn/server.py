@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Generator
 
+    from svcrun._net.admission import Admission
     from svcrun._net.endpoint import Endpoint
 
 __all__ = ("STOPPED_EARLY", "Server")
@@ -43,6 +44,7 @@ class Server(uvicorn.Server):
     :param config: the loaded configuration.
     :param owner: the service, named in messages.
     :param endpoint: the endpoint of the service.
+    :param admission: counts the connections, and has their maximum.
     :param request_timeout: seconds that requests in flight may take during the shutdown.
     :param request_limit: the name of the parameter that set `request_timeout`.
     :param lifespan_timeout: seconds that the shutdown of the application may take.
@@ -53,6 +55,7 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         owner: object,
         endpoint: Endpoint,
+        admission: Admission,
         *,
         request_timeout: float,
         request_limit: str,
@@ -70,6 +73,7 @@ class Server(uvicorn.Server):
         self.drain = Drain(logger, owner, lambda: self.server_state.tasks, lambda _: "a request")
         self._owner = owner
         self._endpoint = endpoint
+        self._admission = admission
         self._request_timeout = request_timeout
         self._request_limit = request_limit
         # The listener and its socket, until the shutdown.
@@ -107,7 +111,9 @@ class Server(uvicorn.Server):
         for sock in sockets or ():
             self._endpoint.listen(sock, self.config.backlog, self._owner)
             loop = asyncio.get_running_loop()
-            self._listener = await listen(loop, sock, self._connect, self.config.backlog)
+            self._listener = await listen(
+                loop, sock, self._connect, self.config.backlog, self._admission
+            )
             self._sock = sock
             self._check_not_stopped()
         self.started = True
@@ -181,6 +187,11 @@ class Server(uvicorn.Server):
         backlog = self.config.backlog
         await accept_waiting(listener, sock, backlog, self._connect, is_shared=is_shared)
 
+    @property
+    def open_connections(self) -> int:
+        """The number of open connections, those with a handshake in progress included."""
+        return len(self.server_state.connections) + len(self.handshakes.tasks)
+
     # Methods for the graceful shutdown.
 
     def transports(self) -> list[Any]:
@@ -214,12 +225,13 @@ class Server(uvicorn.Server):
         protocol: Any = config.http_protocol_class(
             config=config, server_state=self.server_state, app_state=self.lifespan.state
         )
+        self._admission.accepted += 1
         # The protocol asks the logger, which all servers of the process share.
         if not config.access_log:
             protocol.access_log = False
         if self._tls is None:
             return protocol  # type: ignore[no-any-return]
-        return Handshake(self._tls, protocol, self.handshakes)
+        return Handshake(self._tls, protocol, self.handshakes, self._admission)
 
 
 class _TLSParameters:

@@ -16,6 +16,7 @@ from benchmarks.processes import program, this_python, write_bytecode
 from benchmarks.targets import (
     accept,
     burst,
+    connections,
     http,
     imports,
     insight,
@@ -36,6 +37,7 @@ MODULES = (
     tls,
     accept,
     burst,
+    connections,
     udp,
     http,
     recurring,

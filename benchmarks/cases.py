@@ -8,7 +8,7 @@ from typing import Any
 BASELINE, SVCRUN = "baseline", "svcrun"
 
 Sample = Callable[[Any], Mapping[str, float]]
-"""Does a job once, and returns seconds for one operation, by the key of a metric."""
+"""Does a job once, and returns seconds (or bytes) for one operation, by the key of a metric."""
 
 Side = Callable[[], AbstractContextManager[Sample]]
 """Starts the processes of one side, and ends them when the block is left."""
@@ -22,12 +22,14 @@ class Metric:
     :param limit: the maximum of the ratio to the baseline, or None.
     :param key: its key in the result of a job.
     :param bound: the maximum of seconds, whatever the ratio, or None.
+    :param unit: the unit of the number: ``"s"`` for seconds, ``"B"`` for bytes.
     """
 
     name: str
     limit: float | None = None
     key: str = "cost"
     bound: float | None = None
+    unit: str = "s"
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,11 @@ class Program:
         # The conversion of clock_getcpuclockid(3).
         return time.clock_gettime(~self._process.pid << 3 | 2)
 
+    def memory(self) -> int:
+        """Return the bytes of memory that the process has in use."""
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
     def terminate(self) -> tuple[float, float]:
         """Send SIGTERM and wait for the end; return the processor and wall-clock time of that.
 

@@ -10,6 +10,8 @@ from benchmarks.runner import Row
 
 WIDTH = 42
 
+KILOBYTE = 1000
+
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
 
 
@@ -26,12 +28,13 @@ def line(row: Row, also: Sequence[str]) -> str:
     """Return the line of one metric."""
     low, high = row.middle_half()
     asked = limits(row.metric)
+    show = duration if row.metric.unit == "s" else size
     spread = f"({low:.2f}-{high:.2f})"
     verdict = {True: "ok", False: "over", None: ""}[row.is_good]
     others = "".join(f"{row.ratio(s):14.2f}" if s in row.samples else " " * 14 for s in also)
     return (
-        f"  {row.metric.name:{WIDTH}} {row.loop:6} {duration(row.median(BASELINE)):>9} "
-        f"{duration(row.median(SVCRUN)):>9}  {row.ratio():5.2f} {spread:13} {asked:>7} "
+        f"  {row.metric.name:{WIDTH}} {row.loop:6} {show(row.median(BASELINE)):>9} "
+        f"{show(row.median(SVCRUN)):>9}  {row.ratio():5.2f} {spread:13} {asked:>7} "
         f"{verdict:4}{others}"
     ).rstrip()
 
@@ -53,6 +56,15 @@ def duration(seconds: float) -> str:
     unit, value = next((pair for pair in scaled if pair[1] >= 1), ("ns", seconds * 1e9))
     digits = max(0, 2 - math.floor(math.log10(value)))
     return f"{value:.{digits}f} {unit}"
+
+
+def size(number: float) -> str:
+    """Format a number of bytes with three digits.
+
+    >>> size(3612)
+    '3.61 KB'
+    """
+    return f"{number:.0f} B" if number < KILOBYTE else f"{number / KILOBYTE:.3g} KB"
 
 
 def table(
@@ -81,12 +93,13 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def as_json(rows: Iterable[Row], about: Mapping[str, Any]) -> str:
-    """Return all measurements; times are in seconds."""
+    """Return all measurements; times are in seconds, memory is in bytes."""
     found = [
         {
             "target": row.target,
             "loop": row.loop,
             "name": row.metric.name,
+            "unit": row.metric.unit,
             "ratio": row.ratio(),
             "limit": row.metric.limit,
             "bound": row.metric.bound,

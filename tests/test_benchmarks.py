@@ -31,7 +31,7 @@ from tests.support import PATIENCE, PROFILE, ROOT
 pytestmark = pytest.mark.skipif(PROFILE == "quick", reason="slow, and one environment tells it all")
 
 LINE = re.compile(
-    r"  (?P<name>\S.*?) +(stock|uvloop)? +[\d.]+ (s|ms|us|ns) +[\d.]+ (s|ms|us|ns)"
+    r"  (?P<name>\S.*?) +(stock|uvloop)? +[\d.]+ (s|ms|us|ns|B|KB) +[\d.]+ (s|ms|us|ns|B|KB)"
     r" +(?P<ratio>[\d.]+) \([\d.]+-[\d.]+\) *(?P<limit>[\d.]+( (s|ms|us|ns))?)?"
     r" *(?P<verdict>ok|over)?"
 )
@@ -183,3 +183,10 @@ def test_a_program_has_ended_when_its_block_is_left() -> None:
 )
 def test_a_duration_is_printed_with_three_significant_figures(seconds: float, text: str) -> None:
     assert report.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(999, "999 B"), (3612.4, "3.61 KB"), (12345, "12.3 KB")]
+)
+def test_memory_is_printed_with_three_significant_figures(number: float, text: str) -> None:
+    assert report.size(number) == text

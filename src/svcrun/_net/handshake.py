@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet, ref
 
 from svcrun._net.addresses import format_address
+from svcrun._net.proxied_transport import show_same_client, unwrap
 from svcrun._util.eager import start_eagerly
 
 if TYPE_CHECKING:
@@ -47,12 +48,12 @@ async def accept_tls(
     :raises OSError: if the handshake fails.
     """
     tls = await asyncio.get_running_loop().start_tls(
-        transport, protocol, context, server_side=True, **options
+        unwrap(transport), protocol, context, server_side=True, **options
     )
     if tls is None or tls.get_extra_info("ssl_object") is None:
         # The client disconnected during the handshake. No loop treats that as an error.
         raise ConnectionResetError("client disconnected")
-    return tls
+    return show_same_client(tls, transport)
 
 
 class Handshakes:
@@ -93,7 +94,7 @@ class Handshake(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         """Begin the handshake."""
-        self._handshakes.transports.add(transport)
+        self._handshakes.transports.add(unwrap(transport))
         task = start_eagerly(self._shake_hands(transport), asyncio.get_running_loop())
         if not task.done():
             self._handshakes.tasks.add(task)

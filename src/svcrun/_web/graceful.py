@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from svcrun._net.handshake import Handshakes
+    from svcrun._net.proxy_protocol import ProxyProtocol
     from svcrun._util.drain import Drain
 
 __all__ = ("GracefulServer", "accept_waiting", "shut_down_connections")
@@ -62,11 +63,15 @@ async def accept_waiting(
     connect: Callable[[], asyncio.Protocol],
     *,
     is_shared: bool,
+    proxy: ProxyProtocol | None,
 ) -> None:
     """Close a listener, after accepting the connections that wait in its backlog.
 
+    Connections whose proxy has not sent its header are closed: they have no request.
+
     :param connect: returns the protocol of a new connection.
     :param is_shared: whether another process listens on the socket, or will.
+    :param proxy: receives the headers of the connections, None if they have none.
     """
     waiting = close_listener(listener, sock, backlog, is_shared=is_shared)
     loop = asyncio.get_running_loop()
@@ -74,6 +79,9 @@ async def accept_waiting(
         *(loop.connect_accepted_socket(connect, connection) for connection in waiting),
         return_exceptions=True,  # race: the client may disconnect
     )
+    if proxy is not None:
+        await _run_loop()
+        proxy.close()
 
 
 async def shut_down_connections(server: GracefulServer, timeout: float, limit: str) -> None:

@@ -7,24 +7,24 @@ from abc import abstractmethod
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from svcrun._net.connection import Connection
 from svcrun._net.connections import Connections
 from svcrun._net.listener import listen
 from svcrun._util.validation import number, optional
 from svcrun.errors import AlreadyRunning
-from svcrun.service._accepting import Accepting
 from svcrun.service._internals import overridable, part_of
+from svcrun.service._proxied import Proxied
 from svcrun.service.base import SimpleServer, parameter, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from svcrun._net.admission import Admission
-    from svcrun._net.connection import Connection
 
 __all__ = ("StreamServer",)
 
 
-class StreamServer(Accepting, SimpleServer, base=True):
+class StreamServer(Proxied, SimpleServer, base=True):
     """A server of byte streams; see :class:`~svcrun.service.tcp.TCPServer`."""
 
     _svcrun_handlers: ClassVar[Any] = ("handle_client",)
@@ -80,8 +80,12 @@ class StreamServer(Accepting, SimpleServer, base=True):
         connections.loop = asyncio.get_running_loop()
         connections.limit = self.limit
         connections.stopping = False
-        make = self._svcrun_connection_factory(connections)
+        make: Callable[[], asyncio.BaseProtocol] = self._svcrun_connection_factory(connections)
         try:
+            # A connection is open before its header is complete.
+            proxy = self._svcrun_accept_proxies(on_lost=Connection.release)
+            if proxy is not None:
+                make = proxy.after_header(make)
             connections.listener = await listen(
                 connections.loop, sock, make, self.backlog, connections.admission
             )

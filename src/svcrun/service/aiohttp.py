@@ -20,9 +20,9 @@ from svcrun._web.aiohttp.server import KEYWORDS, NUMBERS, Server
 from svcrun._web.aiohttp.site import Runner, Site
 from svcrun._web.application import check_application, check_import_string, load
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, show
-from svcrun.service._accepting import Accepting
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._parameters import parameter, several
+from svcrun.service._proxied import Proxied
 from svcrun.service._secure import SecureServer
 from svcrun.service.base import Service as Service
 from svcrun.sockets import bind_socket as bind_socket
@@ -49,7 +49,7 @@ _NOT_OF_THE_RUNNER = {
 }
 
 
-class AIOHTTPService(Accepting, base=True):
+class AIOHTTPService(Proxied, base=True):
     """Serve an aiohttp application.
 
     Pass it as `app`, or override :meth:`create_application`. The socket is bound before the
@@ -179,6 +179,7 @@ class AIOHTTPService(Accepting, base=True):
             backlog=self.backlog,
             tls=self._svcrun_secure(),
             is_shared=self.sock is not None,
+            proxy=self._svcrun_accept_proxies(),
         )
 
     async def start(self) -> None:

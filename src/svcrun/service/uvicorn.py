@@ -33,9 +33,9 @@ from svcrun.errors import (
     ServerEnded,
     show,
 )
-from svcrun.service._accepting import Accepting
 from svcrun.service._internals import internals_of, overridable, part_of
 from svcrun.service._parameters import parameter, several
+from svcrun.service._proxied import Proxied
 
 if TYPE_CHECKING:
     import asyncio
@@ -62,7 +62,7 @@ _LOGGERS = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 _NO_PASSWORD = "no password was given"  # noqa: S105
 
 
-class UvicornService(Accepting, base=True):
+class UvicornService(Proxied, base=True):
     """Serve an ASGI application by uvicorn.
 
     Pass it as `app`, or override :meth:`create_application`. The socket is bound before the
@@ -307,6 +307,7 @@ class UvicornService(Accepting, base=True):
             request_timeout=getattr(self, limit),
             request_limit=limit,
             lifespan_timeout=self.shutdown_timeout,
+            proxy=self._svcrun_accept_proxies(),
         )
 
     def __make_config(self, application: Any) -> uvicorn.Config:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from svcrun._net.admission import Admission
     from svcrun._net.handshake import TLSParameters
+    from svcrun._net.proxy_protocol import ProxyProtocol
 
     RequestHandler = Callable[[Any], Awaitable[web.StreamResponse]]
 
@@ -116,6 +117,7 @@ class Site(web.SockSite):
     :param backlog: the maximum number of connections that wait to be accepted.
     :param tls: the TLS parameters; without them, connections are plain.
     :param is_shared: whether another process listens on the socket, or will.
+    :param proxy: receives the header of each connection; without it, connections have none.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Site(web.SockSite):
         backlog: int,
         tls: TLSParameters | None = None,
         is_shared: bool = False,
+        proxy: ProxyProtocol | None = None,
     ) -> None:
         context = None if tls is None else tls._svcrun_ssl_context
         super().__init__(runner, sock, ssl_context=context, backlog=backlog)
@@ -136,20 +139,30 @@ class Site(web.SockSite):
         self._admission = admission
         self._tls = tls
         self._is_shared = is_shared
+        self._proxy = proxy
 
     async def start(self) -> None:
         """Accept connections."""
         await super(web.SockSite, self).start()  # registers the site, without listening
         loop = asyncio.get_running_loop()
-        self._server = await listen(loop, self.sock, self._connect, self.backlog, self._admission)
+        self._server = await listen(loop, self.sock, self._factory, self.backlog, self._admission)
 
     async def stop(self) -> None:
         """Close the listener, after accepting the connections that wait in its backlog."""
         if self._server is not None:
             await accept_waiting(
-                self._server, self.sock, self.backlog, self._connect, is_shared=self._is_shared
+                self._server,
+                self.sock,
+                self.backlog,
+                self._factory,
+                is_shared=self._is_shared,
+                proxy=self._proxy,
             )
         await super().stop()
+
+    @property
+    def _factory(self) -> Callable[[], asyncio.Protocol]:
+        return self._connect if self._proxy is None else self._proxy.after_header(self._connect)
 
     def _connect(self) -> asyncio.Protocol:
         server: Any = self.runner.server

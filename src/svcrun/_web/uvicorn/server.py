@@ -23,10 +23,11 @@ from svcrun.errors import ApplicationStartFailed, ServerEnded, show
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from svcrun._net.admission import Admission
     from svcrun._net.endpoint import Endpoint
+    from svcrun._net.proxy_protocol import ProxyProtocol
 
 __all__ = ("STOPPED_EARLY", "Server")
 
@@ -48,6 +49,7 @@ class Server(uvicorn.Server):
     :param request_timeout: seconds that requests in flight may take during the shutdown.
     :param request_limit: the name of the parameter that set `request_timeout`.
     :param lifespan_timeout: seconds that the shutdown of the application may take.
+    :param proxy: receives the header of each connection, None if they have none.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Server(uvicorn.Server):
         request_timeout: float,
         request_limit: str,
         lifespan_timeout: float,
+        proxy: ProxyProtocol | None,
     ) -> None:
         self._wake = asyncio.Event()
         self._should_exit = False
@@ -79,6 +82,7 @@ class Server(uvicorn.Server):
         # The listener and its socket, until the shutdown.
         self._listener: asyncio.AbstractServer | None = None
         self._sock: socket.socket | None = None
+        self._proxy = proxy
         self._tls = None if config.ssl is None else _TLSParameters(owner, config.ssl)
 
     @property
@@ -112,7 +116,7 @@ class Server(uvicorn.Server):
             self._endpoint.listen(sock, self.config.backlog, self._owner)
             loop = asyncio.get_running_loop()
             self._listener = await listen(
-                loop, sock, self._connect, self.config.backlog, self._admission
+                loop, sock, self._factory, self.config.backlog, self._admission
             )
             self._sock = sock
             self._check_not_stopped()
@@ -185,7 +189,14 @@ class Server(uvicorn.Server):
             return
         is_shared = self._endpoint.sock is not None  # it was passed by the user, or inherited
         backlog = self.config.backlog
-        await accept_waiting(listener, sock, backlog, self._connect, is_shared=is_shared)
+        await accept_waiting(
+            listener,
+            sock,
+            backlog,
+            self._factory,
+            is_shared=is_shared,
+            proxy=self._proxy,
+        )
 
     @property
     def open_connections(self) -> int:
@@ -218,6 +229,10 @@ class Server(uvicorn.Server):
             task.cancel()
         for transport in self.transports():
             transport.abort()
+
+    @property
+    def _factory(self) -> Callable[[], asyncio.Protocol]:
+        return self._connect if self._proxy is None else self._proxy.after_header(self._connect)
 
     def _connect(self) -> asyncio.Protocol:
         """Return the protocol of a new connection."""

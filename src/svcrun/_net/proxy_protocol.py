@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+    from svcrun._net.admission import Admission
+
     Network = IPv4Network | IPv6Network
     Trusted = Iterable[str | IPv4Address | IPv6Address | IPv4Network | IPv6Network]
 
@@ -35,6 +37,9 @@ log = logging.getLogger("svcrun.net")
 
 # The most lines per second about refused connections; further ones share a line.
 MAX_LINES: Final = 10
+
+# The prefix of ::ffff:0:0/96, the addresses of IPv4 mapped to IPv6.
+_MAPPED_PREFIX: Final = 96
 
 
 class ProxyParameters(Protocol):
@@ -67,15 +72,19 @@ def networks_of(owner: object, name: str, trusted: Trusted) -> tuple[Network, ..
         entries = tuple(trusted)
     except TypeError:
         raise ParameterTypeError(owner, name, trusted, accepted) from None
-    networks = []
+    networks: list[Network] = []
     for entry in entries:
         if not isinstance(entry, str | IPv4Address | IPv6Address | IPv4Network | IPv6Network):
             raise ParameterTypeError(owner, name, entry, accepted)
         try:
-            networks.append(ip_network(entry))
+            network = ip_network(entry)
         except ValueError as error:
-            reason = "; host bits are set" if "host bits" in str(error) else ""
+            reason = " without host bits" if "host bits" in str(error) else ""
             raise ParameterError(owner, name, entry, f"{accepted}{reason}") from None
+        mapped = getattr(network.network_address, "ipv4_mapped", None)
+        if mapped is not None and network.prefixlen >= _MAPPED_PREFIX:
+            network = IPv4Network((mapped, network.prefixlen - _MAPPED_PREFIX))
+        networks.append(network)
     return tuple(networks)
 
 
@@ -83,19 +92,24 @@ class ProxyProtocol:
     """The connections of a server whose header is not complete, and those that it refused.
 
     :param server: the server, named in log messages.
+    :param version: the accepted version.
+    :param admission: counts the refused connections.
     :param on_lost: called with the protocol of a connection that has ended before its header.
     """
 
     def __init__(
-        self, server: ProxyParameters, version: str, on_lost: Callable[[Any], None] | None
+        self,
+        server: ProxyParameters,
+        version: str,
+        admission: Admission,
+        on_lost: Callable[[Any], None] | None,
     ) -> None:
         self.server = server
         self.version = version
         self.timeout = server.proxy_timeout
+        self.admission = admission
         self.on_lost = on_lost
         self.waiting: set[HeaderReceiver] = set()
-        self.refused = 0
-        """The number of connections that were closed before their header was complete."""
         self.is_closed = False
         self._networks = networks_of(server, "proxy_trusted", server.proxy_trusted)
         # The lines of the current second, and when it began.
@@ -119,17 +133,13 @@ class ProxyProtocol:
             return True
         from ipaddress import ip_address
 
-        address = ip_address(peer[0])
+        address: Any = ip_address(peer[0])
         # A server of IPv6 and IPv4 shows a client of IPv4 by its address mapped to IPv6.
-        mapped = getattr(address, "ipv4_mapped", None)
-        return any(
-            address in network or (mapped is not None and mapped in network)
-            for network in self._networks
-        )
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self._networks)
 
     def refuse(self, peer: Any, reason: str, level: int = logging.WARNING) -> None:
-        """Count and log a refused connection."""
-        self.refused += 1
+        """Log a refused connection."""
         message = "%s: refused the connection from %s: %s"
         now = monotonic()
         if now - self._second >= 1:
@@ -172,7 +182,7 @@ class HeaderReceiver(asyncio.Protocol):
         self._peer = extra_info(transport, "peername")
         if proxy.is_closed:
             # Race: uvloop accepted the connection before the listener was closed.
-            transport.abort()
+            self.abort()
         elif self._peer is None:
             self._refuse("client disconnected", logging.INFO)
         elif not proxy.trusts(self._peer):
@@ -211,6 +221,7 @@ class HeaderReceiver(asyncio.Protocol):
     def abort(self) -> None:
         """Close the connection without waiting for its header."""
         self._stop_waiting()
+        self._proxy.admission.refused += 1
         self._transport.abort()
 
     def _time_out(self) -> None:

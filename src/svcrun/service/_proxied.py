@@ -50,8 +50,15 @@ class Proxied(Accepting, base=True):
         if headers.current is None and self.proxy_protocol is not None:
             from svcrun._net.proxy_protocol import ProxyProtocol
 
-            headers.current = ProxyProtocol(self, self.proxy_protocol, on_lost)
+            headers.current = ProxyProtocol(
+                self, self.proxy_protocol, self._svcrun_admission, on_lost
+            )
         return headers.current
+
+    def _svcrun_count_waiting(self) -> int:
+        """Return the number of connections whose header is not complete."""
+        current = part_of(self, _Headers).current
+        return 0 if current is None else len(current.waiting)
 
     def _svcrun_unbind(self) -> None:
         headers = part_of(self, _Headers)

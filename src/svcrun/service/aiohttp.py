@@ -79,6 +79,11 @@ class AIOHTTPService(Proxied, base=True):
         Further clients wait in the backlog.
     :param keepalive: seconds of silence after which TCP checks whether a client is still there;
         None, the default, for the checks of the system.
+    :param proxy_protocol: the version of the PROXY protocol whose header each connection begins
+        with, sent by a proxy such as HAProxy: ``"v1"``, ``"v2"`` or ``"any"``; None by default, for
+        no header. See :ref:`proxy-protocol`.
+    :param proxy_trusted: the addresses and networks of the proxies; loopback by default.
+    :param proxy_timeout: seconds that the header may take; 5 by default.
 
     :raises ValueError, TypeError: if a parameter has a value that is not accepted.
 
@@ -259,7 +264,7 @@ class AIOHTTPService(Proxied, base=True):
         if server is None:
             return 0
         if isinstance(server, Server):
-            return server.open_connections
+            return server.open_connections + self._svcrun_count_waiting()
         return len(getattr(server, "connections", ()))
 
     def _svcrun_secure(self) -> SecureServer | None:

@@ -55,6 +55,11 @@ class TCPServer(StreamServer, base=True):
         idle, nor is one whose client does not read.
     :param keepalive: seconds of silence after which TCP checks whether a client is still there;
         None, the default, for no checks. A client that vanished is noticed in twice that time.
+    :param proxy_protocol: the version of the PROXY protocol whose header each connection begins
+        with, sent by a proxy such as HAProxy: ``"v1"``, ``"v2"`` or ``"any"``; None by default, for
+        no header. See :ref:`proxy-protocol`.
+    :param proxy_trusted: the addresses and networks of the proxies; loopback by default.
+    :param proxy_timeout: seconds that the header may take; 5 by default.
 
     :raises ValueError, TypeError: naming a parameter whose value is not accepted.
 

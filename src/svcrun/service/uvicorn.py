@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 try:
     import uvicorn
-    from uvicorn.config import LOG_LEVELS
 except ImportError as error:
     msg = "svcrun.service.uvicorn needs uvicorn: pip install 'svcrun[uvicorn]'"
     raise ImportError(msg) from error
@@ -17,6 +16,7 @@ except ImportError as error:
 from svcrun._net.endpoint import Endpoint
 from svcrun._util.shared_stop import SharedStop
 from svcrun._web.application import check_application, check_import_string, is_factory, load
+from svcrun._web.uvicorn.log_levels import LogLevels
 from svcrun._web.uvicorn.options import (
     UvicornApplication,
     check_loop,
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 __all__ = ("UvicornApplication", "UvicornService")
 
 log = logging.getLogger(__name__)
-
-_LOGGERS = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 # Without a password, OpenSSL asks for one at the terminal, and blocks.
 _NO_PASSWORD = "no password was given"  # noqa: S105
@@ -100,6 +98,11 @@ class UvicornService(Proxied, base=True):
     :param log_level: the level of uvicorn's loggers while the service runs, as a number or a name;
         that of the root logger by default.
     :param access_log: whether to log each request; True by default.
+    :param proxy_protocol: the version of the PROXY protocol whose header each connection begins
+        with, sent by a proxy such as HAProxy: ``"v1"``, ``"v2"`` or ``"any"``; None by default, for
+        no header. See :ref:`proxy-protocol`.
+    :param proxy_trusted: the addresses and networks of the proxies; loopback by default.
+    :param proxy_timeout: seconds that the header may take; 5 by default.
 
     Each other option of :class:`uvicorn.Config` is a parameter as well, with uvicorn's default. The
     options ``reload``, ``workers`` and ``env_file`` are not supported, and ``loop`` is that of the
@@ -261,7 +264,7 @@ class UvicornService(Proxied, base=True):
         sock = await self.__bind()
         try:
             self.__check_not_stopped()
-            self.__set_levels()
+            self.__own.levels.set(self.log_level)
             application = await self.create_application()
             self.__check_not_stopped()
             server = self.__own.server = self.__make_server(application)
@@ -348,7 +351,7 @@ class UvicornService(Proxied, base=True):
             finally:
                 self.__own.server = None
                 self._svcrun_unbind()
-                self.__restore_levels()
+                self.__own.levels.restore()
 
     async def __undo(self) -> None:
         try:
@@ -357,22 +360,9 @@ class UvicornService(Proxied, base=True):
             # start() raises the error that made this necessary.
             log.exception("%s: the application failed to shut down after that", show(self))
 
-    def __set_levels(self) -> None:
-        level = self.log_level
-        if level is None:
-            return
-        for logger in map(logging.getLogger, _LOGGERS):
-            self.__own.levels.append((logger, logger.level))
-            logger.setLevel(LOG_LEVELS[level.lower()] if isinstance(level, str) else level)
-
-    def __restore_levels(self) -> None:
-        for logger, level in self.__own.levels:
-            logger.setLevel(level)
-        self.__own.levels.clear()
-
     def _svcrun_count_connections(self) -> int:
         server = self.__own.server
-        return 0 if server is None else server.open_connections
+        return 0 if server is None else server.open_connections + self._svcrun_count_waiting()
 
     def _svcrun_make_endpoint(self) -> Endpoint:
         sock = self.sock
@@ -407,4 +397,4 @@ class _Run:
         self.is_starting = False
         self.is_stop_requested = False
         self.stop = SharedStop()
-        self.levels: list[tuple[logging.Logger, int]] = []
+        self.levels = LogLevels()

@@ -500,6 +500,42 @@ async def test_a_closed_connection_needs_no_garbage_collection(tcp: Transport) -
             gc.enable()
 
 
+# Counters and limits.
+
+
+async def test_a_connection_is_counted_before_its_header_and_a_refused_one_as_refused(
+    tcp: Transport,
+) -> None:
+    server = tcp.server(tell, proxy_protocol="any", proxy_timeout=1000)
+    async with running(server):
+        with raw_client(server) as bad, raw_client(server):
+            await eventually(lambda: server.open_connections == 2)
+            bad.sendall(b"nonsense")
+            await eventually(lambda: server.open_connections == 1)
+            assert (server.accepted, server.refused) == (2, 1)
+            await ask(tcp, server, v1(CLIENT))
+            assert (server.accepted, server.refused) == (3, 1)
+            await server.stop()
+        assert (server.accepted, server.refused) == (3, 2)
+
+
+async def test_clients_wait_while_as_many_as_may_be_have_not_sent_their_header(
+    transport: Transport,
+) -> None:
+    server = transport.server(tell, proxy_protocol="any", proxy_timeout=1000, max_connections=2)
+    async with running(server):
+        with raw_client(server) as bad, raw_client(server) as gone:
+            await eventually(lambda: server.open_connections == 2)
+            answer = asyncio.create_task(ask(transport, server, v1(CLIENT)))
+            await asyncio.sleep(0.05)
+            assert not answer.done()
+            assert server.accepted == 2
+            bad.sendall(b"nonsense")
+            assert (await answer)[0] == CLIENT
+            gone.close()
+            assert (await ask(transport, server, v2(CLIENT)))[0] == CLIENT
+
+
 # Parameters.
 
 

@@ -98,11 +98,9 @@ class UvicornService(Proxied, base=True):
     :param log_level: the level of uvicorn's loggers while the service runs, as a number or a name;
         that of the root logger by default.
     :param access_log: whether to log each request; True by default.
-    :param proxy_protocol: the version of the PROXY protocol whose header each connection begins
-        with, sent by a proxy such as HAProxy: ``"v1"``, ``"v2"`` or ``"any"``; None by default, for
-        no header. See :ref:`proxy-protocol`.
+    :param proxy_protocol: ``"v1"``, ``"v2"``, ``"any"`` or None; see :ref:`proxy-protocol`.
     :param proxy_trusted: the addresses and networks of the proxies; loopback by default.
-    :param proxy_timeout: seconds that the header may take; 5 by default.
+    :param proxy_timeout: seconds that the header of the proxy may take; 5 by default.
 
     Each other option of :class:`uvicorn.Config` is a parameter as well, with uvicorn's default. The
     options ``reload``, ``workers`` and ``env_file`` are not supported, and ``loop`` is that of the

@@ -120,6 +120,7 @@ async def test_the_private_names_of_aiohttp_exist_and_no_others_are_used() -> No
         "_close",
         "_kwargs",
         "_make_server",
+        "_messages",
         "_prepare_hook",
         "_request_count",
         "_server",

@@ -17,7 +17,7 @@ from aiohttp import web as aioweb
 
 from svcrun import entrypoint
 from svcrun._util import drain
-from svcrun._web import graceful
+from svcrun._util.terminating import is_terminating
 from svcrun.errors import AlreadyRunning
 from svcrun.service import aiohttp as module
 from svcrun.service.aiohttp import AIOHTTPService
@@ -73,7 +73,7 @@ async def is_stopping(service: AIOHTTPService) -> asyncio.Task[float]:
     server: Any = service.runner.server
     stop = asyncio.create_task(stop_within(service))
     await eventually(lambda: server.stopping)
-    await asyncio.sleep(2 * graceful.LAST_CALL)
+    await asyncio.sleep(0.05)  # several iterations of the loop
     return stop
 
 
@@ -136,6 +136,7 @@ async def test_the_response_to_a_request_in_flight_closes_its_connection(
 
 async def test_a_connection_in_the_backlog_is_served(web: Web) -> None:
     """For the clients, the connections are established already."""
+    is_terminating.set(True)
     service = web.service(hello)
     await service.start()
     async with contextlib.AsyncExitStack() as stack:
@@ -203,10 +204,9 @@ async def test_a_request_that_was_sent_before_the_stop_is_answered(web: Web) -> 
 
 
 async def test_a_request_that_came_while_the_loop_was_blocked_is_answered(
-    http: Web, monkeypatch: pytest.MonkeyPatch
+    http: Web,
 ) -> None:
     """Its connection has been idle for long then, if one goes by the clock."""
-    monkeypatch.setattr(graceful, "LAST_CALL", 0.0)
     service = http.service(hello)
     await service.start()
     async with http.client(service) as (reader, writer):

@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from svcrun._net.listener import close_listener
+from svcrun._util.terminating import is_terminating
 
 if TYPE_CHECKING:
     import socket
@@ -21,13 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ("GracefulServer", "accept_waiting", "shut_down_connections")
 
-# Seconds for requests that clients send before they learn of the shutdown.
-LAST_CALL: Final = 0.1
-
 # Seconds for handshakes in progress, and for clients to receive the last output.
 LINGER: Final = 0.5
 
-# Seconds between two checks whether the clients have received the last output.
+# Seconds between two checks of all connections.
 POLL_INTERVAL: Final = 0.02
 
 # Iterations of the loop after which it has received data that was sent before, and has closed the
@@ -46,11 +44,20 @@ class GracefulServer(Protocol):
     def transports(self) -> Collection[asyncio.Transport]:
         """Return the transports of the open connections."""
 
-    async def receive_last_requests(self, deadline: float) -> None:
-        """Receive the requests that clients send before they learn of the shutdown."""
+    def open_connections(self) -> Collection[tuple[Any, bool]]:
+        """Return the connections that may receive a request, each with whether it is idle.
+
+        An idle one has no request under way. Web sockets are left out.
+        """
+
+    def end_connection(self, connection: Any) -> None:
+        """Accept no further request on a connection, and close it if it is idle."""
+
+    def end_web_sockets(self) -> None:
+        """Send a Close frame to each web socket that has not been sent one."""
 
     def end_connections(self) -> None:
-        """Accept no further request, close idle connections, and send Close frames."""
+        """End all connections, those of web sockets with a Close frame."""
 
     def abort(self) -> None:
         """Cancel all tasks and close all connections, without waiting for anything."""
@@ -84,21 +91,27 @@ async def accept_waiting(
         proxy.close()
 
 
-async def shut_down_connections(server: GracefulServer, timeout: float, limit: str) -> None:
+async def shut_down_connections(
+    server: GracefulServer, timeout: float, limit: str, *, idle_grace: float
+) -> None:
     """Handle the requests in flight, then close all connections.
 
     When this is cancelled, everything is aborted.
 
     :param timeout: seconds that the requests in flight may take. They are cancelled then.
     :param limit: the name of the parameter that set `timeout`.
+    :param idle_grace: seconds that a connection without a request under way stays open in a
+        shutdown by SIGTERM.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     # Invariant: no connection begins from here on, because the listener is closed. So each step
     # leaves fewer connections, and the last one needs no loop.
     try:
-        await _finish_handshakes(server.handshakes, min(LINGER, timeout))
-        await server.receive_last_requests(min(deadline, loop.time() + LAST_CALL))
+        if is_terminating.get():
+            await _receive_last_requests(server, idle_grace, deadline)
+        else:
+            await _finish_handshakes(server.handshakes, min(LINGER, timeout))
         server.end_connections()
         # Race: a connection may have received a request in the same iteration of the loop. Its task
         # begins in the next one, and is then among the requests in flight.
@@ -108,6 +121,35 @@ async def shut_down_connections(server: GracefulServer, timeout: float, limit: s
     finally:
         server.abort()
     await _run_loop()
+
+
+async def _receive_last_requests(
+    server: GracefulServer, idle_grace: float, deadline: float
+) -> None:
+    """Receive the requests of clients that have not been told that their connection closes.
+
+    Each response says ``Connection: close`` from the begin of the shutdown on. A connection is idle
+    if its client has sent no request since, or if its last response had begun before. Each idle
+    connection is closed after `idle_grace` seconds. Return when there is none left, and all
+    requests in flight have been answered.
+    """
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    idle_since = {connection: now for connection, is_idle in server.open_connections() if is_idle}
+    await _run_loop()
+    server.end_web_sockets()
+    await _finish_handshakes(server.handshakes, min(LINGER, max(deadline - now, 0)))
+    while (found := server.open_connections()) and (now := loop.time()) < deadline:
+        idle = {one: idle_since.get(one, now) for one, is_idle in found if is_idle}
+        if any(now - since >= idle_grace for since in idle.values()):
+            # Race: the loop may have been blocked, so that the request of a client is not read yet.
+            await _run_loop()
+            for connection, is_idle in server.open_connections():
+                if is_idle and now - idle.get(connection, now) >= idle_grace:
+                    server.end_connection(connection)
+        idle_since = idle
+        server.end_web_sockets()
+        await asyncio.sleep(min(POLL_INTERVAL, deadline - now))
 
 
 async def _run_loop() -> None:

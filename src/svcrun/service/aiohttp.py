@@ -84,6 +84,8 @@ class AIOHTTPService(Proxied, base=True):
         no header. See :ref:`proxy-protocol`.
     :param proxy_trusted: the addresses and networks of the proxies; loopback by default.
     :param proxy_timeout: seconds that the header may take; 5 by default.
+    :param idle_grace: seconds that a connection without a request stays open in a shutdown by
+        SIGTERM, for a request that its client may be sending; 0.5 by default.
 
     :raises ValueError, TypeError: if a parameter has a value that is not accepted.
 
@@ -113,6 +115,7 @@ class AIOHTTPService(Proxied, base=True):
     runner_kwargs: RunnerKwargsType | None = parameter(default=None, check=several, kw_only=False)
     app: web.Application | Callable[[], Any] | str | None = None
     backlog: int = parameter(default=1024, check=number(low=1, whole=True, unit="connections"))
+    idle_grace: float = parameter(default=0.5, check=number(low=0, unit="seconds"))
 
     _svcrun_runner_class: ClassVar[type[Runner]] = Runner
 
@@ -162,6 +165,7 @@ class AIOHTTPService(Proxied, base=True):
             application,
             owner=self,
             shutdown_timeout=self.shutdown_timeout,
+            idle_grace=self.idle_grace,
             **{
                 "access_log_class": AccessLogger,
                 "access_log_format": AccessLogger.LOG_FORMAT,

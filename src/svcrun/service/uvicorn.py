@@ -42,12 +42,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Iterable
 
-    from uvicorn.config import (
-        HTTPProtocolType,
-        InterfaceType,
-        LifespanType,
-        WSProtocolType,
-    )
+    from uvicorn.config import HTTPProtocolType, InterfaceType, LifespanType, WSProtocolType
 
     Path = str | os.PathLike[str]
     ContextFactory = Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext]
@@ -94,6 +89,8 @@ class UvicornService(Proxied, base=True):
     :param shutdown_timeout: seconds that requests in flight may take during the stop, and the
         application after them; 5 by default.
     :param timeout_graceful_shutdown: seconds that requests in flight may take, if that differs.
+    :param idle_grace: seconds that an idle connection stays open in a shutdown by SIGTERM, for a
+        request that its client may be sending; 0.5 by default.
     :param factory: whether `app` is a factory, whatever its parameters are.
     :param log_level: the level of uvicorn's loggers while the service runs, as a number or a name;
         that of the root logger by default.
@@ -129,6 +126,7 @@ class UvicornService(Proxied, base=True):
 
     app: Any = None
     shutdown_timeout: float = 5
+    idle_grace: float = 0.5
 
     # The options of uvicorn.Config, in its order, except `loop`.
     host: Path = "127.0.0.1"
@@ -309,6 +307,7 @@ class UvicornService(Proxied, base=True):
             request_limit=limit,
             lifespan_timeout=self.shutdown_timeout,
             proxy=self._svcrun_accept_proxies(),
+            idle_grace=self.idle_grace,
         )
 
     def __make_config(self, application: Any) -> uvicorn.Config:

@@ -23,6 +23,21 @@ _MALFORMED: Final = (HttpProcessingError, RequestPayloadError)
 _LOST: Final = ("Connection lost",)
 
 
+class _IsLast:
+    """As a truth value: whether no request of a connection waits for the current one.
+
+    A client may send several requests at once. aiohttp uses the value when it begins a response.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __bool__(self) -> bool:
+        return not self._connection._messages  # noqa: SLF001 - the same module
+
+
 class Connection(RequestHandler):
     """The connection of a client, and the task that handles its requests one after another."""
 
@@ -52,22 +67,34 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
         self.server = self.task = self.request = self.last_malformed = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is in flight, or was received and not begun."""
+        # aiohttp waits by this future for the next request, and has none before its task begins.
+        # It is done if a request was received in this iteration of the loop: that one is handled.
+        waiter = self._waiter
+        return self._request_count == 0 or not (waiter is None or waiter.done())
+
     def forbid_keep_alive(self) -> None:
-        """Send ``Connection: close`` with the response to the last request, if it has not begun."""
+        """Send ``Connection: close`` with the response to the last request that was received.
+
+        It has no effect on a response that has begun.
+        """
         request = self.request
         if request is not None:
             message: Any = request._message  # noqa: SLF001 - keep_alive has no setter
-            request._message = message._replace(should_close=True)  # noqa: SLF001 - the same
+            if not message.should_close:
+                is_last: Any = _IsLast(self)
+                request._message = message._replace(should_close=is_last)  # noqa: SLF001 - the same
 
     def end(self) -> None:
         """Accept no further request, and close at once if no request is in flight."""
         self.is_ending = True
-        # aiohttp waits by this future for the next request, and has none before its task begins.
-        # It is done if a request was received in this iteration of the loop: that one is handled.
-        waiter = self._waiter
-        if self._request_count == 0 or not (waiter is None or waiter.done()):
+        if self.is_idle:
             self.force_close()
-        else:
+        # The requests that were received are handled. The waiter exists until the first one begins,
+        # which close() permits. The response to the last one closes the connection.
+        elif len(self._messages) <= (self._waiter is not None):
             self.close()
 
     def data_received(self, data: bytes) -> None:
@@ -75,11 +102,11 @@ class Connection(RequestHandler):
         if not self.is_ending:
             super().data_received(data)
             return
-        self._close = False  # aiohttp drops data after close()
+        is_closed, self._close = self._close, False  # aiohttp drops data after close()
         try:
             super().data_received(data)
         finally:
-            self._close = True
+            self._close = is_closed
 
     def handle_error(
         self,

@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import logging
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from aiohttp import WSCloseCode, web
 from aiohttp.web_protocol import RequestHandler
@@ -47,6 +47,7 @@ class Server(web.Server):
     :param owner: the service, named in log messages.
     :param handler_cancellation: whether a handler is cancelled when its client disconnects.
     :param options: the options of each connection.
+    :param idle_grace: seconds that idle connections stay open in a shutdown by SIGTERM.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Server(web.Server):
         *,
         handler_cancellation: bool,
         options: dict[str, Any],
+        idle_grace: float,
     ) -> None:
         super().__init__(handler, handler_cancellation=handler_cancellation)
         self._options = options
+        self._idle_grace = idle_grace
         # Whether each further response is the last one of its connection.
         self.stopping = False
         self.handshakes = Handshakes()
@@ -67,6 +70,8 @@ class Server(web.Server):
         self.web_sockets: WeakKeyDictionary[web.WebSocketResponse, RequestHandler] = (
             WeakKeyDictionary()
         )
+        # Those to which the shutdown sends a Close frame.
+        self._closed: WeakSet[web.WebSocketResponse] = WeakSet()
         self._open: dict[RequestHandler, asyncio.Transport] = {}
         # Tasks that work for a connection, besides the task that handles its requests.
         self._tasks: dict[asyncio.Task[Any], object] = {}
@@ -115,7 +120,9 @@ class Server(web.Server):
         :param timeout: seconds that requests and web sockets may take. They are cancelled then.
         """
         self.excuse(current_work.get())
-        await shut_down_connections(self, timeout or 0, "shutdown_timeout")
+        await shut_down_connections(
+            self, timeout or 0, "shutdown_timeout", idle_grace=self._idle_grace
+        )
 
     @property
     def open_connections(self) -> int:
@@ -129,19 +136,37 @@ class Server(web.Server):
         excused = self._excused
         return [transport for handler, transport in self._open.items() if handler not in excused]
 
-    async def receive_last_requests(self, deadline: float) -> None:
-        """Wait for requests that clients send before they receive ``Connection: close``."""
-        await self.drain.wait(deadline)
+    def open_connections(self) -> list[tuple[Connection, bool]]:
+        """Return the connections that may receive a request, each with whether it is idle."""
+        left_out = {*self._excused, *self.web_sockets.values()}
+        return [
+            (handler, handler.is_idle)
+            for handler, transport in self._open.items()
+            if isinstance(handler, Connection)
+            and handler not in left_out
+            and not transport.is_closing()
+        ]
+
+    def end_connection(self, connection: Connection) -> None:
+        """Accept no further request on a connection, and close it if it is idle."""
+        connection.end()
+
+    def end_web_sockets(self) -> None:
+        """Send a Close frame to each web socket that has not been sent one."""
+        loop = asyncio.get_running_loop()
+        for web_socket, handler in tuple(self.web_sockets.items()):
+            if handler not in self._excused and web_socket not in self._closed:
+                self._closed.add(web_socket)
+                if isinstance(handler, Connection):
+                    handler.end()
+                self._track(loop.create_task(_close(web_socket)), handler)
 
     def end_connections(self) -> None:
-        """Accept no further request, close idle connections, and send Close frames."""
+        """End all connections, those of web sockets with a Close frame."""
         for handler in tuple(self._open):  # end() may lose the connection
             if isinstance(handler, Connection):
                 handler.end()
-        loop = asyncio.get_running_loop()
-        for web_socket, handler in self.web_sockets.items():
-            if handler not in self._excused:
-                self._track(loop.create_task(_close(web_socket)), handler)
+        self.end_web_sockets()
 
     def abort(self) -> None:
         """Cancel all tasks and close all connections, without waiting for anything."""

@@ -32,6 +32,7 @@ class Runner(web.AppRunner):
     :param app: the application.
     :param owner: the service, named in log messages; the application by default.
     :param shutdown_timeout: seconds that requests in flight may take during the shutdown.
+    :param idle_grace: seconds that idle connections stay open in a shutdown by SIGTERM.
     :param kwargs: other options of :class:`aiohttp.web.AppRunner`.
     """
 
@@ -41,11 +42,13 @@ class Runner(web.AppRunner):
         *,
         owner: object = None,
         shutdown_timeout: float = 60.0,
+        idle_grace: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(app, shutdown_timeout=shutdown_timeout, **kwargs)
         self._owner = app if owner is None else owner
         self._timeout = shutdown_timeout
+        self._idle_grace = idle_grace
 
     async def cleanup(self) -> None:
         """Close the listeners, shut down the connections, then clean up the application.
@@ -88,6 +91,7 @@ class Runner(web.AppRunner):
             self._owner,
             handler_cancellation=made.handler_cancellation,
             options=made._kwargs,  # noqa: SLF001 - the application may have added options
+            idle_grace=self._idle_grace,
         )
         server.request_factory = request_factory(make_request, server)
         server()  # raise errors of the options now, not at each connection

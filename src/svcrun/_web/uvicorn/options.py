@@ -51,6 +51,7 @@ _HANDLED: Final = frozenset(
         "factory",
         "fd",
         "host",
+        "idle_grace",
         "log_config",
         "log_level",
         "port",
@@ -77,6 +78,7 @@ _AT_LEAST_ONE: Final = number(low=1, whole=True)
 
 _NUMBERS: Final = {
     "backlog": number(low=1, whole=True, unit="connections"),
+    "idle_grace": _SECONDS,
     "h11_max_incomplete_event_size": optional(number(low=1, whole=True, unit="bytes")),
     "limit_concurrency": optional(_AT_LEAST_ONE, "no limit"),
     "limit_max_requests": optional(_AT_LEAST_ONE, "no limit"),

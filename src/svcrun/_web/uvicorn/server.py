@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 import uvicorn
 
@@ -17,7 +18,7 @@ from svcrun._util.raising import one_line
 from svcrun._web.event_streams import ended_event_streams
 from svcrun._web.graceful import accept_waiting, shut_down_connections
 from svcrun._web.lifespan import Lifespan
-from svcrun._web.uvicorn.application import wrap_application
+from svcrun._web.uvicorn.application import is_idle_http, wrap_application
 from svcrun.errors import ApplicationStartFailed, ServerEnded, show
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Server(uvicorn.Server):
     :param request_limit: the name of the parameter that set `request_timeout`.
     :param lifespan_timeout: seconds that the shutdown of the application may take.
     :param proxy: receives the header of each connection, None if they have none.
+    :param idle_grace: seconds that idle connections stay open in a shutdown by SIGTERM.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Server(uvicorn.Server):
         request_limit: str,
         lifespan_timeout: float,
         proxy: ProxyProtocol | None,
+        idle_grace: float,
     ) -> None:
         self._wake = asyncio.Event()
         self._should_exit = False
@@ -79,6 +82,9 @@ class Server(uvicorn.Server):
         self._admission = admission
         self._request_timeout = request_timeout
         self._request_limit = request_limit
+        self._idle_grace = idle_grace
+        # The protocols to which the shutdown has sent a Close frame.
+        self._closed: WeakSet[Any] = WeakSet()
         # The listener and its socket, until the shutdown.
         self._listener: asyncio.AbstractServer | None = None
         self._sock: socket.socket | None = None
@@ -146,7 +152,12 @@ class Server(uvicorn.Server):
             with ended_event_streams():
                 self._call_exit_hooks()
                 await self._close_listener()
-                await shut_down_connections(self, self._request_timeout, self._request_limit)
+                await shut_down_connections(
+                    self,
+                    self._request_timeout,
+                    self._request_limit,
+                    idle_grace=self._idle_grace,
+                )
         except BaseException:
             # The caller was cancelled: there is no time left to wait for anything.
             self.abort()
@@ -209,17 +220,35 @@ class Server(uvicorn.Server):
         """Return the transports of the open connections."""
         return [connection.transport for connection in self.server_state.connections]
 
-    async def receive_last_requests(self, deadline: float) -> None:
-        """Do nothing: uvicorn closes idle connections at once."""
+    def open_connections(self) -> list[tuple[Any, bool]]:
+        """Return the connections that may receive a request, each with whether it is idle."""
+        return [
+            (connection, is_idle)
+            for connection in self.server_state.connections
+            if (is_idle := is_idle_http(connection)) is not None
+            and not connection.transport.is_closing()
+        ]
+
+    def end_connection(self, connection: Any) -> None:
+        """Accept no further request on a connection, and close it if it is idle."""
+        try:
+            connection.shutdown()
+        except Exception:
+            logger.exception("%s: a connection failed to shut down", show(self._owner))
+            connection.transport.abort()
+
+    def end_web_sockets(self) -> None:
+        """End the connections of web sockets, and those of protocols that are not known."""
+        for connection in tuple(self.server_state.connections):
+            if is_idle_http(connection) is None and connection not in self._closed:
+                self._closed.add(connection)
+                self.end_connection(connection)
 
     def end_connections(self) -> None:
-        """Close idle connections, and make each response in flight the last of its connection."""
-        for connection in tuple(self.server_state.connections):
-            try:
-                connection.shutdown()
-            except Exception:
-                logger.exception("%s: a connection failed to shut down", show(self._owner))
-                connection.transport.abort()
+        """End all connections, those of web sockets with a Close frame."""
+        for connection, _ in self.open_connections():
+            self.end_connection(connection)
+        self.end_web_sockets()
 
     def abort(self) -> None:
         """Cancel all tasks and close all connections, without waiting for anything."""

@@ -44,7 +44,7 @@ class GracefulServer(Protocol):
     def transports(self) -> Collection[asyncio.Transport]:
         """Return the transports of the open connections."""
 
-    def open_connections(self) -> Collection[tuple[Any, bool]]:
+    def http_connections(self) -> Collection[tuple[Any, bool]]:
         """Return the connections that may receive a request, each with whether it is idle.
 
         An idle one has no request under way. Web sockets are left out.
@@ -135,16 +135,16 @@ async def _receive_last_requests(
     """
     loop = asyncio.get_running_loop()
     now = loop.time()
-    idle_since = {connection: now for connection, is_idle in server.open_connections() if is_idle}
+    idle_since = {connection: now for connection, is_idle in server.http_connections() if is_idle}
     await _run_loop()
     server.end_web_sockets()
     await _finish_handshakes(server.handshakes, min(LINGER, max(deadline - now, 0)))
-    while (found := server.open_connections()) and (now := loop.time()) < deadline:
+    while (found := server.http_connections()) and (now := loop.time()) < deadline:
         idle = {one: idle_since.get(one, now) for one, is_idle in found if is_idle}
         if any(now - since >= idle_grace for since in idle.values()):
             # Race: the loop may have been blocked, so that the request of a client is not read yet.
             await _run_loop()
-            for connection, is_idle in server.open_connections():
+            for connection, is_idle in server.http_connections():
                 if is_idle and now - idle.get(connection, now) >= idle_grace:
                     server.end_connection(connection)
         idle_since = idle

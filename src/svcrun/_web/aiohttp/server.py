@@ -136,7 +136,7 @@ class Server(web.Server):
         excused = self._excused
         return [transport for handler, transport in self._open.items() if handler not in excused]
 
-    def open_connections(self) -> list[tuple[Connection, bool]]:
+    def http_connections(self) -> list[tuple[Connection, bool]]:
         """Return the connections that may receive a request, each with whether it is idle."""
         left_out = {*self._excused, *self.web_sockets.values()}
         return [

@@ -220,7 +220,7 @@ class Server(uvicorn.Server):
         """Return the transports of the open connections."""
         return [connection.transport for connection in self.server_state.connections]
 
-    def open_connections(self) -> list[tuple[Any, bool]]:
+    def http_connections(self) -> list[tuple[Any, bool]]:
         """Return the connections that may receive a request, each with whether it is idle."""
         return [
             (connection, is_idle)
@@ -246,7 +246,7 @@ class Server(uvicorn.Server):
 
     def end_connections(self) -> None:
         """End all connections, those of web sockets with a Close frame."""
-        for connection, _ in self.open_connections():
+        for connection, _ in self.http_connections():
             self.end_connection(connection)
         self.end_web_sockets()
 

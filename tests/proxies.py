@@ -1,8 +1,11 @@
-"""Headers of the PROXY protocol, put together from their specification."""
+"""Headers of the PROXY protocol, put together from their specification, and a proxy."""
 
+import asyncio
+import contextlib
 import ipaddress
 import os
 import struct
+from collections.abc import AsyncIterator
 from typing import Any
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -85,3 +88,32 @@ HEADERS: dict[str, tuple[bytes, Any]] = {
     "v2-unspec-with-data": (v2(None, tlvs=b"anything"), None),
     "v2-datagram": (v2(("192.0.2.1", 1), transport=2), None),
 }
+
+
+@contextlib.asynccontextmanager
+async def relay(service: Any, header: bytes) -> AsyncIterator[int]:
+    """Run a proxy that sends a header before the data of each client, and yield its port."""
+    relays: set[asyncio.Task[None]] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(str(service.address), service.port)
+        there[1].write(header)
+        for one in (copy(reader, there[1]), copy(there[0], writer)):
+            relays.add(asyncio.create_task(one))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in relays:
+            task.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)

@@ -208,6 +208,18 @@ async def test_a_request_that_came_while_the_loop_was_blocked_is_answered(web: W
         assert_last(await read_answer(busy[0]), "/block")
 
 
+async def test_a_proxy_that_sends_its_header_after_the_signal_is_served(web: WebProgram) -> None:
+    await web.start(idle_grace=5, proxy_protocol="v1")
+    header = b"PROXY TCP4 192.0.2.1 192.0.2.2 40000 80\r\n"
+    async with ends_in_order(web), web.client() as (reader, writer), web.client() as busy:
+        busy[1].write(header + request("/slow", body=b"0.5"))
+        await web.wait_for("request /slow")
+        await web.terminate()
+        writer.write(header + request("/late"))
+        assert_last(await read_answer(reader), "/late")
+        assert (await read_answer(busy[0])).body == b"/slow"
+
+
 async def test_during_the_drain_delay_clients_are_served_as_before(web: WebProgram) -> None:
     await web.start(entrypoint={"drain_delay": 1.0})
     async with ends_in_order(web), web.client() as streams:

@@ -71,10 +71,12 @@ async def accept_waiting(
     *,
     is_shared: bool,
     proxy: ProxyProtocol | None,
+    idle_grace: float,
 ) -> None:
     """Close a listener, after accepting the connections that wait in its backlog.
 
-    Connections whose proxy has not sent its header are closed: they have no request.
+    Connections whose proxy has not sent its header are closed: they have no request. In a shutdown
+    by SIGTERM, the proxies have `idle_grace` seconds to send it.
 
     :param connect: returns the protocol of a new connection.
     :param is_shared: whether another process listens on the socket, or will.
@@ -88,6 +90,9 @@ async def accept_waiting(
     )
     if proxy is not None:
         await _run_loop()
+        deadline = loop.time() + (idle_grace if is_terminating.get() else 0)
+        while proxy.waiting and loop.time() < deadline:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(POLL_INTERVAL)
         proxy.close()
 
 

@@ -61,7 +61,7 @@ class Server(web.Server):
     ) -> None:
         super().__init__(handler, handler_cancellation=handler_cancellation)
         self._options = options
-        self._idle_grace = idle_grace
+        self.idle_grace = idle_grace
         # Whether each further response is the last one of its connection.
         self.stopping = False
         self.handshakes = Handshakes()
@@ -121,7 +121,7 @@ class Server(web.Server):
         """
         self.excuse(current_work.get())
         await shut_down_connections(
-            self, timeout or 0, "shutdown_timeout", idle_grace=self._idle_grace
+            self, timeout or 0, "shutdown_timeout", idle_grace=self.idle_grace
         )
 
     @property

@@ -48,7 +48,7 @@ class Runner(web.AppRunner):
         super().__init__(app, shutdown_timeout=shutdown_timeout, **kwargs)
         self._owner = app if owner is None else owner
         self._timeout = shutdown_timeout
-        self._idle_grace = idle_grace
+        self._idle_grace = min(idle_grace, shutdown_timeout)
 
     async def cleanup(self) -> None:
         """Close the listeners, shut down the connections, then clean up the application.
@@ -154,6 +154,7 @@ class Site(web.SockSite):
     async def stop(self) -> None:
         """Close the listener, after accepting the connections that wait in its backlog."""
         if self._server is not None:
+            server = self.runner.server
             await accept_waiting(
                 self._server,
                 self.sock,
@@ -161,6 +162,7 @@ class Site(web.SockSite):
                 self._factory,
                 is_shared=self._is_shared,
                 proxy=self._proxy,
+                idle_grace=server.idle_grace if isinstance(server, Server) else 0,
             )
         await super().stop()
 

@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
         self._admission = admission
         self._request_timeout = request_timeout
         self._request_limit = request_limit
-        self._idle_grace = idle_grace
+        self._idle_grace = min(idle_grace, request_timeout)
         # The protocols to which the shutdown has sent a Close frame.
         self._closed: WeakSet[Any] = WeakSet()
         # The listener and its socket, until the shutdown.
@@ -207,6 +207,7 @@ class Server(uvicorn.Server):
             self._factory,
             is_shared=is_shared,
             proxy=self._proxy,
+            idle_grace=self._idle_grace,
         )
 
     @property

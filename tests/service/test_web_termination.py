@@ -208,6 +208,21 @@ async def test_a_request_that_came_while_the_loop_was_blocked_is_answered(web: W
         assert_last(await read_answer(busy[0]), "/block")
 
 
+@pytest.mark.parametrize("size", [100_000, 20_000_000])
+async def test_a_response_that_comes_before_the_end_of_an_upload_arrives(
+    any_web: WebProgram, size: int
+) -> None:
+    """To close a socket with unread input resets the connection, and loses the response."""
+    await any_web.start(idle_grace=5)
+    async with ends_in_order(any_web), any_web.client() as (reader, writer):
+        assert not (await ask((reader, writer))).closes
+        await any_web.terminate()
+        writer.write(request("/unread", body=bytes(size)))
+        await writer.drain()
+        assert_last(await read_answer(reader), "/unread")
+        assert await reader.read() == b""
+
+
 async def test_a_proxy_that_sends_its_header_after_the_signal_is_served(web: WebProgram) -> None:
     await web.start(idle_grace=5, proxy_protocol="v1")
     header = b"PROXY TCP4 192.0.2.1 192.0.2.2 40000 80\r\n"

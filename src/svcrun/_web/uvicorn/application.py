@@ -9,35 +9,14 @@ from uvicorn.protocols.utils import ClientDisconnected
 
 from svcrun._web.disconnections import is_disconnection
 from svcrun._web.event_streams import is_event_stream
-from svcrun._web.graceful import ITERATIONS
+from svcrun._web.uvicorn.last_response import announce_close, receive_rest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     Application = Callable[[Any, Any, Any], Awaitable[None]]
 
-__all__ = ("is_idle_http", "wrap_application")
-
-_CLOSE = (b"connection", b"close")
-
-
-def is_idle_http(protocol: Any) -> bool | None:
-    """Return whether an HTTP connection has no request under way, None if it is no such one.
-
-    uvicorn has a protocol for each parser of HTTP/1.1, and others for HTTP/2 and web sockets.
-    """
-    try:
-        cycle = protocol.cycle
-    except AttributeError:
-        return None
-    return cycle is None or bool(cycle.response_complete)
-
-
-def _has_more_requests(protocol: Any) -> bool:
-    """Return whether a client has sent another request behind the current one."""
-    if getattr(protocol, "pipeline", ()):
-        return True
-    return bool(getattr(getattr(protocol, "conn", None), "trailing_data", (b"",))[0])
+__all__ = ("wrap_application",)
 
 
 def wrap_application(app: Application, is_stopping: Callable[[], bool]) -> Application:
@@ -70,14 +49,26 @@ async def _handle_request(
     transport = getattr(response, "transport", None)
     is_closing = getattr(transport, "is_closing", _false)
     start: Any = None
+    expects_rest = False  # whether the client may be sending a part of the request
 
     # Libraries such as asgiref check whether this is a coroutine function.
     async def send_and_suspend(message: Any) -> None:
-        nonlocal start
+        nonlocal start, expects_rest
         if start is None:
+            # Without ``100 Continue``, the client does not send the body of the request.
+            expects_rest = not getattr(response, "waiting_for_100_continue", True)
             if is_stopping() and transport is not None:
-                message = await _as_last(message, transport)
+                message = await announce_close(message, transport)
             start = message
+        elif (
+            is_stopping()
+            and expects_rest
+            and getattr(response, "more_body", False)
+            and not message.get("more_body", False)
+        ):
+            await send({**message, "more_body": True})
+            await receive_rest(receive, response)
+            message = {"type": message["type"], "body": b"", "more_body": False}
         await send(message)
         if getattr(response, "disconnected", False) or is_closing():
             await asyncio.sleep(0)
@@ -95,26 +86,6 @@ async def _handle_request(
         and is_event_stream(start.get("headers", ()))
     ):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _as_last(start: Any, transport: asyncio.Transport) -> Any:
-    """Return the start of a response that says that the connection closes.
-
-    Without that, the client might send another request while the connection is closed. If it has
-    sent one already, the response to that one is the last.
-    """
-    # Race: the other request may not be read yet.
-    for _ in range(ITERATIONS):
-        await asyncio.sleep(0)
-    protocol = transport.get_protocol()
-    if (
-        start["type"] != "http.response.start"
-        or is_idle_http(protocol) is None
-        or _has_more_requests(protocol)
-    ):
-        return start
-    headers = [header for header in start.get("headers", ()) if header[0].lower() != _CLOSE[0]]
-    return {**start, "headers": [*headers, _CLOSE]}
 
 
 async def _handle_web_socket(app: Application, scope: Any, receive: Any, send: Any) -> None:

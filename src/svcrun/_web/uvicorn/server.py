@@ -18,7 +18,8 @@ from svcrun._util.raising import one_line
 from svcrun._web.event_streams import ended_event_streams
 from svcrun._web.graceful import accept_waiting, shut_down_connections
 from svcrun._web.lifespan import Lifespan
-from svcrun._web.uvicorn.application import is_idle_http, wrap_application
+from svcrun._web.uvicorn.application import wrap_application
+from svcrun._web.uvicorn.last_response import is_idle_http
 from svcrun.errors import ApplicationStartFailed, ServerEnded, show
 
 if TYPE_CHECKING:

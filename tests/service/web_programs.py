@@ -5,7 +5,6 @@ import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,10 +143,7 @@ class WebProgram:
             PROGRAM,
             json.dumps([self.kind, files, options]),
             options=(),
-            env={
-                "SVCRUN_USE_UVLOOP": self._use_uvloop,
-                "PYTHONPATH": str(Path(__file__).parents[2]),
-            },
+            env={"SVCRUN_USE_UVLOOP": self._use_uvloop},
         )
         self.port = int((await self.wait_for(r"port (\d+)"))[1])
 

@@ -15,6 +15,7 @@ pytest.importorskip("aiohttp")
 import aiohttp
 from aiohttp import web as aioweb
 
+from svcrun._util.terminating import is_terminating
 from tests.proxies import HEADERS, LOCAL, relay, v1, v2
 from tests.service.streams import running
 from tests.service.webs import (
@@ -262,6 +263,36 @@ async def test_a_stop_serves_the_clients_that_wait_to_be_accepted(http: Web) -> 
         client.sendall(v2(CLIENT) + request())
         await service.stop()
         assert b'"remote": "192.0.2.1"' in await end_of(client)
+
+
+async def test_after_sigterm_a_header_may_arrive_as_late_as_a_request(web: Web) -> None:
+    is_terminating.set(True)
+    service = web.service(tell, proxy_protocol="any", shutdown_timeout=1000, idle_grace=1000)
+    await service.start()
+    async with behind(Web(None), service, b"PROXY ") as (reader, writer):
+        await eventually(lambda: service.open_connections == 1)
+        stop = asyncio.create_task(service.stop())
+        await asyncio.sleep(0.2)
+        writer.write(v1(CLIENT)[6:])
+        if (context := web.client_context()) is not None:
+            await writer.start_tls(context, server_hostname="localhost")
+        writer.write(request())
+        answer = await read_answer(reader)
+        assert (answer.status, answer.closes) == (200, True)
+    await stop
+
+
+async def test_after_sigterm_a_connection_without_a_header_is_closed_after_idle_grace(
+    web: Web,
+) -> None:
+    is_terminating.set(True)
+    service = web.service(tell, proxy_protocol="any", shutdown_timeout=1000, idle_grace=0.1)
+    await service.start()
+    with raw_client(service) as client:
+        await eventually(lambda: service.open_connections == 1)
+        async with asyncio.timeout(PATIENCE):
+            await service.stop()
+        assert await end_of(client) == b""
 
 
 async def test_100_starts_and_stops_with_headers_leave_nothing(http: Web) -> None:

@@ -19,6 +19,7 @@ pytest.importorskip("websockets")
 import httpx
 from websockets.asyncio.client import connect
 
+from svcrun._util.terminating import is_terminating
 from tests.proxies import HEADERS, relay, v1, v2
 from tests.service.uvicorns import Receive, Send, answer, make, running
 from tests.support import PATIENCE, eventually, nothing_left
@@ -163,6 +164,19 @@ async def test_a_stop_serves_the_clients_that_wait_to_be_accepted() -> None:
             sock.sendall(v2(CLIENT) + REQUEST)
             await service.stop()
             assert b"192.0.2.1" in await asyncio.to_thread(receive_all, sock)
+
+
+async def test_after_sigterm_a_header_may_arrive_as_late_as_a_request() -> None:
+    is_terminating.set(True)
+    service = make(tell, proxy_protocol="any", shutdown_timeout=1000, idle_grace=1000)
+    async with running(service):
+        with raw_client(service) as sock:
+            await eventually(lambda: service.open_connections == 1)
+            stop = asyncio.create_task(service.stop())
+            await asyncio.sleep(0.2)
+            sock.sendall(v2(CLIENT) + REQUEST)
+            assert b"192.0.2.1" in await asyncio.to_thread(receive_all, sock)
+            await stop
 
 
 async def test_50_starts_and_stops_with_headers_leave_nothing() -> None:

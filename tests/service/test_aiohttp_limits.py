@@ -3,70 +3,20 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 pytest.importorskip("aiohttp")
 
-from aiohttp import web
-
 from svcrun._net.listener import Listener
 from svcrun.service._accepting import Accepting
 from tests.conftest import Certificates
-from tests.service.webs import Web, read_answer, request
-from tests.support import eventually, has
+from tests.service.web_services import KINDS, Kind, running
+from tests.service.webs import read_answer, request
+from tests.support import eventually
 
 WAITING = "further clients wait to be accepted"
-
-KINDS = ["aiohttp", "aiohttp-tls"]
-KINDS += ["asgi", "asgi-tls"] * has("aiohttp_asgi") + ["uvicorn", "uvicorn-tls"] * has("uvicorn")
-
-
-async def greet(_: Any) -> web.Response:
-    return web.Response(text="hello")
-
-
-async def greet_asgi(scope: Any, _: Any, send: Any) -> None:
-    if scope["type"] == "http":
-        headers = [(b"content-length", b"5")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"hello"})
-
-
-class Kind:
-    """A kind of web service, without TLS or with it.
-
-    :param certificates: those of both sides for TLS, None for plain HTTP.
-    """
-
-    def __init__(self, name: str, certificates: Certificates | None) -> None:
-        self.name = name
-        self.web = Web(certificates)
-
-    def service(self, **parameters: Any) -> Any:
-        """Return a service on a free port that greets."""
-        if self.name == "aiohttp":
-            return self.web.service(greet, **parameters)
-        parameters = {"address": "127.0.0.1", "port": 0, "app": greet_asgi, **parameters}
-        files: Any = self.web.certificates
-        if self.name == "uvicorn":
-            from svcrun.service.uvicorn import UvicornService
-
-            if files is not None:
-                parameters |= {"ssl_certfile": files.server_cert, "ssl_keyfile": files.server_key}
-            return UvicornService(lifespan="off", **parameters)
-        from svcrun.service.asgi import ASGIHTTPService, ASGIHTTPSSLService
-
-        if files is None:
-            return ASGIHTTPService(lifespan="off", **parameters)
-        files = {"cert": files.server_cert, "key": files.server_key}
-        return ASGIHTTPSSLService(lifespan="off", **files, **parameters)
-
-    async def ask(self, service: Any) -> bytes:
-        """Return the answer to a new client."""
-        return (await self.web.get(service)).body
 
 
 @pytest.fixture(params=KINDS)
@@ -74,24 +24,6 @@ def kind(request: pytest.FixtureRequest, certificates: Certificates) -> Kind:
     """Each web service in turn."""
     name, _, tls = request.param.partition("-")
     return Kind(name, certificates if tls else None)
-
-
-@contextlib.asynccontextmanager
-async def running(service: Any) -> AsyncIterator[Any]:
-    """Start a service for the block, and stop it after."""
-    service.start_event.clear()
-    task = asyncio.create_task(service.start())
-    started = asyncio.create_task(service.start_event.wait())
-    await asyncio.wait((task, started), return_when=asyncio.FIRST_COMPLETED)
-    started.cancel()
-    if task.done():
-        await task
-    try:
-        yield service
-    finally:
-        async with asyncio.timeout(10):
-            await service.stop()
-            await task
 
 
 @contextlib.contextmanager
@@ -198,6 +130,20 @@ async def test_a_failed_handshake_is_refused(certificates: Certificates) -> None
                 await eventually(lambda: service.refused == 1)
             assert await kind.ask(service) == b"hello"
         assert (service.accepted, service.refused) == (2, 1)
+
+
+async def test_a_client_that_resets_its_connection_in_the_handshake_is_refused(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On uvloop, the transport does not know the address any more, and raises if asked."""
+    for name in dict.fromkeys(one.partition("-")[0] for one in KINDS):
+        async with running(Kind(name, certificates).service()) as service:
+            for number in (1, 2, 3):
+                with silent_client(service) as sock:
+                    sock.send(b"no TLS")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                await eventually(lambda: service.refused == number)  # noqa: B023 - in this round
+    assert not [one for one in caplog.records if one.name == "asyncio"]
 
 
 @pytest.mark.parametrize("maximum", [None, 5])

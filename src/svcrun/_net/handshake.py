@@ -10,6 +10,7 @@ from weakref import WeakSet, ref
 
 from svcrun._net.addresses import format_address
 from svcrun._net.proxied_transport import show_same_client, unwrap
+from svcrun._net.stream_writer import extra_info
 from svcrun._util.eager import start_eagerly
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Handshake(asyncio.Protocol):
                 ssl_handshake_timeout=server.ssl_handshake_timeout,
             )
         except OSError as error:
-            log_handshake_failure(server, format_address(plain.get_extra_info("peername")), error)
+            log_handshake_failure(server, format_address(extra_info(plain, "peername")), error)
             self._refuse(plain)
             return
         except BaseException:

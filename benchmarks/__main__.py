@@ -26,6 +26,7 @@ from benchmarks.targets import (
     reports,
     shutdown,
     tcp,
+    termination,
     tls,
     udp,
 )
@@ -45,6 +46,7 @@ MODULES = (
     insight,
     reports,
     shutdown,
+    termination,
 )
 TARGETS = [module.TARGET for module in MODULES]
 
@@ -96,7 +98,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Measure svcrun against plain asyncio, in the same run and as ratios.",
         epilog="A ratio is the cost of svcrun divided by that of plain asyncio: less is better. "
         "It is the median of all turns, with the range of the middle half in brackets. A target "
-        "with a unit is a limit for the time of svcrun, whatever the ratio.",
+        "with a unit is a limit for the number of svcrun, whatever the ratio.",
     )
     parser.add_argument(
         "targets",

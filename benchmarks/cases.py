@@ -21,8 +21,9 @@ class Metric:
     :param name: the name of the line.
     :param limit: the maximum of the ratio to the baseline, or None.
     :param key: its key in the result of a job.
-    :param bound: the maximum of seconds, whatever the ratio, or None.
-    :param unit: the unit of the number: ``"s"`` for seconds, ``"B"`` for bytes.
+    :param bound: the maximum of the number, whatever the ratio, or None.
+    :param unit: the unit of the number: ``"s"`` for seconds, ``"B"`` for bytes, ``"lost"`` for
+        lost requests, which are added up.
     """
 
     name: str

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,21 @@ class Program:
         traceback: TracebackType | None,
     ) -> None:
         self._undo.close()
+
+    @property
+    def pid(self) -> int:
+        """The process ID."""
+        return self._process.pid
+
+    def wait_for_port(self, port: int) -> None:
+        """Wait until the program accepts connections on a port of this machine."""
+        while True:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"{self._name} has ended\n{self._complaint()}")
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                return
+            time.sleep(0.01)
 
     def answer(self) -> Any:
         """Return the next line that the program writes.

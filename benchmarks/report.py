@@ -28,7 +28,7 @@ def line(row: Row, also: Sequence[str]) -> str:
     """Return the line of one metric."""
     low, high = row.middle_half()
     asked = limits(row.metric)
-    show = duration if row.metric.unit == "s" else size
+    show = SHOW[row.metric.unit]
     spread = f"({low:.2f}-{high:.2f})"
     verdict = {True: "ok", False: "over", None: ""}[row.is_good]
     others = "".join(f"{row.ratio(s):14.2f}" if s in row.samples else " " * 14 for s in also)
@@ -40,9 +40,9 @@ def line(row: Row, also: Sequence[str]) -> str:
 
 
 def limits(metric: Metric) -> str:
-    """Format the limits of a metric: a ratio, or a time with its unit."""
+    """Format the limits of a metric: a ratio, or a number with its unit."""
     limit = [] if metric.limit is None else [f"{metric.limit:.2f}"]
-    bound = [] if metric.bound is None else [duration(metric.bound)]
+    bound = [] if metric.bound is None else [SHOW[metric.unit](metric.bound)]
     return ", ".join(limit + bound)
 
 
@@ -65,6 +65,9 @@ def size(number: float) -> str:
     '3.61 KB'
     """
     return f"{number:.0f} B" if number < KILOBYTE else f"{number / KILOBYTE:.3g} KB"
+
+
+SHOW = {"s": duration, "B": size, "lost": "{:.0f} lost".format}
 
 
 def table(

@@ -19,7 +19,9 @@ class Row:
     """Seconds for one operation, by side, in the order they were measured."""
 
     def median(self, side: str) -> float:
-        """Return the median of the seconds of *side*."""
+        """Return the median of the numbers of *side*, or the sum of lost requests."""
+        if self.metric.unit == "lost":
+            return sum(self.samples[side])
         return statistics.median(self.samples[side])
 
     def ratio(self, side: str = SVCRUN) -> float:
@@ -28,13 +30,15 @@ class Row:
         It is the median of the ratios of all turns. The speed of a machine changes all the time,
         and measurements of the same turn share it.
         """
+        if self.metric.unit == "lost":
+            return self.median(side) / max(self.median(BASELINE), 1)
         return statistics.median(self._ratios(side))
 
     def middle_half(self) -> tuple[float, float]:
         """Return the first and the third quartile of the ratios of all turns."""
+        if self.metric.unit == "lost" or len(self.samples[SVCRUN]) == 1:
+            return self.ratio(), self.ratio()
         ratios = self._ratios(SVCRUN)
-        if len(ratios) == 1:
-            return ratios[0], ratios[0]
         low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
         return low, high
 

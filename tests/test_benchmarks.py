@@ -31,8 +31,9 @@ from tests.support import PATIENCE, PROFILE, ROOT
 pytestmark = pytest.mark.skipif(PROFILE == "quick", reason="slow, and one environment tells it all")
 
 LINE = re.compile(
-    r"  (?P<name>\S.*?) +(stock|uvloop)? +[\d.]+ (s|ms|us|ns|B|KB) +[\d.]+ (s|ms|us|ns|B|KB)"
-    r" +(?P<ratio>[\d.]+) \([\d.]+-[\d.]+\) *(?P<limit>[\d.]+( (s|ms|us|ns))?)?"
+    r"  (?P<name>\S.*?) +(stock|uvloop)? +[\d.]+ (s|ms|us|ns|B|KB|lost)"
+    r" +[\d.]+ (s|ms|us|ns|B|KB|lost)"
+    r" +(?P<ratio>[\d.]+) \([\d.]+-[\d.]+\) *(?P<limit>[\d.]+( (s|ms|us|ns|lost))?)?"
     r" *(?P<verdict>ok|over)?"
 )
 
@@ -66,11 +67,13 @@ def test_a_target_is_measured_on_both_sides_and_printed_as_ratios(
     for row, match in zip(rows, printed, strict=True):
         assert set(row["samples"]) == {BASELINE, SVCRUN}
         assert all(
-            cost > 0 and math.isfinite(cost) for side in row["samples"].values() for cost in side
+            (cost > 0 or row["unit"] == "lost") and math.isfinite(cost)
+            for side in row["samples"].values()
+            for cost in side
         )
         assert match["ratio"] == f"{row['ratio']:.2f}"
         assert match["verdict"] == {True: "ok", False: "over", None: None}[row["ok"]]
-    assert any(row["limit"] for row in rows)
+    assert any(row["limit"] or row["bound"] is not None for row in rows)
 
 
 def test_an_unknown_target_is_refused_with_the_known_names() -> None:
@@ -142,6 +145,16 @@ def test_a_time_above_the_bound_is_over_at_any_ratio(bound: float, verdict: str)
     assert match
     assert (match["limit"], match["verdict"]) == (report.duration(bound), verdict)
     assert report.verdict([row]) == f"{int(verdict == 'ok')} of 1 targets reached"
+
+
+def test_lost_requests_are_added_up_and_one_is_over_the_bound() -> None:
+    metric = Metric("name", bound=0, unit="lost")
+    for lost, verdict in (([0.0, 0.0, 0.0], "ok"), ([0.0, 1.0, 0.0], "over")):
+        row = runner.Row("target", "stock", metric, {BASELINE: [3.0, 0.0, 1.0], SVCRUN: lost})
+        match = LINE.fullmatch(report.line(row, ()))
+        assert match
+        assert (match["limit"], match["verdict"]) == ("0 lost", verdict)
+        assert row.ratio() == sum(lost) / 4
 
 
 def test_a_target_without_its_library_is_skipped_with_the_reason() -> None:

@@ -136,10 +136,11 @@ def test_an_interactive_session_in_a_docstring_prints_the_output_shown(
 
 def test_every_block_is_in_a_language_that_is_checked_here() -> None:
     found = {(page.name, block.language) for page in PAGES for block in read_blocks(page)}
-    checked = {"python", "console", "text", "sh", "ini", "dockerfile"}
+    checked = {"python", "console", "text", "sh", "ini", "dockerfile", "yaml"}
     assert {language for _, language in found} <= checked
     # Of these there is one each, and a test below.
-    assert {it for it in found if it[1] in {"ini", "dockerfile"}} == {
+    assert {it for it in found if it[1] in {"ini", "dockerfile", "yaml"}} == {
+        ("stop.rst", "yaml"),
         ("systemd.rst", "ini"),
         ("container.rst", "dockerfile"),
     }
@@ -179,6 +180,16 @@ def test_the_unit_of_systemd_waits_longer_than_the_program_does() -> None:
     timeout = re.search(r"SVCRUN_SHUTDOWN_TIMEOUT=(\d+)", one_block("howto/systemd.rst", "ini"))
     assert timeout is not None
     assert int(unit["Service"]["TimeoutStopSec"]) > int(timeout[1])
+
+
+def test_the_deployment_of_kubernetes_waits_longer_than_the_program_does() -> None:
+    text = one_block("howto/stop.rst", "yaml")
+    limit = re.search(r"terminationGracePeriodSeconds: (\d+)", text)
+    assert limit is not None
+    values = dict(re.findall(r'name: (SVCRUN_\w+)\n *value: "(\d+)"', text))
+    assert values.keys() == {"SVCRUN_DRAIN_DELAY", "SVCRUN_SHUTDOWN_TIMEOUT"}
+    assert values.keys() <= variables_in(SOURCE)
+    assert int(limit[1]) > sum(map(int, values.values()))
 
 
 def test_the_dockerfile_installs_extras_and_sets_variables_that_exist() -> None:

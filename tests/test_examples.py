@@ -379,6 +379,30 @@ async def test_the_aiohttp_application_counts_words_in_requests_and_in_messages(
     assert '"POST /count HTTP/1.1" 200' in outcome.stderr
 
 
+@pytest.mark.skipif(not has("aiohttp"), reason="needs aiohttp")
+async def test_the_web_server_behind_a_load_balancer_loses_no_request(run: Run) -> None:
+    import aiohttp
+
+    program, (host, port) = start_server(run, "web_drain.py", "--delay", "1.5")
+    url = f"http://{host}:{port}"
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/ready") as answer:
+            assert answer.status == 200
+        program.terminate()
+        await asyncio.to_thread(
+            program.wait_for_line, r"SIGTERM received; shutting down in 1\.5 s", stream="stderr"
+        )
+        async with session.get(f"{url}/ready") as answer:
+            assert answer.status == 503
+        async with session.get(url) as answer:
+            assert await answer.text() == f"served by process {program.pid}\n"
+            assert "Connection" not in answer.headers
+        await asyncio.to_thread(program.wait_for_line, "drain_delay has ended", stream="stderr")
+        async with session.get(url) as answer:
+            assert answer.headers["Connection"] == "close"
+    assert (await asyncio.to_thread(program.wait)).returncode == 0
+
+
 @pytest.mark.skipif(not has("aiohttp_asgi"), reason="needs aiohttp-asgi")
 def test_the_asgi_example_counts_until_its_client_disconnects(run: Run) -> None:
     program, (host, port) = start_server(run, "web_asgi.py")

@@ -102,6 +102,8 @@ class Program:
         sets are not inherited.
     :param options: options of the interpreter.
     :param cwd: its working directory.
+    :param prefix: a command that runs the interpreter, with the arguments that follow it.
+    :param pass_fds: descriptors that the process inherits.
     :param measured: whether its coverage is measured, if that of the tests is. A program that forks
         while another thread runs may inherit a held lock of the coverage tool, and deadlock.
 
@@ -120,6 +122,8 @@ class Program:
         env: Mapping[str, str] | None = None,
         options: Sequence[str] = STRICT,
         cwd: Path | None = None,
+        prefix: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
         measured: bool = True,
     ) -> None:
         # The source is in a file, so that tracebacks show its lines and ps stays readable.
@@ -130,12 +134,13 @@ class Program:
         else:
             path = source
         self._process = subprocess.Popen(
-            [sys.executable, *options, str(path), *arguments],
+            [*prefix, sys.executable, *options, str(path), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=_environment(env or {}, measured=measured),
             cwd=cwd or ROOT,
+            pass_fds=pass_fds,
             encoding="utf-8",
             errors="backslashreplace",
             start_new_session=True,  # so that kill() reaches its children
@@ -240,6 +245,7 @@ class Program:
 
 def _environment(extra: Mapping[str, str], *, measured: bool) -> dict[str, str]:
     unwanted = {"NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC", "WATCHDOG_PID", "INVOCATION_ID"}
+    unwanted |= {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
     if not measured:
         unwanted |= {"COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"}
     inherited = {

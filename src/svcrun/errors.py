@@ -25,7 +25,7 @@ def show(service: object) -> str:
         return f"<{type(service).__qualname__}, without a representation: {type(error).__name__}>"
 
 
-def _title(owner: object) -> str:
+def title(owner: object) -> str:
     """Return a name for `owner`: its class, and the name that tells it apart from others."""
     if isinstance(owner, str):
         return owner
@@ -36,7 +36,7 @@ def _title(owner: object) -> str:
 
 class _WrongParameter(Exception):
     def __init__(self, owner: object, name: str, value: object, accepted: str) -> None:
-        super().__init__(f"{_title(owner)}: {name} must be {accepted}, not {value!r}")
+        super().__init__(f"{title(owner)}: {name} must be {accepted}, not {value!r}")
         self.owner = owner
         self.name = name
         self.value = value
@@ -234,7 +234,18 @@ class NotASocket(ParameterTypeError, ParameterError):
     """The parameter ``sock`` is not a plain socket (see :class:`ParameterError`)."""
 
     def __init__(self, owner: object, value: object) -> None:
-        super().__init__(owner, "sock", value, "a socket.socket instance")
+        super().__init__(owner, "sock", value, "a socket.socket instance or 'fd:NAME'")
+
+
+class PassedSocketError(ParameterError):
+    """The parameter ``sock="fd:NAME"`` names no socket that a server can use.
+
+    :param detail: what was found under that name.
+    """
+
+    def __init__(self, owner: object, value: object, accepted: str, detail: str) -> None:
+        super().__init__(owner, "sock", value, accepted)
+        self.args = (f"{self.args[0]} ({detail})",)
 
 
 class AlreadyRunning(RuntimeError):

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from svcrun._net.addresses import format_address
-from svcrun._net.endpoint import is_connected
+from svcrun._net.passed_sockets import is_connected
 from svcrun._util.drain import Drain
 from svcrun._util.eager import start_eagerly
 from svcrun._util.loop_internals import callbacks_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -23,7 +22,9 @@ from svcrun._net.addresses import (
     path_of,
 )
 from svcrun._net.keepalive import set_keepalive
+from svcrun._net.passed_sockets import PREFIX, PassedSocket, is_connected, is_unbound
 from svcrun._net.unix_socket import SocketFile, bind_path
+from svcrun._util.passed_descriptors import mark_as_used
 from svcrun.errors import NoEndpoint, ParameterError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from svcrun._net.addresses import Option
 
-__all__ = ("Endpoint", "is_connected", "local_address")
+__all__ = ("Endpoint", "local_address")
 
 log = logging.getLogger("svcrun.net")
 
@@ -57,7 +58,10 @@ class Endpoint:
     :param path: the path of a Unix socket, instead of `address` and `port`. ``"\0name"`` is a name
         in the abstract name space of Linux.
     :param sock: a bound socket, instead of all other parameters. The server closes it when it
-        stops. When the server is started again, it binds another socket to the same address.
+        stops. When the server is started again, it binds another socket to the same address. Or
+        ``"fd:NAME"``, the socket that the parent of the process has passed under that name. It
+        stays open, and each run of the server uses a duplicate. If none was passed, the address or
+        path is bound.
     :param options: socket options as ``(level, option, value)``, which are set before the socket is
         bound.
     :param reuse_addr: set ``SO_REUSEADDR`` on a stream socket, so that a server can bind the port
@@ -70,6 +74,7 @@ class Endpoint:
     :param scheme: how log messages name the protocol.
 
     :raises NoEndpoint: a :class:`ValueError` and :class:`RuntimeError`, if there is no endpoint.
+    :raises PassedSocketError: a :class:`ValueError`, if no usable socket was passed under the name.
     :raises NotASocket: a :class:`TypeError` and :class:`ValueError`, if `sock` is not a socket.
     :raises ValueError: if a value is not accepted.
     :raises TypeError: if a value has a wrong type.
@@ -88,7 +93,7 @@ class Endpoint:
         address: str | os.PathLike[str] | None = None,
         port: int | None = None,
         path: str | os.PathLike[str] | None = None,
-        sock: socket.socket | None = None,
+        sock: socket.socket | str | None = None,
         options: Iterable[Option] = (),
         reuse_addr: bool = True,
         reuse_port: bool = False,
@@ -100,7 +105,7 @@ class Endpoint:
         self.owner = owner
         self.address, self.path, self.family = _check_address_or_path(owner, address, path, family)
         self.port = None if port is None else check_port(owner, port)
-        self.sock = sock
+        self.sock = None if isinstance(sock, str) else sock
         self.kind = kind
         self.options = check_options(owner, options)
         self.reuse_addr = reuse_addr
@@ -114,9 +119,19 @@ class Endpoint:
         # Family and address of a host name.
         self._resolved: tuple[int, Any] | None = None
 
-        if sock is not None:
+        # The name of a passed socket, and whether the server listens on it.
+        self._passed: PassedSocket | None = None
+        self._is_passed = False
+        if isinstance(sock, str) and len(sock) > len(PREFIX) and sock.startswith(PREFIX):
+            self._passed = PassedSocket(owner, sock, kind)
+            if self._passed.exists:
+                return
+            if self.path is None and (self.address is None or self.port is None):
+                raise self._passed.missing(owner)
+        elif sock is not None:
             check_socket(owner, sock, kind)
-        elif self.path is not None:
+            return
+        if self.path is not None:
             if port:
                 raise ParameterError(owner, "port", port, f"None beside the path {self.path!r}")
         elif self.address is None:
@@ -129,6 +144,8 @@ class Endpoint:
 
     def __str__(self) -> str:
         """Return the endpoint as a URL, before it is bound."""
+        if self._passed is not None and (self._is_passed or self._passed.exists):
+            return str(self._passed)
         if self._rebind is not None:
             return format_url(self.scheme, *self._rebind[:2])
         if self.sock is not None:
@@ -148,6 +165,8 @@ class Endpoint:
         """
         if self.family is not None or self.sock is not None or self.address == "localhost":
             return
+        if self._passed is not None and self._passed.exists:
+            return
         try:
             found = await loop.getaddrinfo(
                 self.address, self.port, type=self.kind, flags=socket.AI_PASSIVE
@@ -162,11 +181,15 @@ class Endpoint:
         :param owner: the server, as errors show it; by default the `owner` of the endpoint.
         :param backlog: the maximum number of connections that wait to be accepted.
         :raises OSError: with the type and errno of the system, naming endpoint and `owner`.
-        :raises ValueError: if `sock` is closed, not bound, or connected.
+        :raises ValueError: if `sock` is closed, not bound, or connected, or if the passed socket
+            is in use.
         """
         name = self.owner if owner is None else owner
         try:
-            if self.sock is not None and self._rebind is None:
+            passed = self._open_passed(name)
+            if passed is not None:
+                sock = passed
+            elif self.sock is not None and self._rebind is None:
                 sock = self._adopt(self.sock, name)
             else:
                 sock = self._open()
@@ -210,14 +233,37 @@ class Endpoint:
         if file is not None:
             file.remove(self.owner)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether another process may listen on the same socket, now or later."""
+        return self._is_passed or self.sock is not None
+
+    def _open_passed(self, owner: object) -> socket.socket | None:
+        """Return a duplicate of the passed socket, None if there is none."""
+        if self._passed is None:
+            return None
+        sock = self._passed.open(owner)
+        self._is_passed = sock is not None
+        if sock is None:
+            if self.path is None and (self.address is None or self.port is None):
+                raise self._passed.missing(owner)
+            self._passed.log_absence(owner, self)
+            return None
+        try:
+            sock.setblocking(False)
+            self._set_options(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
     def _adopt(self, sock: socket.socket, owner: object) -> socket.socket:
         """Prepare the socket passed as `sock`, which may have changed since then."""
         if sock.fileno() == -1:
             raise ParameterError(owner, "sock", sock, "an open socket")
         if sock in _adopted:
             raise ParameterError(owner, "sock", sock, "a socket that no other server uses")
-        bound = sock.getsockname()
-        if not bound or (sock.family != AF_UNIX and bound[1] == 0):
+        if is_unbound(sock):
             raise ParameterError(owner, "sock", sock, "a bound socket")
         if self.kind == socket.SOCK_STREAM and is_connected(sock):
             raise ParameterError(owner, "sock", sock, "a socket without a connection")
@@ -226,8 +272,9 @@ class Endpoint:
         v6only = sock.family == socket.AF_INET6 and bool(
             sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
         )
-        self._rebind = (sock.family, bound, v6only)
+        self._rebind = (sock.family, sock.getsockname(), v6only)
         _adopted.add(sock)
+        mark_as_used(sock.fileno())
         return sock
 
     def _open(self) -> socket.socket:
@@ -332,11 +379,3 @@ def _choose(found: list[tuple[Any, ...]]) -> tuple[int, Any]:
         if family == socket.AF_INET:
             return family, address
     return found[0][0], found[0][4]
-
-
-def is_connected(sock: socket.socket) -> bool:
-    """Return whether `sock` has a peer."""
-    with contextlib.suppress(OSError):
-        sock.getpeername()
-        return True
-    return False

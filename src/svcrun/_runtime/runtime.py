@@ -29,6 +29,7 @@ from svcrun._runtime.shutdown_report import ShutdownReport, hint, place_of, runn
 from svcrun._util.drain import GRACE_PERIOD
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun._util.passed_descriptors import take_passed_descriptors, warn_of_unused_descriptors
 from svcrun._util.raising import one_line
 from svcrun._util.tasks import wait_for_task
 from svcrun._util.terminating import is_terminating
@@ -137,6 +138,7 @@ class Runtime:
     def set_up(self) -> None:
         """Set up the log, the threads and the signals; :meth:`dispose` takes them down again."""
         self._facilities.set_up()
+        take_passed_descriptors()  # before a service starts a process, which would inherit them
         if not self.loop.is_running():
             self.block.spare.hold()
         self._watchdog.start(self._report.warn_of_no_thread)
@@ -180,6 +182,7 @@ class Runtime:
             self.is_ready = False
         self._notify("_svcrun_started")
         self.reloading.open()
+        warn_of_unused_descriptors()
 
     async def enter_in_task(self, start: Coroutine[Any, Any, None]) -> BaseException | None:
         """Run :meth:`enter` in a task of its own; return the exception that ended it, or None."""

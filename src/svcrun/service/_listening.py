@@ -38,7 +38,7 @@ class Listening(Service, base=True):
     address: str | os.PathLike[str] | None = parameter(default=None, kw_only=False)
     port: int | None = parameter(default=None, kw_only=False)
     options: Iterable[Option] = parameter(default=(), check=several, kw_only=False)
-    sock: Socket | None = parameter(default=None, kw_only=False)
+    sock: Socket | str | None = parameter(default=None, kw_only=False)
     path: str | os.PathLike[str] | None = None
     reuse_port: bool = False
 

@@ -61,7 +61,8 @@ class AIOHTTPService(Proxied, base=True):
         default. See :class:`svcrun._net.endpoint.Endpoint`.
     :param port: 0 to 65535. 0 selects a free port. Once started, :attr:`address` and :attr:`port`
         are the bound ones.
-    :param sock: a bound socket, instead of `address` and `port`. The stop closes it.
+    :param sock: a bound socket, instead of `address` and `port`. The stop closes it. Or
+        ``"fd:NAME"``, the socket that systemd has passed under that name.
     :param shutdown_timeout: seconds that requests in flight may take during the stop; 5 by default.
     :param handler_cancellation: whether to cancel a handler whose client disconnects; True by
         default.
@@ -121,7 +122,9 @@ class AIOHTTPService(Proxied, base=True):
 
     def _svcrun_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         kwargs = super()._svcrun_arguments(args, kwargs)
-        if "address" not in kwargs and not kwargs.keys().isdisjoint({"path", "sock"}):
+        # With a port, the default is the address to bind if the named socket was not passed.
+        is_named = isinstance(kwargs.get("sock"), str) and kwargs.get("port") is not None
+        if "address" not in kwargs and not is_named and kwargs.keys() & {"path", "sock"}:
             kwargs["address"] = None  # the default does not apply to other endpoints
         return kwargs
 
@@ -187,7 +190,7 @@ class AIOHTTPService(Proxied, base=True):
             admission=self._svcrun_admission,
             backlog=self.backlog,
             tls=self._svcrun_secure(),
-            is_shared=self.sock is not None,
+            is_shared=self._svcrun_endpoint.is_shared,
             proxy=self._svcrun_accept_proxies(),
         )
 
@@ -365,7 +368,7 @@ class AIOHTTPSSLService(SecureServer, AIOHTTPService, base=True):
             address: str | os.PathLike[str] | None = "localhost",
             port: int | None = None,
             verify: bool = True,
-            sock: socket.socket | None = None,
+            sock: socket.socket | str | None = None,
             shutdown_timeout: float = 5,
             require_client_cert: bool = False,
             **kwargs: Any,

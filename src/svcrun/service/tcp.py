@@ -39,7 +39,8 @@ class TCPServer(StreamServer, base=True):
         :attr:`port` are those of the bound socket.
     :param options: socket options as ``(level, option, value)``.
     :param sock: a bound socket, instead of `address` and `port`. The server closes it when it
-        stops.
+        stops. Or ``"fd:NAME"``, the socket that systemd has passed under that name. It stays open
+        for the next start. If none was passed, `address` and `port` are bound.
     :param path: the path of a Unix socket, instead of `address` and `port`. The server removes the
         file when it stops.
     :param reuse_port: let several processes listen on the port. Off by default.

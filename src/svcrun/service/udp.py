@@ -41,7 +41,8 @@ class UDPServer(Listening, SimpleServer, base=True):
     :param options: socket options as ``(level, option, value)``. A larger ``SO_RCVBUF`` holds
         longer bursts.
     :param sock: a bound datagram socket, instead of `address` and `port`. The server closes it when
-        it stops.
+        it stops. Or ``"fd:NAME"``, the datagram socket that systemd has passed under that name. It
+        stays open for the next start. If none was passed, `address` and `port` are bound.
     :param path: the path of a Unix socket, instead of `address` and `port`.
     :param reuse_port: let several processes share the port. The system assigns each sender to one
         of them. Off by default.

@@ -77,7 +77,8 @@ class UvicornService(Proxied, base=True):
     :param path: the path of a Unix socket, instead of `address` and `port`. The stop removes its
         file.
     :param uds: an alias of `path`.
-    :param sock: a bound socket, instead of `address` and `port`. The stop closes it.
+    :param sock: a bound socket, instead of `address` and `port`. The stop closes it. Or
+        ``"fd:NAME"``, the socket that systemd has passed under that name.
     :param fd: an inherited descriptor of a bound stream socket, instead of `address` and `port`.
         The stop closes it.
     :param options: socket options as ``(level, option, value)``.
@@ -362,24 +363,22 @@ class UvicornService(Proxied, base=True):
         return 0 if server is None else server.open_connections + self._svcrun_count_waiting()
 
     def _svcrun_make_endpoint(self) -> Endpoint:
-        sock = self.sock
-        if self.fd is not None:
-            sock = socket.socket(fileno=self.fd)
+        inherited = None if self.fd is None else socket.socket(fileno=self.fd)
         try:
             return Endpoint(
                 type(self).__qualname__,
                 address=self.address,
                 port=self.port,
                 path=self.uds if self.path is None else self.path,
-                sock=sock,
+                sock=self.sock if inherited is None else inherited,
                 options=self.options,
                 reuse_port=self.reuse_port,
                 keepalive=self._svcrun_limit("keepalive"),
                 scheme="http" if self.__is_plain() else "https",
             )
         finally:
-            if self.fd is not None and sock is not None:
-                sock.detach()  # start() owns the descriptor
+            if inherited is not None:
+                inherited.detach()  # start() owns the descriptor
 
     def __is_plain(self) -> bool:
         return self.ssl_certfile is None and self.ssl_context_factory is None

@@ -186,7 +186,9 @@ def endpoint_keywords(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
     address = given.get("address")
     if address is None:
         address = given.get("host")
-    if address is None and not special:
+    # With a port, the default is the address to bind if the named socket was not passed.
+    is_named = isinstance(endpoints["sock"], str) and given.get("port") is not None
+    if address is None and (not special or is_named):
         address = owner.host if owner.address is None else owner.address
     # The default port does not apply to other kinds of endpoints.
     port = {"port": None} if special or path_of(address) is not None else {}

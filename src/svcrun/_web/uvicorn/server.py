@@ -199,7 +199,7 @@ class Server(uvicorn.Server):
         sock, self._sock = self._sock, None
         if listener is None or sock is None:
             return
-        is_shared = self._endpoint.sock is not None  # it was passed by the user, or inherited
+        is_shared = self._endpoint.is_shared  # it was passed by the user, or inherited
         backlog = self.config.backlog
         await accept_waiting(
             listener,

@@ -154,7 +154,7 @@ class Attack:
         sock.sendall(self.random.randbytes(self.random.randint(1, 3000)))
 
     def flood(self, sock: socket.socket) -> None:
-        sock.sendall(self.random.choice([b"x", b"x\n", b"\r\n\r\n", b"\0"]) * 500_000)
+        sock.sendall(self.random.choice([b"x", b"x\n", b"\r\n\r\n", b"\0"]) * 200_000)
 
     def receive(self, sock: socket.socket) -> None:
         sock.recv(self.random.randint(1, 100_000))

@@ -4,8 +4,9 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,8 +34,8 @@ def haproxy(folder: Path, config: str, *ports: int) -> Iterator[None]:
     :param ports: those that it listens on.
     """
     path = folder / "haproxy.cfg"
-    path.write_text(config, encoding="utf-8")
-    with _running(folder, [find_program("haproxy"), "-db", "-f", str(path)], ports):
+    path.write_text(textwrap.dedent(config), encoding="utf-8")
+    with listening(folder, [find_program("haproxy"), "-db", "-f", str(path)], ports):
         yield
 
 
@@ -50,12 +51,13 @@ def nginx(folder: Path, config: str, *ports: int) -> Iterator[None]:
         pytest.skip("needs the stream module of nginx")
     path = folder / "nginx.conf"
     path.write_text(config, encoding="utf-8")
-    with _running(folder, [program, "-p", str(folder), "-c", str(path), "-e", "stderr"], ports):
+    with listening(folder, [program, "-p", str(folder), "-c", str(path), "-e", "stderr"], ports):
         yield
 
 
 @contextlib.contextmanager
-def _running(folder: Path, command: list[str], ports: tuple[int, ...]) -> Iterator[None]:
+def listening(folder: Path, command: Sequence[str], ports: Iterable[int]) -> Iterator[None]:
+    """Run a program in a folder for the block, from when it listens on ports."""
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)

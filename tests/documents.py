@@ -1,8 +1,9 @@
 """Execute the code blocks of the manual.
 
 A block of Python is a program, which runs in a subprocess. The blocks of shell commands after it
-(``console``) are its clients, and the blocks of ``text`` are its output. Free ports replace
-those of the manual. A comment before a block sets its options::
+(``console``) are its clients, and the blocks of ``text`` are its output. A command that ends in
+``&`` runs until the end of the program. Blocks with a caption are files. Free ports replace those
+of the manual. A comment before a block sets its options::
 
     .. run: exit=1
 
@@ -21,7 +22,9 @@ those of the manual. A comment before a block sets its options::
 """
 
 import ast
+import contextlib
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -29,6 +32,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -37,6 +41,7 @@ from typing import Final
 
 import pytest
 
+from tests.balancers import find_program, listening
 from tests.support import PATIENCE, ROOT, STRICT, Program, has
 
 DIRECTIVE: Final = re.compile(r"^( *)\.\. code-block:: *([\w-]+)$")
@@ -150,7 +155,7 @@ def read_scenes(page: Path) -> list[Scene]:
             scenes.append(Scene(block, tuple(definitions)))
             if block.only_defines:
                 definitions.append(block)
-        elif block.language in {"console", "text"} and scenes:
+        elif (block.language in {"console", "text"} or block.caption) and scenes:
             scenes[-1].after.append(block)
     return scenes
 
@@ -207,8 +212,8 @@ def play(scene: Scene, folder: Path) -> None:
     program = scene.program
     skip_without(program)
     replace = port_replacer()
-    for block in (*scene.before, program):
-        if block.caption is not None:
+    for block in (*scene.before, program, *scene.after):
+        if block.caption is not None and "/" not in block.caption:
             (folder / block.caption).write_text(replace(block.text), encoding="utf-8")
     source = replace("".join(block.text for block in (*scene.before, program)))
     if program.hints.get("as") == "pytest":
@@ -219,11 +224,15 @@ def play(scene: Scene, folder: Path) -> None:
     path.write_text(PRELUDE + source, encoding="utf-8")
     expected = [replace(block.text) for block in scene.after if block.language == "text"]
     clients = [replace(block.text) for block in scene.after if block.language == "console"]
-    with Program(path, cwd=folder, env={"SVCRUN_LOG_FORMAT": "stream"}) as running:
+    with (
+        Program(path, cwd=folder, env={"SVCRUN_LOG_FORMAT": "stream"}) as running,
+        contextlib.ExitStack() as background,
+    ):
         if program.serves:
             running.wait_for_line("-- started", stream="stderr")
         for client in clients:
-            run_console(client, folder)
+            run_console(client, folder, background)
+        background.close()
         if program.serves:
             wait_for_output(running, expected)
             name = program.hints.get("signal", "SIGINT")
@@ -283,9 +292,17 @@ def find_missing(expected: Iterable[str], *streams: str) -> str | None:
     return None
 
 
-def run_console(transcript: str, folder: Path) -> None:
-    """Run the commands of a terminal session, and compare their output."""
+def run_console(
+    transcript: str, folder: Path, background: contextlib.ExitStack | None = None
+) -> None:
+    """Run the commands of a terminal session, and compare their output.
+
+    :param background: ends the commands that run in the background.
+    """
     for command, output in split_console(transcript):
+        if background is not None and command.endswith(" &"):
+            background.enter_context(run_in_background(command.removesuffix(" &"), folder))
+            continue
         missing_tool = next((it for it in ("curl", "openssl") if needs(command, it)), None)
         if missing_tool is not None:
             continue
@@ -301,6 +318,14 @@ def run_console(transcript: str, folder: Path) -> None:
         wrong = find_missing([output], result.stdout, result.stderr)
         assert wrong is None, f"$ {command}\n{result.stdout}{result.stderr}\nexpected:\n{output}"
         assert result.returncode == 0 or output, f"$ {command}\n{result.stderr}"
+
+
+def run_in_background(command: str, folder: Path) -> AbstractContextManager[None]:
+    """Run a server whose last argument is its configuration, which names its ports."""
+    program, *arguments = shlex.split(command)
+    configuration = (folder / arguments[-1]).read_text(encoding="utf-8")
+    ports = map(int, re.findall(r"(?:bind|listen) [\w.]+:(\d+)", configuration))
+    return listening(folder, [find_program(program), *arguments], tuple(ports))
 
 
 def needs(command: str, tool: str) -> bool:

@@ -136,12 +136,13 @@ def test_an_interactive_session_in_a_docstring_prints_the_output_shown(
 
 def test_every_block_is_in_a_language_that_is_checked_here() -> None:
     found = {(page.name, block.language) for page in PAGES for block in read_blocks(page)}
-    checked = {"python", "console", "text", "sh", "ini", "dockerfile", "yaml"}
+    checked = {"python", "console", "text", "sh", "ini", "dockerfile", "nginx", "yaml"}
     assert {language for _, language in found} <= checked
-    # Of these there is one each, and a test below.
+    # Each of these has a test.
     assert {it for it in found if it[1] in {"ini", "dockerfile", "yaml"}} == {
         ("stop.rst", "yaml"),
         ("systemd.rst", "ini"),
+        ("load-balancer.rst", "ini"),  # for HAProxy, which runs beside the program
         ("container.rst", "dockerfile"),
     }
 

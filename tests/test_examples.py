@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 
+from tests.balancers import haproxy
 from tests.conftest import Certificates
-from tests.documents import run_console
+from tests.documents import free_ports, run_console
+from tests.proxies import LOCAL, v1
 from tests.service.managers import Manager
 from tests.support import PATIENCE, ROOT, Outcome, Program, has
 
@@ -168,6 +170,32 @@ def test_the_tcp_echo_returns_lines(run: Run) -> None:
     program.wait_for_line("handler for 127.0.0.1:[0-9]+ failed", stream="stderr")
     program.interrupt()
     assert program.wait().returncode == 0
+
+
+def test_the_greeter_behind_a_load_balancer_knows_its_clients(run: Run, tmp_path: Path) -> None:
+    program, address = start_server(run, "proxy_protocol.py", "--trusted", "127.0.0.1")
+    assert ask(address, v1(("192.0.2.1", 52011))) == b"hello 192.0.2.1 port 52011\n"
+    assert ask(address, LOCAL) == b""
+    assert ask(address, b"PROXY nonsense\r\n") == b""
+    program.wait_for_line("refused the connection from 127.0.0.1:[0-9]+: it sent", stream="stderr")
+    (front,) = free_ports(1)
+    config = f"""
+        defaults
+            mode tcp
+            timeout connect 10s
+            timeout client 10s
+            timeout server 10s
+        listen greeter
+            bind 127.0.0.1:{front}
+            server one 127.0.0.1:{address[1]} send-proxy-v2 check inter 100
+    """
+    with (
+        haproxy(tmp_path, config, front),
+        socket.create_connection(("127.0.0.1", front), PATIENCE) as client,
+    ):
+        port = client.getsockname()[1]
+        assert client.recv(100) == f"hello 127.0.0.1 port {port}\n".encode()
+    assert "Traceback" not in interrupt(program).stderr
 
 
 def test_the_udp_printer_prints_and_answers(run: Run) -> None:

@@ -91,6 +91,17 @@ ENDINGS = {
             assert error.code == 143
             say("after")
         """,
+    "by hand": """
+        loop = asyncio.new_event_loop()
+        ep = entrypoint(Ticking(), {option})
+        loop.run_until_complete(ep.__aenter__())
+        send()
+        task = loop.create_task(tick(5))
+        loop.run_forever()
+        loop.run_until_complete(ep.__aexit__(None, None, None))
+        loop.close()
+        say("after")
+        """,
     "a loop of the program": """
         loop = asyncio.new_event_loop()
         with entrypoint(Ticking(), loop=loop, {option}):
@@ -553,6 +564,18 @@ def test_code_that_does_not_run_the_loop_goes_on_during_the_delay(run: Run, seco
     assert 1.2 <= seconds(outcome) < 20
 
 
+def test_a_delay_that_was_over_before_the_loop_ran_is_not_announced(run: Run) -> None:
+    outcome = run(
+        """
+        with entrypoint(Server(), drain_delay=0.2):
+            send()
+            time.sleep(60)
+        """
+    )
+    assert_orderly(outcome, "started", "stopped", "cancelled")
+    assert "drain_delay" not in outcome.stderr
+
+
 def test_code_that_runs_the_loop_now_and_then_is_not_interrupted_before_the_end_of_the_delay(
     run: Run,
 ) -> None:
@@ -707,6 +730,7 @@ def test_systemd_hears_of_the_stop_at_the_beginning_of_the_delay(
         program.send_signal(signals.SIGTERM)
         manager.wait_for("STOPPING=1")
         manager.wait_for("EXTEND_TIMEOUT_USEC=15000000", 2)
+        manager.wait_for("STATUS=stopping, waiting for drain_delay")
         assert program.is_running()
         assert "stopped" not in program.stdout
         program.interrupt()

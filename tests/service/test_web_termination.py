@@ -101,8 +101,16 @@ async def test_an_idle_connection_is_closed_when_its_grace_is_over(web: WebProgr
         (signal.SIGINT, {"idle_grace": FOREVER, "shutdown_timeout": FOREVER}),
         (signal.SIGTERM, {"idle_grace": 0, "shutdown_timeout": FOREVER}),
         (signal.SIGTERM, {"idle_grace": FOREVER, "shutdown_timeout": 0.3}),
+        (signal.SIGTERM, {"idle_grace": FOREVER, "stop_timeout": 2}),
+        (signal.SIGTERM, {"idle_grace": FOREVER, "entrypoint": {"shutdown_timeout": 2}}),
     ],
-    ids=["after SIGINT", "without a grace", "past shutdown_timeout"],
+    ids=[
+        "after SIGINT",
+        "without a grace",
+        "past shutdown_timeout",
+        "past stop_timeout",
+        "past shutdown_timeout of the entrypoint",
+    ],
 )
 async def test_an_idle_connection_does_not_delay_the_stop(
     web: WebProgram, number: signal.Signals, parameters: Any

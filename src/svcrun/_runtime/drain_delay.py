@@ -77,10 +77,17 @@ class DrainDelay:
 
     # In the loop.
 
-    def schedule_end(self) -> None:
-        """Schedule the end of the delay, which began with the signal."""
-        left = max(self._until - time.monotonic(), 0.0)
+    def schedule_end(self) -> bool:
+        """Schedule the end of the delay, which began with the signal.
+
+        :returns: whether the delay is running. If the loop did not run, it may be over by now.
+        """
+        left = self._until - time.monotonic()
+        if not self.is_running or left <= 0:
+            self.cancel()
+            return False
         self._timer = self._loop.call_later(left, self.end)
+        return True
 
     def end(self) -> None:
         """End the delay, unless it was cancelled."""

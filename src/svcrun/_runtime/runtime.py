@@ -32,7 +32,7 @@ from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.passed_descriptors import take_passed_descriptors, warn_of_unused_descriptors
 from svcrun._util.raising import one_line
 from svcrun._util.tasks import wait_for_task
-from svcrun._util.terminating import is_terminating
+from svcrun._util.terminating import is_terminating, shutdown_deadline
 from svcrun.context import Context
 from svcrun.errors import show
 
@@ -232,11 +232,10 @@ class Runtime:
         """React to the first signal, in the loop."""
         self.signal = signum
         received = signal.Signals(signum).name
-        if self._drain_delay.is_running:
+        if self._drain_delay.schedule_end():
             seconds = self._drain_delay.seconds
             log.info("%s received; shutting down in %g s (drain_delay)", received, seconds)
             self._notify("_svcrun_closing")
-            self._drain_delay.schedule_end()
             return
         self._begin_shutdown(logging.INFO, f"%s received, shutting down{hint()}", received)
         self.interrupt()
@@ -340,6 +339,7 @@ class Runtime:
 
     async def _stop_all(self, exception: BaseException | None) -> None:
         is_terminating.set(self._is_terminating)
+        shutdown_deadline.set(self.loop.time() + self._deadline.left())
         services = self.supervisor.services
         for error in await self.hooks.errors("pre_stop", services):
             self.outcome.add(error)

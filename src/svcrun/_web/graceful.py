@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from svcrun._net.listener import close_listener
-from svcrun._util.terminating import is_terminating
+from svcrun._util.terminating import is_terminating, shutdown_deadline
 
 if TYPE_CHECKING:
     import socket
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from svcrun._net.proxy_protocol import ProxyProtocol
     from svcrun._util.drain import Drain
 
-__all__ = ("GracefulServer", "accept_waiting", "shut_down_connections")
+__all__ = ("GracefulServer", "accept_waiting", "limit_grace", "shut_down_connections")
 
 # Seconds for handshakes in progress, and for clients to receive the last output.
 LINGER: Final = 0.5
@@ -90,10 +90,25 @@ async def accept_waiting(
     )
     if proxy is not None:
         await _run_loop()
-        deadline = loop.time() + (idle_grace if is_terminating.get() else 0)
+        deadline = loop.time() + (_current_grace(idle_grace) if is_terminating.get() else 0)
         while proxy.waiting and loop.time() < deadline:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(POLL_INTERVAL)
         proxy.close()
+
+
+def limit_grace(idle_grace: float, *limits: float | None) -> float:
+    """Return the time that idle connections stay open, at most half of the limits of the stop.
+
+    An idle client must not be the reason for a stop that exceeds its time limit.
+    """
+    return min([idle_grace, *(limit / 2 for limit in limits if limit is not None)])
+
+
+def _current_grace(idle_grace: float) -> float:
+    deadline = shutdown_deadline.get()
+    if deadline is None:
+        return idle_grace
+    return limit_grace(idle_grace, max(deadline - asyncio.get_running_loop().time(), 0))
 
 
 async def shut_down_connections(
@@ -114,7 +129,7 @@ async def shut_down_connections(
     # leaves fewer connections, and the last one needs no loop.
     try:
         if is_terminating.get():
-            await _receive_last_requests(server, idle_grace, deadline)
+            await _receive_last_requests(server, _current_grace(idle_grace), deadline)
         else:
             await _finish_handshakes(server.handshakes, min(LINGER, timeout))
         server.end_connections()

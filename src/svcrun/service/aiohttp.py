@@ -19,6 +19,7 @@ from svcrun._web.aiohttp.access_log import AccessLogger
 from svcrun._web.aiohttp.server import KEYWORDS, NUMBERS, Server
 from svcrun._web.aiohttp.site import Runner, Site
 from svcrun._web.application import check_application, check_import_string, load
+from svcrun._web.graceful import limit_grace
 from svcrun.errors import AlreadyRunning, ParameterError, ParameterTypeError, show
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._parameters import parameter, several
@@ -168,7 +169,7 @@ class AIOHTTPService(Proxied, base=True):
             application,
             owner=self,
             shutdown_timeout=self.shutdown_timeout,
-            idle_grace=self.idle_grace,
+            idle_grace=limit_grace(self.idle_grace, self.stop_timeout),
             **{
                 "access_log_class": AccessLogger,
                 "access_log_format": AccessLogger.LOG_FORMAT,

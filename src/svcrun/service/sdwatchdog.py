@@ -121,13 +121,14 @@ class Reports:
         self._socket: NotifySocket | None = None
         self._removed: dict[str, str] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._sent_status = ""
 
     def enter(self, entrypoint: Entrypoint) -> None:
         """Report the begin of the start."""
         self.entrypoint = entrypoint
         self.open(entrypoint.loop)
         self._begin_phase("starting")
-        self._send(f"STATUS={self._status()}")
+        self._send_status()
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Connect, hide the variables from children, and begin with the signs of life."""
@@ -149,7 +150,7 @@ class Reports:
         if self.is_open and self._phase != "stopping":
             self._end_phase()
             self._phase = "running"
-            self._send(f"STATUS={self._status()}")
+            self._send_status()
             self._send("READY=1")
 
     def reloading(self) -> None:
@@ -201,7 +202,8 @@ class Reports:
         now = self._loop.time()
         if self._waiting != before:
             self._moved_at = now
-            self._send(f"STATUS={self._status()}")
+        if self._status() != self._sent_status:
+            self._send_status()
         # The entrypoint limits the time of a stop. A start may have no limit at all.
         if self._phase == "stopping" or now - self._moved_at < STALL:
             self._send(f"EXTEND_TIMEOUT_USEC={round(EXTENSION * 1e6)}")
@@ -212,6 +214,10 @@ class Reports:
 
     def _names(self) -> Sequence[str]:
         return () if self.entrypoint is None else self.entrypoint.waiting()
+
+    def _send_status(self) -> None:
+        self._sent_status = self._status()
+        self._send(f"STATUS={self._sent_status}")
 
     def _status(self) -> str:
         if self._phase == "running":

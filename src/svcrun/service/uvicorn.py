@@ -16,6 +16,7 @@ except ImportError as error:
 from svcrun._net.endpoint import Endpoint
 from svcrun._util.shared_stop import SharedStop
 from svcrun._web.application import check_application, check_import_string, is_factory, load
+from svcrun._web.graceful import limit_grace
 from svcrun._web.uvicorn.log_levels import LogLevels
 from svcrun._web.uvicorn.options import (
     UvicornApplication,
@@ -308,7 +309,7 @@ class UvicornService(Proxied, base=True):
             request_limit=limit,
             lifespan_timeout=self.shutdown_timeout,
             proxy=self._svcrun_accept_proxies(),
-            idle_grace=self.idle_grace,
+            idle_grace=limit_grace(self.idle_grace, self.stop_timeout),
         )
 
     def __make_config(self, application: Any) -> uvicorn.Config:

@@ -56,16 +56,13 @@ async def _handle_request(
         nonlocal start, expects_rest
         if start is None:
             # Without ``100 Continue``, the client does not send the body of the request.
-            expects_rest = not getattr(response, "waiting_for_100_continue", True)
+            expects_rest = getattr(response, "more_body", False) and not getattr(
+                response, "waiting_for_100_continue", True
+            )
             if is_stopping() and transport is not None:
                 message = await announce_close(message, transport)
             start = message
-        elif (
-            is_stopping()
-            and expects_rest
-            and getattr(response, "more_body", False)
-            and not message.get("more_body", False)
-        ):
+        elif expects_rest and is_stopping() and not message.get("more_body", False):
             await send({**message, "more_body": True})
             await receive_rest(receive, response)
             message = {"type": message["type"], "body": b"", "more_body": False}

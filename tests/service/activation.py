@@ -5,6 +5,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.support import PATIENCE, Program
@@ -27,7 +28,7 @@ def shell_prefix(numbers: Sequence[int], names: str | None, pid: str = "$$") -> 
 
 def activated(
     run_program: Callable[..., Program],
-    source: str,
+    source: str | Path,
     *passed: Any,
     names: str | None = None,
     pid: str = "$$",

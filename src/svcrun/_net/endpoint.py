@@ -24,7 +24,7 @@ from svcrun._net.addresses import (
 from svcrun._net.keepalive import set_keepalive
 from svcrun._net.passed_sockets import PREFIX, PassedSocket, is_connected, is_unbound
 from svcrun._net.unix_socket import SocketFile, bind_path
-from svcrun._util.passed_descriptors import mark_as_used
+from svcrun._util.passed_descriptors import is_spawned, mark_as_used
 from svcrun.errors import NoEndpoint, ParameterError
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ class Endpoint:
             if self._passed.exists:
                 return
             if self.path is None and (self.address is None or self.port is None):
+                if is_spawned():  # it imports the main module, and the parent runs the services
+                    return
                 raise self._passed.missing(owner)
         elif sock is not None:
             check_socket(owner, sock, kind)
@@ -165,7 +167,7 @@ class Endpoint:
         """
         if self.family is not None or self.sock is not None or self.address == "localhost":
             return
-        if self._passed is not None and self._passed.exists:
+        if self._passed is not None and (self._passed.exists or self.address is None):
             return
         try:
             found = await loop.getaddrinfo(

@@ -12,6 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import sys
+from contextlib import suppress
 
 from svcrun._util.hints import TYPE_CHECKING, Final
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Descriptor",
+    "is_spawned",
     "mark_as_used",
     "passed_descriptors",
     "reason_for_none",
@@ -63,27 +66,31 @@ class Descriptor:
         """The socket of the server that listens on it now, or did last."""
         self.user = ""
         """How messages name that server."""
-        try:
-            # A child process that inherited it would keep the address in use.
+        # A child process that inherited it would keep the address in use.
+        with suppress(OSError):
             os.set_inheritable(number, False)
-            found = os.fstat(number)
-        except OSError:
-            self._identity: tuple[int, int] | None = None
-        else:
-            self._identity = found.st_dev, found.st_ino
+        self._identity = _identity(number)
+
+    def is_same(self, number: int) -> bool:
+        """Return whether a descriptor is open for the same file, as a duplicate is."""
+        return self._identity is not None and _identity(number) == self._identity
 
     def kind(self) -> str:
         """Return what kind of file the descriptor is open for.
 
         The program may have closed the descriptor, and its number may be that of another file now.
         """
-        try:
-            found = os.fstat(self.number)
-        except OSError:
+        if not self.is_same(self.number):
             return "a closed descriptor"
-        if (found.st_dev, found.st_ino) != self._identity:
-            return "a closed descriptor"
-        return _FILES.get(stat.S_IFMT(found.st_mode), "an unknown kind of file")
+        return _FILES.get(stat.S_IFMT(os.fstat(self.number).st_mode), "an unknown kind of file")
+
+
+def _identity(number: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _Passed:
@@ -114,6 +121,8 @@ def take_passed_descriptors() -> None:
         log.warning("ignoring the descriptors passed to this process: %s", _Passed.reason)
         return
     known = names.split(":") if names else []
+    if known and len(known) != int(count):
+        log.warning("LISTEN_FDNAMES has %d names for %s descriptors", len(known), count)
     known += ["unknown"] * (int(count) - len(known))  # the name that sd_listen_fds() gives
     _Passed.pid = os.getpid()
     _Passed.descriptors = tuple(
@@ -133,9 +142,9 @@ def reason_for_none() -> str:
 
 
 def mark_as_used(number: int) -> None:
-    """Record that a server uses the descriptor with this number, if it was passed."""
+    """Record that a server uses this descriptor, if it or a duplicate of it was passed."""
     for descriptor in passed_descriptors():
-        if descriptor.number == number:
+        if descriptor.is_same(number):
             descriptor.is_used = True
 
 
@@ -152,3 +161,12 @@ def warn_of_unused_descriptors() -> None:
                 descriptor.kind(),
                 index if descriptor.name == "unknown" else descriptor.name,
             )
+
+
+def is_spawned() -> bool:
+    """Return whether multiprocessing has started this process."""
+    process = sys.modules.get("multiprocessing.process")
+    # While the main module is imported there, the process has no parent yet, but has its name.
+    return process is not None and (
+        process.parent_process() is not None or process.current_process().name != "MainProcess"
+    )

@@ -123,10 +123,9 @@ class AIOHTTPService(Proxied, base=True):
 
     def _svcrun_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         kwargs = super()._svcrun_arguments(args, kwargs)
-        # With a port, the default is the address to bind if the named socket was not passed.
-        is_named = isinstance(kwargs.get("sock"), str) and kwargs.get("port") is not None
-        if "address" not in kwargs and not is_named and kwargs.keys() & {"path", "sock"}:
-            kwargs["address"] = None  # the default does not apply to other endpoints
+        # The default does not apply to other endpoints. A socket that is only named may be absent.
+        if "path" in kwargs or not isinstance(kwargs.get("sock", ""), str):
+            kwargs.setdefault("address", None)
         return kwargs
 
     @property

@@ -189,7 +189,7 @@ class UvicornService(Proxied, base=True):
             check_loop(self, loop)
         if isinstance(kwargs.get("loop"), str):
             del kwargs["loop"]
-        return endpoint_keywords(self, kwargs)
+        return endpoint_keywords(self, UvicornService, kwargs)
 
     def _svcrun_check_together(self) -> None:
         cls = type(self)

@@ -165,9 +165,12 @@ def check_loop(owner: object, value: object) -> None:
         raise ParameterError(type(owner).__qualname__, "loop", value, accepted)
 
 
-def endpoint_keywords(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
+def endpoint_keywords(owner: Any, base: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Return the keywords with those of one endpoint: ``host`` and ``uds`` are aliases.
 
+    A socket that is only named may be absent. So it may have another endpoint beside it.
+
+    :param base: the class that declares the options.
     :raises ValueError: if the keywords name several endpoints.
     """
     endpoints = {name: given.get(name, getattr(owner, name)) for name in _ENDPOINTS}
@@ -178,6 +181,9 @@ def endpoint_keywords(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
             raise ParameterError(type(owner).__qualname__, alias, other, accepted)
     if endpoints["path"] is not None:
         endpoints.pop("uds")
+    is_named = isinstance(endpoints["sock"], str)
+    if is_named and endpoints["fd"] is None:
+        endpoints.pop("sock")
     special = [name for name, value in endpoints.items() if value is not None]
     if len(special) > 1:
         name = special[1]
@@ -186,12 +192,13 @@ def endpoint_keywords(owner: Any, given: dict[str, Any]) -> dict[str, Any]:
     address = given.get("address")
     if address is None:
         address = given.get("host")
-    # With a port, the default is the address to bind if the named socket was not passed.
-    is_named = isinstance(endpoints["sock"], str) and given.get("port") is not None
-    if address is None and (not special or is_named):
+    # The defaults do not apply to other kinds of endpoints. Beside a socket that is only named, an
+    # address, a port, or one that a subclass declares stands for both.
+    names = ("address", "host", "port")
+    is_chosen = "port" in given or any(getattr(owner, n) != getattr(base, n) for n in names)
+    if address is None and not special and (is_chosen or not is_named):
         address = owner.host if owner.address is None else owner.address
-    # The default port does not apply to other kinds of endpoints.
-    port = {"port": None} if special or path_of(address) is not None else {}
+    port = {"port": None} if address is None or path_of(address) is not None else {}
     return {**port, **given, "address": address}
 
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import math
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -69,6 +70,28 @@ async def test_each_byte_gives_the_client_the_whole_time_again(transport: Transp
             await asyncio.sleep(0.1)
         assert handler.ends == []
         assert len(server.connections) == 1
+
+
+async def test_data_that_came_while_the_loop_was_blocked_counts(tcp: Transport) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.readline() == b"block\n":
+            time.sleep(1)  # noqa: ASYNC251 - it blocks the loop in the callback that received
+        else:
+            writer.write(b"in time\n")
+
+    def send_meanwhile(client: socket.socket) -> bytes:
+        time.sleep(0.2)
+        client.send(b"hello\n")
+        return client.recv(100)
+
+    async with running(tcp.server(handler, idle_timeout=0.5)) as server:
+        with raw_client(server) as client, raw_client(server) as other:
+            await eventually(lambda: server.open_connections == 2)
+            await asyncio.sleep(0.15)
+            answer = asyncio.create_task(asyncio.to_thread(send_meanwhile, client))
+            await asyncio.sleep(0)
+            other.send(b"block\n")
+            assert await answer == b"in time\n"
 
 
 async def test_a_handler_at_work_is_not_idle(transport: Transport) -> None:

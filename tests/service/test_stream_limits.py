@@ -386,6 +386,19 @@ class TestKeepalive:
         passed = socket.create_server(("127.0.0.1", 0))
         assert await self.options(tcp.server(echo, sock=passed, keepalive=42)) == (1, 42, 7, 6)
 
+    async def test_it_holds_for_a_client_that_has_connected_to_a_passed_socket_before(
+        self, transport: Transport
+    ) -> None:
+        passed = socket.create_server(("127.0.0.1", 0))
+        with socket.create_connection(passed.getsockname()):
+            server = transport.server(echo, sock=passed, keepalive=42)
+            async with running(server):
+                await eventually(lambda: server.open_connections == 1)
+                (connection,) = server.connections
+                sock = connection.socket_transport.get_extra_info("socket")
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 42
+
     async def test_it_is_off_by_default(self, tcp: Transport) -> None:
         assert (await self.options(tcp.server(echo)))[0] == 0
 

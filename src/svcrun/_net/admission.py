@@ -7,11 +7,13 @@ listener (``_net/listener.py``) accepts again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
+from svcrun._net.keepalive import set_keepalive
 from svcrun._util.rate_limited_log import RateLimitedLog
 from svcrun.errors import show
 
@@ -47,6 +49,8 @@ class Admission:
         """The number of clients that were disconnected before a handler ran for them."""
         self.maximum: int | None = None
         """The maximum of open connections."""
+        self.keepalive: float | None = None
+        """Seconds for :func:`set_keepalive`, on each accepted connection."""
         self._service = ref(service)  # the service has this object: a reference cycle
         self._warnings = RateLimitedLog(log)
         self._sockets = 0
@@ -54,13 +58,20 @@ class Admission:
         # The listener that waits for the end of a connection.
         self._paused: Pausable | None = None
 
-    def begin(self, maximum: int | None) -> None:
+    def begin(self, maximum: int | None, keepalive: float | None = None) -> None:
         """Prepare for a start.
 
         :param maximum: the maximum of open connections; None for no limit.
+        :param keepalive: seconds for keep-alive, if it is not set on the listening socket alone.
         """
         self.maximum = maximum
+        self.keepalive = keepalive
         self._paused = None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the listener has to call :meth:`take` and to check :attr:`is_full`."""
+        return self.maximum is not None or self.keepalive is not None
 
     @property
     def is_full(self) -> bool:
@@ -71,6 +82,9 @@ class Admission:
 
     def take(self, connection: socket.socket) -> socket.socket:
         """Return the socket to use for an accepted connection in place of `connection`."""
+        if self.keepalive is not None:
+            with contextlib.suppress(OSError):  # race: the client may have disconnected
+                set_keepalive(connection, self.keepalive)
         if self._count is not None or self.maximum is None:
             return connection
         return AdmittedSocket(connection, self)

@@ -59,7 +59,7 @@ class IdleTimeout:
         self._timer = self._loop.call_later(self._interval, self._look)
         now = self._loop.time()
         before, self._waits = self._waits, {}
-        idle = []
+        idle = {}
         for connection in self._connections():
             wait, received = connection.reader.wait_in_progress
             if wait is None:
@@ -70,6 +70,20 @@ class IdleTimeout:
             elif now - seen[2] < self._timeout:
                 self._waits[connection] = seen
             else:
-                idle.append(connection)
+                idle[connection] = seen
         if idle:
-            self._end(idle)
+            # Race: if the loop was blocked, data of these clients may wait to be received. uvloop
+            # calls timers before it receives; it has received in the second iteration from here.
+            self._loop.call_soon(self._loop.call_soon, self._confirm, idle)
+
+    def _confirm(self, idle: dict[Connection, tuple[object, int, float]]) -> None:
+        """End the handlers that are still in the wait that was found."""
+        open_connections = self._connections()
+        still = []
+        for connection, (wait, received, _) in idle.items():
+            if connection in open_connections:
+                now_wait, now_received = connection.reader.wait_in_progress
+                if now_wait is wait and now_received == received:
+                    still.append(connection)
+        if still and not self._timer.cancelled():
+            self._end(still)

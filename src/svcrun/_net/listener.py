@@ -78,7 +78,7 @@ async def listen(
     make_transport = getattr(loop, "_make_socket_transport", None)
     if make_transport is not None and isinstance(loop, asyncio.SelectorEventLoop):
         return Listener(loop, sock, factory, backlog, make_transport, admission)
-    if admission is not None and admission.maximum is not None:
+    if admission is not None and admission.is_needed:
         return Listener(loop, sock, factory, backlog, None, admission)
     # Not create_unix_server() for a path: since Python 3.13 it removes the file of the socket, and
     # that is up to the endpoint.
@@ -163,8 +163,8 @@ class Listener(asyncio.AbstractServer):
         self._backlog = backlog
         self._make_transport = make_transport
         self._admission = admission
-        # The same if there is a maximum.
-        self._limit = admission if admission is not None and admission.maximum is not None else None
+        # The same if there is a maximum, or another reason to ask it.
+        self._limit = admission if admission is not None and admission.is_needed else None
         # The tasks that create a transport, on a loop that has no other way.
         self._connecting: set[asyncio.Task[None]] = set()
         self._retry: asyncio.TimerHandle | None = None

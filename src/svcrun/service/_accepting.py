@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from svcrun._net.addresses import AF_UNIX
 from svcrun._net.admission import Admission
 from svcrun._net.keepalive import check_keepalive
 from svcrun._util.validation import number, optional
@@ -64,5 +65,11 @@ class Accepting(Listening, base=True):
         return endpoint
 
     async def _svcrun_bind(self, backlog: int | None = None) -> socket.socket:
-        self._svcrun_admission.begin(self._svcrun_limit("max_connections"))
-        return await super()._svcrun_bind(backlog)
+        sock = await super()._svcrun_bind(backlog)
+        # Clients may have connected before keep-alive was set on a socket that others listen on.
+        is_late = self._svcrun_endpoint.is_shared and sock.family != AF_UNIX
+        self._svcrun_admission.begin(
+            self._svcrun_limit("max_connections"),
+            self._svcrun_limit("keepalive") if is_late else None,
+        )
+        return sock

@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 import sys
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -279,6 +280,18 @@ async def test_the_time_limit_of_the_header_ends_with_the_header(transport: Tran
             await asyncio.sleep(0.2)
             peer, _, _ = await ask(transport, server, b"", client)
             assert peer == CLIENT
+
+
+async def test_a_header_that_arrives_while_the_loop_is_blocked_is_not_late(tcp: Transport) -> None:
+    server = tcp.server(tell, proxy_protocol="any", proxy_timeout=1)
+    async with running(server):
+        with raw_client(server) as client:
+            await eventually(lambda: server.connections)
+            await asyncio.sleep(0.05)
+            client.sendall(v1(CLIENT))
+            time.sleep(1.1)  # noqa: ASYNC251 - a handler that blocks
+            await asyncio.sleep(0.05)
+            assert (await ask(tcp, server, b"", client))[0] == CLIENT
 
 
 @pytest.mark.parametrize(("sent", "level"), [(b"", logging.INFO), (b"PROXY UNK", logging.WARNING)])
@@ -594,12 +607,30 @@ async def test_a_subclass_may_set_the_parameters() -> None:
             assert await asyncio.to_thread(client.recv, 100) == b"hello\n"
 
 
-async def test_a_value_that_is_assigned_later_is_checked_by_the_start() -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("proxy_protocol", "v3"), ("proxy_trusted", ["nowhere"]), ("proxy_timeout", -1)],
+)
+async def test_a_value_that_is_assigned_later_is_checked_by_the_start(
+    name: str, value: Any
+) -> None:
     server = Behind("127.0.0.1", 0)
-    server.proxy_trusted = ["nowhere"]
-    with nothing_left(), pytest.raises(ValueError, match="proxy_trusted must be"):
+    setattr(server, name, value)
+    with nothing_left(), pytest.raises(ValueError, match=f"{name} must be"):
         await server.start()
     assert server.socket is None
+
+
+async def test_a_subclass_may_use_the_name_for_a_method_of_its_own() -> None:
+    class Own(TCPServer):
+        handle_client = staticmethod(echo)
+
+        def proxy_protocol(self) -> str:  # type: ignore[misc, override]
+            return "own"
+
+    async with running(Own("127.0.0.1", 0)) as server, Transport(None).client(server) as streams:
+        streams[1].write(b"hello\n")
+        assert await streams[0].readline() == b"hello\n"
 
 
 async def test_a_pickle_and_a_copy_have_the_parameters() -> None:

@@ -8,7 +8,7 @@ from svcrun._util.validation import number
 from svcrun.errors import ParameterError
 from svcrun.service._accepting import Accepting
 from svcrun.service._internals import part_of
-from svcrun.service._parameters import kept, parameter
+from svcrun.service._parameters import check_parameters, kept, parameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,17 +42,17 @@ class Proxied(Accepting, base=True):
     def _svcrun_accept_proxies(
         self, on_lost: Callable[[Any], None] | None = None
     ) -> ProxyProtocol | None:
-        """Return what receives the headers of new connections, None if they have no headers.
+        """Return the receiver of the headers of new connections; None if they have no headers.
 
         :param on_lost: called with the protocol of a connection that has ended before its header.
         """
         headers = part_of(self, _Headers)
-        if headers.current is None and self.proxy_protocol is not None:
+        version = self._svcrun_limit("proxy_protocol")
+        if headers.current is None and version is not None:
             from svcrun._net.proxy_protocol import ProxyProtocol
 
-            headers.current = ProxyProtocol(
-                self, self.proxy_protocol, self._svcrun_admission, on_lost
-            )
+            check_parameters(self, ("proxy_protocol", "proxy_trusted", "proxy_timeout"))
+            headers.current = ProxyProtocol(self, version, self._svcrun_admission, on_lost)
         return headers.current
 
     def _svcrun_count_waiting(self) -> int:

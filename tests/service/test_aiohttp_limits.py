@@ -118,7 +118,7 @@ async def test_a_service_without_a_maximum_counts_and_accepts_as_the_loop_does_b
     is_own = isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
     if kind.name == "aiohttp":
         async with running(kind.service()) as service:
-            assert isinstance(service.site._server, Listener) == is_own
+            assert isinstance(service.site._listener, Listener) == is_own
 
 
 async def test_a_failed_handshake_is_refused(certificates: Certificates) -> None:

@@ -400,7 +400,7 @@ def test_a_size_of_another_type_is_refused(size: Any) -> None:
 
 def test_the_default_size_depends_on_the_number_of_processors() -> None:
     assert 4 <= ThreadPoolExecutor.DEFAULT_POOL_SIZE <= 32
-    assert ThreadPoolExecutor()._max_workers == ThreadPoolExecutor.DEFAULT_POOL_SIZE
+    assert ThreadPoolExecutor()._workers.size == ThreadPoolExecutor.DEFAULT_POOL_SIZE
 
 
 async def test_a_pool_is_attached_to_a_loop_until_its_end() -> None:

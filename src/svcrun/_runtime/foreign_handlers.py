@@ -14,6 +14,7 @@ handler alone. The wakeup then reports it, and the entrypoint reacts one iterati
 from __future__ import annotations
 
 import inspect
+import signal
 import threading
 from contextlib import suppress
 from functools import partial
@@ -21,7 +22,6 @@ from functools import partial
 from svcrun._util.hints import TYPE_CHECKING, Any, Protocol
 from svcrun._util.loop_internals import listen_to_signals
 from svcrun._util.per_loop import PerLoop
-from svcrun._util.signal_timer import set_handler
 
 if TYPE_CHECKING:
     import asyncio
@@ -105,7 +105,7 @@ def watch_signals(loop: asyncio.AbstractEventLoop, os_signals: SignalOwner) -> N
             # Keep a handler that the program added to the loop before the entrypoint.
             if getattr(os_signals.previous_handler(signum), "__self__", None) is not loop:
                 add(signum, _on_wakeup, loop, signum)
-                set_handler(signum, os_signals.handle)
+                signal.signal(signum, os_signals.handle)
     with suppress(AttributeError):  # the loop may have slots
         loop.add_signal_handler = partial(_add, loop, add)  # type: ignore[method-assign, assignment]
         loop.remove_signal_handler = partial(_remove, loop, remove)  # type: ignore[method-assign]
@@ -170,7 +170,7 @@ def _remove(loop: asyncio.AbstractEventLoop, remove: Callable[[int], bool], sig:
         # moment, in which the signal would kill the process.
         return False
     removed = remove(sig)  # the program added it before the entrypoint
-    set_handler(sig, os_signals.handle)
+    signal.signal(sig, os_signals.handle)
     os_signals.reset_wakeup()
     return removed
 

@@ -14,7 +14,6 @@ from svcrun._runtime.exit_watchdog import EXIT_HUNG
 from svcrun._util.drain import GRACE_PERIOD, log_abandoned
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
-from svcrun._util.signal_timer import set_handler
 from svcrun._util.tasks import format_stack
 from svcrun.errors import PoolClosed
 
@@ -189,5 +188,5 @@ def _limit_exit() -> None:
     if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
         return  # the program uses the timer, perhaps in an atexit function
     with suppress(ValueError):  # the exit began in another thread
-        set_handler(signal.SIGALRM, exit_now)
+        signal.signal(signal.SIGALRM, exit_now)
         signal.setitimer(signal.ITIMER_REAL, END_TIME)

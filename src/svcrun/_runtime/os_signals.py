@@ -23,9 +23,8 @@ from svcrun._runtime.foreign_handlers import (
     watch_signals,
 )
 from svcrun._util.current_service import current_service, on_behalf_of
-from svcrun._util.hints import TYPE_CHECKING
+from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.loop_internals import wakeup_descriptor
-from svcrun._util.signal_timer import get_handler, set_handler
 from svcrun.errors import ParameterError, show
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class OSSignals:
         self._counted_at = 0.0
         self.repeats = 0
         """1 once :meth:`repeat` has sent the signal again, 2 once the handler has received it."""
-        self._replaced: dict[int, object] = {}
+        self._replaced: dict[int, Any] = {}
         self._added: dict[int, tuple[Callable[..., object], tuple[object, ...], Context]] = {}
         self._warned: list[object] = []
         self._descriptor: int | None = None
@@ -117,7 +116,7 @@ class OSSignals:
             )
         try:
             for signum in self.signals:
-                self._replaced[signum] = set_handler(signum, self.handle)
+                self._replaced[signum] = signal.signal(signum, self.handle)
         except (OSError, TypeError, ValueError):
             self.restore()
             raise ParameterError(
@@ -156,7 +155,7 @@ class OSSignals:
             signum, handler = self._replaced.popitem()
             # Python reports a handler that C code has installed as None, and can't restore it.
             if handler is not None:
-                set_handler(signum, handler)
+                signal.signal(signum, handler)
             if signum == self.first and _is_ours(handler):
                 outer = signum
         if outer is not None:
@@ -173,7 +172,7 @@ class OSSignals:
         unwatch_signals(self._loop, self)
         for signum, handler in self._replaced.items():
             if handler is not None:
-                set_handler(signum, handler)
+                signal.signal(signum, handler)
         self._replaced.clear()
 
     def _open_wakeup(self) -> None:
@@ -300,15 +299,15 @@ class OSSignals:
         """
         if signum not in self._replaced:
             return False
-        theirs = get_handler(signum)
+        theirs = signal.getsignal(signum)
         if _is_ours(theirs):
             return False
         if theirs is signal.default_int_handler or theirs == signal.SIG_DFL:
-            set_handler(signum, self.handle)  # a service has removed the handler
+            signal.signal(signum, self.handle)  # a service has removed the handler
             return True
         if not callable(theirs):
             return False
-        set_handler(signum, ChainedHandler(self, theirs))
+        signal.signal(signum, ChainedHandler(self, theirs))
         self._warn(signum, owner_of(theirs, self._services()))
         return True
 

@@ -16,7 +16,6 @@ from svcrun._util.current_service import on_behalf_of
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
 from svcrun._util.progress import Progress
-from svcrun._util.signal_timer import DEFAULT_ACTION, get_handler, set_handler
 from svcrun._util.tasks import format_stack, mark_retrieved
 from svcrun.errors import show
 
@@ -76,12 +75,12 @@ class Reloading:
             return
         if threading.current_thread() is not threading.main_thread():
             return
-        previous = get_handler(_SIGHUP)
-        if previous not in (DEFAULT_ACTION, signal.SIG_IGN):
+        previous = signal.getsignal(_SIGHUP)
+        if previous not in (signal.SIG_DFL, signal.SIG_IGN):
             log.debug("SIGHUP has a handler of the program, so it does not reload services")
             return
         # loop.add_signal_handler() would not do: uvloop loses a signal while it does not run.
-        set_handler(_SIGHUP, self._on_signal)
+        signal.signal(_SIGHUP, self._on_signal)
         self._previous = previous
         self._is_installed = True
 
@@ -119,8 +118,8 @@ class Reloading:
         if not self._is_installed or _SIGHUP is None:
             return
         self._is_installed = False
-        if get_handler(_SIGHUP) == self._on_signal:
-            set_handler(_SIGHUP, self._previous)
+        if signal.getsignal(_SIGHUP) == self._on_signal:
+            signal.signal(_SIGHUP, self._previous)
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:
         # The handler acquires no lock, because the code that it interrupts may hold it. A forked

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import _thread
+import signal
 import threading
 
-from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun._util.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,13 +14,8 @@ if TYPE_CHECKING:
 
     Handler = Callable[[int, FrameType | None], object]
 
-__all__ = ("DEFAULT_ACTION", "SignalTimer", "get_handler", "set_handler")
+__all__ = ("SignalTimer",)
 
-# signal.getsignal() and signal.signal() without the conversion of numbers to enum members and back,
-# which takes ten times as long.
-get_handler: Callable[[int], Any] = _signal.getsignal
-set_handler: Callable[[int, Any], Any] = _signal.signal
-DEFAULT_ACTION: Any = _signal.SIG_DFL
 
 _ROUNDED = 0.1
 """Seconds that a timer may seem to have left beyond what it was set to; it counts ticks."""
@@ -52,24 +47,24 @@ class SignalTimer:
         if self._handler is None:
             if _thread.get_ident() != threading.main_thread().ident:
                 return False
-            if _signal.getitimer(self._which)[0]:
+            if signal.getitimer(self._which)[0]:
                 return False
-            if _signal.getsignal(self._signum) is not DEFAULT_ACTION:
+            if signal.getsignal(self._signum) is not signal.SIG_DFL:
                 return False
-            set_handler(self._signum, handler)
+            signal.signal(self._signum, handler)
             self._handler = handler
-        elif _signal.getsignal(self._signum) is not self._handler:
+        elif signal.getsignal(self._signum) is not self._handler:
             return False  # the program uses it by now
         self._pause = pause
-        _signal.setitimer(self._which, pause)
+        signal.setitimer(self._which, pause)
         return True
 
     def give_back(self) -> None:
         """Stop the timer and restore the default action, as far as it is still ours."""
         handler, self._handler = self._handler, None
-        if handler is None or _signal.getsignal(self._signum) is not handler:
+        if handler is None or signal.getsignal(self._signum) is not handler:
             return
-        left, interval = _signal.setitimer(self._which, 0)
+        left, interval = signal.setitimer(self._which, 0)
         if interval or left > self._pause + _ROUNDED:  # the program has set it, not the handler
-            _signal.setitimer(self._which, left, interval)
-        set_handler(self._signum, DEFAULT_ACTION)
+            signal.setitimer(self._which, left, interval)
+        signal.signal(self._signum, signal.SIG_DFL)

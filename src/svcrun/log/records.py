@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from asyncio import current_task
-from asyncio.events import _get_running_loop
 from collections.abc import Mapping
 from threading import get_ident
 from time import time
@@ -68,10 +67,10 @@ def _name_process() -> str:
 
 
 def _name_task() -> str | None:
-    loop = _get_running_loop()
-    if loop is None:
+    try:
+        task = current_task()
+    except RuntimeError:  # no loop runs in this thread
         return None
-    task = current_task(loop)
     return None if task is None else task.get_name()
 
 

@@ -241,8 +241,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         if max_workers is None:
             max_workers = self.DEFAULT_POOL_SIZE
         number(low=1, whole=True, unit="threads")(self, "max_workers", max_workers)
-        self._max_workers = max_workers
-        self._shutdown = False
+        self._is_shut_down = False
         self._loops: list[asyncio.AbstractEventLoop] = []
         self._workers = _WorkerThreads(max_workers, statistic_name or thread_name_prefix)
 
@@ -256,7 +255,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         """
         workers = self._workers
         with workers.lock:
-            if self._shutdown:
+            if self._is_shut_down:
                 raise PoolClosed(f"{workers.name} is shut down and takes no more work; got {fn!r}")
             future: JobFuture[T] = JobFuture()
             workers.put((future, fn, args, kwargs))
@@ -270,7 +269,7 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         """
         workers = self._workers
         with workers.lock:
-            self._shutdown = True
+            self._is_shut_down = True
             dropped = workers.take_queued() if cancel_futures else []
             workers.stop()
         while self._loops:

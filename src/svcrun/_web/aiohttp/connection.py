@@ -23,25 +23,10 @@ _MALFORMED: Final = (HttpProcessingError, RequestPayloadError)
 _LOST: Final = ("Connection lost",)
 
 
-class _IsLast:
-    """As a truth value: whether no request of a connection waits for the current one.
-
-    A client may send several requests at once. aiohttp uses the value when it begins a response.
-    """
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def __bool__(self) -> bool:
-        return not self._connection._messages  # noqa: SLF001 - the same module
-
-
 class Connection(RequestHandler):
     """The connection of a client, and the task that handles its requests one after another."""
 
-    __slots__ = ("is_ending", "last_malformed", "request", "server", "task")
+    __slots__ = ("_further", "is_ending", "last_malformed", "request", "server", "task")
 
     def __init__(self, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
@@ -53,13 +38,18 @@ class Connection(RequestHandler):
         self.request: web.BaseRequest | None = None
         # The last request that was logged as malformed.
         self.last_malformed: web.BaseRequest | None = None
-        # Whether no further request is accepted.
+        # Whether no further request is accepted, and how many were received and have not begun.
         self.is_ending = False
+        self._further = 0
 
     async def start(self) -> None:
         """Handle the requests, in a task whose current work is this connection."""
         self.task = asyncio.current_task()
         current_work.set(self)
+        if self.is_ending:
+            # Race: end() was called before this task began, and a request may have been received.
+            # If not, aiohttp waits for one by the time of this second call.
+            asyncio.get_running_loop().call_soon(self.end)
         await super().start()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -67,46 +57,50 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
         self.server = self.task = self.request = self.last_malformed = None
 
+    def begin(self, request: web.Request) -> None:
+        """Record the request that is handled from now on."""
+        self.request = request
+        self._further -= 1
+
     @property
     def is_idle(self) -> bool:
         """Whether no request is in flight, or was received and not begun."""
         # aiohttp waits by this future for the next request, and has none before its task begins.
         # It is done if a request was received in this iteration of the loop: that one is handled.
         waiter = self._waiter
-        return self._request_count == 0 or not (waiter is None or waiter.done())
+        return self.task is None or not (waiter is None or waiter.done())
 
-    def forbid_keep_alive(self) -> None:
-        """Send ``Connection: close`` with the response to the last request that was received.
-
-        It has no effect on a response that has begun.
-        """
-        request = self.request
-        if request is not None:
-            message: Any = request._message  # noqa: SLF001 - keep_alive has no setter
-            if not message.should_close:
-                is_last: Any = _IsLast(self)
-                request._message = message._replace(should_close=is_last)  # noqa: SLF001 - the same
+    @property
+    def is_last_request(self) -> bool:
+        """Whether no request waits for the current one; a client may send several at once."""
+        return self._further <= 0 if self.is_ending else not self._messages
 
     def end(self) -> None:
-        """Accept no further request, and close at once if no request is in flight."""
-        self.is_ending = True
+        """Accept no further request, and close at once if no request is in flight.
+
+        The requests that were received are handled. The response to the last one closes the
+        connection.
+        """
+        if not self.is_ending:
+            self.is_ending = True
+            self._further = len(self._messages)
+        if self.task is None:
+            return  # start() calls this again
         if self.is_idle:
             self.force_close()
-        # The requests that were received are handled. The waiter exists until the first one begins,
-        # which close() permits. The response to the last one closes the connection.
-        elif len(self._messages) <= (self._waiter is not None):
-            self.close()
+        elif self.is_last_request:
+            self.keep_alive(False)  # aiohttp sets it again after a response that is in progress
 
-    def data_received(self, data: bytes) -> None:
-        """Receive data, which is the rest of the request in flight if the connection is ending."""
-        if not self.is_ending:
-            super().data_received(data)
-            return
-        is_closed, self._close = self._close, False  # aiohttp drops data after close()
-        try:
-            super().data_received(data)
-        finally:
-            self._close = is_closed
+    def log_access(
+        self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
+    ) -> None:
+        """Log a request whose response was sent, and close the connection after the last one.
+
+        Race: the response may have begun before the end, with headers that keep the connection.
+        """
+        if self.is_ending and self.is_last_request:
+            response.force_close()
+        super().log_access(request, response, time)
 
     def handle_error(
         self,

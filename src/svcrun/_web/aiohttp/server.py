@@ -108,9 +108,6 @@ class Server(web.Server):
     def pre_shutdown(self) -> None:
         """Make each further response the last one of its connection."""
         self.stopping = True
-        for handler in self._open:
-            if isinstance(handler, Connection):
-                handler.forbid_keep_alive()
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Handle the requests in flight, then close all connections.
@@ -194,8 +191,16 @@ async def _close(web_socket: web.WebSocketResponse) -> None:
         await web_socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping")
 
 
-class WebSocketRequest(web.Request):
-    """A request for a web socket, which its server records when a handler accepts it."""
+class Request(web.Request):
+    """A request to a :class:`Server`."""
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection stays open after the response."""
+        connection = self.protocol
+        if isinstance(connection, Connection) and is_stopping(self) and connection.is_last_request:
+            return False
+        return super().keep_alive
 
     def _prepare_hook(self, response: web.StreamResponse) -> Coroutine[Any, Any, None]:
         if isinstance(response, web.WebSocketResponse) and (server := _server_of(self)):
@@ -203,8 +208,8 @@ class WebSocketRequest(web.Request):
         return super()._prepare_hook(response)
 
 
-def request_factory(make: Callable[..., web.Request], server: Server) -> Callable[..., web.Request]:
-    """Return a function that creates the requests of `server`.
+def request_factory(make: Callable[..., web.Request]) -> Callable[..., web.Request]:
+    """Return a function that creates the requests of a server.
 
     :param make: the function of an application that creates requests.
     """
@@ -216,11 +221,8 @@ def request_factory(make: Callable[..., web.Request], server: Server) -> Callabl
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.Request:
-        # Most requests are of aiohttp's class, so that they cost nothing more than there.
-        cls = WebSocketRequest if message.upgrade else web.Request
-        request = protocol.request = make(message, payload, protocol, writer, task, cls)
-        if server.stopping:
-            protocol.forbid_keep_alive()
+        request = make(message, payload, protocol, writer, task, Request)
+        protocol.begin(request)
         return request
 
     return make_request

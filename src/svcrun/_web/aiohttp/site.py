@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -49,6 +50,36 @@ class Runner(web.AppRunner):
         self._owner = app if owner is None else owner
         self._timeout = shutdown_timeout
         self._idle_grace = min(idle_grace, shutdown_timeout)
+        self._graceful_server: Server | None = None
+
+    @property
+    def addresses(self) -> list[Any]:
+        """The addresses on which the sites listen."""
+        own = [site.sock.getsockname() for site in self.sites if isinstance(site, Site)]
+        return own + super().addresses
+
+    @property
+    def server(self) -> web.Server | None:
+        """The server whose connections are shut down gracefully, while the runner is set up."""
+        return self._graceful_server
+
+    async def setup(self) -> None:
+        """Start the application, and create the server.
+
+        The server of aiohttp's runner has the handler and the options, and accepts no connection.
+        """
+        await super().setup()
+        made: Any = super().server
+        server = Server(
+            self._choose_handler(made.request_handler),
+            self._owner,
+            handler_cancellation=made.handler_cancellation,
+            options=made._kwargs,  # noqa: SLF001 - the application may have added options
+            idle_grace=self._idle_grace,
+        )
+        server.request_factory = request_factory(made.request_factory)
+        server()  # raise errors of the options now, not at each connection
+        self._graceful_server = server
 
     async def cleanup(self) -> None:
         """Close the listeners, shut down the connections, then clean up the application.
@@ -57,12 +88,12 @@ class Runner(web.AppRunner):
 
         :raises Exception: the error of a step; those of several steps as a group.
         """
+        server = self._graceful_server
         steps = [site.stop for site in self.sites]
-        server = self.server
-        if isinstance(server, Server):
+        if server is not None:
             server.pre_shutdown()
-            steps += [self.shutdown, lambda: server.shutdown(self._timeout)]
-        steps.append(self._cleanup_server)
+            steps += [super().shutdown, partial(server.shutdown, self._timeout)]
+        steps.append(super().cleanup)
         errors: list[BaseException] = []
         try:
             for step in steps:
@@ -71,31 +102,16 @@ class Runner(web.AppRunner):
                 except Exception as error:  # noqa: BLE001 - they are raised together
                     errors.append(error)
         except BaseException:
-            if isinstance(server, Server):
+            if server is not None:
                 server.abort()
             raise
-        self._server = None
-        raise_together("the application failed to stop", errors)
-
-    async def _cleanup_server(self) -> None:
-        try:
-            await super()._cleanup_server()
         finally:
             _forget_contexts(self.app)
+        self._graceful_server = None
+        raise_together("the application failed to stop", errors)
 
-    async def _make_server(self) -> Server:
-        made = await super()._make_server()
-        make_request: Any = made.request_factory
-        server = Server(
-            self._choose_handler(made.request_handler),
-            self._owner,
-            handler_cancellation=made.handler_cancellation,
-            options=made._kwargs,  # noqa: SLF001 - the application may have added options
-            idle_grace=self._idle_grace,
-        )
-        server.request_factory = request_factory(make_request, server)
-        server()  # raise errors of the options now, not at each connection
-        return server
+    async def shutdown(self) -> None:
+        """Do nothing: before aiohttp calls this, :meth:`cleanup` has shut down the application."""
 
     def _choose_handler(self, handler: RequestHandler) -> RequestHandler:
         """Return the function that handles requests: by default `handler`, the application's."""
@@ -143,20 +159,21 @@ class Site(web.SockSite):
         self._admission = admission
         self._tls = tls
         self._is_shared = is_shared
+        self._listener: asyncio.AbstractServer | None = None
         self._proxy = proxy
 
     async def start(self) -> None:
         """Accept connections."""
         await super(web.SockSite, self).start()  # registers the site, without listening
         loop = asyncio.get_running_loop()
-        self._server = await listen(loop, self.sock, self._factory, self.backlog, self._admission)
+        self._listener = await listen(loop, self.sock, self._factory, self.backlog, self._admission)
 
     async def stop(self) -> None:
         """Close the listener, after accepting the connections that wait in its backlog."""
-        if self._server is not None:
+        if self._listener is not None:
             server = self.runner.server
             await accept_waiting(
-                self._server,
+                self._listener,
                 self.sock,
                 self.backlog,
                 self._factory,

@@ -25,7 +25,7 @@ older = pytest.mark.skipif(sys.version_info >= (3, 12), reason="public since Pyt
 
 @older
 def test_the_current_task_of_a_loop_can_be_exchanged() -> None:
-    for name in ("_current_tasks", "_enter_task", "_leave_task"):
+    for name in ("_enter_task", "_leave_task"):
         assert hasattr(asyncio.tasks, name)
 
 

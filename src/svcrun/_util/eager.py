@@ -125,7 +125,7 @@ else:
         for callback, args, callback_context in caught:
             loop.call_soon(callback, *args, context=callback_context)
 
-        current = _tasks._current_tasks.get(loop)  # type: ignore[attr-defined]
+        current = asyncio.current_task(loop)
         try:
             if current is None:
                 context.run(step)

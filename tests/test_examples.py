@@ -22,6 +22,7 @@ from tests.balancers import haproxy
 from tests.conftest import Certificates
 from tests.documents import free_ports, run_console
 from tests.proxies import LOCAL, v1
+from tests.service.activation import activated, listening
 from tests.service.managers import Manager
 from tests.support import PATIENCE, ROOT, Outcome, Program, has
 
@@ -33,8 +34,9 @@ Run = Callable[..., Program]
 def run(run_program: Run) -> Run:
     """Start an example by its name, on free ports."""
 
-    def start(name: str, *arguments: str) -> Program:
-        return run_program(EXAMPLES / name, *arguments, env={"SVCRUN_LOG_FORMAT": "stream"})
+    def start(name: str, *arguments: str, **options: Any) -> Program:
+        env = {"SVCRUN_LOG_FORMAT": "stream"}
+        return run_program(EXAMPLES / name, *arguments, env=env, **options)
 
     return start
 
@@ -196,6 +198,37 @@ def test_the_greeter_behind_a_load_balancer_knows_its_clients(run: Run, tmp_path
         port = client.getsockname()[1]
         assert client.recv(100) == f"hello 127.0.0.1 port {port}\n".encode()
     assert "Traceback" not in interrupt(program).stderr
+
+
+@pytest.mark.skipif(shutil.which("socat") is None, reason="socat is missing")
+def test_each_member_of_the_udp_group_answers(run: Run) -> None:
+    group = f"239.79.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
+    arguments = ("--group", group, "--name")
+    first, (_, port) = start_server(run, "udp_group.py", *arguments, "first")
+    second = run("udp_group.py", *arguments, "second", "--port", str(port))
+    second.wait_for_line("listening on")
+    answers = subprocess.check_output(
+        ["socat", "-t1", "-", f"UDP4-DATAGRAM:{group}:{port},ip-multicast-if=127.0.0.1"],
+        input=b"hello",
+        timeout=PATIENCE,
+    )
+    assert sorted(answers.split()) == [b"first", b"second"]
+    for member in (first, second):
+        member.wait_for_line(r"127\.0\.0\.1 -> b'hello'")
+        interrupt(member)
+
+
+def test_the_activated_server_serves_on_the_socket_that_was_passed_and_on_a_port_without(
+    run: Run,
+) -> None:
+    program, address = start_server(run, "socket_activation.py")
+    assert ask(address, b"") == b"welcome to process %d\n" % program.pid
+    interrupt(program)
+    with listening() as sock:
+        for _ in range(2):  # the second process takes over the clients of the first
+            program = activated(run, "socket_activation.py", sock, names="shop")
+            assert ask(sock.getsockname(), b"") == b"welcome to process %d\n" % program.pid
+            interrupt(program)
 
 
 def test_the_udp_printer_prints_and_answers(run: Run) -> None:

@@ -177,6 +177,8 @@ class SendQueue:
         self._count(addr, error)
 
     def _count(self, addr: Any, reason: object) -> None:
+        if isinstance(reason, OSError) and reason.errno == errno.EACCES and not self._is_unix:
+            reason = f"{reason}; a broadcast address requires broadcast=True"
         self._unsent.add(
             "%r: could not send a datagram to %s: %s", self._owner, format_address(addr), reason
         )

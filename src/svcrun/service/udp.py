@@ -9,19 +9,31 @@ import asyncio
 import logging
 import socket
 from abc import abstractmethod
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from svcrun._net import multicast
+from svcrun._net.addresses import AF_UNIX
 from svcrun._net.datagrams import WorkerPool
 from svcrun._net.send_queue import SendQueue
 from svcrun._util.callables import is_coroutine_function
 from svcrun._util.rate_limited_log import RateLimitedLog
-from svcrun._util.validation import number
-from svcrun.errors import AlreadyRunning, NotRunning
+from svcrun._util.validation import number, switch
+from svcrun.errors import AlreadyRunning, NotRunning, ParameterError
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._listening import Listening
+from svcrun.service._parameters import several
 from svcrun.service.base import SimpleServer, parameter, tasks_of
 from svcrun.sockets import bind_socket as bind_socket
 from svcrun.utils import OptionsType as OptionsType, awaitable as awaitable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from ipaddress import IPv4Address, IPv6Address
+
+    from svcrun._net.endpoint import Endpoint
+
+    Address: TypeAlias = str | IPv4Address | IPv6Address
+    Group: TypeAlias = Address | tuple[Address, Address | int]
 
 __all__ = ("UDPServer",)
 
@@ -29,6 +41,12 @@ log = logging.getLogger(__name__)
 
 TransportType: TypeAlias = asyncio.DatagramTransport | None
 """The transport of a server, if it has one."""
+
+
+def _check_groups(owner: object, name: str, value: Any) -> Any:
+    value = several(owner, name, value)
+    multicast.check_groups(owner, name, value)
+    return value
 
 
 class UDPServer(Listening, SimpleServer, base=True):
@@ -45,7 +63,11 @@ class UDPServer(Listening, SimpleServer, base=True):
         stays open for the next start. If none was passed, `address` and `port` are bound.
     :param path: the path of a Unix socket, instead of `address` and `port`.
     :param reuse_port: let several processes share the port. The system assigns each sender to one
-        of them. Off by default.
+        of them, while each process receives the datagrams of a group. Off by default.
+    :param groups: multicast groups to join, each an IP address, or a pair of it and the interface
+        to receive it on: an address of that, its name or its index. By default, the system chooses
+        the interface. Bind ``"0.0.0.0"``, ``"::"`` or the group. The stop leaves the groups.
+    :param broadcast: allow :meth:`sendto` a broadcast address. Off by default.
     :param max_tasks: the maximum number of handlers in flight; 1024 by default. More datagrams are
         dropped and counted in :attr:`dropped`.
     :param drain_timeout: seconds that handlers in flight may continue during a stop; 5 by default,
@@ -74,6 +96,30 @@ class UDPServer(Listening, SimpleServer, base=True):
 
     max_tasks: int = parameter(default=1024, check=number(low=1, whole=True, unit="handlers"))
     drain_timeout: float = parameter(default=5, check=number(low=0, unit="seconds"))
+    groups: Iterable[Group] = parameter(default=(), check=_check_groups)
+    broadcast: bool = parameter(default=False, check=switch)
+
+    def _svcrun_check_together(self) -> None:
+        super()._svcrun_check_together()
+        endpoint = self._svcrun_endpoint
+        family = endpoint.family if endpoint.sock is None else endpoint.sock.family
+        multicast.check_family(self, self.__groups(), family)
+        if family == AF_UNIX and self.__broadcasts():
+            raise ParameterError(self, "broadcast", True, "False for a Unix socket")
+
+    def _svcrun_make_endpoint(self) -> Endpoint:
+        endpoint = super()._svcrun_make_endpoint()
+        if self.__broadcasts():
+            endpoint.options += ((socket.SOL_SOCKET, socket.SO_BROADCAST, 1),)
+        return endpoint
+
+    def __groups(self) -> tuple[multicast.Group, ...]:
+        """Return the groups; none if a subclass has a method of that name."""
+        groups = self.groups
+        return () if callable(groups) else multicast.check_groups(self, "groups", groups)
+
+    def __broadcasts(self) -> bool:
+        return self.broadcast is True  # a subclass may have a method of that name
 
     @overridable
     def dropped(self) -> int:
@@ -123,7 +169,8 @@ class UDPServer(Listening, SimpleServer, base=True):
     async def start(self) -> None:
         """Bind the socket and start to receive datagrams.
 
-        :raises OSError: if the address can't be bound. The error names address, port and service.
+        :raises OSError: if the address can't be bound, or a group not joined. The error names the
+            service, and address and port, or group and interface.
         """
         own = part_of(self, _Datagrams)
         if own.pool is not None:
@@ -134,9 +181,12 @@ class UDPServer(Listening, SimpleServer, base=True):
 
             handle = awaitable(handle)
 
+        groups = self.__groups()
         loop = asyncio.get_running_loop()
         sock = await self._svcrun_bind()
         try:
+            multicast.check_family(self, groups, sock.family, sock)
+            own.joined = multicast.join(self, sock, groups)
             own.pool = WorkerPool(
                 self,
                 loop,
@@ -147,7 +197,7 @@ class UDPServer(Listening, SimpleServer, base=True):
                 failures=own.failures,
             )
         except BaseException:
-            self._svcrun_unbind()
+            self.__unbind(own)
             raise
         own.send_queue = SendQueue(self, loop, sock, own.unsent)
 
@@ -180,10 +230,16 @@ class UDPServer(Listening, SimpleServer, base=True):
                 raise
             finally:
                 send_queue.close()
-                self._svcrun_unbind()
+                self.__unbind(own)
                 own.pool = own.send_queue = None
                 for counter in (own.dropped, own.unsent, own.failures):
                     counter.close()
+
+    def __unbind(self, own: _Datagrams) -> None:
+        joined, own.joined = own.joined, ()
+        if self._svcrun_socket is not None:
+            multicast.leave(self._svcrun_socket, joined)
+        self._svcrun_unbind()
 
 
 class _Datagrams:
@@ -192,6 +248,7 @@ class _Datagrams:
     def __init__(self, _: UDPServer) -> None:
         self.pool: WorkerPool | None = None
         self.send_queue: SendQueue | None = None
+        self.joined: Sequence[tuple[int, int, bytes]] = ()
         self.dropped = RateLimitedLog(log)
         self.unsent = RateLimitedLog(log)
         self.failures = RateLimitedLog(log)

@@ -509,6 +509,23 @@ def test_another_reason_for_the_shutdown_does_not_wait_for_the_delay(
     assert lines(outcome) == expected
 
 
+def test_a_delay_ends_with_the_entrypoint_in_a_loop_that_runs_on(run: Run) -> None:
+    outcome = run(
+        """
+        async def main():
+            async with entrypoint(Server(), drain_delay=0.3):
+                send()
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
+            say("after")
+
+        run_async(main())
+        """
+    )
+    assert_orderly(outcome, "started", "stopped", "cancelled", "after")
+    assert "has ended" not in outcome.stderr
+
+
 def test_services_can_be_started_stopped_and_reloaded_during_the_delay(run: Run) -> None:
     outcome = run(
         """

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
+from tests.conftest import Certificates
 from tests.entrypoint.programs import complaints
 from tests.service.web_programs import KINDS, LOOPS, WebProgram
 from tests.service.webs import Truncated, read_answer, request
@@ -67,12 +68,18 @@ class Load:
         assert await reader.read() == b""
 
 
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("use_uvloop", LOOPS)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_stop_under_load_loses_no_request(
-    run_program: Callable[..., Program], kind: str, use_uvloop: str
+    run_program: Callable[..., Program],
+    certificates: Certificates,
+    kind: str,
+    use_uvloop: str,
+    *,
+    is_tls: bool,
 ) -> None:
-    web = WebProgram(run_program, kind, use_uvloop)
+    web = WebProgram(run_program, kind, use_uvloop, certificates if is_tls else None)
     # On a busy machine these clients may take longer than the usual half second to send.
     await web.start(idle_grace=20, shutdown_timeout=30)
     load = Load(web, web.program.terminate)

@@ -1,6 +1,7 @@
 """Configuration of Sphinx; ``tox run -e docs`` builds the manual."""
 
 import builtins
+import re
 from typing import Any
 
 from svcrun.version import __version__
@@ -58,6 +59,17 @@ def find_by_last_name(app: Any, env: Any, node: Any, contents: Any) -> Any:
     return python.resolve_xref(env, document, app.builder, role, found[0], node, contents)
 
 
+def leave_out_computed(*event: Any) -> tuple[str | None, Any]:
+    """Leave out the parameters without a default value, such as ``loop``.
+
+    Autodoc adds the annotations below ``if TYPE_CHECKING`` to a class. At run time, these names are
+    descriptors, which compute their values.
+    """
+    *_, signature, returns = event
+    return signature and re.sub(r", \w+=<[\w.]+\.overridable object>", "", signature), returns
+
+
 def setup(app: Any) -> None:
-    """Register the resolver above."""
+    """Register the functions above."""
+    app.connect("autodoc-process-signature", leave_out_computed)
     app.connect("missing-reference", find_by_last_name)

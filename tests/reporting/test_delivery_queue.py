@@ -426,6 +426,28 @@ async def test_an_event_captured_during_the_stop_is_counted_and_one_after_it_is_
     assert (sender.sent, sender.dropped) == (0, 2)
 
 
+async def test_an_event_that_was_claimed_is_counted_before_the_stop_ends(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed, stopped = threading.Event(), threading.Event()
+
+    def claim() -> bool:
+        claimed.set()
+        stopped.wait(0.2)  # the stop has to wait for this thread, so this times out
+        return True
+
+    monkeypatch.setattr(_delivery_queue, "claim_report", claim)
+    async with sending(collector.dsn(), flush_timeout=0) as sender:
+        assert sender.client is not None
+        thread = threading.Thread(target=sender.client.captureMessage, args=("here",))
+        thread.start()
+        await asyncio.to_thread(claimed.wait)
+    assert sender.sent + sender.dropped == 1
+    stopped.set()
+    thread.join()
+    assert sender.sent + sender.dropped == 1
+
+
 async def test_waiting_events_are_bounded_and_no_event_is_made_without_room(
     collector: Collector,
 ) -> None:

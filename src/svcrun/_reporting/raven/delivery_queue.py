@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import ssl
+import threading
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,11 +75,15 @@ class DeliveryQueue:
         self._size = size
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Event] = deque()
-        # Invariant: each of the two counters only grows, and has one writer, so they need no lock.
-        # The threads that add events are the first writer: raven admits one of them at a time. The
-        # loop is the second writer.
-        self._bytes_added = 0
-        self._bytes_removed = 0
+        # Invariant: each event that is claimed is counted once, as sent or as dropped. Race: a
+        # thread may add an event while the stop counts the waiting ones. So the lock is held from
+        # the claim until the event is in the queue or among the refused ones, and nothing is
+        # claimed after the end. It is reentrant, because a signal handler may capture an event.
+        # Nothing is logged under it: a log handler may capture an event under a lock of its own.
+        self._lock = threading.RLock()
+        self._bytes = 0  # the size of all waiting events
+        self._refused = 0  # claimed events without room, until _drop_refused() counts them
+        self._is_ended = False
         self._filled = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None
@@ -101,7 +106,7 @@ class DeliveryQueue:
         """Whether the queue has no room for another event."""
         return (
             len(self._queue) >= self._size
-            or self._bytes_added - self._bytes_removed >= MAX_QUEUED_BYTES
+            or self._bytes >= MAX_QUEUED_BYTES
             or self._closing.is_set()
         )
 
@@ -141,19 +146,17 @@ class DeliveryQueue:
         """
         del success_cb, failure_cb
         event = Event(url, data, dict(headers), self._loop.time())
-        is_stopped = self._session is not None and self._session.closed
-        if is_stopped or not claim_report():
-            return
-        with suppress(RuntimeError):  # the loop is closed
-            # Race: the stop may have begun since the claim, and counts only the events that wait.
-            if self._closing.is_set():
-                self._loop.call_soon_threadsafe(self._drop, "the sender is stopping")
-            elif self.is_full:
-                self._loop.call_soon_threadsafe(self._drop, "the queue is full")
+        with self._lock:
+            if self._is_ended or not claim_report():
+                return
+            is_refused = self.is_full
+            if is_refused:
+                self._refused += 1
             else:
-                self._bytes_added += len(data)
+                self._bytes += len(data)
                 self._queue.append(event)
-                self._loop.call_soon_threadsafe(self._filled.set)
+        with suppress(RuntimeError):  # race: the loop is closed, so the stop has counted the event
+            self._loop.call_soon_threadsafe(self._drop_refused if is_refused else self._filled.set)
 
     async def close(self, timeout: float) -> None:
         """Send waiting events for `timeout` seconds at most, and drop the rest."""
@@ -169,6 +172,9 @@ class DeliveryQueue:
     async def _end(self) -> None:
         await cancel_and_wait(self._workers)
         self._workers.clear()
+        with self._lock:
+            self._is_ended = True
+        self._drop_refused()
         if self._queue:
             self._drop("shutdown timed out", count=len(self._queue))
             self._queue.clear()
@@ -190,7 +196,8 @@ class DeliveryQueue:
                 self._filled.clear()
                 await self._filled.wait()
                 continue
-            self._bytes_removed += len(event.data)
+            with self._lock:
+                self._bytes -= len(event.data)
             try:
                 await self._deliver(session, event)
             except asyncio.CancelledError:
@@ -282,6 +289,14 @@ class DeliveryQueue:
             self._rejections.add(status)
             log.error("%s rejects events: status %d %s", self._dsn, status, reason[:200])
         self._drop("rejected by the server")
+
+    def _drop_refused(self) -> None:
+        with self._lock:
+            count, self._refused = self._refused, 0
+        if count:
+            is_stopping = self._closing.is_set()
+            reason = "the sender is stopping" if is_stopping else "the queue is full"
+            self._drop(reason, count=count)
 
     def _drop(self, reason: str, *, count: int = 1) -> None:
         with unreported():

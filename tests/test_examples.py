@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -324,6 +325,33 @@ def test_the_systemd_example_reports_to_a_manager_and_reloads(
         program.terminate()
         assert program.wait().returncode == 0
         assert manager.phases() == ["READY", "RELOADING", "READY", "STOPPING"]
+
+
+def test_the_health_example_answers_while_its_loop_is_blocked(run: Run) -> None:
+    program = run("health.py", "--port", "0", "--health", "0")
+    place = program.wait_for_line(r"listening on port (\d+), health checks on port (\d+)")
+    port, health = map(int, place.groups())
+
+    def probe(path: str) -> str:
+        # Not by urllib, which raises an exception for a status of 503.
+        return ask(("127.0.0.1", health), f"GET {path} HTTP/1.0\r\n\r\n".encode()).decode()
+
+    def wait_for(path: str, text: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while text not in probe(path):
+            assert time.monotonic() < deadline
+
+    wait_for("/readyz", "ready\n")
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"block 3\n")
+        wait_for("/livez", "busy: event loop blocked")
+        wait_for("/livez", "ok")
+        client.sendall(b"ill\n")
+        wait_for("/readyz", "Patient: unhealthy (RuntimeError: a client said so)")
+        client.sendall(b"well\n")
+        wait_for("/readyz", "ready\n")
+    program.terminate()
+    assert program.wait().returncode == 0
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -234,6 +234,7 @@ class Entrypoint(Lifetime):
         if runtime.block.is_closing:
             raise ShuttingDown(services)
         runtime.reloading.watch(services)
+        runtime.observers.join(services, runtime)
         running = set(map(id, supervisor.services)) if self.post_start else ()
         if self.pre_start:
             await self.pre_start.call(entrypoint=self, services=services)

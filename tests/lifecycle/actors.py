@@ -155,7 +155,8 @@ class Actor(Service):
         self.stage.saw_start(self)
         try:
             await self._play(script.prepare)
-            self.succeeded, self.late = True, self.stage.abandons(self)
+            if self.starting is task:  # otherwise it was abandoned, and another start() runs
+                self.succeeded, self.late = True, self.stage.abandons(self)
             if script.live is not None:
                 self.start_event.set()
                 await self._play(script.live)

@@ -142,11 +142,15 @@ class LoopWatch:
         self._timings.append((due, now))
         self._timer = self._loop.call_later(self._interval, self._on_timer)
 
-    async def end(self) -> None:
-        """End the watch, and wait for the thread."""
+    def cancel(self) -> None:
+        """End the watch, without waiting for the thread."""
         self._on_timer()  # ends the current lag
         self._timer.cancel()
         self._over.set()
+
+    async def end(self) -> None:
+        """End the watch, and wait for the thread."""
+        self.cancel()
         if not self._loop.is_closed():
             await asyncio.shield(self._thread)
 

@@ -18,7 +18,10 @@ IN_USE = (ServiceState.STARTING, ServiceState.RUNNING, ServiceState.STOPPING)
 
 
 class Registry:
-    """The records of all services that are not at rest, in the order they were given."""
+    """The records of all services that are not at rest, in the order they were given.
+
+    Any thread may read it: ``list()`` copies the records while no other thread runs.
+    """
 
     def __init__(self) -> None:
         self._records: dict[int, ServiceRecord] = {}
@@ -37,7 +40,7 @@ class Registry:
         """The services that were started, and whose stop has not ended."""
         return tuple(
             record.service
-            for record in self.records
+            for record in list(self.records)
             if record.needs_stop or record.state is ServiceState.STOPPING
         )
 

@@ -68,7 +68,8 @@ class Restarter:
         self._backoff = backoff_of(record.service)
         self._failures: list[tuple[Service, BaseException]] = []
         self._loop = loop
-        self._services = [other.service for other in with_dependants([record]) if other.is_up]
+        self.services = [other.service for other in with_dependants([record]) if other.is_up]
+        """The services that it restarts."""
         self.task: asyncio.Task[None] | None = None
 
     def begin(self, record: ServiceRecord, error: BaseException) -> None:
@@ -87,9 +88,9 @@ class Restarter:
 
         The caller has stopped them for good, or restarts them itself.
         """
-        lost = _with_dependants(self._services, services)
+        lost = _with_dependants(self.services, services)
         if lost:
-            self._services = [s for s in self._services if id(s) not in lost]
+            self.services = [s for s in self.services if id(s) not in lost]
 
     def start_failed(self, service: Service, error: BaseException) -> None:
         """Record that ``start()`` of `service` raised `error`, to log it with the next delay."""
@@ -137,8 +138,8 @@ class Restarter:
         self._hand_over()
         started: list[Service] = []
         # Race: another restarter may hand over its services during the start.
-        while started is not self._services:
-            started = self._services
+        while started is not self.services:
+            started = self.services
             await self._owner.start_at_rest(started, self)
 
     def _next_delay(self) -> float | None:
@@ -150,11 +151,11 @@ class Restarter:
         A service can depend on two crashed services. It must not start before both run again.
         """
         for other in self._owner.restarters - {self}:
-            theirs = _with_dependants(self._services, other._services)
+            theirs = _with_dependants(self.services, other.services)
             if theirs:
-                self._services = [s for s in self._services if id(s) not in theirs]
-                theirs.update((id(s), s) for s in other._services)
-                other._services = list(theirs.values())
+                self.services = [s for s in self.services if id(s) not in theirs]
+                theirs.update((id(s), s) for s in other.services)
+                other.services = list(theirs.values())
 
 
 def _with_dependants(services: Iterable[Service], needed: Iterable[Service]) -> dict[int, Service]:

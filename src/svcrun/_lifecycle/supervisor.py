@@ -97,6 +97,11 @@ class Supervisor:
         return self._registry.running
 
     @property
+    def restarting(self) -> list[Service]:
+        """The services that crashed, or depend on one that did, and will be started again."""
+        return [service for restarter in list(self.restarters) for service in restarter.services]
+
+    @property
     def pending(self) -> list[Service]:
         """The services that a start-up in progress waits for, or has not begun to start."""
         return [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
 import signal
@@ -11,7 +10,7 @@ import threading
 from contextlib import suppress
 from contextvars import copy_context
 
-from svcrun._util.callables import is_coroutine_function
+from svcrun._util.callables import optional_method
 from svcrun._util.current_service import on_behalf_of
 from svcrun._util.eager import start_eagerly
 from svcrun._util.hints import TYPE_CHECKING, Any
@@ -175,18 +174,5 @@ class Reloading:
 
 
 def can_reload(service: Service) -> bool:
-    """Return whether `service` has a ``reload()``: a coroutine method without parameters.
-
-    A subclass may use the name for something else, and keeps it.
-    """
-    found: object = getattr(type(service), "reload", None)
-    if found is None or not callable(found):
-        return False
-    bound: Any = getattr(service, "reload", None)
-    if is_coroutine_function(bound) and not inspect.signature(bound).parameters:
-        return True
-    log.debug(
-        "%s: reload is not a coroutine method without parameters, so SIGHUP does not call it",
-        show(service),
-    )
-    return False
+    """Return whether `service` has a ``reload()``: a coroutine method without parameters."""
+    return optional_method(service, "reload", "SIGHUP does not call it") is not None

@@ -22,6 +22,7 @@ from svcrun._runtime.facilities import Facilities
 from svcrun._runtime.hooks import Hooks
 from svcrun._runtime.interruption import Interruption
 from svcrun._runtime.loop_cleanup import Deadline, end_tasks
+from svcrun._runtime.observers import Observers
 from svcrun._runtime.os_signals import OSSignals
 from svcrun._runtime.outcome import Outcome
 from svcrun._runtime.reloading import Reloading
@@ -106,13 +107,13 @@ class Runtime:
         self.hooks = Hooks(block, self._deadline, call_hook)
         self.outcome = Outcome(self.supervisor.errors, block.is_interruption)
         self._report = ShutdownReport(loop, log, self.waiting)
-        self._services = tuple(services)
-        self._observers: list[Any] = [one for one in self._services if one._svcrun_observes]  # noqa: SLF001
+        self.services = tuple(services)
+        self.observers = Observers(self.services)
         self.reloading = Reloading(
             loop,
             lambda: self.supervisor.running,
-            lambda: self._notify("_svcrun_reloading"),
-            lambda: self._notify("_svcrun_started"),
+            lambda: self.observers.notify("reloading"),
+            lambda: self.observers.notify("started"),
         )
         self._watchdog = ExitWatchdog(loop, self._facilities.flush_log)
         self._foreground = foreground = Interruption(block, self._give_up)
@@ -148,7 +149,7 @@ class Runtime:
     def dispose(self) -> None:
         """Undo :meth:`set_up` as far as it came, except for the handlers of signals."""
         self.block.spare.free()
-        self._notify("_svcrun_left")
+        self.observers.notify("left")
         self.reloading.restore()
         self._os_signals.detach()
         self._watchdog.disarm()
@@ -167,7 +168,7 @@ class Runtime:
     async def enter(self, start: Coroutine[Any, Any, None]) -> None:
         """Run `start` in the current task, which a signal cancels."""
         self._foreground.begin_start()
-        self._notify("_svcrun_entering", self)
+        self.observers.notify("entering", self)
         try:
             await start
         finally:
@@ -180,7 +181,7 @@ class Runtime:
         self.is_ready = True
         if self._os_signals.first is not None:  # race: caught since the check
             self.is_ready = False
-        self._notify("_svcrun_started")
+        self.observers.notify("started")
         self.reloading.open()
         warn_of_unused_descriptors()
 
@@ -235,7 +236,7 @@ class Runtime:
         if self._drain_delay.schedule_end():
             seconds = self._drain_delay.seconds
             log.info("%s received; shutting down in %g s (drain_delay)", received, seconds)
-            self._notify("_svcrun_closing")
+            self.observers.notify("closing")
             return
         self._begin_shutdown(logging.INFO, f"%s received, shutting down{hint()}", received)
         self.interrupt()
@@ -252,7 +253,7 @@ class Runtime:
     def _on_roll_back(self) -> None:
         # A service may start others and handle their failure, which does not end the entrypoint.
         if asyncio.current_task() is self._foreground.starting:
-            self._notify("_svcrun_closing")
+            self.observers.notify("closing")
 
     def _on_second_sigint(self) -> None:
         """Cancel the services, the hooks, and the start or the block at once."""
@@ -285,7 +286,7 @@ class Runtime:
                 # Reference cycle: the parts refer to the runtime. Deleting these references frees
                 # them without the garbage collector, which takes a twelfth of a short life.
                 del self.block, self.supervisor, self.hooks, self.outcome
-                del self._report, self._watchdog, self._os_signals, self._observers, self.reloading
+                del self._report, self._watchdog, self._os_signals, self.observers, self.reloading
                 del self._foreground, self._drain_delay
 
     def _begin_shutdown(self, level: int, reason: str, *args: object) -> None:
@@ -298,7 +299,7 @@ class Runtime:
         self._drain_delay.cancel()
         timeout = self._options.shutdown_timeout
         self.block.close()
-        self._notify("_svcrun_closing")
+        self.observers.notify("closing")
         self.reloading.close()
         self._deadline.set(self.loop.time() + timeout)
         self._watchdog.arm(timeout, EXIT_GRACE)
@@ -374,19 +375,14 @@ class Runtime:
             return logging.DEBUG, "the block has ended, shutting down"
         return logging.INFO, "the block raised %s, shutting down", one_line(exception)
 
-    def _notify(self, method: str, *args: object) -> None:
-        """Call a method of the services that observe the entrypoint."""
-        for observer in self._observers:
-            getattr(observer, method)(*args)
-
     def waiting(self) -> list[str]:
         """Describe the services, hooks, tasks and threads that the start or shutdown waits for."""
         if self._drain_delay.is_running:
             return ["drain_delay"]
         if not self.block.is_closing:
             # Before the start-up begins, no service has a record.
-            awaited = self.supervisor.pending or self._services
-            return [show(service) for service in awaited if service not in self._observers]
+            awaited = self.supervisor.pending or self.services
+            return [show(service) for service in awaited if service not in self.observers]
         found = self.hooks.places() + [
             place_of(record.stop_task or record.start_task, show(record.service))
             for record in self.supervisor.in_progress()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import sys
 
-from svcrun._util.hints import TYPE_CHECKING
+from svcrun._util.hints import TYPE_CHECKING, Any
+from svcrun.errors import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("describe", "is_coroutine_function", "is_generator_function")
+__all__ = ("describe", "is_coroutine_function", "is_generator_function", "optional_method")
+
+log = logging.getLogger("svcrun.entrypoint")
 
 _is_marked: Callable[[object], bool]
 if sys.version_info >= (3, 12):
@@ -56,6 +60,27 @@ def is_generator_function(function: object) -> bool:
     code = getattr(function, "__code__", None)
     awaitable = code is not None and code.co_flags & inspect.CO_ITERABLE_COROUTINE
     return inspect.isgeneratorfunction(function) and not awaitable
+
+
+def optional_method(service: object, name: str, consequence: str) -> Any:
+    """Return the coroutine method `name` of a service if it has no parameters, otherwise None.
+
+    A subclass may use the name for something else, and keeps it; that is logged for debugging.
+
+    :param consequence: what follows for such a name, for the log message.
+    """
+    if not callable(getattr(type(service), name, None)):
+        return None
+    bound: Any = getattr(service, name, None)
+    if is_coroutine_function(bound) and not inspect.signature(bound).parameters:
+        return bound
+    log.debug(
+        "%s: %s is not a coroutine method without parameters, so %s",
+        show(service),
+        name,
+        consequence,
+    )
+    return None
 
 
 def describe(function: object) -> str:

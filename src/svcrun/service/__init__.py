@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from svcrun.service.base import Service, ServiceMeta, SimpleClient, SimpleServer, TaskStoreBase
     from svcrun.service.cron import CronService as CronService
     from svcrun.service.graceful import GracefulService
+    from svcrun.service.health import HealthService
     from svcrun.service.periodic import PeriodicService
     from svcrun.service.process import ProcessService, RespawningProcessService
     from svcrun.service.profiler import Profiler
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "GracefulService",
+    "HealthService",
     "LoopWatchdog",
     "MemoryTracer",
     "PeriodicService",
@@ -53,6 +55,7 @@ __all__ = (
 
 _HOMES = {
     "GracefulService": "svcrun.service.graceful",
+    "HealthService": "svcrun.service.health",
     "LoopWatchdog": "svcrun.service.watchdog",
     "MemoryTracer": "svcrun.service.tracer",
     "PeriodicService": "svcrun.service.periodic",

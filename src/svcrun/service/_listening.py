@@ -42,6 +42,16 @@ class Listening(Service, base=True):
     path: str | os.PathLike[str] | None = None
     reuse_port: bool = False
 
+    def _svcrun_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        kwargs = super()._svcrun_arguments(args, kwargs)
+        if "path" in kwargs or not isinstance(kwargs.get("sock", ""), str):
+            # The default endpoint of a class does not apply beside another one. But a socket that
+            # is only named may be absent.
+            for name in ("address", "port"):
+                if getattr(type(self), name) is not None:
+                    kwargs.setdefault(name, None)
+        return kwargs
+
     def _svcrun_check_together(self) -> None:
         super()._svcrun_check_together()
         part_of(self, Place)
@@ -96,13 +106,21 @@ class Listening(Service, base=True):
 
         :raises OSError: if the address can't be bound; it names address, port and service.
         """
-        place = part_of(self, Place)
-        if (self.address, self.port) != place.configured:
-            place.configure(self)
-        await place.endpoint.resolve(asyncio.get_running_loop(), self)
+        await self.__configured().endpoint.resolve(asyncio.get_running_loop(), self)
+        return self._svcrun_bind_at_once(backlog)
+
+    def _svcrun_bind_at_once(self, backlog: int | None = None) -> Socket:
+        """Bind the socket as :meth:`_svcrun_bind` does, but block the loop to resolve a name."""
+        place = self.__configured()
         sock = place.socket = place.endpoint.bind(self, backlog)
         self.__show(local_address(sock))
         return sock
+
+    def __configured(self) -> Place:
+        place = part_of(self, Place)
+        if (self.address, self.port) != place.configured:
+            place.configure(self)
+        return place
 
     def _svcrun_unbind(self) -> None:
         """Close the socket, remove its file, and show the configured address again."""

@@ -121,13 +121,6 @@ class AIOHTTPService(Proxied, base=True):
 
     _svcrun_runner_class: ClassVar[type[Runner]] = Runner
 
-    def _svcrun_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        kwargs = super()._svcrun_arguments(args, kwargs)
-        # The default does not apply to other endpoints. A socket that is only named may be absent.
-        if "path" in kwargs or not isinstance(kwargs.get("sock", ""), str):
-            kwargs.setdefault("address", None)
-        return kwargs
-
     @property
     def __own(self) -> _Run:
         return part_of(self, _Run)

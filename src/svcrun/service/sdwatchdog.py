@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from svcrun._util.notify_socket import VARIABLES, NotifySocket, watchdog_interval
 from svcrun._util.validation import number, optional
 from svcrun.service._internals import loop_of, part_of
-from svcrun.service.base import Service, parameter
+from svcrun.service._observer import Observer
+from svcrun.service.base import parameter
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
+
+    from svcrun._util.observed_entrypoint import ObservedEntrypoint
 
 __all__ = ("SDWatchdogService",)
 
@@ -29,16 +32,7 @@ STALL: Final = 60.0
 _SHOWN: Final = 10
 
 
-class Entrypoint(Protocol):
-    """The entrypoint of a service, as far as this module uses it."""
-
-    loop: asyncio.AbstractEventLoop
-
-    def waiting(self) -> Sequence[str]:
-        """Return the names of the services that the start or the stop waits for."""
-
-
-class SDWatchdogService(Service, base=True):
+class SDWatchdogService(Observer, base=True):
     """Report the life of the entrypoint to systemd, which started the program.
 
     Pass one to the entrypoint, in any position. It reports from before the first service starts
@@ -64,8 +58,6 @@ class SDWatchdogService(Service, base=True):
     >>> with entrypoint(SDWatchdogService(), log_config=False):
     ...     pass
     """
-
-    _svcrun_observes: ClassVar[bool] = True
 
     name: str = "systemd-watchdog"
     watchdog_interval: float | None = parameter(
@@ -95,7 +87,7 @@ class SDWatchdogService(Service, base=True):
 
     # Called by the entrypoint.
 
-    def _svcrun_entering(self, entrypoint: Entrypoint) -> None:
+    def _svcrun_entering(self, entrypoint: ObservedEntrypoint) -> None:
         part_of(self, Reports).enter(entrypoint)
 
     def _svcrun_started(self) -> None:
@@ -116,14 +108,14 @@ class Reports:
 
     def __init__(self, service: SDWatchdogService) -> None:
         self._service = service
-        self.entrypoint: Entrypoint | None = None
+        self.entrypoint: ObservedEntrypoint | None = None
         self.is_open = False
         self._socket: NotifySocket | None = None
         self._removed: dict[str, str] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._sent_status = ""
 
-    def enter(self, entrypoint: Entrypoint) -> None:
+    def enter(self, entrypoint: ObservedEntrypoint) -> None:
         """Report the begin of the start."""
         self.entrypoint = entrypoint
         self.open(entrypoint.loop)

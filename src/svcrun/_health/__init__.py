@@ -1,0 +1,1 @@
+"""Answer health checks over HTTP from a thread of its own."""

@@ -1,0 +1,102 @@
+"""The status of a program as other threads see it: its services, and whether it is ready."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
+
+from svcrun._util.current_service import name_of
+from svcrun.state import ServiceState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from svcrun._health.checks import HealthChecks
+    from svcrun._util.observed_entrypoint import ObservedEntrypoint
+
+__all__ = ("ProgramStatus", "ServiceStatus")
+
+
+UNSETTLED: Final = frozenset({ServiceState.STARTING, ServiceState.STOPPING})
+"""The states in which a service makes the program not ready.
+
+One that was stopped for good, or that crashed with ``on_crash="ignore"``, does not count.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """The status of one service."""
+
+    label: str
+    """Its name, or that of its class; ``#2`` and so on follow for services of the same name."""
+    service: Any
+    state: str
+    problem: str | None
+    """Why it is not ready, None if it is or does not count."""
+    detail: str = ""
+    """The error of its health check."""
+
+
+class ProgramStatus:
+    """The status of a program, for one thread that asks for it.
+
+    :param program: the entrypoint.
+    :param checks: the health checks of its services.
+    :param state_of: returns the state of a service.
+    """
+
+    def __init__(
+        self,
+        program: ObservedEntrypoint,
+        checks: HealthChecks,
+        state_of: Callable[[Any], ServiceState],
+    ) -> None:
+        self._program = program
+        self._state_of = state_of
+        self._checks = checks
+        # A service that was stopped is shown as long as the program keeps it.
+        self._seen: dict[int, ref[Any]] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the program has started, and nothing has requested a shutdown."""
+        return self._program.is_ready
+
+    def services(self) -> list[ServiceStatus]:
+        """Return the status of all services, in the order they were given."""
+        restarting = set(map(id, self._program.supervisor.restarting))
+        counts: dict[str, int] = {}
+        found = []
+        for service in self._known():
+            name = name_of(service)
+            counts[name] = number = counts.get(name, 0) + 1
+            label = name if number == 1 else f"{name}#{number}"
+            found.append(self._status(label, service, is_restarting=id(service) in restarting))
+        return found
+
+    def _known(self) -> list[Any]:
+        program = self._program
+        known = {id(one): one for one in (*program.services, *program.supervisor.services)}
+        for key, reference in list(self._seen.items()):
+            service = reference()
+            if service is None:
+                del self._seen[key]
+            else:
+                known.setdefault(key, service)
+        for key in known.keys() - self._seen.keys():
+            self._seen[key] = ref(known[key])
+        return list(known.values())
+
+    def _status(self, label: str, service: Any, *, is_restarting: bool) -> ServiceStatus:
+        state = self._state_of(service)
+        problem, detail = None, ""
+        if state is ServiceState.RUNNING:
+            detail = self._checks.problem(service) or ""
+            problem = "unhealthy" if detail else None
+        elif is_restarting:
+            problem = "restarting"
+        elif state in UNSETTLED:
+            problem = state.value
+        return ServiceStatus(label, service, state.value, problem, detail)

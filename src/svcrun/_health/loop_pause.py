@@ -85,7 +85,7 @@ class LoopPause:
     # In the thread.
 
     def request(self) -> None:
-        """Let the loop pause until :meth:`end`."""
+        """Pause the loop until :meth:`end`."""
         self._is_done.clear()
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._pause)

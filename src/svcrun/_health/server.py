@@ -50,7 +50,7 @@ class Pause(Protocol):
     """The pauses of an event loop, see :class:`svcrun._health.loop_pause.LoopPause`."""
 
     def request(self) -> None:
-        """Let the loop pause until :meth:`end`."""
+        """Pause the loop until :meth:`end`."""
 
     def end(self) -> None:
         """End the pause."""

@@ -84,6 +84,9 @@ class Connection(RequestHandler):
         if not self.is_ending:
             self.is_ending = True
             self._further = len(self._messages)
+            # Race: the last response may be complete, and aiohttp about to decide whether to keep
+            # the connection, as the response says. It has decided by the time of this second call.
+            asyncio.get_running_loop().call_soon(self.end)
         if self.task is None:
             return  # start() calls this again
         if self.is_idle:

@@ -200,6 +200,34 @@ async def test_the_data_after_the_header_arrives_whole_and_in_order(
 
 
 @pytest.mark.parametrize("kind", ["none", "scheduled"])
+async def test_more_data_than_a_loop_reads_at_once_arrives_in_order(
+    tcp: Transport, kind: str
+) -> None:
+    """libuv fills several buffers of 256 KiB before it runs callbacks."""
+    expected = b"".join(i.to_bytes(4) for i in range(400_000))
+    received: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readexactly(len(expected)))
+        writer.write(b"done")
+
+    if kind == "scheduled":
+        asyncio.get_running_loop().set_task_factory(
+            lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options)
+        )
+    options = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_000_000)]
+    async with running(tcp.server(handler, proxy_protocol="v1", options=options)) as server:
+        with raw_client(server) as client:
+            client.setblocking(False)
+            sent = client.send(v1(CLIENT) + expected)  # before the loop reads anything
+            client.settimeout(PATIENCE)
+            rest = (v1(CLIENT) + expected)[sent:]
+            await asyncio.to_thread(client.sendall, rest)
+            assert await asyncio.to_thread(client.recv, 4) == b"done"
+    assert received == [expected]
+
+
+@pytest.mark.parametrize("kind", ["none", "scheduled"])
 async def test_a_handler_may_begin_tls_at_once(certificates: Certificates, kind: str) -> None:
     """The first bytes of the handshake arrive with the header, before the handler reads."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -435,6 +435,19 @@ async def test_refusals_past_ten_a_second_share_a_line(
     assert refusals(caplog)[-1].endswith("(29 times, 30 in all)")
 
 
+async def test_any_number_of_health_checks_is_no_warning(
+    tcp: Transport, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(tcp.server(tell, proxy_protocol="any")) as server:
+        for _ in range(MAX_LINES + 30):
+            with raw_client(server):
+                pass
+        await eventually(lambda: server.refused == MAX_LINES + 30)
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+    assert len(refusals(caplog)) < MAX_LINES + 30
+
+
 async def test_messages_about_a_connection_name_the_client(
     transport: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -115,7 +115,9 @@ class ProxyProtocol:
         # The lines of the current second, and when it began.
         self._lines = 0
         self._second = 0.0
-        self._further = RateLimitedLog(log)
+        self._further = {
+            level: RateLimitedLog(log, level) for level in (logging.INFO, logging.WARNING)
+        }
 
     def after_header(self, make: Callable[[], Any]) -> Callable[[], HeaderReceiver]:
         """Return a function that creates the protocols of new connections.
@@ -148,14 +150,16 @@ class ProxyProtocol:
         if self._lines <= MAX_LINES:
             log.log(level, message, show(self.server), format_address(peer), reason)
         else:
-            self._further.add(message, show(self.server), format_address(peer), reason)
+            further = self._further[level]
+            further.add(message, show(self.server), format_address(peer), reason)
 
     def close(self) -> None:
         """Close the connections whose header is not complete, and all that follow."""
         self.is_closed = True
         for receiver in tuple(self.waiting):
             receiver.abort()
-        self._further.close()
+        for further in self._further.values():
+            further.close()
 
 
 class HeaderReceiver(asyncio.Protocol):

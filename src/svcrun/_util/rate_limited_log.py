@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from time import monotonic
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import logging
+from typing import Any
 
 __all__ = ("RateLimitedLog",)
 
@@ -19,7 +17,8 @@ class RateLimitedLog:
 
     Peers can cause such events as often as they like, so a line for each would fill the disk.
 
-    :param logger: receives the lines, as warnings.
+    :param logger: receives the lines.
+    :param level: their level; by default, they are warnings.
 
     >>> import logging
     >>> dropped = RateLimitedLog(logging.getLogger("example"))
@@ -29,12 +28,13 @@ class RateLimitedLog:
     1000
     """
 
-    __slots__ = ("_last", "_logged", "_logger", "_quiet_until", "total")
+    __slots__ = ("_last", "_level", "_logged", "_logger", "_quiet_until", "total")
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: logging.Logger, level: int = logging.WARNING) -> None:
         self.total = 0
         self._logged = 0
         self._logger = logger
+        self._level = level
         self._quiet_until = 0.0
         self._last: tuple[str, tuple[Any, ...]] = ("", ())
 
@@ -61,4 +61,5 @@ class RateLimitedLog:
         new = self.total - self._logged
         self._logged = self.total
         self._last = ("", ())  # keep no reference to the arguments
-        self._logger.warning(message + " (%d times, %d in all)", *args, new, self.total)  # noqa: G003 - it joins formats
+        message += " (%d times, %d in all)"
+        self._logger.log(self._level, message, *args, new, self.total)

@@ -357,14 +357,16 @@ async def test_a_handler_that_ignores_cancellation_is_logged_and_abandoned(
 
     service = http.service(stubborn, shutdown_timeout=0.1)
     await service.start()
-    async with http.client(service) as (_, writer):
-        writer.write(request())
-        await called.wait()
-        await stop_within(service)
-    (error,) = complaints(caplog, logging.ERROR)
-    assert "ignored cancellation" in error.getMessage()
-    assert "in test_a_handler_that_ignores_cancellation" in error.getMessage()
-    go.set()
+    try:
+        async with http.client(service) as (_, writer):
+            writer.write(request())
+            await called.wait()
+            await stop_within(service)
+        (error,) = complaints(caplog, logging.ERROR)
+        assert "ignored cancellation" in error.getMessage()
+        assert "in test_a_handler_that_ignores_cancellation" in error.getMessage()
+    finally:
+        go.set()  # or the end of the event loop would wait for the handler without a time limit
     await eventually(lambda: len(asyncio.all_tasks()) == 1)
 
 

@@ -6,7 +6,7 @@ import logging
 import ssl
 from abc import abstractmethod
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svcrun._net.tls_options import DEFAULT_CIPHERS, DEFAULT_VERSION, SSLOptions
 from svcrun._util.validation import instance_of, number, optional
@@ -78,7 +78,23 @@ class Secure(Service, base=True):
 
     @abstractmethod
     def _svcrun_make_options(self) -> SSLOptions:
-        """Return the checked parameters."""
+        """Return the checked parameters, by :meth:`_svcrun_options`."""
+
+    def _svcrun_options(
+        self, cert: Any, key: Any, purpose: ssl.Purpose, *, require_client_cert: bool = False
+    ) -> SSLOptions:
+        return SSLOptions(
+            cert,
+            key,
+            self.ca,
+            self.verify,
+            require_client_cert,
+            purpose,
+            self.minimum_version,
+            self.maximum_version,
+            self.ciphers,
+            owner=type(self).__qualname__,
+        )
 
     def _svcrun_check_together(self) -> None:
         super()._svcrun_check_together()
@@ -97,18 +113,8 @@ class SecureServer(Secure, Listening, base=True):
         super()._svcrun_read_certificates()
 
     def _svcrun_make_options(self) -> SSLOptions:
-        return SSLOptions(
-            self.cert,
-            self.key,
-            self.ca,
-            self.verify,
-            self.require_client_cert,
-            ssl.Purpose.CLIENT_AUTH,
-            self.minimum_version,
-            self.maximum_version,
-            self.ciphers,
-            owner=type(self).__qualname__,
-        )
+        purpose, required = ssl.Purpose.CLIENT_AUTH, self.require_client_cert
+        return self._svcrun_options(self.cert, self.key, purpose, require_client_cert=required)
 
 
 class SecureClient(Secure, base=True):
@@ -119,18 +125,7 @@ class SecureClient(Secure, base=True):
     server_hostname: str | None = parameter(default=None, check=optional(instance_of(str, "a str")))
 
     def _svcrun_make_options(self) -> SSLOptions:
-        return SSLOptions(
-            self.cert,
-            self.key,
-            self.ca,
-            self.verify,
-            False,  # require_client_cert, which is a server's
-            ssl.Purpose.SERVER_AUTH,
-            self.minimum_version,
-            self.maximum_version,
-            self.ciphers,
-            owner=type(self).__qualname__,
-        )
+        return self._svcrun_options(self.cert, self.key, ssl.Purpose.SERVER_AUTH)
 
 
 class Certificates:

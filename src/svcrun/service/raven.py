@@ -71,6 +71,8 @@ class RavenSender(Sender, base=True):
     """
 
     _svcrun_takes_options: ClassVar[str] = "raven.Client"
+    _svcrun_parse_dsn = parse_dsn
+    _svcrun_check_options = check_options
 
     sentry_dsn: Any = parameter(default=REQUIRED)
 
@@ -79,12 +81,6 @@ class RavenSender(Sender, base=True):
         """The ``raven.Client``, None before the start."""
         client: Client | None = self._svcrun_reporting.client
         return client
-
-    def _svcrun_parse_dsn(self, value: object) -> DSN:
-        return parse_dsn(self, value)
-
-    def _svcrun_check_options(self, options: dict[str, Any]) -> None:
-        check_options(self, options)
 
     async def start(self) -> None:
         """Start to report."""

@@ -69,18 +69,14 @@ class SentrySender(Sender, base=True):
     """
 
     _svcrun_takes_options: ClassVar[str] = "sentry_sdk.init()"
+    _svcrun_parse_dsn = check_dsn
+    _svcrun_check_options = check_options
 
     @overridable
     def client(self) -> BaseClient | None:
         """The client of sentry_sdk, None unless the service runs."""
         client: BaseClient | None = self._svcrun_reporting.client
         return client
-
-    def _svcrun_parse_dsn(self, value: object) -> str:
-        return check_dsn(self, value)
-
-    def _svcrun_check_options(self, options: dict[str, Any]) -> None:
-        check_options(self, options)
 
     async def start(self) -> None:
         """Start to report.

@@ -4,7 +4,10 @@ r"""Serve TCP clients: echo each line.
     printf 'hello\n' | nc -w1 127.0.0.1 8901
 
 A client whose line is longer than ``limit`` bytes loses its connection, as the log tells; one that
-does not read its answers waits in ``drain()``, and takes up little memory.
+does not read its answers waits in ``drain()``, and takes up little memory. One that sends nothing
+for a while is disconnected, and clients beyond a maximum wait until others disconnect:
+
+    python examples/tcp_echo.py --max-connections 1 --idle-timeout 10
 """
 
 import argparse
@@ -30,9 +33,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Send back each line that a client sends.")
     parser.add_argument("--address", default="127.0.0.1", help="where to listen (%(default)s)")
     parser.add_argument("--port", type=int, default=8901, help="0 for a free one (%(default)s)")
+    parser.add_argument(
+        "--max-connections", type=int, default=1000, help="clients at a time (%(default)s)"
+    )
+    parser.add_argument(
+        "--idle-timeout", type=float, default=300, help="seconds of silence (%(default)s)"
+    )
     options = parser.parse_args()
 
-    echo = Echo(address=options.address, port=options.port, limit=4096)
+    echo = Echo(
+        address=options.address,
+        port=options.port,
+        limit=4096,
+        max_connections=options.max_connections,
+        idle_timeout=options.idle_timeout,
+        keepalive=60,
+    )
     with entrypoint(echo) as loop:
         print(f"listening on {echo.address} port {echo.port}", flush=True)
         loop.run_forever()

@@ -175,6 +175,18 @@ def test_the_tcp_echo_returns_lines(run: Run) -> None:
     assert program.wait().returncode == 0
 
 
+def test_the_tcp_echo_serves_a_client_after_an_idle_one_has_lost_its_place(run: Run) -> None:
+    limits = ("--max-connections", "1", "--idle-timeout", "0.5")
+    program, address = start_server(run, "tcp_echo.py", *limits)
+    with socket.create_connection(address, PATIENCE) as idle:
+        assert ask(address, b"hello\n") == b"hello\n"
+        assert idle.recv(1) == b""
+    program.wait_for_line("max_connections=1 is reached", stream="stderr")
+    program.wait_for_line("has sent nothing for idle_timeout=0.5 s", stream="stderr")
+    program.interrupt()
+    assert program.wait().returncode == 0
+
+
 def test_the_greeter_behind_a_load_balancer_knows_its_clients(run: Run, tmp_path: Path) -> None:
     program, address = start_server(run, "proxy_protocol.py", "--trusted", "127.0.0.1")
     assert ask(address, v1(("192.0.2.1", 52011))) == b"hello 192.0.2.1 port 52011\n"

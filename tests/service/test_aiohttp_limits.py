@@ -81,17 +81,17 @@ async def test_all_of_many_clients_are_answered_with_few_connections_at_a_time(k
         assert (service.accepted, service.refused) == (40, 0)
 
 
-async def test_a_stop_at_the_maximum_answers_the_request_of_a_client_that_waits() -> None:
+async def test_a_stop_at_the_maximum_answers_the_requests_of_clients_that_wait() -> None:
     for name in dict.fromkeys(one.partition("-")[0] for one in KINDS):
         kind = Kind(name, None)
         async with running(kind.service(max_connections=1)) as service:
             with silent_client(service):
                 await eventually(lambda: service.accepted == 1)
-                late = asyncio.create_task(kind.ask(service))
+                late = [asyncio.create_task(kind.ask(service)) for _ in range(10)]
                 await let_wait()
                 assert service.accepted == 1
                 await service.stop()
-                assert await late == b"hello"
+                assert await asyncio.gather(*late) == [b"hello"] * 10
         assert service.open_connections == 0
 
 

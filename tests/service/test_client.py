@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import pickle
 import re
 import socket
@@ -698,6 +699,8 @@ asyncio.run(main())
         ({"connect_retry_timeout": -1}, "connect_retry_timeout=-1"),
         ({"connect_timeout": 0}, "connect_timeout=0"),
         ({"keepalive": 0}, "keepalive=0"),
+        ({"keepalive": 40_000}, "keepalive=40000"),
+        ({"keepalive": math.inf}, "keepalive=inf"),
         ({"limit": 0}, "limit=0"),
         ({"reconnect_timeout": -1}, "reconnect_timeout=-1"),
         ({"options": 3}, "options=3"),

@@ -160,6 +160,32 @@ for _ in range(2):
     assert outcome.stdout.split() == ["True", "False"] * 2, outcome.stderr
 
 
+def test_a_passed_socket_leaves_the_groups_that_a_killed_process_has_joined(
+    run_program: Callable[..., Program],
+) -> None:
+    source = f"""
+import signal
+
+class Server(Datagrams):
+    groups = [("239.77.9.8", "{LOCAL}")]
+
+with entrypoint(Server(sock="fd:group")):
+    print("joined", flush=True)
+    signal.pause()
+"""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", 0))
+        program = activated(run_program, PRELUDE + source, sock, names="group")
+        program.wait_for_line("joined")
+        program.kill()
+        assert "239.77.9.8" in members()
+        program = activated(run_program, PRELUDE + source, sock, names="group")
+        program.wait_for_line("joined")
+        program.terminate()
+        program.wait()
+        assert "239.77.9.8" not in members()
+
+
 def test_a_group_that_can_not_be_joined_fails_the_start_and_leaves_nothing(
     loop_factory: LoopFactory, no_leaks: None
 ) -> None:

@@ -147,12 +147,12 @@ def join(owner: object, sock: socket.socket, groups: Sequence[Group]) -> list[_L
             request = group.request()
             sock.setsockopt(level, add, request)
         except OSError as error:
-            # A passed socket may be a member already.
-            if error.errno == errno.EADDRINUSE:
-                continue
-            leave(sock, joined)
-            reason = f"{error.strerror or error}{_HINTS.get(error.errno or 0, '')}"
-            raise type(error)(error.errno, f"{owner}: could not join {group}: {reason}") from error
+            # A passed socket is still a member if a process was killed, which could not leave.
+            if error.errno != errno.EADDRINUSE:
+                leave(sock, joined)
+                reason = f"{error.strerror or error}{_HINTS.get(error.errno or 0, '')}"
+                message = f"{owner}: could not join {group}: {reason}"
+                raise type(error)(error.errno, message) from error
         joined.append((level, drop, request))
     return joined
 

@@ -151,7 +151,7 @@ def mark_as_used(number: int) -> None:
 def warn_of_unused_descriptors() -> None:
     """Warn once of each descriptor that no server has listened on."""
     for index, descriptor in enumerate(passed_descriptors()):
-        if not descriptor.is_used:
+        if not descriptor.is_used and descriptor.is_same(descriptor.number):  # it is open
             descriptor.is_used = True
             log.warning(
                 "no service uses the passed descriptor %d, %r (%s); use it by sock='fd:%s', or "

@@ -392,14 +392,3 @@ class ProfilerActive(RuntimeError):
         )
         self.service = service
         self.found = found
-
-
-class SentryInUse(RuntimeError):
-    """A second sender was to be started, where sentry-sdk has one client for the whole process."""
-
-    def __init__(self, service: object) -> None:
-        super().__init__(
-            f"{show(service)} can't report: another SentrySender runs in this process, and "
-            "sentry_sdk has one client; stop that one first, or leave out one of the two"
-        )
-        self.service = service

@@ -81,7 +81,7 @@ class SentrySender(Sender, base=True):
     async def start(self) -> None:
         """Start to report.
 
-        :raises SentryInUse: if another sender runs in this process, which has one client.
+        :raises RuntimeError: if another sender runs in this process, which has one client.
         """
         reporting = self._svcrun_reporting
         if reporting.client is not None:

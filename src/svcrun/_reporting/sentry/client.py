@@ -12,7 +12,7 @@ from sentry_sdk.integrations.asyncio import AsyncioIntegration
 
 from svcrun._reporting.sentry.events import ServiceTags
 from svcrun._reporting.sentry.transport import GRACE_PERIOD, Transport
-from svcrun.errors import ParameterError, SentryInUse
+from svcrun.errors import ParameterError, show
 from svcrun.thread_pool.separate_threads import start_in_new_thread
 
 if TYPE_CHECKING:
@@ -32,13 +32,16 @@ _POLL_INTERVAL = 0.01  # seconds between two checks of sentry's thread, which no
 def installed(owner: object, options: Mapping[str, Any]) -> Iterator[BaseClient]:
     """Create a client that ``sentry_sdk`` uses within the block instead of its current client.
 
-    :raises SentryInUse: if the current client belongs to another sender.
+    :raises RuntimeError: if the current client belongs to another sender.
     """
     loop = asyncio.get_running_loop()
     scope = sentry_sdk.get_global_scope()
     found, found_factory = scope.client, loop.get_task_factory()
     if found.get_integration(ServiceTags) is not None:
-        raise SentryInUse(owner)
+        raise RuntimeError(
+            f"{show(owner)} can't report: another SentrySender runs in this process, and "
+            "sentry_sdk has one client; stop that one first, or leave out one of the two"
+        )
     try:
         client = _init(owner, options)
         # Sentry sets up an integration once per process, but this one wraps the task factory of

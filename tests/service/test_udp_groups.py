@@ -164,14 +164,12 @@ def test_a_passed_socket_leaves_the_groups_that_a_killed_process_has_joined(
     run_program: Callable[..., Program],
 ) -> None:
     source = f"""
-import signal
-
 class Server(Datagrams):
     groups = [("239.77.9.8", "{LOCAL}")]
 
-with entrypoint(Server(sock="fd:group")):
+with entrypoint(Server(sock="fd:group")) as loop:
     print("joined", flush=True)
-    signal.pause()
+    loop.run_forever()
 """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("0.0.0.0", 0))

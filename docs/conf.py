@@ -4,6 +4,7 @@ import builtins
 import re
 from typing import Any
 
+from svcrun._health.metrics import METRICS
 from svcrun.version import __version__
 
 project = "svcrun"
@@ -69,7 +70,21 @@ def leave_out_computed(*event: Any) -> tuple[str | None, Any]:
     return signature and re.sub(r", \w+=<[\w.]+\.overridable object>", "", signature), returns
 
 
+def insert_metrics(_: Any, document: str, source: list[str]) -> None:
+    """Insert the table of all metrics."""
+    if document == "reference/health":
+        rows = [("Name", "Kind", "Labels", "Value")]
+        for name, metric in METRICS.items():
+            labels = ", ".join(f"``{label}``" for label in metric.labels)
+            rows.append((f"``svcrun_{name}``", metric.kind, labels, metric.text))
+        lines = [".. list-table::", "    :header-rows: 1", "    :widths: 40 12 15 33", ""]
+        for row in rows:
+            lines += [f"    {'  -' if n else '* -'} {cell}" for n, cell in enumerate(row)]
+        source[0] = source[0].replace(".. metrics", "\n".join(lines))
+
+
 def setup(app: Any) -> None:
     """Register the functions above."""
+    app.connect("source-read", insert_metrics)
     app.connect("autodoc-process-signature", leave_out_computed)
     app.connect("missing-reference", find_by_last_name)

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from svcrun._schedule.clock import clock_of
 from svcrun._schedule.runner import Schedule, ScheduleRunner
@@ -18,7 +18,7 @@ from svcrun._util.tasks import mark_retrieved
 from svcrun._util.validation import function
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from svcrun._schedule.clock import Clock
     from svcrun._schedule.runner import ExceptionsType
@@ -35,6 +35,24 @@ __all__ = (
 )
 
 log = logging.getLogger(__name__)
+
+
+# The attributes of a callback by the names of their metrics.
+_COUNTERS: Final = {
+    "calls_total": "calls",
+    "failures_total": "failures",
+    "skipped_total": "skipped",
+    "call_seconds_total": "total_duration",
+    "call_lateness_seconds_total": "total_lateness",
+}
+
+
+def measure(callbacks: Iterable[Recurring]) -> dict[str, float]:
+    """Return the sums of the counters of `callbacks`, by the names of their metrics."""
+    found = list(callbacks)
+    return {
+        name: sum(getattr(one, counter) for one in found) for name, counter in _COUNTERS.items()
+    }
 
 
 class StrategyException(Exception):
@@ -96,6 +114,10 @@ class Recurring:
         """When the last call began, in seconds since the epoch; None before the first call."""
         self.last_duration: float | None = None
         """The seconds that the last completed call took; None before that."""
+        self.total_duration = 0.0
+        """The seconds that all completed calls took."""
+        self.total_lateness = 0.0
+        """The sum of the seconds between the time a call was due and the time it began."""
         self._runner: ScheduleRunner | None = None
 
     @property

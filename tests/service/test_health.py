@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 import functools
 import gc
-import http.client
 import inspect
-import json
 import pickle
 import signal
 import socket
@@ -14,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -23,35 +21,15 @@ from svcrun import Restart, Service, entrypoint
 from svcrun._health.http import Request
 from svcrun._health.probes import Probes, is_local
 from svcrun.service.health import HealthService
+from tests.service.health_client import Idle, ask, make, run_beside, wait_until
 from tests.support import LoopFactory, Program, refuses
-
-
-class Answer(NamedTuple):
-    status: int
-    text: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.text)
-
-
-def ask(service: HealthService | int | None, path: str, method: str = "GET") -> Answer:
-    port = service.port if isinstance(service, HealthService) else service
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    with contextlib.closing(connection):
-        connection.request(method, path)
-        response = connection.getresponse()
-        return Answer(response.status, response.read().decode())
-
-
-class Idle(Service):
-    async def start(self) -> None: ...
 
 
 class Patient(Service):
     """A service whose health is set from outside."""
 
     error: BaseException | None = None
+    api_key: str = ""
     checks = 0
 
     async def start(self) -> None: ...
@@ -62,26 +40,9 @@ class Patient(Service):
             raise self.error
 
 
-def make(**kwargs: Any) -> HealthService:
-    return HealthService(**{"port": 0, "check_interval": 0.02, **kwargs})
-
-
 @pytest.fixture
 def run(loop_factory: LoopFactory) -> Callable[..., None]:
-    """Run a function in a thread while an entrypoint runs services."""
-
-    def run(function: Callable[[], object], *services: Service, **options: Any) -> None:
-        with entrypoint(*services, loop_factory=loop_factory, log_config=False, **options) as loop:
-            loop.run_until_complete(asyncio.to_thread(function))
-
-    return run
-
-
-def wait_until(check: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    return functools.partial(run_beside, loop_factory)
 
 
 # Liveness.
@@ -91,9 +52,9 @@ def test_a_program_whose_loop_runs_is_alive(run: Any, no_leaks: None) -> None:
     health = make()
 
     def probe() -> None:
-        assert ask(health, "/livez") == (200, "ok\n")
+        assert ask(health, "/livez")[:2] == (200, "ok\n")
         assert ask(health, "/livez?verbose").data == {"status": "ok"}
-        assert ask(health, "/livez", "HEAD") == (200, "")
+        assert ask(health, "/livez", "HEAD")[:2] == (200, "")
 
     run(probe, health)
 
@@ -125,7 +86,7 @@ def test_a_blocked_loop_is_busy_first_and_hung_in_the_end(run: Any, no_leaks: No
     def probe() -> None:
         wait_until(lambda: ask(health, "/livez").text != "ok\n")
         busy = ask(health, "/livez")
-        assert ask(health, "/readyz") == (200, "ready\n")  # the last value
+        assert ask(health, "/readyz")[:2] == (200, "ready\n")  # the last value
         wait_until(lambda: ask(health, "/livez").status == 503)
         hung = ask(health, "/livez")
         not_ready = ask(health, "/readyz")
@@ -143,8 +104,8 @@ def test_a_blocked_loop_is_busy_first_and_hung_in_the_end(run: Any, no_leaks: No
         assert "event loop blocked for" in not_ready.text
         assert data["status"] == "hung"
         assert data["service"] == "nightly-import"
-        wait_until(lambda: ask(health, "/livez") == (200, "ok\n"))
-        wait_until(lambda: ask(health, "/readyz") == (200, "ready\n"))
+        wait_until(lambda: ask(health, "/livez")[:2] == (200, "ok\n"))
+        wait_until(lambda: ask(health, "/readyz")[:2] == (200, "ready\n"))
 
     run(probe, blocking, health)
 
@@ -330,7 +291,7 @@ def test_a_service_that_crashed_and_is_ignored_is_shown_and_does_not_count(run: 
     def probe() -> None:
         crashing.loop.call_soon_threadsafe(crashing.crash.set)
         wait_until(lambda: ask(health, "/readyz?verbose").data["services"]["Crashing"] == "failed")
-        assert ask(health, "/readyz") == (200, "ready\n")
+        assert ask(health, "/readyz")[:2] == (200, "ready\n")
 
     run(probe, crashing, health)
 
@@ -409,7 +370,7 @@ def test_readiness_ends_with_the_signal_and_liveness_goes_on(
 ) -> None:
     program = run_program(DRAINING)
     port = int(program.wait_for_line(r"\d+")[0])
-    assert ask(port, "/readyz") == (200, "ready\n")
+    assert ask(port, "/readyz")[:2] == (200, "ready\n")
     program.terminate()
     wait_until(lambda: ask(port, "/readyz").status == 503)
     assert ask(port, "/readyz").text == "starting or shutting down\n"
@@ -444,7 +405,7 @@ def test_other_clients_see_names_and_states_unless_all_is_exposed(
     blocking = Blocking(release=threading.Event(), name="importer")
     patient = Patient(name="database", error=LookupError("secret.example.org"))
     health = make(hung_after=1.2, expose=expose)
-    responses = []
+    responses: list[Any] = []
 
     def respond(self: Probes, request: Request, _: object) -> Any:
         responses.append(respond_to(self, request, ("192.0.2.1", 1)))
@@ -461,11 +422,24 @@ def test_other_clients_see_names_and_states_unless_all_is_exposed(
         blocking.release.set()
 
     run(probe, patient, blocking, health)
-    text = "".join(response.body for response in responses)
+    text = "".join(str(response.body) for response in responses)
     assert "importer" in text
     assert ("secret.example.org" in text) is expose
     assert (__file__ in text) is expose
     assert ("in block" in text) is expose
+
+
+def test_an_error_of_a_check_is_shown_without_secrets(run: Any) -> None:
+    error = ConnectionError("redis://joe:hunter2@cache refused 'swordfish'")
+    patient = Patient(name="cache", error=error, api_key="swordfish")
+    health = make()
+
+    def probe() -> None:
+        wait_until(lambda: "refused" in ask(health, "/readyz").text)
+        shown = "ConnectionError: redis://***@cache refused '***'"
+        assert ask(health, "/readyz").text == f"cache: unhealthy ({shown})\n"
+
+    run(probe, patient, health)
 
 
 def test_another_path_is_not_found(run: Any) -> None:

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import parse_qs
 
-__all__ = ("END_OF_HEAD", "MAX_HEAD", "BadRequest", "Request", "Response", "parse")
+__all__ = ("END_OF_HEAD", "FAILED", "MAX_HEAD", "BadRequest", "Request", "Response", "parse")
 
 MAX_HEAD: Final = 8192
 """The maximum size of a request line and its headers, in bytes."""
@@ -64,13 +64,15 @@ class Response:
     """A response with a body."""
 
     status: HTTPStatus
-    body: str
+    body: str | bytes
     content_type: str = "text/plain; charset=utf-8"
     headers: tuple[str, ...] = ()
 
     def encode(self, *, is_head: bool = False) -> bytes:
         """Return the bytes of the response; without the body if the request was a HEAD."""
-        body = self.body.encode("utf-8", "backslashreplace")
+        body = self.body
+        if isinstance(body, str):
+            body = body.encode("utf-8", "backslashreplace")
         lines = (
             f"HTTP/1.1 {self.status.value} {self.status.phrase}",
             f"Date: {formatdate(usegmt=True)}",
@@ -83,6 +85,10 @@ class Response:
         )
         head = "".join(f"{line}\r\n" for line in lines).encode("latin-1") + b"\r\n"
         return head if is_head else head + body
+
+
+FAILED: Final = Response(HTTPStatus.INTERNAL_SERVER_ERROR, "the request failed; see the log\n")
+"""The response to a request whose code raised an exception."""
 
 
 def parse(data: bytes | bytearray) -> Request | None:

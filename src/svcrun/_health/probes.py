@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from svcrun._health.http import Request, Response
+from svcrun._health.metrics import Metrics
 from svcrun._util.current_service import name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from svcrun._health.status import ProgramStatus, ServiceStatus
     from svcrun._insight.loop_watch import Blocker, LoopWatch
 
@@ -37,12 +41,16 @@ class Probes:
         self._hung_after = hung_after
         self._expose = expose
         self._routes = {"/livez": self._livez, "/readyz": self._readyz}
+        self._metrics = _expose(Metrics(status, watch))
 
-    def respond(self, request: Request, peer: object) -> Response:
-        """Return the response to `request` of `peer`."""
+    def respond(self, request: Request, peer: object) -> Response | Callable[[], Response]:
+        """Return the response to `request` of `peer`, or a function that makes it slowly."""
+        if request.path == "/metrics":
+            return partial(self._metrics, request)
         route = self._routes.get(request.path)
         if route is None:
-            return Response(HTTPStatus.NOT_FOUND, f"not found; try {', '.join(self._routes)}\n")
+            paths = ", ".join([*self._routes, "/metrics"])
+            return Response(HTTPStatus.NOT_FOUND, f"not found; try {paths}\n")
         answer = route(in_detail=self._expose or is_local(peer))
         if request.wants_json():
             body = json.dumps(answer.data, indent=2, ensure_ascii=False) + "\n"
@@ -83,6 +91,16 @@ class Probes:
         status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
         text = "ready\n" if is_ready else "".join(f"{problem}\n" for problem in problems)
         return _Answer(status, text, data)
+
+
+def _expose(metrics: Metrics) -> Callable[[Request], Response]:
+    """Return a function that responds to scrapes; without the library, that it is missing."""
+    try:
+        from svcrun._health.prometheus import Exposition
+    except ImportError:
+        hint = "/metrics needs prometheus-client: pip install 'svcrun[prometheus]'\n"
+        return lambda _: Response(HTTPStatus.NOT_IMPLEMENTED, hint)
+    return Exposition(metrics).respond
 
 
 class _Answer(NamedTuple):

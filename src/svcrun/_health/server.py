@@ -10,6 +10,7 @@ data, the client's system may discard the response.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import selectors
 import socket
@@ -18,14 +19,15 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
-from svcrun._health.http import END_OF_HEAD, MAX_HEAD, BadRequest, Request, Response, parse
+from svcrun._health.background import BUSY, LATE, Background
+from svcrun._health.http import END_OF_HEAD, FAILED, MAX_HEAD, BadRequest, Request, Response, parse
 from svcrun._net.addresses import format_address
 from svcrun._util.rate_limited_log import RateLimitedLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Respond = Callable[[Request, object], Response]
+    Respond = Callable[[Request, object], Response | Callable[[], Response]]
 
 __all__ = ("HTTPThread",)
 
@@ -39,6 +41,9 @@ TIME_LIMIT: Final = 5.0
 
 LINGER: Final = 1.0
 """Seconds that a client has to close a connection after the response."""
+
+SLOW_LIMIT: Final = 10.0
+"""Seconds that a response may take that is made in the background."""
 
 RETRY_DELAY: Final = 0.5
 """Seconds without accepting after an error, such as no descriptor left."""
@@ -60,7 +65,8 @@ class HTTPThread:
     """A thread that accepts connections, and answers each request by `respond`.
 
     :param sock: a socket that listens; the thread does not close it.
-    :param respond: returns the response to a request from a peer. It is called in the thread.
+    :param respond: returns the response to a request from a peer, or a function that returns it and
+        may take long. `respond` is called in the thread, that function in another one.
     :param pause: the pauses of the event loop in which the thread serves.
     """
 
@@ -76,6 +82,7 @@ class HTTPThread:
         self._is_accepting = False
         self._is_stopping = False
         self._errors = RateLimitedLog(log)
+        self._background: Background[_Connection] = Background(self._wake)
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
     def start(self) -> None:
@@ -85,26 +92,35 @@ class HTTPThread:
         """
         try:
             self._selector.register(self._woken, selectors.EVENT_READ)
+            self._background.start()
             self._thread.start()
         except BaseException:
+            self._background.stop()
             self._release()
             raise
 
     def stop(self) -> None:
         """End the thread, wait for it, and close all connections."""
         self._is_stopping = True
-        self._wake_up.send(b"\0")
+        self._background.stop()
+        self._wake()
         self._thread.join(_JOIN_TIMEOUT)
 
     def is_alive(self) -> bool:
         """Return whether the thread runs."""
         return self._thread.is_alive()
 
+    def _wake(self) -> None:
+        """Wake the thread, in any thread."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._wake_up.send(b"\0", socket.MSG_DONTWAIT)
+
     def _run(self) -> None:
         try:
             while not self._is_stopping:
                 self._accept_again()
-                self._pause.end()
+                if not self._background.is_busy:
+                    self._pause.end()
                 ready = self._selector.select(self._timeout())
                 if ready:
                     self._pause.request()
@@ -113,6 +129,10 @@ class HTTPThread:
                         self._accept()
                     elif isinstance(key.data, _Connection):
                         self._advance(key.data)
+                    else:
+                        self._woken.recv(MAX_HEAD, socket.MSG_DONTWAIT)
+                for connection, response in self._background.ready():
+                    self._send(connection, response)
                 self._close_late()
         finally:
             self._release()
@@ -157,7 +177,7 @@ class HTTPThread:
     def _advance(self, connection: _Connection) -> None:
         """Read, write and close, as far as it goes without waiting."""
         try:
-            if connection.output is None and not self._read(connection):
+            if connection.is_waiting or (connection.output is None and not self._read(connection)):
                 return
             if connection.output:
                 sent = connection.sock.send(connection.output, socket.MSG_DONTWAIT)
@@ -186,13 +206,16 @@ class HTTPThread:
         """Read, and return whether a response is ready to be sent."""
         data = connection.sock.recv(MAX_HEAD, socket.MSG_DONTWAIT)
         connection.input += data
-        is_head = False
         try:
             request = parse(connection.input)
             if request is not None:
-                is_head = request.is_head
+                connection.is_head = request.is_head
                 connection.lingers = request.has_body or not connection.input.endswith(END_OF_HEAD)
                 response = self._respond(request, connection.peer)
+                if callable(response):
+                    if self._begin(connection, response):
+                        return False
+                    response = BUSY
             elif data:
                 self._wait_for(connection, selectors.EVENT_READ)
                 return False
@@ -206,9 +229,27 @@ class HTTPThread:
             log.exception(
                 "could not answer a health check from %s", format_address(connection.peer)
             )
-            response = Response(HTTPStatus.INTERNAL_SERVER_ERROR, "the check failed; see the log\n")
-        connection.output = response.encode(is_head=is_head)
+            response = FAILED
+        connection.output = response.encode(is_head=connection.is_head)
         return True
+
+    def _begin(self, connection: _Connection, make: Callable[[], Response]) -> bool:
+        """Begin to make a response in the background, and return whether that is possible."""
+        if not self._background.begin(connection, make):
+            return False
+        connection.is_waiting = True
+        connection.deadline = time.monotonic() + SLOW_LIMIT
+        if connection.awaited:
+            self._selector.unregister(connection.sock)
+            connection.awaited = 0
+        return True
+
+    def _send(self, connection: _Connection, response: Response) -> None:
+        """Send a response that was made in the background, unless it is too late."""
+        if connection in self._connections and connection.is_waiting:
+            connection.is_waiting = False
+            connection.output = response.encode(is_head=connection.is_head)
+            self._advance(connection)
 
     def _linger(self, connection: _Connection) -> None:
         """Read on until the client has closed the connection as well."""
@@ -224,7 +265,11 @@ class HTTPThread:
     def _close_late(self) -> None:
         now = time.monotonic()
         for connection in [c for c in self._connections if c.deadline <= now]:
-            self._close(connection)
+            if connection.is_waiting:
+                connection.deadline = now + TIME_LIMIT
+                self._send(connection, LATE)
+            else:
+                self._close(connection)
 
     def _close(self, connection: _Connection) -> None:
         if connection in self._connections:
@@ -237,7 +282,18 @@ class HTTPThread:
 class _Connection:
     """A connection of a client, from the request to the close."""
 
-    __slots__ = ("awaited", "deadline", "input", "is_shut", "lingers", "output", "peer", "sock")
+    __slots__ = (
+        "awaited",
+        "deadline",
+        "input",
+        "is_head",
+        "is_shut",
+        "is_waiting",
+        "lingers",
+        "output",
+        "peer",
+        "sock",
+    )
 
     def __init__(self, sock: socket.socket, peer: object, deadline: float) -> None:
         self.sock = sock
@@ -248,6 +304,10 @@ class _Connection:
         self.input = bytearray()
         self.output: bytes | None = None
         """The rest of the response, None before it is ready."""
+        self.is_head = False
+        """Whether the response has no body."""
+        self.is_waiting = False
+        """Whether the response is being made in the background."""
         self.lingers = True
         """Whether the client may have sent more than was read."""
         self.is_shut = False

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from weakref import ref
 
 from svcrun._util.current_service import name_of
+from svcrun._util.redaction import redact
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcrun._health.checks import HealthChecks
-    from svcrun._util.observed_entrypoint import ObservedEntrypoint
+    from svcrun._util.observed_entrypoint import ObservedEntrypoint, ObservedPool
 
 __all__ = ("ProgramStatus", "ServiceStatus")
 
@@ -36,11 +36,11 @@ class ServiceStatus:
     problem: str | None
     """Why it is not ready, None if it is or does not count."""
     detail: str = ""
-    """The error of its health check."""
+    """The error of its health check, without secrets."""
 
 
 class ProgramStatus:
-    """The status of a program, for one thread that asks for it.
+    """The status of a program; any thread may ask for it.
 
     :param program: the entrypoint.
     :param checks: the health checks of its services.
@@ -56,13 +56,17 @@ class ProgramStatus:
         self._program = program
         self._state_of = state_of
         self._checks = checks
-        # A service that was stopped is shown as long as the program keeps it.
-        self._seen: dict[int, ref[Any]] = {}
+        self.history = program.supervisor.record_history()
 
     @property
     def is_ready(self) -> bool:
         """Whether the program has started, and nothing has requested a shutdown."""
         return self._program.is_ready
+
+    @property
+    def pool(self) -> ObservedPool | None:
+        """The thread pool of the program."""
+        return self._program.facilities.pool
 
     def services(self) -> list[ServiceStatus]:
         """Return the status of all services, in the order they were given."""
@@ -78,22 +82,15 @@ class ProgramStatus:
 
     def _known(self) -> list[Any]:
         program = self._program
-        known = {id(one): one for one in (*program.services, *program.supervisor.services)}
-        for key, reference in list(self._seen.items()):
-            service = reference()
-            if service is None:
-                del self._seen[key]
-            else:
-                known.setdefault(key, service)
-        for key in known.keys() - self._seen.keys():
-            self._seen[key] = ref(known[key])
-        return list(known.values())
+        # A service that was stopped is shown as long as the program keeps it.
+        given, active = program.services, program.supervisor.services
+        return list({id(one): one for one in (*given, *active, *self.history.services())}.values())
 
     def _status(self, label: str, service: Any, *, is_restarting: bool) -> ServiceStatus:
         state = self._state_of(service)
         problem, detail = None, ""
         if state is ServiceState.RUNNING:
-            detail = self._checks.problem(service) or ""
+            detail = redact(self._checks.problem(service) or "", service._svcrun_given)
             problem = "unhealthy" if detail else None
         elif is_restarting:
             problem = "restarting"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from svcrun._lifecycle.dependency_graph import in_start_order, link, unlink
+from svcrun._lifecycle.history import History
 from svcrun._lifecycle.service_record import ServiceRecord
 from svcrun._util.hints import TYPE_CHECKING
 from svcrun.errors import ServiceInUse
@@ -25,6 +26,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._records: dict[int, ServiceRecord] = {}
+        self._history: History | None = None
 
     def get(self, service: Service) -> ServiceRecord | None:
         """Return the record of `service`, None if it is at rest."""
@@ -65,7 +67,9 @@ class Registry:
                 continue
             if state_of(service) in IN_USE:
                 raise ServiceInUse(service)
-            added[key] = ServiceRecord(service)
+            record = added[key] = ServiceRecord(service)
+            if self._history is not None:
+                record.history = self._history.open(service)
         link(added.values(), self.records)
         self._records.update(added)
         return list(added.values())
@@ -78,3 +82,11 @@ class Registry:
             unlink(record)
         if record.waiter is not None:
             record.wake()
+
+    def record_history(self) -> History:
+        """Return the history of the services, which begins with the first call."""
+        if self._history is None:
+            self._history = History()
+            for record in self.records:
+                record.history = self._history.open(record.service)
+        return self._history

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
 
     from svcrun._lifecycle.backoff import Backoff
+    from svcrun._lifecycle.history import ServiceHistory
     from svcrun.service._internals import StartEvent
     from svcrun.service.base import Service
 
@@ -84,6 +85,7 @@ class ServiceRecord:
         "base_stop",
         "dependants",
         "failed",
+        "history",
         "internals",
         "needs_stop",
         "requires",
@@ -112,6 +114,7 @@ class ServiceRecord:
 
         # Written by the supervisor.
         self.waiter: asyncio.Future[None] | None = None  # done at the next change of state
+        self.history: ServiceHistory | None = None  # while other threads report on the services
 
         # Written by the start-up.
         self.startup: StartInProgress | None = None

@@ -244,6 +244,8 @@ class Shutdown:
         if record.timer is not None:
             record.cancel_timer()
         record.stop_task = None
+        if record.history is not None:
+            record.history.stopped()
         if task.cancelled():
             if not record.stop_cancelled:
                 with on_behalf_of(record.service):
@@ -253,6 +255,8 @@ class Shutdown:
 
     def _failed(self, record: ServiceRecord, error: BaseException, message: str) -> None:
         record.failed = True
+        if record.history is not None:
+            record.history.fail(error)
         self.errors.append(error)
         with on_behalf_of(record.service):
             log.error(message, show(record.service), exc_info=error)

@@ -119,6 +119,8 @@ class Startup:
         self._context = contextvars.copy_context()
         for record in records:
             record.startup = self
+            if record.history is not None and report_failure is not None:
+                record.history.restarts += 1
 
     async def run(self) -> None:
         """Return when all services are ready, or one has failed, or the caller is cancelled."""
@@ -222,6 +224,8 @@ class Startup:
         record.timer = None
         if record.start_task is not None and record.shutdown is None:
             error = StartTimeout(record.service, timeout, format_stack(record.start_task))
+            if record.history is not None:
+                record.history.fail(error)
             if not self._plan_retry(record, error):
                 self._failed(record, error)
 
@@ -287,6 +291,8 @@ class Startup:
             record.internals.set_start_event()
             return True
 
+        if record.history is not None:
+            record.history.fail(error)
         if not self._is_over and not record.start_cancelled:
             if self._plan_retry(record, error):
                 return False

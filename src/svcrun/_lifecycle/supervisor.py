@@ -75,6 +75,7 @@ class Supervisor:
         self._on_fatal = on_fatal
         self._on_roll_back = on_roll_back
         self._registry = Registry()
+        self.record_history = self._registry.record_history
         self._startups: set[Startup] = set()
         self._shutdowns: set[Shutdown] = set()
         self._is_closing = False
@@ -123,6 +124,8 @@ class Supervisor:
         if state not in old.successors:
             raise IllegalTransition(record.service, old, state)
         internals.state = state
+        if record.history is not None:
+            record.history.move(old, state)
         if self._logs_moves:
             with on_behalf_of(record.service):
                 log.debug("%s: was %s", show(record.service), old.name)
@@ -243,6 +246,8 @@ class Supervisor:
         self.move(record, FAILED)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             return  # the loop has raised it already
+        if record.history is not None:
+            record.history.crash(error)
         if isinstance(service.on_crash, Restart):
             restarter = Restarter(self, record, service.on_crash, self._loop)
             self.restarters.add(restarter)

@@ -31,7 +31,8 @@ class Facilities:
         self._options = options
         self._loop = loop
         self._owns_loop = owns_loop
-        self._pool: ThreadPoolExecutor | None = None
+        self.pool: ThreadPoolExecutor | None = None
+        """The thread pool of the entrypoint, if it has one."""
         self._log: LogSession | None = None
 
     def set_up(self) -> None:
@@ -43,7 +44,7 @@ class Facilities:
         if self._owns_loop or self._options.pool_size is not None:
             from svcrun.thread_pool.executor import ThreadPoolExecutor  # asyncio's own is as late
 
-            self._pool = pool = ThreadPoolExecutor(self._options.pool_size)
+            self.pool = pool = ThreadPoolExecutor(self._options.pool_size)
             if self._owns_loop:
                 self._loop.set_default_executor(pool)
             else:
@@ -51,7 +52,7 @@ class Facilities:
 
     async def end_threads(self, deadline: Deadline) -> bool:
         """End the threads of the pool and of an owned loop; return whether all ended in time."""
-        ended = self._pool is None or await end_threads(self._pool, deadline)
+        ended = self.pool is None or await end_threads(self.pool, deadline)
         if self._owns_loop:
             ended &= await end_executor(self._loop, deadline)
         return ended
@@ -66,7 +67,7 @@ class Facilities:
 
         :param timeout: seconds for writing the log.
         """
-        if self._pool is not None and not self._owns_loop:  # loop.close() shuts down its executor
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.pool is not None and not self._owns_loop:  # loop.close() shuts down its executor
+            self.pool.shutdown(wait=False, cancel_futures=True)
         if self._log is not None:
             self._log.close(timeout=timeout)

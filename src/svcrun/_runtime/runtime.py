@@ -86,7 +86,7 @@ class Runtime:
         self._is_terminating = False  # whether SIGTERM began the shutdown
         self._has_stopped = False  # all services have; tasks and threads may still run
         self._hung = False
-        self._facilities = Facilities(options, loop, owns_loop=owns_loop)
+        self.facilities = Facilities(options, loop, owns_loop=owns_loop)
         self.block = block
         block.stop_services = self._stop_by_hand
         self.is_ready = False
@@ -115,7 +115,7 @@ class Runtime:
             lambda: self.observers.notify("reloading"),
             lambda: self.observers.notify("started"),
         )
-        self._watchdog = ExitWatchdog(loop, self._facilities.flush_log)
+        self._watchdog = ExitWatchdog(loop, self.facilities.flush_log)
         self._foreground = foreground = Interruption(block, self._give_up)
         self._drain_delay = DrainDelay(
             loop,
@@ -138,7 +138,7 @@ class Runtime:
 
     def set_up(self) -> None:
         """Set up the log, the threads and the signals; :meth:`dispose` takes them down again."""
-        self._facilities.set_up()
+        self.facilities.set_up()
         take_passed_descriptors()  # before a service starts a process, which would inherit them
         if not self.loop.is_running():
             self.block.spare.hold()
@@ -154,7 +154,7 @@ class Runtime:
         self._os_signals.detach()
         self._watchdog.disarm()
         self.context.close()
-        self._facilities.dispose(max(self._deadline.left(), GRACE_PERIOD))
+        self.facilities.dispose(max(self._deadline.left(), GRACE_PERIOD))
 
     def restore_signals(self) -> None:
         """Restore the handlers of signals; call this last, as a signal may arrive at any time."""
@@ -363,7 +363,7 @@ class Runtime:
             log.error("the shutdown was cancelled from outside")  # noqa: TRY400
         self._has_stopped = True
         ended = not self._owns_loop or await end_tasks(self.loop, self._deadline)
-        ended &= await self._facilities.end_threads(self._deadline)
+        ended &= await self.facilities.end_threads(self._deadline)
         self._hung |= not ended
         self._report.end(complete=not self.hung)
 

@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable
 from contextvars import copy_context
 from math import inf
@@ -52,6 +53,8 @@ class Callback(Protocol):
     skipped: int
     last_start: float | None
     last_duration: float | None
+    total_duration: float
+    total_lateness: float
 
 
 class Schedule:
@@ -137,7 +140,7 @@ class ScheduleRunner:
 
         self._task: asyncio.Task[None] | None = None  # makes the calls; None before the first
         self._waiter = Waiter(clock.loop)  # where that task waits between calls
-        self._due_calls = 0
+        self._due: deque[float] = deque()  # when the calls were due that have not begun
         # Each call is an object. These three are a call, or None: the call in flight, the call
         # that the runner has cancelled, and the call that itself waits for the end of the runner.
         self._call: object = None
@@ -175,10 +178,10 @@ class ScheduleRunner:
         if not is_due:
             return
         if self._call is not None:
-            self._handle_overlap()
+            self._handle_overlap(due)
             return
         self._has_warned = False
-        self._due_calls += 1
+        self._due.append(due)
         if self._task is None:
             self._start_task()
         else:
@@ -189,16 +192,16 @@ class ScheduleRunner:
         if self.schedule.follows_set_back(self, now):
             self.schedule_next()
 
-    def _handle_overlap(self) -> None:
+    def _handle_overlap(self, due: float) -> None:
         if not self._has_warned:
             self._has_warned = True
             self.warn(_OVERLAP_MESSAGES[self._overlap], time.monotonic() - self._call_start)
         if self._overlap == "queue":
-            self._due_calls += 1
-        elif self._overlap == "skip" or self._due_calls:
+            self._due.append(due)
+        elif self._overlap == "skip" or self._due:
             self.callback.skipped += 1
         else:
-            self._due_calls = 1
+            self._due.append(due)
             self._cancel_call()
 
     # The calls.
@@ -220,16 +223,15 @@ class ScheduleRunner:
         in_call = False
         try:
             while not self.ended:
-                if not self._due_calls:
+                if not self._due:
                     await self._waiter
                     continue
-                self._due_calls -= 1
                 in_call = True
                 await self._make_call(task)
                 in_call = False
                 if context != untouched or task.cancelling() or callbacks_of(task):
                     break
-                if self._due_calls:
+                if self._due:
                     await asyncio.sleep(0)  # other callbacks run between the calls of a long queue
         except asyncio.CancelledError:
             if not in_call:  # a program cancels all of its tasks, and wants no more calls
@@ -237,13 +239,17 @@ class ScheduleRunner:
             raise
         finally:
             self._task = None
-            if self._due_calls and not self.ended and not self.clock.loop.is_closed():
+            if self._due and not self.ended and not self.clock.loop.is_closed():
                 self.clock.loop.call_soon(self._start_task)
 
     async def _make_call(self, task: asyncio.Task[None]) -> None:
         callback = self.callback
+        clock = self.clock
+        due = self._due.popleft()
+        callback.last_start = now = clock.wall()
+        lateness = (now if self.schedule.uses_wall_clock else clock.time()) - due
+        callback.total_lateness += max(lateness, 0.0)
         callback.calls += 1
-        callback.last_start = self.clock.wall()
         self._call_start = start = time.monotonic()
         self._call = call = object()
         token = current_work.set(call)
@@ -267,7 +273,8 @@ class ScheduleRunner:
             task.add_done_callback(mark_retrieved)
             raise
         finally:
-            callback.last_duration = time.monotonic() - start
+            callback.last_duration = duration = time.monotonic() - start
+            callback.total_duration += duration
             self._call = None
             if self.on_call_end is not None:
                 self.on_call_end()

@@ -23,6 +23,7 @@ from time import monotonic, sleep
 from weakref import WeakSet
 
 from svcrun._util.hints import TYPE_CHECKING, Final, Protocol
+from svcrun.log.counts import counts
 
 if TYPE_CHECKING:
 
@@ -100,6 +101,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _forking  # noqa: PLW0603 - each process has its own
     _forking = threading.RLock()
+    counts.reset()
     for writer in list(_running):
         writer.reset()
         if writer not in _stopped:

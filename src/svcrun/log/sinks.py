@@ -63,13 +63,14 @@ class Sink:
     :param in_context: whether to write each record in the context of its log call.
     :ivar handler: the handler that is written to.
     :ivar done: the number of records that the current call of :meth:`write` has processed.
+    :ivar failed: the number of records that the last call could not write.
     :ivar abandoned: set when the program stops waiting for the thread.
     :ivar paused: set before a fork, so that :meth:`write` returns after the current record.
     """
 
     def __init__(self, handler: logging.Handler, *, in_context: bool = False) -> None:
         self.handler = handler
-        self.done = 0
+        self.done = self.failed = 0
         self.abandoned = False
         self.paused = False
         self._began = 0.0  # the time when the current record began; 0 if there is none
@@ -86,6 +87,7 @@ class Sink:
         """
         record = given.to_record() if isinstance(given, LazyRecord) else given
         if type(record.msg) is Unrenderable:
+            self.failed += 1
             report(record, record.msg.error)
             return None
         try:
@@ -100,6 +102,7 @@ class Sink:
             if record.exc_info:
                 time.sleep(_BREAK)
         except BaseException as error:  # noqa: BLE001 - no error may end the thread
+            self.failed += 1
             report(record, error)
             return None
         return result
@@ -148,7 +151,7 @@ class HandlerSink(Sink):
 
     def write(self, records: Sequence[logging.LogRecord]) -> int:
         """Pass on the records that have at least the level of the handler."""
-        self.done = 0
+        self.done = self.failed = 0
         for record in records:
             if self.abandoned:
                 break
@@ -185,7 +188,7 @@ class StreamSink(Sink):
 
     def write(self, records: Sequence[logging.LogRecord]) -> int:
         """Write the records of at least the handler's level, in pieces of whole lines."""
-        self.done = 0
+        self.done = self.failed = 0
         self._templates.refresh()
         stream: TextIO | None = self.handler.stream
         if stream is None:  # the process has no stderr
@@ -261,6 +264,7 @@ class StreamSink(Sink):
                     unless=stream,
                 )
             self._lost += len(lines)
+            self.failed += len(lines)
         else:
             if self._lost:
                 lost, self._lost = self._lost, 0

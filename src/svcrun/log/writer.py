@@ -16,6 +16,7 @@ from time import monotonic
 
 from svcrun._util.hints import TYPE_CHECKING, Final
 from svcrun.log import forking
+from svcrun.log.counts import counts
 from svcrun.log.sinks import warn
 from svcrun.log.streams import write_to_stderr
 from svcrun.log.wakeup import FlushMarker, acquired_lock, release
@@ -233,6 +234,7 @@ class Writer:
         forking.forget(self)
         lost = max(0, lost) + self._discard()
         if lost:
+            counts.add(dropped=lost)
             write_to_stderr(
                 f"svcrun.log: {lost} log records were not written in time and are lost\n",
                 unless=getattr(self._sink.handler, "stream", None),
@@ -290,6 +292,7 @@ class Writer:
                 self._batch = len(records)
                 through = self._sink.write(records)
                 self._written += through
+                counts.add(written=through - self._sink.failed, dropped=self._sink.failed)
                 self._batch = self._sink.done = 0
                 # A fork paused the sink. The next write begins with the remaining records.
                 if through < len(records) and not self.abandoned:
@@ -331,6 +334,7 @@ class Writer:
         dropped = calls - self._drops_known
         self._drops_known = calls + 1
         if dropped:
+            counts.add(dropped=dropped)
             message = "%d log records were dropped: more than %d waited to be written"
             self.buffer.append(warn(message, dropped, self._limit))
 

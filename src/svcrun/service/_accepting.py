@@ -54,6 +54,14 @@ class Accepting(Listening, base=True):
     def _svcrun_count_connections(self) -> int:
         return 0
 
+    def _svcrun_measure(self) -> dict[str, float]:
+        admission = self._svcrun_admission
+        return {
+            "connections_accepted_total": admission.accepted,
+            "connections_refused_total": admission.refused,
+            "connections_open": self._svcrun_count_connections(),
+        }
+
     def _svcrun_limit(self, name: str) -> Any:
         """Return the value of a limit; None if a subclass has a method of that name."""
         value = getattr(self, name)

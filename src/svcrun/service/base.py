@@ -223,6 +223,10 @@ class Service(metaclass=ServiceMeta, base=True):
         """Prepare for a start in `loop`."""
         internals_of(self).prepare(loop)
 
+    def _svcrun_measure(self) -> dict[str, float]:
+        """Return the counters of the service by the names of their metrics; any thread may ask."""
+        return {}
+
     def _svcrun_listens(self) -> bool:
         return False
 

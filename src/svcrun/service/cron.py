@@ -15,6 +15,7 @@ except ImportError as error:
 from svcrun._schedule.local_time import get_zone
 from svcrun._util.callables import is_coroutine_function
 from svcrun.errors import ParameterTypeError
+from svcrun.recurring import measure
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._parameters import parameter
 from svcrun.service.base import Service, state_of
@@ -211,6 +212,11 @@ class CronService(Service, base=True):
         )
         return sorted(calls, key=lambda call: call.when)[:n]
 
+    def _svcrun_measure(self) -> dict[str, float]:
+        jobs = _jobs_of(self)
+        past, present = jobs.past, jobs.jobs
+        return _add(past, measure(job.callback for job in present))
+
     def __getstate__(self) -> dict[str, Any]:
         expressions = []
         for job in _jobs_of(self).jobs:
@@ -254,8 +260,15 @@ class CronService(Service, base=True):
         try:
             await asyncio.gather(*(job.callback.finish() for job in jobs.jobs))
         finally:
-            jobs.jobs = [job for job in jobs.jobs if job.is_permanent]
+            past = measure(job.callback for job in jobs.jobs if not job.is_permanent)
+            rest = [job for job in jobs.jobs if job.is_permanent]
+            # Together: between the two, another thread would count the past calls twice, or not.
+            jobs.past, jobs.jobs = _add(jobs.past, past), rest
         await super().stop(exception)
+
+
+def _add(some: dict[str, float], others: dict[str, float]) -> dict[str, float]:
+    return {name: value + others[name] for name, value in some.items()}
 
 
 class _Jobs:
@@ -263,6 +276,7 @@ class _Jobs:
 
     def __init__(self, _: CronService) -> None:
         self.jobs: list[Job] = []
+        self.past = measure(())  # the calls of functions that are not registered any more
         self.are_running = False  # whether the service was started and not stopped since
         self.has_methods = False  # whether the methods decorated with `cron` are registered
 

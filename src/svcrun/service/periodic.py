@@ -13,6 +13,7 @@ from svcrun._util.current_service import name_of
 from svcrun._util.validation import number, one_of
 from svcrun.errors import MissingMethod, show
 from svcrun.periodic import PeriodicCallback, check_jitter
+from svcrun.recurring import measure
 from svcrun.service._internals import overridable, part_of
 from svcrun.service._keywords import check_present
 from svcrun.service._parameters import REQUIRED, kept, parameter
@@ -82,6 +83,9 @@ class PeriodicService(Service, base=True):
     def periodic(self) -> PeriodicCallback:
         """The :class:`svcrun.PeriodicCallback` that makes and counts the calls."""
         return part_of(self, _Calls).periodic
+
+    def _svcrun_measure(self) -> dict[str, float]:
+        return measure([part_of(self, _Calls).periodic])
 
     async def start(self) -> None:
         """Start the calls."""

@@ -131,6 +131,13 @@ class UDPServer(Listening, SimpleServer, base=True):
         """The number of datagrams that :meth:`sendto` accepted and that could not be sent."""
         return part_of(self, _Datagrams).unsent.total
 
+    def _svcrun_measure(self) -> dict[str, float]:
+        own = part_of(self, _Datagrams)
+        return {
+            "datagrams_dropped_total": own.dropped.total,
+            "datagrams_unsent_total": own.unsent.total,
+        }
+
     @abstractmethod
     def handle_datagram(self, data: bytes, addr: Any) -> Any:
         """Handle a datagram.

@@ -292,6 +292,23 @@ class ThreadPoolExecutor(concurrent.futures.thread.ThreadPoolExecutor):
         self.shutdown(wait=False, cancel_futures=True)
         return await self._workers.threads.wait(timeout)
 
+    @property
+    def size(self) -> int:
+        """The maximum number of threads."""
+        return self._workers.size
+
+    @property
+    def busy(self) -> int:
+        """The number of threads that run a job."""
+        workers = self._workers
+        return max(len(workers.threads) - max(workers.idle, 0), 0)
+
+    @property
+    def waiting(self) -> int:
+        """The number of jobs that wait for a thread."""
+        workers = self._workers
+        return max(-workers.idle, 0)
+
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Use this pool for :func:`threaded` functions that are called on `loop`, until its end.
 

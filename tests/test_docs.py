@@ -141,6 +141,7 @@ def test_every_block_is_in_a_language_that_is_checked_here() -> None:
     # Each of these has a test.
     assert {it for it in found if it[1] in {"ini", "dockerfile", "yaml"}} == {
         ("stop.rst", "yaml"),
+        ("health.rst", "yaml"),
         ("systemd.rst", "ini"),
         ("socket-activation.rst", "ini"),
         ("load-balancer.rst", "ini"),  # for HAProxy, which runs beside the program

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import importlib
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,10 +17,11 @@ prometheus_client = pytest.importorskip("prometheus_client")
 
 import svcrun  # noqa: E402
 from svcrun import Restart, Service, entrypoint  # noqa: E402
+from svcrun._health.metrics import METRICS  # noqa: E402
 from svcrun.service import PeriodicService, TCPServer, UDPServer  # noqa: E402
 from svcrun.service.health import HealthService  # noqa: E402
 from tests.service.health_client import Idle, ask, make, run_beside, wait_until  # noqa: E402
-from tests.support import LoopFactory, Program  # noqa: E402
+from tests.support import ROOT, LoopFactory, Program  # noqa: E402
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -486,3 +488,10 @@ with entrypoint(health, log_config=False) as loop:
     assert outcome.stdout == (
         "501 /metrics needs prometheus-client: pip install 'svcrun[prometheus]'\n\n"
     )
+
+
+def test_the_alerts_of_the_manual_use_metrics_that_exist() -> None:
+    text = (ROOT / "docs/howto/health.rst").read_text(encoding="utf-8")
+    used = set(re.findall(r"svcrun_(\w+)", text))
+    assert used
+    assert used <= METRICS.keys()

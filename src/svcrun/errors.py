@@ -367,14 +367,10 @@ class ProcessEnded(RuntimeError):
     :param code: the exit code, or the negative number of the signal that ended the process; None if
         other code has taken it.
     :param description: the same in words.
-    :param is_ready: whether the process had started its work.
     """
 
-    def __init__(
-        self, service: object, code: int | None, description: str, *, is_ready: bool
-    ) -> None:
-        hint = "" if is_ready else " before it was ready; its standard error shows the cause"
-        super().__init__(f"the process of {show(service)} ended with {description}{hint}")
+    def __init__(self, service: object, code: int | None, description: str) -> None:
+        super().__init__(f"the process of {show(service)} ended with {description}")
         self.service = service
         self.code = code
 

@@ -966,3 +966,26 @@ def test_the_stderr_of_the_process_is_written_in_whole_lines(
     assert all(len(data) <= limit or data.count(b"\n") == 1 for data in writes)
     assert len(writes) <= 2 + 500 * 30 // limit + 1
     assert b"".join(writes).count(b"\n") == 501
+
+
+def test_a_failed_write_is_reported_also_if_its_traceback_can_not_be_made(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """To make one, Python may import a module, for which there may be no descriptor."""
+
+    class Broken(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise LookupError
+
+    def fail(*_: object) -> list[str]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("traceback.format_exception", fail)
+    handler = ThreadedHandler(Broken())
+    for text in ("first", "second"):
+        handler.handle(logging.makeLogRecord({"msg": text, "levelno": logging.ERROR}))
+    handler.close()
+    output = capfd.readouterr().err
+    for text in ("first", "second"):
+        assert f"LookupError\nMessage: {text!r}\n" in output
+    monkeypatch.undo()

@@ -1,8 +1,11 @@
 """Services in processes of their own; the processes import this module."""
 
+import contextlib
 import logging
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -79,8 +82,31 @@ class Work(ProcessService):
 
     def garbage(self) -> None:
         pipe: Any = logging.getLogger().handlers[0]
-        os.write(pipe._pipe.fileno(), b"nonsense\n[1]\n{}\n" + b"x" * 100 + b"\n")
+        os.write(pipe._pipe.connection.fileno(), b"nonsense\n[1]\n{}\n" + b"x" * 100 + b"\n")
         log.warning("after the garbage")
+        wait_for_signal()
+
+    def compute(self) -> None:
+        log.warning("computing")
+        re.match(r"(a+)+$", "a" * 64 + "b")  # holds the interpreter's lock for years
+
+    def write_without_end(self) -> None:
+        """Leave a process of another group behind, which writes to the pipe for ever."""
+        pipe: Any = logging.getLogger().handlers[0]
+        descriptor = pipe._pipe.connection.fileno()
+        child = os.fork()
+        if child:
+            log.warning("forked %d", child)
+            sys.exit(7)
+        os.setsid()
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(descriptor, b"[1]\n" * 1000)
+
+    def show_environment(self) -> None:
+        code = "import os; print([name for name in os.environ if name.startswith('SVCRUN_')])"
+        shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        log.warning("variables %s", shown.stdout.decode().strip())
         wait_for_signal()
 
     def run_entrypoint(self) -> None:

@@ -3,24 +3,26 @@
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from svcrun import Restart, ServiceState, entrypoint
 from svcrun.errors import ProcessEnded
 from svcrun.service.process import ProcessService, RespawningProcessService
+from tests.service.process_tools import SPAWNING, is_alive, no_new_children, wait_until_gone
 from tests.service.processes import Again, AtImport, Bomb, Work
 from tests.support import PATIENCE, LoopFactory, Program, eventually, refuses
-
-PATHS = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 @pytest.fixture(autouse=True)
@@ -40,38 +42,9 @@ def run(loop_factory: LoopFactory) -> Callable[[Any], Any]:
     return run_main
 
 
-def is_alive(pid: int) -> bool:
-    """Return whether a process runs, and is no zombie."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_until_gone(*pids: int, within: float = PATIENCE) -> None:
-    """Wait until none of the processes exists."""
-    deadline = time.monotonic() + within
-    while any(map(is_alive, pids)):
-        assert time.monotonic() < deadline, pids
-        time.sleep(0.01)
-
-
 def count_descriptors() -> int:
     """Return the number of open descriptors of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-@contextlib.contextmanager
-def no_new_children() -> Iterator[None]:
-    """Fail if the block leaves a child process, but for the resource tracker of multiprocessing."""
-    before = set(psutil.Process().children())
-    yield
-    left = {
-        child
-        for child in set(psutil.Process().children()) - before
-        if "resource_tracker" not in " ".join(child.cmdline())
-    }
-    assert not left
 
 
 def test_the_process_runs_from_start_to_stop_and_cleans_up_at_sigterm(
@@ -152,16 +125,30 @@ def test_records_have_level_name_traceback_and_service(
     assert "LookupError: no such thing" in (failure.exc_text or "")
 
 
-def test_a_process_that_dies_before_it_is_ready_fails_the_start(
+def test_a_process_that_dies_before_it_is_ready_fails_the_start_with_the_cause(
     run: Callable[..., Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def main() -> None:
         async with entrypoint(AtImport(argument=Bomb()), log_config=False):
             raise AssertionError
 
-    with no_new_children(), pytest.raises(ProcessEnded, match="before it was ready"):
+    cause = "exit code 1 before it was ready: LookupError: dead at import"
+    with no_new_children(), pytest.raises(ProcessEnded, match=cause):
         run(main())
-    assert "dead at import" in capfd.readouterr().err
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_an_error_of_get_process_kwargs_fails_the_start(run: Callable[..., Any]) -> None:
+    class Wrong(Work):
+        def get_process_kwargs(self) -> dict[str, Any]:
+            raise LookupError("no arguments")
+
+    async def main() -> None:
+        async with entrypoint(Wrong(), log_config=False):
+            raise AssertionError
+
+    with no_new_children(), pytest.raises(LookupError, match="no arguments"):
+        run(main())
 
 
 def test_an_argument_that_cannot_be_pickled_fails_the_start(run: Callable[..., Any]) -> None:
@@ -233,6 +220,96 @@ def test_a_process_may_run_an_entrypoint_of_its_own(
     assert "ended with exit code 0" in caplog.text
 
 
+def test_a_process_that_has_left_the_group_can_not_delay_the_end_by_its_output(
+    run: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE):
+            async with entrypoint(Work(what="write_without_end"), log_config=False):
+                await asyncio.sleep(PATIENCE * 2)
+
+    with pytest.raises(ProcessEnded, match="exit code 7"):
+        run(main())
+    for message in caplog.messages:
+        if message.startswith("forked"):
+            wait_until_gone(int(message.split()[1]))  # the pipe is closed
+
+
+def test_the_log_setting_of_the_process_is_not_inherited(
+    run: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a setting for the program has no effect on the log of its processes."""
+    monkeypatch.setenv("SVCRUN_LOG_CONFIG", "1")
+
+    async def main() -> None:
+        shows, runs = Work(what="show_environment"), Work(what="run_entrypoint")
+        async with entrypoint(shows, runs, log_config=False):
+            await eventually(lambda: "variables ['SVCRUN_LOG_CONFIG']" in caplog.messages)
+            await eventually(lambda: "inner" in caplog.messages)
+
+    run(main())
+    monkeypatch.delenv("SVCRUN_LOG_CONFIG")
+    caplog.clear()
+
+    async def without() -> None:
+        async with entrypoint(Work(what="show_environment"), log_config=False):
+            await eventually(lambda: "variables []" in caplog.messages)
+
+    run(without())
+
+
+def test_a_process_that_multiprocessing_has_waited_for_keeps_its_code(
+    run: Callable[..., Any],
+) -> None:
+    async def main() -> None:
+        service = Work()
+        async with entrypoint(service, log_config=False):
+            assert service.process is not None
+            os.kill(service.process.pid or 0, signal.SIGKILL)
+            while service.process in multiprocessing.active_children():
+                time.sleep(0.01)  # noqa: ASYNC251 - the loop must not notice the end before
+            await asyncio.sleep(PATIENCE)
+
+    with no_new_children(), pytest.raises(ProcessEnded, match="SIGKILL"):
+        run(main())
+
+
+def test_other_processes_of_the_program_are_left_alone(run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        code = "import time; print(1, flush=True); time.sleep(60)"
+        other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)  # noqa: ASYNC220
+        assert other.stdout is not None
+        other.stdout.readline()
+        async with entrypoint(Work(), log_config=False):
+            await asyncio.sleep(0)
+        assert other.poll() is None
+        other.send_signal(signal.SIGUSR1)
+        assert other.wait() == -signal.SIGUSR1
+        other.stdout.close()
+
+    with no_new_children():
+        run(main())
+
+
+def test_without_pidfd_the_end_of_a_process_is_noticed(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+
+    async def main() -> None:
+        service = Work(on_crash="ignore")
+        async with entrypoint(service, log_config=False):
+            assert service.process is not None
+            os.kill(service.process.pid or 0, signal.SIGKILL)
+            await eventually(lambda: service.state is ServiceState.FAILED)
+        async with entrypoint(service, log_config=False):
+            pass
+        assert service.state is ServiceState.STOPPED
+
+    with no_new_children():
+        run(main())
+
+
 def test_a_process_that_other_code_has_waited_for_is_a_crash(run: Callable[..., Any]) -> None:
     async def main() -> None:
         service = Work()
@@ -277,9 +354,7 @@ async def main():
 if __name__ == "__main__":
     asyncio.run(main())
 """,
-        measured=False,
-        options=(),
-        env={"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *PATHS])},
+        **SPAWNING,
     )
     outcome = program.wait()
     error, *others = outcome.stdout.splitlines()
@@ -328,43 +403,14 @@ def test_many_starts_and_stops_leave_nothing(run: Callable[..., Any]) -> None:
         service = Work()
         async with entrypoint(service, log_config=False):
             pass
-        before = count_descriptors()
+        before = count_descriptors(), threading.active_count()
         for _ in range(5):
             async with entrypoint(service, log_config=False):
                 pass
-        assert count_descriptors() <= before
+        assert (count_descriptors(), threading.active_count()) <= before
 
     with no_new_children():
         run(main())
-
-
-@pytest.mark.parametrize("what", ["wait", "ignore_sigterm", "fork_on", "fork_stubbornly"])
-def test_no_process_outlives_a_program_that_is_killed(
-    run_program: Callable[..., Program], what: str, tmp_path: Path
-) -> None:
-    program = run_program(
-        f"""
-from pathlib import Path
-from svcrun import entrypoint
-from tests.service.processes import Work
-
-if __name__ == "__main__":
-    service = Work(what={what!r}, folder=Path({str(tmp_path)!r}))
-    with entrypoint(service, log_format="plain") as loop:
-        print(service.process.pid, flush=True)
-        loop.run_forever()
-""",
-        measured=False,
-        options=(),  # the child forks while a thread waits for its parent, which is a warning
-        env={"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *PATHS])},
-    )
-    pid = int(program.wait_for_line(r"^(\d+)$")[1])
-    program.wait_for_line("hello", stream="stderr")
-    if what != "wait":
-        program.wait_for_line("ignoring|forked", stream="stderr")
-    family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
-    program.send_signal(signal.SIGKILL)
-    wait_until_gone(*family)
 
 
 def test_a_service_without_in_process_cannot_be_made() -> None:

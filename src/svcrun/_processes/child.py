@@ -1,7 +1,7 @@
-"""The child's side of a spawned process: signals, log records, and the death of the parent.
+"""The child's side of a spawned process: signals, and the reports to its parent.
 
-The child writes lines of JSON to a pipe. The first one reports that it is ready; the others are log
-records.
+The child writes lines of JSON to a pipe. The first one reports that it is ready, or why it is not;
+the others are log records.
 """
 
 from __future__ import annotations
@@ -9,36 +9,68 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
 import signal
 import sys
-import threading
-import time
 import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from svcrun._util.environment import overridden
+from svcrun._util.raising import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from multiprocessing.connection import Connection
-    from types import FrameType
+    from types import FrameType, TracebackType
 
-__all__ = ("READY", "run_child")
-
-READY: Final = b'{"ready": true}\n'
-
-_GRACE: Final = 1.5
-"""Seconds from SIGTERM to SIGKILL after the death of the parent."""
-
-_POLL_INTERVAL: Final = 0.5  # seconds, on a system without pidfd
+__all__ = ("ChildPipe", "run_child")
 
 _FIELDS: Final = ("name", "levelno", "pathname", "lineno", "funcName", "created", "threadName")
 
 
+class ChildPipe:
+    """The pipe from a spawned process to its parent; pickled as the first argument.
+
+    Pickle loads the arguments one after the other. So this is loaded, and is ready to report an
+    error, before the modules of the others are imported.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def __reduce__(self) -> tuple[Callable[[Connection], ChildPipe], tuple[Connection]]:
+        return _open_in_child, (self.connection,)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message, unless the parent has died."""
+        data = json.dumps(message).encode() + b"\n"
+        view = memoryview(data)
+        with suppress(OSError):
+            while view:
+                view = view[os.write(self.connection.fileno(), view) :]
+
+
+def _open_in_child(connection: Connection) -> ChildPipe:
+    # A group of its own: Ctrl-C at the terminal is for the parent alone, and the processes that
+    # this one forks can be ended with it.
+    with suppress(OSError):
+        os.setpgid(0, 0)
+    pipe = ChildPipe(connection)
+
+    def report(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        pipe.send({"failed": one_line(error)})
+        sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = report
+    return pipe
+
+
 def run_child(
+    pipe: ChildPipe,
     function: Callable[..., object],
     kwargs: Mapping[str, Any],
-    pipe: Connection,
     parent: int,
     level: int,
 ) -> None:
@@ -48,22 +80,19 @@ def run_child(
     :param parent: the process id of the parent.
     :param level: the level of the root logger.
     """
-    # A group of its own: Ctrl-C at the terminal is for the parent alone, and the processes that
-    # this one forks can be ended with it.
-    with suppress(OSError):
-        os.setpgid(0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # race: the parent has died before its guard knew this process
+    sys.excepthook = sys.__excepthook__
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _exit_by_signal)
-    threading.Thread(target=_end_with, args=(parent,), name="svcrun-parent", daemon=True).start()
     # Python 3.15: multiprocessing gives the main module no `__spec__`, so its tracebacks warn.
     warnings.filterwarnings("ignore", "Module globals is missing a __spec__", DeprecationWarning)
     root = logging.getLogger()
     root.handlers[:] = [_PipeHandler(pipe)]
     root.setLevel(level)
     # An entrypoint of the function would replace the handler.
-    os.environ.setdefault("SVCRUN_LOG_CONFIG", "0")
-    with suppress(OSError):
-        _write(pipe.fileno(), READY)
+    overridden["SVCRUN_LOG_CONFIG"] = "0"
+    pipe.send({"ready": True})
     try:
         function(**kwargs)
     except Exception:
@@ -71,13 +100,6 @@ def run_child(
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process is about to end
-        if _orphaned.is_set():
-            # The thread that would kill the rest of the group ends with this process.
-            os.killpg(0, signal.SIGKILL)
-
-
-# Set when the parent has died.
-_orphaned = threading.Event()
 
 
 def _exit_by_signal(signum: int, _: FrameType | None) -> None:
@@ -85,31 +107,12 @@ def _exit_by_signal(signum: int, _: FrameType | None) -> None:
     sys.exit(128 + signum)
 
 
-def _end_with(parent: int) -> None:
-    """Wait for the death of the parent, then end the group of this process."""
-    try:
-        descriptor = os.pidfd_open(parent)
-    except (AttributeError, OSError):  # no such system call, or the parent has died already
-        while os.getppid() == parent:
-            time.sleep(_POLL_INTERVAL)
-    else:
-        # Race: the number may belong to another process by now, if the parent has died before.
-        if os.getppid() == parent:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            poll.poll()
-    _orphaned.set()
-    for signum, pause in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, 0.0)):
-        os.killpg(0, signum)
-        time.sleep(pause)
-
-
 class _PipeHandler(logging.Handler):
     """Write records to the parent; wait while the pipe is full."""
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, pipe: ChildPipe) -> None:
         super().__init__()
-        self._pipe = pipe  # an open one has to be referred to
+        self._pipe = pipe
         self._formatter = logging.Formatter()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -122,14 +125,6 @@ class _PipeHandler(logging.Handler):
                 found["exc_text"] = record.exc_text
             if record.stack_info:
                 found["stack_info"] = record.stack_info
-            _write(self._pipe.fileno(), json.dumps(found).encode() + b"\n")
-        except OSError:
-            pass  # the parent has died
+            self._pipe.send(found)
         except Exception:  # noqa: BLE001 - a log call never raises
             self.handleError(record)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

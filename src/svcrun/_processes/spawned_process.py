@@ -13,7 +13,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from svcrun._processes.child import run_child
+from svcrun._processes import guard
+from svcrun._processes.child import ChildPipe, run_child
 from svcrun._util.current_service import on_behalf_of
 from svcrun._util.drain import GRACE_PERIOD
 from svcrun._util.rate_limited_log import RateLimitedLog
@@ -23,14 +24,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from multiprocessing.context import SpawnProcess
 
-__all__ = ("SpawnedProcess", "describe_exit")
+__all__ = ("SpawnedProcess",)
 
 log = logging.getLogger("svcrun.process")
 
 _FIRST_STEPS: Final = 0.1
 """Seconds from readiness to SIGTERM at least, so that the function reaches its ``try``."""
 
+_UNREPORTED: Final = (
+    "its standard error shows the cause, such as a missing if __name__ == '__main__':"
+)
+"""Why a process was not ready that could not report an error: its main module was not imported."""
+
 _READ_SIZE: Final = 1 << 16
+_LAST_READS: Final = 16
+"""The maximum number of reads after the end of the child; a pipe holds 64 KiB by default."""
 _MAX_LINE: Final = 1 << 20
 """The longest line in bytes that the parent keeps, in case the child writes no line end."""
 
@@ -62,12 +70,13 @@ class SpawnedProcess:
         self._pipe, self._childs_end = context.Pipe(duplex=False)
         self.process: SpawnProcess = context.Process(
             target=run_child,
-            args=(function, kwargs, self._childs_end, os.getpid(), _root_level()),
+            args=(ChildPipe(self._childs_end), function, kwargs, os.getpid(), _root_level()),
             name=name,
         )
         self.is_started = False
         """Whether the process was spawned, and has to be stopped."""
         self.pid = 0
+        self._cause = _UNREPORTED
         self._ready_at = 0.0
         self._descriptor: int | None = None
         self._data = b""
@@ -116,14 +125,28 @@ class SpawnedProcess:
             self._kill(signal.SIGKILL)
             await asyncio.wait((self.exited,), timeout=GRACE_PERIOD)
 
+    def describe_end(self, code: int | None) -> str:
+        """Return how the process ended, and why it was not ready."""
+        reason = "" if self.ready.done() else f" before it was ready: {self._cause}"
+        return describe_exit(code) + reason
+
     def _kill(self, signum: signal.Signals) -> None:
-        # The process is not reaped before `exited` is done, so the number is its own.
         with suppress(ProcessLookupError):
-            os.kill(self.pid, signum)
+            if self._descriptor is None:
+                os.kill(self.pid, signum)
+            else:
+                # Other code may have waited for the process, so that its number is of another one.
+                signal.pidfd_send_signal(self._descriptor, signum)
 
     def _spawn(self) -> None:
         try:
             self.process.start()
+            try:
+                guard.watch(self.process.pid or 0)
+            except BaseException:
+                self.process.kill()
+                self.process.join()
+                raise
         except BaseException:
             self._pipe.close()
             raise
@@ -163,16 +186,18 @@ class SpawnedProcess:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
-        # Race: the last records may be in the pipe. Processes that the child has forked may hold
-        # the other end, so the end of the data is not waited for.
-        with suppress(BlockingIOError):
-            while self._read():
-                pass
-        self._loop.remove_reader(self._pipe.fileno())
-        self._pipe.close()
         # Before the process is reaped, its number can't belong to another group.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        guard.release(self.pid)
+        # Race: the last records may be in the pipe. A process that has left the group may hold the
+        # other end, and write on without end.
+        with suppress(BlockingIOError):
+            for _ in range(_LAST_READS):
+                if not self._read():
+                    break
+        self._loop.remove_reader(self._pipe.fileno())
+        self._pipe.close()
         self.process.join()
         code = self.process.exitcode
         if code is not None:
@@ -205,6 +230,9 @@ class SpawnedProcess:
     def _take(self, line: bytes) -> None:
         try:
             found = json.loads(line)
+            if "failed" in found:
+                self._cause = str(found["failed"])
+                return
             if found.get("ready"):
                 if not self.ready.done():
                     self.ready.set_result(None)

@@ -6,12 +6,16 @@ import os
 
 from svcrun.errors import ParameterError
 
-__all__ = ("PREFIX", "Environment")
+__all__ = ("PREFIX", "Environment", "overridden")
 
 PREFIX = "SVCRUN_"
 _PREFIX_AS_BYTES = os.fsencode(PREFIX)
 _TRUE = frozenset({"1", "enable", "enabled", "on", "true", "yes"})
 _FALSE = frozenset({"0", "disable", "disabled", "off", "false", "no"})
+
+
+overridden: dict[str, str] = {}
+"""Values that replace those of variables in this process, and not in processes that it starts."""
 
 
 class Environment:
@@ -26,6 +30,7 @@ class Environment:
         # are compared as bytes, because os.environ decodes each one in Python.
         found = [os.fsdecode(name) for name in os.environb if name.startswith(_PREFIX_AS_BYTES)]
         self._values = {name: value for name in found if (value := os.environ[name].strip())}
+        self._values |= overridden
 
     def __bool__(self) -> bool:
         """Whether any variable is set."""

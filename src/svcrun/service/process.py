@@ -8,7 +8,7 @@ from abc import abstractmethod
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from svcrun._processes.spawned_process import SpawnedProcess, describe_exit
+from svcrun._processes.spawned_process import SpawnedProcess
 from svcrun._util.shared_stop import SharedStop
 from svcrun._util.validation import number
 from svcrun.errors import ProcessEnded
@@ -97,7 +97,7 @@ class ProcessService(Service, base=True):
                 internals_of(self).start_event.set()
             code = await asyncio.shield(current.exited)
             if not state.is_stopping:
-                raise ProcessEnded(self, code, describe_exit(code), is_ready=current.ready.done())
+                raise ProcessEnded(self, code, current.describe_end(code))
         finally:
             if current is not None and current.is_started:
                 await current.stop(0)

@@ -104,7 +104,7 @@ class Work(ProcessService):
                 os.write(descriptor, b"[1]\n" * 1000)
 
     def show_environment(self) -> None:
-        code = "import os; print([name for name in os.environ if name.startswith('SVCRUN_')])"
+        code = "import os; print([name for name in os.environ if name.startswith('SVCRUN_LOG')])"
         shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
         log.warning("variables %s", shown.stdout.decode().strip())
         wait_for_signal()

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from svcrun._health.http import FAILED, Response
 
@@ -19,8 +19,12 @@ __all__ = ("BUSY", "LATE", "Background")
 
 log = logging.getLogger("svcrun.service.health")
 
-BUSY = Response(HTTPStatus.SERVICE_UNAVAILABLE, "an earlier request has not been answered yet\n")
-LATE = Response(HTTPStatus.SERVICE_UNAVAILABLE, "the response took too long\n")
+_JOIN_TIMEOUT: Final = 1.0
+
+BUSY: Final = Response(
+    HTTPStatus.SERVICE_UNAVAILABLE, "an earlier request has not been answered yet\n"
+)
+LATE: Final = Response(HTTPStatus.SERVICE_UNAVAILABLE, "the response took too long\n")
 
 
 class Background(Generic[T]):
@@ -49,8 +53,10 @@ class Background(Generic[T]):
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its current response, without waiting for it."""
+        """End the thread, and wait for it unless it is busy."""
         self._jobs.put(None)
+        if self._thread.is_alive() and not self.is_busy:
+            self._thread.join(_JOIN_TIMEOUT)
 
     def begin(self, connection: T, make: Callable[[], Response]) -> bool:
         """Begin to make the response for `connection`, unless the thread is busy."""

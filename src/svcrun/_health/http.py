@@ -20,6 +20,7 @@ MAX_HEAD: Final = 8192
 
 END_OF_HEAD: Final = b"\r\n\r\n"
 
+_FORWARDING: Final = {"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"}
 _NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE: Final = re.compile(rf"({_NAME}) ([!-~]+) HTTP/(\d)\.(\d)")
 _HEADER: Final = re.compile(rf"({_NAME}):[ \t]*([\t -~\x80-\xff]*)")
@@ -50,6 +51,21 @@ class Request:
     def has_body(self) -> bool:
         """Whether a body follows the request."""
         return not self.headers.keys().isdisjoint({"content-length", "transfer-encoding"})
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the request names this host, and no proxy has passed it on.
+
+        A proxy on this host connects from loopback for clients of other hosts. So does a browser
+        that a web site has made believe that its name is one of loopback.
+        """
+        if not self.headers.keys().isdisjoint(_FORWARDING):
+            return False
+        host = self.headers.get("host", "localhost")
+        if host.startswith("["):
+            return True  # an IPv6 address
+        name = host.rpartition(":")[0] or host
+        return name.lower() == "localhost" or name.replace(".", "").isdigit()
 
     def wants_json(self) -> bool:
         """Return whether the client asks for JSON."""

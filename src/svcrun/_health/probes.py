@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from svcrun._health.http import Request, Response
 from svcrun._health.metrics import Metrics
+from svcrun._health.page import CONTENT_SECURITY_POLICY, StatusPage
 from svcrun._util.current_service import name_of
 
 if TYPE_CHECKING:
@@ -42,20 +43,30 @@ class Probes:
         self._expose = expose
         self._routes = {"/livez": self._livez, "/readyz": self._readyz}
         self._metrics = _expose(Metrics(status, watch))
+        self._page = StatusPage(status, watch, BUSY_AFTER)
 
     def respond(self, request: Request, peer: object) -> Response | Callable[[], Response]:
         """Return the response to `request` of `peer`, or a function that makes it slowly."""
         if request.path == "/metrics":
             return partial(self._metrics, request)
+        in_detail = self._expose or (is_local(peer) and request.is_direct)
+        if request.path == "/" and in_detail:
+            return partial(self._show, request)
         route = self._routes.get(request.path)
         if route is None:
             paths = ", ".join([*self._routes, "/metrics"])
             return Response(HTTPStatus.NOT_FOUND, f"not found; try {paths}\n")
-        answer = route(in_detail=self._expose or is_local(peer))
+        answer = route(in_detail=in_detail)
         if request.wants_json():
             body = json.dumps(answer.data, indent=2, ensure_ascii=False) + "\n"
             return Response(answer.status, body, "application/json")
         return Response(answer.status, answer.text)
+
+    def _show(self, request: Request) -> Response:
+        is_part = request.query == "fragment"
+        text = self._page.render_status() if is_part else self._page.render()
+        policy = f"Content-Security-Policy: {CONTENT_SECURITY_POLICY}"
+        return Response(HTTPStatus.OK, text, "text/html; charset=utf-8", (policy,))
 
     def _livez(self, *, in_detail: bool) -> _Answer:
         blocker = self._watch.blocker(BUSY_AFTER)

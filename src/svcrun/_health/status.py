@@ -10,12 +10,12 @@ from svcrun._util.redaction import redact
 from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from svcrun._health.checks import HealthChecks
     from svcrun._util.observed_entrypoint import ObservedEntrypoint, ObservedPool
 
-__all__ = ("ProgramStatus", "ServiceStatus")
+__all__ = ("ProgramStatus", "ServiceDetails", "ServiceStatus")
 
 
 UNSETTLED: Final = frozenset({ServiceState.STARTING, ServiceState.STOPPING})
@@ -39,12 +39,32 @@ class ServiceStatus:
     """The error of its health check, without secrets."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceDetails:
+    """The status and the history of one service, without secrets."""
+
+    label: str
+    state: str
+    problem: str | None
+    """Why it is not ready, with the error of its health check."""
+    requires: list[str]
+    """The labels of the services that it depends on."""
+    since: float | None
+    """When its state changed last, in seconds since the epoch; None if that is not known."""
+    crashes: int
+    restarts: int
+    next_calls: list[tuple[float, str]]
+    """The times and names of its next calls, if it makes calls on a schedule."""
+    last_error: str
+
+
 class ProgramStatus:
     """The status of a program; any thread may ask for it.
 
     :param program: the entrypoint.
     :param checks: the health checks of its services.
     :param state_of: returns the state of a service.
+    :param dependencies: returns the services, and the classes of services, that a service needs.
     """
 
     def __init__(
@@ -52,9 +72,11 @@ class ProgramStatus:
         program: ObservedEntrypoint,
         checks: HealthChecks,
         state_of: Callable[[Any], ServiceState],
+        dependencies: Callable[[Any], Iterable[Any]],
     ) -> None:
         self._program = program
         self._state_of = state_of
+        self._dependencies = dependencies
         self._checks = checks
         self.history = program.supervisor.record_history()
 
@@ -80,6 +102,39 @@ class ProgramStatus:
             found.append(self._status(label, service, is_restarting=id(service) in restarting))
         return found
 
+    def details(self) -> list[ServiceDetails]:
+        """Return the status and the history of all services, in the order they were given."""
+        services = self.services()
+        labels = {id(one.service): one.label for one in services}
+        return [self._details(one, services, labels) for one in services]
+
+    def _details(
+        self, status: ServiceStatus, services: Iterable[ServiceStatus], labels: dict[int, str]
+    ) -> ServiceDetails:
+        service = status.service
+        history = self.history.of(service)
+        problem = status.problem
+        requires: list[str] = []
+        for needed in self._dependencies(service):
+            if isinstance(needed, type):
+                requires += [o.label for o in services if isinstance(o.service, needed)]
+            elif id(needed) in labels:
+                requires.append(labels[id(needed)])
+        return ServiceDetails(
+            label=status.label,
+            state=status.state,
+            problem=f"{problem} ({status.detail})" if problem and status.detail else problem,
+            requires=requires,
+            since=None if history is None else history.since,
+            crashes=0 if history is None else history.crashes,
+            restarts=0 if history is None else history.restarts,
+            next_calls=sorted(service._svcrun_next_calls()),  # noqa: SLF001
+            last_error=self._redact((history and history.last_error) or "", service),
+        )
+
+    def _redact(self, error: str, service: Any) -> str:
+        return redact(error, service._svcrun_given)
+
     def _known(self) -> list[Any]:
         program = self._program
         # A service that was stopped is shown as long as the program keeps it.
@@ -90,7 +145,7 @@ class ProgramStatus:
         state = self._state_of(service)
         problem, detail = None, ""
         if state is ServiceState.RUNNING:
-            detail = redact(self._checks.problem(service) or "", service._svcrun_given)
+            detail = self._redact(self._checks.problem(service) or "", service)
             problem = "unhealthy" if detail else None
         elif is_restarting:
             problem = "restarting"

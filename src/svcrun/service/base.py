@@ -227,6 +227,10 @@ class Service(metaclass=ServiceMeta, base=True):
         """Return the counters of the service by the names of their metrics; any thread may ask."""
         return {}
 
+    def _svcrun_next_calls(self) -> list[tuple[float, str]]:
+        """Return when calls are due, in seconds since the epoch, and their names."""
+        return []
+
     def _svcrun_listens(self) -> bool:
         return False
 

@@ -217,6 +217,10 @@ class CronService(Service, base=True):
         past, present = jobs.past, jobs.jobs
         return _add(past, measure(job.callback for job in present))
 
+    def _svcrun_next_calls(self) -> list[tuple[float, str]]:
+        found = [(job.callback.next_due, job.callback.name) for job in _jobs_of(self).jobs]
+        return [(due, name) for due, name in found if due is not None]
+
     def __getstate__(self) -> dict[str, Any]:
         expressions = []
         for job in _jobs_of(self).jobs:

@@ -16,7 +16,7 @@ from svcrun.service._internals import part_of
 from svcrun.service._listening import Listening
 from svcrun.service._observer import Observer
 from svcrun.service._parameters import parameter
-from svcrun.service.base import state_of
+from svcrun.service.base import dependencies, state_of
 
 if TYPE_CHECKING:
     import os
@@ -33,7 +33,7 @@ WATCH_INTERVAL = 0.2
 
 
 class HealthService(Observer, Listening, base=True):
-    """Answer liveness and readiness probes over HTTP, also while the event loop is blocked.
+    """Show the health of the program over HTTP, also while the event loop is blocked.
 
     A thread with a socket of its own answers them. It begins before the first service starts and
     ends after the last one has stopped, in whatever position the service is passed.
@@ -43,6 +43,8 @@ class HealthService(Observer, Listening, base=True):
       `hung_after` seconds, the status is 503. Time in which the process did not run does not count.
     - ``/readyz`` responds with 200 when all services run and are healthy, otherwise with 503 and
       the reasons. It responds with 503 from the first signal to shut down on.
+    - ``/metrics`` responds with the metrics of all services, by the extra ``prometheus``.
+    - ``/`` is a page for people, with the dependencies, states and errors of the services.
 
     A service that has a coroutine method ``health()`` without parameters is healthy unless that
     raises an exception.
@@ -53,8 +55,8 @@ class HealthService(Observer, Listening, base=True):
     :param hung_after: seconds after which a blocked loop makes ``/livez`` fail; 30 by default.
     :param check_interval: seconds between the starts of two calls of a ``health()``; 5 by default.
     :param check_timeout: seconds that such a call may take; 1 by default.
-    :param expose: whether clients beyond loopback are shown errors, paths and stacks as well; False
-        by default.
+    :param expose: whether clients beyond loopback are shown errors, paths, stacks and the page as
+        well; False by default.
 
     :raises ValueError, TypeError: naming a parameter whose value is not accepted.
 
@@ -162,7 +164,7 @@ class _Parts:
             loop, lambda: supervisor.running, service.check_interval, service.check_timeout
         )
         self.watch = LoopWatch(loop, BUSY_AFTER, WATCH_INTERVAL, log=None)
-        status = ProgramStatus(entrypoint, self.checks, state_of)
+        status = ProgramStatus(entrypoint, self.checks, state_of, dependencies)
         probes = Probes(status, self.watch, service.hung_after, expose=service.expose)
         self.pause = LoopPause(loop, sock)
         self.thread = HTTPThread(sock, probes.respond, self.pause)

@@ -87,6 +87,10 @@ class PeriodicService(Service, base=True):
     def _svcrun_measure(self) -> dict[str, float]:
         return measure([part_of(self, _Calls).periodic])
 
+    def _svcrun_next_calls(self) -> list[tuple[float, str]]:
+        due = part_of(self, _Calls).periodic.next_due
+        return [] if due is None else [(due, "")]
+
     async def start(self) -> None:
         """Start the calls."""
         calls = part_of(self, _Calls)

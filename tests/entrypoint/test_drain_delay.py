@@ -320,11 +320,19 @@ def test_a_signal_in_the_last_step_of_the_start_is_not_delayed(run: Run) -> None
 # The end of the delay.
 
 
-@pytest.mark.parametrize("second", ["SIGTERM", "SIGINT"])
-@BY_ENDING
+@pytest.mark.parametrize(
+    ("form", "second"),
+    [
+        ("run_forever", "SIGTERM"),
+        ("run_forever", "SIGINT"),
+        ("async with", "SIGINT"),
+        ("run", "SIGTERM"),
+    ],
+)
 def test_a_second_signal_after_a_second_ends_the_delay_alone(
-    run: Run, source: str, second: str
+    run: Run, form: str, second: str
 ) -> None:
+    source = textwrap.dedent(ENDINGS[form])
     source = source.replace("tick(5)", "again()").replace("{option}", FOREVER)
     again = f"""
 async def again():
@@ -340,15 +348,14 @@ class Slow(Ticking):
     assert_orderly(outcome, "started", "closing", "stopped", "cancelled", "after")
 
 
-@pytest.mark.parametrize("second", ["SIGTERM", "SIGINT"])
-def test_a_signal_repeated_within_a_second_does_not_end_the_delay(run: Run, second: str) -> None:
+def test_a_signal_repeated_within_a_second_does_not_end_the_delay(run: Run) -> None:
     outcome = run(
-        f"""
+        """
         with entrypoint(Server(), drain_delay=1.5) as loop:
             say("at", time.monotonic())
             send()
-            loop.call_later(0.1, send, signal.{second})
-            loop.call_later(0.5, send, signal.{second})
+            loop.call_later(0.1, send, signal.SIGTERM)
+            loop.call_later(0.5, send, signal.SIGINT)
             loop.run_forever()
             say("at", time.monotonic())
         """

@@ -30,7 +30,8 @@ from tests.service.activation import PRELUDE, activated, ask, listening
 from tests.service.passing import Manager, managed
 from tests.service.streams import Streams, echo
 from tests.service.uvicorns import Application
-from tests.support import PATIENCE, ROOT, Program, nothing_left
+from tests.service.webs import read_answer, request
+from tests.support import PATIENCE, ROOT, Program, eventually, nothing_left
 
 
 @pytest.fixture
@@ -330,6 +331,57 @@ def test_restarts_under_load_refuse_no_connection(run_program: Callable[..., Pro
             over.set()
             thread.join(PATIENCE)
     assert not refused
+
+
+@pytest.mark.parametrize("kind", WEB)
+async def test_restarts_of_a_web_service_under_load_lose_no_request(
+    kind: str, run_program: Callable[..., Program]
+) -> None:
+    """Neither of clients that connect for each request, nor of those that keep the connection."""
+    source = f"""
+import sys
+
+sys.path.insert(0, {str(ROOT)!r})
+from svcrun import entrypoint
+from tests.service.test_passed_sockets import WEB
+
+with entrypoint(WEB[{kind!r}](sock="fd:web"), log_level="warning") as loop:
+    print("started", flush=True)
+    loop.run_forever()
+"""
+    answered = 0
+    is_over = False
+
+    async def load(*headers: str) -> None:
+        nonlocal answered
+        while not is_over:
+            reader, writer = await connect(sock)
+            is_last = False
+            while not is_last:
+                is_last = is_over
+                writer.write(request("/it", *headers))
+                async with asyncio.timeout(PATIENCE):
+                    answer = await read_answer(reader)
+                assert answer.status == 200
+                answered += 1
+                is_last |= answer.closes
+            writer.close()
+
+    with listening() as sock:
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(8):
+                clients.create_task(load())
+                clients.create_task(load("Connection: close"))
+            for _ in range(2):
+                program = await asyncio.to_thread(activated, run_program, source, sock, names="web")
+                await asyncio.to_thread(program.wait_for_line, "started")
+                before = answered
+                await eventually(lambda before=before: answered > before + 50)  # type: ignore[misc]
+                program.terminate()
+                assert (await asyncio.to_thread(program.wait)).returncode == 0
+            is_over = True
+            program = await asyncio.to_thread(activated, run_program, source, sock, names="web")
+    assert answered > 100
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")

@@ -606,8 +606,8 @@ def test_code_that_runs_the_loop_now_and_then_is_not_interrupted_before_the_end_
     outcome = run(
         """
         with entrypoint(Server(), drain_delay=1) as loop:
-            send()
             say("at", time.monotonic())
+            send()
             try:
                 while True:
                     loop.run_until_complete(asyncio.sleep(0.01))

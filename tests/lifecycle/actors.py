@@ -150,6 +150,7 @@ class Actor(Service):
         self.runs += 1
         self.succeeded = self.cancelled = self.cancelled_from_outside = False
         self.start_cancelled = False
+        self.stopping = None  # a stop() that still runs was abandoned
         task = self.starting = asyncio.current_task()
         script = self.script
         self.stage.saw_start(self)
@@ -166,12 +167,13 @@ class Actor(Service):
 
     async def stop(self, exception: BaseException | None = None) -> None:
         self.cancelled = False
-        self.stopping = asyncio.current_task()
+        task = self.stopping = asyncio.current_task()
         self.stage.saw_stop(self)
         try:
             await self._play(self.script.stop)
         finally:
-            self.stopping = None
+            if self.stopping is task:
+                self.stopping = None
 
     async def _play(self, part: Part) -> None:
         try:

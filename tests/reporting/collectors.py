@@ -221,4 +221,8 @@ def _read_requests(stream: IO[bytes], number: int) -> Iterator[Request]:
         while (line := stream.readline()).strip():
             head += line
         headers = BytesParser().parsebytes(head)
-        yield Request(path, headers, stream.read(int(headers["Content-Length"])), number)
+        size = int(headers["Content-Length"])
+        body = stream.read(size)
+        if len(body) < size:
+            return  # the program has ended
+        yield Request(path, headers, body, number)

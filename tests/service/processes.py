@@ -118,6 +118,24 @@ class Work(ProcessService):
         log.warning("left in order")
 
 
+class Sized(ProcessService):
+    """A service with arguments of any size."""
+
+    data: bytes
+    queue: Any = None
+
+    def get_process_kwargs(self) -> dict[str, Any]:
+        return {"queue": self.queue}
+
+    def in_process(self, queue: Any) -> None:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        assert not blocked, "processes that this one starts inherit the mask"
+        log.warning("%d bytes", len(self.data))
+        if queue is not None:
+            queue.put("hello")
+        wait_for_signal()
+
+
 class AtImport(ProcessService):
     """A service whose arguments can't be loaded in its process."""
 

@@ -47,51 +47,94 @@ def test_no_process_outlives_a_program_that_is_killed(
     if what != "wait":
         program.wait_for_line("ignoring|forked|computing", stream="stderr")
     left = family(program.pid)
-    program.kill()
+    program.send_signal(signal.SIGKILL)
     wait_until_gone(*left)
     assert (tmp_path / "finally").exists() is (what == "wait")
 
 
-def test_a_process_that_still_imports_does_not_outlive_its_program(
-    run_program: Callable[..., Program], tmp_path: Path
-) -> None:
-    (tmp_path / "slow_module.py").write_text(
-        """
-import os, time
+SLOW_WORK = """
+import os, signal, time
+from svcrun import entrypoint
 from svcrun.service.process import ProcessService
 
-if os.environ.get("SLOW"):
-    print("importing", os.getpid(), flush=True)
-    time.sleep(600)
-
 class Slow(ProcessService):
-    def in_process(self): ...
-"""
-    )
-    program = run_program(
-        f"""
-import os, sys
-sys.path.insert(0, {str(tmp_path)!r})
-from svcrun import entrypoint
-from slow_module import Slow
+    data: bytes
 
+    def in_process(self): ...
+
+if os.environ.get("SLOW"):
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    print(f"importing, SIGINT blocked: {{signal.SIGINT in mask}}", flush=True)
+    time.sleep(600)
 if __name__ == "__main__":
     os.environ["SLOW"] = "1"
-    with entrypoint(Slow()) as loop:
+    with entrypoint(Slow(data=bytes({size}))) as loop:
+        loop.run_forever()
+"""
+
+
+@pytest.mark.parametrize("size", [0, 1_000_000])
+def test_a_process_that_still_imports_does_not_outlive_its_program(
+    run_program: Callable[..., Program], size: int
+) -> None:
+    program = run_program(SLOW_WORK.format(size=size), **SPAWNING)
+    program.wait_for_line("importing")
+    left = family(program.pid)
+    program.send_signal(signal.SIGKILL)
+    wait_until_gone(*left)
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_process_that_the_guard_does_not_know_yet_does_not_outlive_its_program(
+    run_program: Callable[..., Program], *, is_held: bool
+) -> None:
+    """Neither if another process holds the descriptors of the program."""
+    program = run_program(
+        f"""
+import os, signal, time
+from svcrun import entrypoint
+from svcrun._processes import guard
+from tests.service.processes import Work
+
+def die(pid):
+    print(pid, flush=True)
+    if {is_held} and os.fork() == 0:
+        time.sleep(600)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    print(os.getpid(), flush=True)
+    guard.watch = die
+    with entrypoint(Work(), log_config=False) as loop:
         loop.run_forever()
 """,
         **SPAWNING,
     )
+    leader = int(program.wait_for_line(r"^(\d+)$")[1])
+    spawned = int(program.wait_for_line(r"^(\d+)$")[1])
+    try:
+        wait_until_gone(leader, spawned)
+    finally:
+        if is_held:
+            os.killpg(leader, signal.SIGKILL)
+
+
+def test_a_stop_does_not_wait_for_the_imports_of_a_process(
+    run_program: Callable[..., Program],
+) -> None:
+    program = run_program(SLOW_WORK.format(size=1_000_000), **SPAWNING)
     program.wait_for_line("importing")
-    left = family(program.pid)
-    program.kill()
-    wait_until_gone(*left)
+    program.terminate()
+    program.wait()
 
 
-def test_ctrl_c_at_a_terminal_stops_the_program_in_order(tmp_path: Path) -> None:
-    """The terminal sends SIGINT to all processes of the foreground group."""
-    path = tmp_path / "program.py"
-    path.write_text(WORK.format(what="wait", folder=str(tmp_path)))
+def interrupt(source: str, mark: bytes, folder: Path) -> tuple[int, str]:
+    """Run a program at a terminal, and press Ctrl-C at its mark: its whole group gets SIGINT.
+
+    Return its exit code and output.
+    """
+    path = folder / "program.py"
+    path.write_text(source)
     terminal, its_end = pty.openpty()
     program = subprocess.Popen(
         [sys.executable, path],
@@ -106,7 +149,7 @@ def test_ctrl_c_at_a_terminal_stops_the_program_in_order(tmp_path: Path) -> None
     os.close(its_end)
     output = b""
     try:
-        while b"hello" not in output:
+        while mark not in output:
             output += os.read(terminal, 4096)
         os.write(terminal, b"\x03")
         while True:
@@ -115,10 +158,21 @@ def test_ctrl_c_at_a_terminal_stops_the_program_in_order(tmp_path: Path) -> None
         pass  # the other end is closed
     finally:
         os.close(terminal)
-    assert program.wait(PATIENCE) == 0, output.decode()
-    assert b"Traceback" not in output
-    assert b"ended with exit code 143" in output
+    return program.wait(PATIENCE), output.decode()
+
+
+def test_ctrl_c_at_a_terminal_stops_the_program_in_order(tmp_path: Path) -> None:
+    code, output = interrupt(WORK.format(what="wait", folder=str(tmp_path)), b"hello", tmp_path)
+    assert code == 0, output
+    assert "Traceback" not in output
+    assert "ended with exit code 143" in output
     assert (tmp_path / "finally").exists()
+
+
+def test_ctrl_c_at_a_terminal_does_not_interrupt_the_imports_of_a_process(tmp_path: Path) -> None:
+    _, output = interrupt(SLOW_WORK.format(size=0), b"importing", tmp_path)
+    assert "SIGINT blocked: True" in output
+    assert "ended with signal SIGKILL" in output
 
 
 def test_a_program_that_is_run_as_a_module_may_have_processes(
@@ -274,7 +328,7 @@ time.sleep(600)
     )
     program.wait_for_line("watching")
     left = family(program.pid)
-    program.kill()
+    program.send_signal(signal.SIGKILL)
     assert ended.wait(PATIENCE) == -signal.SIGTERM
     wait_until_gone(*left)
     assert released.poll() is None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ("ChildPipe", "run_child")
 
 _FIELDS: Final = ("name", "levelno", "pathname", "lineno", "funcName", "created", "threadName")
+_POLL_INTERVAL: Final = 0.5  # seconds
 
 
 class ChildPipe:
@@ -69,21 +70,24 @@ def _open_in_child(connection: Connection) -> ChildPipe:
 
 def run_child(
     pipe: ChildPipe,
-    function: Callable[..., object],
-    kwargs: Mapping[str, Any],
+    guarded: Connection,
+    call: tuple[Callable[..., object], Mapping[str, Any]],
     parent: int,
     level: int,
 ) -> None:
-    """Run `function` in this process; SIGTERM raises SystemExit in it.
+    """Run a function in this process; SIGTERM raises SystemExit in it.
 
     :param pipe: the pipe to the parent.
+    :param guarded: a pipe with a message as soon as the guard of the parent knows this process.
+    :param call: the function and its keyword arguments.
     :param parent: the process id of the parent.
     :param level: the level of the root logger.
     """
-    if os.getppid() != parent:
-        os._exit(1)  # race: the parent has died before its guard knew this process
+    _wait_until_guarded(guarded, parent)
     sys.excepthook = sys.__excepthook__
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent has blocked it for the time of the imports.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
     signal.signal(signal.SIGTERM, _exit_by_signal)
     # Python 3.15: multiprocessing gives the main module no `__spec__`, so its tracebacks warn.
     warnings.filterwarnings("ignore", "Module globals is missing a __spec__", DeprecationWarning)
@@ -93,6 +97,7 @@ def run_child(
     # An entrypoint of the function would replace the handler.
     overridden["SVCRUN_LOG_CONFIG"] = "0"
     pipe.send({"ready": True})
+    function, kwargs = call
     try:
         function(**kwargs)
     except Exception:
@@ -100,6 +105,19 @@ def run_child(
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process is about to end
+
+
+def _wait_until_guarded(guarded: Connection, parent: int) -> None:
+    """Exit if the parent has died before its guard knew this process."""
+    try:
+        # A process that the parent has forked may hold the other end, so there may be no EOFError.
+        while not guarded.poll(_POLL_INTERVAL):
+            if os.getppid() != parent:
+                os._exit(1)
+        guarded.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)
+    guarded.close()
 
 
 def _exit_by_signal(signum: int, _: FrameType | None) -> None:

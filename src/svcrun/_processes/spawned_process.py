@@ -10,10 +10,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final
 
 from svcrun._processes import guard
+from svcrun._processes.arguments import Arguments
 from svcrun._processes.child import ChildPipe, run_child
 from svcrun._util.current_service import on_behalf_of
 from svcrun._util.drain import GRACE_PERIOD
@@ -67,10 +69,22 @@ class SpawnedProcess:
         It is None if other code of the program has waited for the process, and taken its code.
         """
         context = multiprocessing.get_context("spawn")
-        self._pipe, self._childs_end = context.Pipe(duplex=False)
+        self._call = Arguments(function, kwargs)
+        with ExitStack() as on_error:
+            self._pipe, self._childs_end = context.Pipe(duplex=False)
+            on_error.callback(self._pipe.close)
+            on_error.callback(self._childs_end.close)
+            self._guarded, self._guard = context.Pipe(duplex=False)
+            on_error.pop_all()
         self.process: SpawnProcess = context.Process(
             target=run_child,
-            args=(ChildPipe(self._childs_end), function, kwargs, os.getpid(), _root_level()),
+            args=(
+                ChildPipe(self._childs_end),
+                self._guarded,
+                self._call,
+                os.getpid(),
+                logging.getLogger().level,
+            ),
             name=name,
         )
         self.is_started = False
@@ -88,7 +102,7 @@ class SpawnedProcess:
         :raises OSError: if no process or descriptor is left.
         :raises Exception: if the function or an argument can't be pickled.
         """
-        # In a thread, because the write of the arguments may block until the child reads them.
+        # In a thread, because large arguments take long to pickle.
         spawn = self._loop.run_in_executor(None, self._spawn)
         try:
             await asyncio.shield(spawn)
@@ -132,17 +146,42 @@ class SpawnedProcess:
 
     def _kill(self, signum: signal.Signals) -> None:
         with suppress(ProcessLookupError):
-            if self._descriptor is None:
-                os.kill(self.pid, signum)
-            else:
-                # Other code may have waited for the process, so that its number is of another one.
+            if self._descriptor is not None:
                 signal.pidfd_send_signal(self._descriptor, signum)
+            elif self._has_its_number(is_ended=False):
+                os.kill(self.pid, signum)
+
+    def _kill_group(self) -> None:
+        """Kill the processes that the process has forked, after its end."""
+        with suppress(ProcessLookupError, PermissionError):
+            # The kernel gives the number of a group to no new process. So if no process has the
+            # number, the group is that of the process, or there is none.
+            if self._has_its_number(is_ended=True) or not _exists(self.pid):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def _has_its_number(self, *, is_ended: bool) -> bool:
+        """Check that no other code has waited for the process: its number is not free yet."""
+        try:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return (found is not None) or not is_ended
 
     def _spawn(self) -> None:
         try:
-            self.process.start()
+            # It would unblock SIGINT during the start of the process.
+            resource_tracker.ensure_running()
+            # A process inherits the mask of the thread that spawns it. So it does not end with a
+            # traceback if Ctrl-C interrupts the program while the process imports its modules.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+            try:
+                self.process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             try:
                 guard.watch(self.process.pid or 0)
+                with suppress(OSError):  # the process has ended
+                    self._guard.send_bytes(b"1")
             except BaseException:
                 self.process.kill()
                 self.process.join()
@@ -151,7 +190,8 @@ class SpawnedProcess:
             self._pipe.close()
             raise
         finally:
-            self._childs_end.close()
+            for end in (self._childs_end, self._guarded, self._guard, self._call):
+                end.close()
 
     def _watch(self) -> None:
         self.pid = self.process.pid or 0
@@ -186,9 +226,7 @@ class SpawnedProcess:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
-        # Before the process is reaped, its number can't belong to another group.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self._kill_group()
         guard.release(self.pid)
         # Race: the last records may be in the pipe. A process that has left the group may hold the
         # other end, and write on without end.
@@ -249,6 +287,16 @@ class SpawnedProcess:
             self._garbage.add("%s: dropped a line of its process that is no record", self._owner)
 
 
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def describe_exit(code: int | None) -> str:
     """Return an exit code, or the name of the signal that ended a process."""
     if code is None:
@@ -259,7 +307,3 @@ def describe_exit(code: int | None) -> str:
         return f"signal {signal.Signals(-code).name}"
     except ValueError:
         return f"signal {-code}"
-
-
-def _root_level() -> int:
-    return logging.getLogger().level

@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("aiohttp_asgi")
+pytest.importorskip("uvicorn")
+
 from aiohttp import web
 
 from svcrun import Service, entrypoint

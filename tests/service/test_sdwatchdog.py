@@ -1,6 +1,7 @@
 """Laws of the reports to systemd (C45, C21a)."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -8,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from svcrun import Restart, Service, entrypoint
 from svcrun.service import sdwatchdog
 from svcrun.service.sdwatchdog import SDWatchdogService
 from tests.service.managers import Manager, managed
-from tests.support import LoopFactory, Program, eventually, refuses
+from tests.support import PATIENCE, LoopFactory, Program, eventually, refuses
 
 
 @pytest.fixture
@@ -297,6 +299,41 @@ def test_a_full_socket_delays_the_phases_and_blocks_nothing(
                         pass
 
         run(loop_factory, Filling(), SDWatchdogService(0.01), body=body)
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_at_the_end_the_last_phase_waits_for_a_full_socket_but_not_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop_factory: LoopFactory, *, is_read: bool
+) -> None:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as full:
+        full.bind(address)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        received: list[bytes] = []
+
+        def read() -> None:
+            time.sleep(0.1)  # the loop has ended by now, as a rule
+            full.settimeout(PATIENCE)
+            while not received or received[-1] != b"STOPPING=1":
+                received.append(full.recv(1000))
+
+        class Filling(Service):
+            async def start(self) -> None: ...
+
+            async def stop(self, exception: BaseException | None = None) -> None:
+                reader.start()
+
+        async def body() -> None:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+                other.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        other.sendto(b"noise", address)
+
+        reader = threading.Thread(target=read if is_read else list)
+        run(loop_factory, Filling(), SDWatchdogService(), body=body)
+        reader.join()
+        assert is_read is (b"STOPPING=1" in received)
 
 
 @pytest.mark.skipif(shutil.which("systemd-notify") is None, reason="there is no systemd-notify")

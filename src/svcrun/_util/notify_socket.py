@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
+import time
 from collections import deque
 
 from svcrun._util.hints import TYPE_CHECKING, Final, Self
@@ -19,11 +21,14 @@ log = logging.getLogger("svcrun.service.sdwatchdog")
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """The variables by which systemd describes the protocol to a process."""
 
+LAST_WAIT: Final = 0.5
+"""Seconds that :meth:`NotifySocket.close` waits for a manager whose queue is full."""
+
 _MAX_UNSENT: Final = 64
 
 
 class NotifySocket:
-    """A datagram socket to the service manager. No method blocks or raises.
+    """A datagram socket to the service manager. No method raises, and only :meth:`close` waits.
 
     A message that finds the queue of the manager full is kept, in order, until :meth:`retry`.
 
@@ -67,10 +72,13 @@ class NotifySocket:
             self._open()  # there was no descriptor at first
         if self._socket is None:
             self._unsent.clear()
-            return
+        else:
+            self._send(self._socket)
+
+    def _send(self, sock: socket.socket) -> None:
         while self._unsent:
             try:
-                self._socket.send(self._unsent[0])
+                sock.send(self._unsent[0])
             except BlockingIOError:
                 return
             except OSError as error:
@@ -78,8 +86,13 @@ class NotifySocket:
             self._unsent.popleft()
 
     def close(self) -> None:
-        """Close the socket."""
+        """Send the messages that wait, within :data:`LAST_WAIT`, and close the socket."""
+        self.retry()
+        deadline = time.monotonic() + LAST_WAIT
         sock, self._socket = self._socket, None
+        while sock is not None and self._unsent and (left := deadline - time.monotonic()) > 0:
+            select.select([], [sock], [], left)
+            self._send(sock)
         self._address = ""
         if sock is not None:
             sock.close()

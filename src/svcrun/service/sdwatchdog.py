@@ -169,7 +169,6 @@ class Reports:
             timer.cancel()
         self._timers.clear()
         if self._socket is not None:
-            self._socket.retry()
             self._socket.close()
             self._socket = None
         for name, value in self._removed.items():

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from svcrun import ServiceState, entrypoint
+from svcrun._processes import guard
 from svcrun._processes.spawned_process import SpawnedProcess
 from svcrun.service._internals import part_of
 from svcrun.service.process import ProcessState
@@ -66,6 +67,7 @@ def test_a_number_that_is_of_another_process_by_now_gets_no_signal(
             assert isinstance(process, SpawnedProcess)
             os.kill(process.pid, signal.SIGKILL)
             os.waitpid(process.pid, 0)  # noqa: ASYNC222 - it ends at once
+            guard.release(process.pid)
             process.pid = number
             await eventually(lambda: service.state is ServiceState.FAILED)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import multiprocessing
 import os
@@ -291,10 +292,17 @@ def test_other_processes_of_the_program_are_left_alone(run: Callable[..., Any]) 
         run(main())
 
 
+@pytest.mark.parametrize("by", ["python", "kernel"])
 def test_without_pidfd_the_end_of_a_process_is_noticed(
-    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    monkeypatch.delattr(os, "pidfd_open")
+    def refuse(_: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    if by == "python":
+        monkeypatch.delattr(os, "pidfd_open")
+    else:
+        monkeypatch.setattr(os, "pidfd_open", refuse)
 
     async def main() -> None:
         service = Work(on_crash="ignore")

@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import pickle
+import shutil
 import signal
 import socket
 import ssl
@@ -19,7 +20,8 @@ import pytest
 uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 
-from svcrun.errors import (  # noqa: E402 - not without uvicorn
+from svcrun import entrypoint  # noqa: E402 - not without uvicorn
+from svcrun.errors import (  # noqa: E402
     AlreadyRunning,
     ApplicationStartFailed,
     MissingParameters,
@@ -784,6 +786,59 @@ async def test_a_client_without_a_certificate_can_be_refused(
             await get(service, verify=context)
         context.load_cert_chain(certificates.client_cert, certificates.client_key)
         assert (await get(service, verify=context)).text == "hello /"
+
+
+def exchange(certificates: Certificates, folder: Path) -> dict[str, Any]:
+    """Copy the server's files, and return the options for them."""
+    for name, source in (("cert", certificates.server_cert), ("key", certificates.server_key)):
+        shutil.copy(source, folder / name)
+    return {"ssl_certfile": folder / "cert", "ssl_keyfile": folder / "key"}
+
+
+@pytest.mark.parametrize("reloads", ["by hand", "by SIGHUP"])
+async def test_reloaded_certificates_are_used_for_new_handshakes(
+    certificates: Certificates, tmp_path: Path, reloads: str
+) -> None:
+    service = make(**exchange(certificates, tmp_path))
+    before, after = (
+        ssl.create_default_context(cafile=ca) for ca in (certificates.ca, certificates.other_ca)
+    )
+    async with entrypoint(service, log_config=False) as ep:
+        async with httpx.AsyncClient(verify=before) as client:
+            url = f"https://localhost:{service.port}/"
+            assert (await client.get(url)).text == "hello /"
+            shutil.copy(certificates.stranger_cert, tmp_path / "cert")
+            shutil.copy(certificates.stranger_key, tmp_path / "key")
+            if reloads == "by hand":
+                service.reload_certificates()
+            else:
+                await ep.reload()
+            assert (await client.get(url)).text == "hello /"  # on the open connection
+        assert (await get(service, verify=after)).text == "hello /"
+        with pytest.raises(httpx.ConnectError):
+            await get(service, verify=before)
+
+
+async def test_a_reload_of_unusable_certificates_changes_nothing(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    async with running(make(**exchange(certificates, tmp_path))) as service:
+        (tmp_path / "key").write_text("garbage")
+        with pytest.raises(ValueError, match="ssl_certfile"):
+            service.reload_certificates()
+        trusting = ssl.create_default_context(cafile=certificates.ca)
+        assert (await get(service, verify=trusting)).text == "hello /"
+
+
+async def test_without_certificates_or_a_start_there_is_nothing_to_reload(
+    tls: dict[str, Any],
+) -> None:
+    with pytest.raises(RuntimeError, match="reload_certificates"):
+        make(**tls).reload_certificates()
+    async with running(make()) as service:
+        assert service._svcrun_reload() is None
+        with pytest.raises(RuntimeError, match="reload_certificates"):
+            service.reload_certificates()
 
 
 @pytest.mark.skipif(

@@ -70,7 +70,7 @@ class Reloading:
         """
         if self._is_installed or _SIGHUP is None:
             return
-        if not any(can_reload(one) for one in services if hasattr(type(one), "reload")):
+        if not any(reload_method(one) for one in services if hasattr(type(one), "reload")):
             return
         if threading.current_thread() is not threading.main_thread():
             return
@@ -140,7 +140,7 @@ class Reloading:
             self._on_begin()
             try:
                 for service in tuple(self._running()):
-                    if can_reload(service):
+                    if reload_method(service) is not None:
                         await self._reload(service)
             finally:
                 if self._is_open:
@@ -160,7 +160,7 @@ class Reloading:
                 )
 
         progress = Progress(self._loop, PATIENCE, report)
-        reload: Any = service.reload  # type: ignore[attr-defined]
+        reload = reload_method(service)
         try:
             with on_behalf_of(service):
                 await reload()
@@ -173,6 +173,7 @@ class Reloading:
             progress.cancel()
 
 
-def can_reload(service: Service) -> bool:
-    """Return whether `service` has a ``reload()``: a coroutine method without parameters."""
-    return optional_method(service, "reload", "SIGHUP does not call it") is not None
+def reload_method(service: Service) -> Any:
+    """Return the ``reload()`` of `service`, a coroutine method without parameters, or None."""
+    own = optional_method(service, "reload", "SIGHUP does not call it")
+    return service._svcrun_reload() if own is None else own  # noqa: SLF001

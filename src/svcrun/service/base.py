@@ -28,7 +28,7 @@ from svcrun.state import ServiceState
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 
     from svcrun.context import Context as Context, get_context as get_context
     from svcrun.utils import cancel_tasks as cancel_tasks
@@ -222,6 +222,10 @@ class Service(metaclass=ServiceMeta, base=True):
     def set_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Prepare for a start in `loop`."""
         internals_of(self).prepare(loop)
+
+    def _svcrun_reload(self) -> Callable[[], Awaitable[None]] | None:
+        """Return the coroutine method for SIGHUP, of a class whose `reload` is something else."""
+        return None
 
     def _svcrun_measure(self) -> dict[str, float]:
         """Return the counters of the service by the names of their metrics; any thread may ask."""

@@ -8,7 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 try:
-    import uvicorn
+    import uvicorn  # noqa: TC002 - to find out whether it is there
 except ImportError as error:
     msg = "svcrun.service.uvicorn needs uvicorn: pip install 'svcrun[uvicorn]'"
     raise ImportError(msg) from error
@@ -23,14 +23,15 @@ from svcrun._web.uvicorn.options import (
     check_loop,
     check_values,
     endpoint_keywords,
+    load_config,
+    load_context,
     non_default_options,
 )
 from svcrun._web.uvicorn.server import STOPPED_EARLY, Server
 from svcrun.errors import (
     AlreadyRunning,
     MissingParameters,
-    ParameterError,
-    ParameterTypeError,
+    NotRunning,
     ServerEnded,
     show,
 )
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
 __all__ = ("UvicornApplication", "UvicornService")
 
 log = logging.getLogger(__name__)
-
-# Without a password, OpenSSL asks for one at the terminal, and blocks.
-_NO_PASSWORD = "no password was given"  # noqa: S105
 
 
 class UvicornService(Proxied, base=True):
@@ -258,6 +256,27 @@ class UvicornService(Proxied, base=True):
         finally:
             await super().stop(exception)
 
+    def reload_certificates(self) -> None:
+        """Read the certificate and the key again, and use them from the next handshake on.
+
+        Open connections are not affected. If a file is invalid, nothing changes. SIGHUP calls this.
+
+        :raises RuntimeError: if the service is not running, or has no certificate.
+        :raises OSError: if a file can't be read.
+        :raises ValueError: if a file does not contain a valid certificate or key.
+        """
+        server = self.__own.server
+        if server is None or self.__is_plain():
+            raise NotRunning(self, "reload_certificates()")
+        server.context = load_context(self, UvicornService)
+        log.info("%s: certificates read again", show(self))
+
+    def _svcrun_reload(self) -> Callable[[], Awaitable[None]] | None:
+        return None if self.__is_plain() else self.__reload
+
+    async def __reload(self) -> None:
+        self.reload_certificates()
+
     async def __start_server(self) -> Server:
         sock = await self.__bind()
         try:
@@ -290,13 +309,7 @@ class UvicornService(Proxied, base=True):
         return sock
 
     def __make_server(self, application: Any) -> Server:
-        config = self.__make_config(application)
-        try:
-            config.load()
-        except ssl.SSLError as error:
-            accepted = f"PEM files that OpenSSL can use ({error.reason or error})"
-            name = type(self).__qualname__
-            raise ParameterError(name, "ssl_certfile", self.ssl_certfile, accepted) from error
+        config = load_config(self, UvicornService, application)
         limit = "shutdown_timeout"
         if self.timeout_graceful_shutdown is not None:
             limit = "timeout_graceful_shutdown"
@@ -311,31 +324,6 @@ class UvicornService(Proxied, base=True):
             proxy=self._svcrun_accept_proxies(),
             idle_grace=limit_grace(self.idle_grace, self.stop_timeout),
         )
-
-    def __make_config(self, application: Any) -> uvicorn.Config:
-        if not callable(application):
-            name = "app" if self.app is not None else "the result of create_application()"
-            raise ParameterTypeError(self, name, application, "an ASGI application or a factory")
-        options = non_default_options(self, UvicornService)
-        if self.ssl_certfile is not None:
-            options.setdefault("ssl_keyfile_password", _NO_PASSWORD)
-        if self.port is None:
-            options["uds"] = str(self.address)
-        else:
-            options.update(host=str(self.address), port=self.port)
-        config = uvicorn.Config(
-            # uvicorn would call an application to check whether it is a factory.
-            lambda: application,
-            factory=True,
-            backlog=self.backlog,
-            log_config=self.log_config,
-            use_colors=self.use_colors,
-            workers=1,
-            **options,
-        )
-        # As a keyword, False would disable the access log of all servers in the process.
-        config.access_log = self.access_log
-        return config
 
     async def __close(self) -> None:
         """Shut down the server and close the socket, once for all concurrent callers."""

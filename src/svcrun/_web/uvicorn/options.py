@@ -6,6 +6,7 @@ import errno
 import inspect
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -24,8 +25,13 @@ __all__ = (
     "check_loop",
     "check_values",
     "endpoint_keywords",
+    "load_config",
+    "load_context",
     "non_default_options",
 )
+
+# Without a password, OpenSSL asks for one at the terminal, and blocks.
+_NO_PASSWORD: Final = "no password was given"  # noqa: S105
 
 UvicornApplication: TypeAlias = Callable[..., Any]
 """An application for uvicorn: ASGI 3, ASGI 2 or WSGI."""
@@ -280,3 +286,79 @@ def _check_descriptor(owner: Any) -> None:
         kind = None
     if kind != socket.SOCK_STREAM:
         raise ParameterError(type(owner).__qualname__, "fd", fd, accepted)
+
+
+def load_config(owner: Any, base: type, application: Any) -> Config:
+    """Return uvicorn's configuration for a service, with the certificates that it names.
+
+    :param base: the class of svcrun that the service derives from.
+    :raises TypeError: if the application can't be called.
+    :raises ValueError: if a file does not contain a valid certificate or key.
+    :raises OSError: if a file can't be read.
+    """
+    if not callable(application):
+        name = "app" if owner.app is not None else "the result of create_application()"
+        raise ParameterTypeError(owner, name, application, "an ASGI application or a factory")
+    options = _options_with_password(owner, base)
+    if owner.port is None:
+        options["uds"] = str(owner.address)
+    else:
+        options.update(host=str(owner.address), port=owner.port)
+    config = Config(
+        # uvicorn would call an application to check whether it is a factory.
+        lambda: application,
+        factory=True,
+        backlog=owner.backlog,
+        log_config=owner.log_config,
+        use_colors=owner.use_colors,
+        workers=1,
+        **options,
+    )
+    # As a keyword, False would disable the access log of all servers in the process.
+    config.access_log = owner.access_log
+    _load(owner, config)
+    return config
+
+
+def load_context(owner: Any, base: type) -> ssl.SSLContext:
+    """Return a new SSL context for a service, with the certificates that it names.
+
+    :param base: the class of svcrun that the service derives from.
+    :raises ValueError: if a file does not contain a valid certificate or key.
+    :raises OSError: if a file can't be read.
+    """
+    options = _options_with_password(owner, base)
+    options = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    # uvicorn creates the context together with the rest, which has no effect here.
+    config = Config(
+        lambda: _no_application,
+        factory=True,
+        interface="asgi3",
+        lifespan="off",
+        log_config=None,
+        **options,
+    )
+    context: ssl.SSLContext = _load(owner, config)
+    return context
+
+
+async def _no_application(*_: object) -> None:
+    """Handle nothing."""
+
+
+def _options_with_password(owner: Any, base: type) -> dict[str, Any]:
+    options = non_default_options(owner, base)
+    if owner.ssl_certfile is not None:
+        options.setdefault("ssl_keyfile_password", _NO_PASSWORD)
+    return options
+
+
+def _load(owner: Any, config: Config) -> Any:
+    """Load the certificates, and the rest; return the SSL context, None without TLS."""
+    try:
+        config.load()
+    except ssl.SSLError as error:
+        accepted = f"PEM files that OpenSSL can use ({error.reason or error})"
+        name = type(owner).__qualname__
+        raise ParameterError(name, "ssl_certfile", owner.ssl_certfile, accepted) from error
+    return config.ssl

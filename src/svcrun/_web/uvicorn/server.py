@@ -93,6 +93,16 @@ class Server(uvicorn.Server):
         self._tls = None if config.ssl is None else _TLSParameters(owner, config.ssl)
 
     @property
+    def context(self) -> ssl.SSLContext | None:
+        """The SSL context of new connections, None without TLS."""
+        return None if self._tls is None else self._tls._svcrun_ssl_context
+
+    @context.setter
+    def context(self, value: ssl.SSLContext | None) -> None:
+        if self._tls is not None and value is not None:
+            self._tls._svcrun_ssl_context = value
+
+    @property
     def should_exit(self) -> bool:
         """Whether :meth:`main_loop` is to return. It returns at once when this is set."""
         return self._should_exit

@@ -296,7 +296,7 @@ def test_other_processes_of_the_program_are_left_alone(run: Callable[..., Any]) 
 def test_without_pidfd_the_end_of_a_process_is_noticed(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    def refuse(_: int) -> int:
+    def refuse(*_: int) -> int:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     if by == "python":

@@ -379,7 +379,6 @@ class Crashing(Echo):
         self.start_event.set()
         if self.starts == 1:
             asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, crash.set)
-            print("first", flush=True)
             await crash.wait()
             raise LookupError("a crash")
 
@@ -389,11 +388,12 @@ class Crashing(Echo):
 
 crash = asyncio.Event()
 with entrypoint(Crashing(name="web", sock="fd:web")) as loop:
+    loop.call_soon(print, "running")  # uvloop loses a signal before that
     loop.run_forever()
 """
     with listening() as sock:
         program = activated(run_program, PRELUDE + source, sock, names="web", env=env)
-        program.wait_for_line("first")
+        program.wait_for_line("running")
         assert ask(sock.getsockname()) == b"web hello\n"
         program.send_signal(signal.SIGUSR1)
         program.wait_for_line("stopped")

@@ -104,7 +104,8 @@ def test_each_service_has_a_row_with_its_state_and_history(run: Any, no_leaks: N
 
 
 def test_the_next_calls_of_schedules_are_shown(run: Any) -> None:
-    cron = pytest.importorskip("svcrun.service.cron")
+    pytest.importorskip("croniter")
+    from svcrun.service import cron
 
     class Job(PeriodicService):
         def callback(self) -> None: ...
